@@ -1,0 +1,30 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all check clean
+
+demo: $(READY)  ## generate pictures, train FCN-8s on them, score, predict, report: runs/demo
+	$(BIN)/fullyconv demo --out runs/demo
+
+test: $(READY)  ## the fast suite
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: $(READY)  ## the fast suite and the long tests
+	$(BIN)/pytest -n 2
+
+check: $(READY)  ## format, lint, types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fullyconv needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,52 @@
+"""Fully convolutional networks: an image of any size in, a class for every pixel out."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fullyconv.checkpoint import save
+    from fullyconv.evaluation import Evaluation, evaluate
+    from fullyconv.models import build
+    from fullyconv.models.fcn import FCN
+    from fullyconv.predict.image import Prediction, Segmenter, load
+    from fullyconv.train.recipe import Recipe
+    from fullyconv.types import ClassSet, Preprocess
+
+__version__ = "0.1.0"
+
+# Names are imported when they are first used, so that `fullyconv --help` does not wait for PyTorch.
+_HOMES = {
+    "build": "fullyconv.models",
+    "FCN": "fullyconv.models.fcn",
+    "load": "fullyconv.predict.image",
+    "Segmenter": "fullyconv.predict.image",
+    "Prediction": "fullyconv.predict.image",
+    "save": "fullyconv.checkpoint",
+    "evaluate": "fullyconv.evaluation",
+    "Evaluation": "fullyconv.evaluation",
+    "Recipe": "fullyconv.train.recipe",
+    "ClassSet": "fullyconv.types",
+    "Preprocess": "fullyconv.types",
+}
+
+__all__ = [
+    "FCN",
+    "ClassSet",
+    "Evaluation",
+    "Prediction",
+    "Preprocess",
+    "Recipe",
+    "Segmenter",
+    "build",
+    "evaluate",
+    "load",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fullyconv' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

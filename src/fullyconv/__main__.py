@@ -1,0 +1,5 @@
+"""``python -m fullyconv``."""
+
+from fullyconv.cli import main
+
+main()

@@ -1,0 +1,85 @@
+"""Random views of a sample: scale, crop, flip, colour. Every function takes its own random generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from fullyconv.types import VOID, Sample
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training sample.
+
+    ``crop`` is the (height, width) of every view, ``None`` keeps images whole; ``scale`` the range of
+    the random zoom (drawn on a logarithmic axis); ``flip`` mirrors half of the views; ``colour`` is
+    the largest relative change of brightness, contrast and saturation.
+    """
+
+    crop: tuple[int, int] | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: bool = True
+    colour: float = 0.0
+
+
+def sample_rng(*, seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Derive a view's randomness from its position: the same after a resume and on any number of workers."""
+    return np.random.default_rng((seed, epoch, index))
+
+
+def augment(sample: Sample, options: Augmentation, *, fill: tuple[int, int, int], rng: np.random.Generator) -> Sample:
+    """Draw one view; what lies outside the image is ``fill`` (RGB) and void."""
+    factor = float(np.exp(rng.uniform(*np.log(options.scale))))
+    if options.crop is not None:
+        sample = zoom_crop(sample, factor=factor, crop=options.crop, place=rng.random(2), fill=fill)
+    elif factor != 1:
+        height, width = sample.labels.shape
+        whole = max(1, round(height * factor)), max(1, round(width * factor))
+        sample = zoom_crop(sample, factor=factor, crop=whole, place=np.zeros(2), fill=fill)
+    image, labels = sample.image, sample.labels
+    if options.flip and rng.random() < 0.5:
+        image, labels = image[:, ::-1], labels[:, ::-1]
+    if options.colour:
+        image = jitter(image, amounts=1 + rng.uniform(-options.colour, options.colour, 3))
+    return Sample(np.ascontiguousarray(image), np.ascontiguousarray(labels), sample.name)
+
+
+def zoom_crop(
+    sample: Sample, *, factor: float, crop: tuple[int, int], place: np.ndarray, fill: tuple[int, int, int]
+) -> Sample:
+    """Enlarge by ``factor`` and cut ``crop`` at relative position ``place`` (0..1, vertical and horizontal).
+
+    Only the part of the image that is kept gets resized: bilinear for pixels, nearest for labels.
+    """
+    image = np.empty((*crop, 3), np.uint8)
+    image[:] = fill
+    labels = np.full(crop, VOID, np.int16)
+    windows = []
+    for axis in (0, 1):
+        length = sample.labels.shape[axis]
+        scaled = max(1, round(length * factor))
+        start = round(float(place[axis]) * (scaled - crop[axis]))  # negative: the view is larger than the image
+        first, last = max(start, 0), min(start + crop[axis], scaled)
+        ratio = length / scaled
+        centres = ((np.arange(first, last) + 0.5) * ratio).astype(np.intp)
+        windows.append((first * ratio, last * ratio, slice(first - start, last - start), centres))
+    (top, bottom, rows, row_centres), (left, right, columns, column_centres) = windows
+    size = (column_centres.size, row_centres.size)
+    patch = Image.fromarray(sample.image).resize(size, Image.Resampling.BILINEAR, (left, top, right, bottom))
+    image[rows, columns] = np.asarray(patch)
+    labels[rows, columns] = sample.labels[row_centres[:, None], column_centres]
+    return Sample(image, labels, sample.name)
+
+
+def jitter(image: np.ndarray, *, amounts: np.ndarray) -> np.ndarray:
+    """Multiply brightness, contrast and saturation of H x W x 3 uint8 by three factors around 1."""
+    brightness, contrast, saturation = (float(amount) for amount in amounts)
+    pixels = image.astype(np.float32)
+    luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
+    pixels *= brightness * contrast * saturation
+    pixels += (luma * (brightness * contrast * (1 - saturation)))[..., None]
+    pixels += float(luma.mean()) * brightness * (1 - contrast)
+    return np.clip(pixels, 0, 255).astype(np.uint8)

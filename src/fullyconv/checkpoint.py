@@ -1,0 +1,135 @@
+"""A model as a folder: ``model.safetensors`` and ``config.json``. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fullyconv.data.images import BadFile
+from fullyconv.models import Architecture, architecture_of, build
+from fullyconv.models.fcn import FCN
+from fullyconv.types import ClassSet, Preprocess
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+MOST_CONFIG_BYTES = 16 << 20
+
+
+class Config(BaseModel):
+    """What ``config.json`` holds beside the weights."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    format: int = 1
+    architecture: Architecture
+    classes: ClassSet
+    preprocess: Preprocess
+    notes: dict[str, Any] = {}  # how the model came to be: recipe, scores, versions
+
+
+def save(
+    network: FCN,
+    folder: Path | str,
+    *,
+    classes: ClassSet | None = None,
+    preprocess: Preprocess | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model folder; each file appears whole or not at all.
+
+    Without ``classes`` the classes are called ``class_0``, …; without ``preprocess`` the usual
+    ImageNet statistics are assumed. Raises ``ValueError`` if the classes do not fit the network.
+    """
+    architecture = architecture_of(network)
+    classes = classes or ClassSet(tuple(f"class_{index}" for index in range(architecture.classes)))
+    if len(classes) != architecture.classes:
+        raise ValueError(f"the network scores {architecture.classes} classes, {len(classes)} are named")
+    config = Config(
+        architecture=architecture,
+        classes=classes,
+        preprocess=preprocess or Preprocess(),
+        notes=dict(notes or {}),
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / WEIGHTS, network.state_dict())
+    write_json(folder / CONFIG, config.model_dump())
+    return folder
+
+
+def load_network(folder: Path | str) -> tuple[FCN, Config]:
+    """Read a model folder; raises ``BadFile`` when a file is missing, damaged or does not fit the architecture."""
+    folder = Path(folder)
+    config = read_config(folder)
+    network = build(**asdict(config.architecture))
+    tensors = read_tensors(folder / WEIGHTS)
+    expected = network.state_dict()
+    wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(
+        name for name in expected if expected[name].shape != tensors[name].shape
+    )
+    if wrong:
+        raise BadFile(
+            folder / WEIGHTS,
+            f"does not hold a {config.architecture.name} ({wrong[0]} and {len(wrong) - 1} more differ)",
+            f"use the {CONFIG} it was saved with",
+        )
+    network.load_state_dict(tensors)
+    return network.eval(), config
+
+
+def read_config(folder: Path) -> Config:
+    """Read and check a model's ``config.json``; raises ``BadFile``."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise BadFile(
+            folder, f"is not a model: it has no {CONFIG}", "name the folder that holds config.json (RUN/model)"
+        )
+    if path.stat().st_size > MOST_CONFIG_BYTES:
+        raise BadFile(path, f"larger than {MOST_CONFIG_BYTES} bytes", "restore it from where the model was saved")
+    try:
+        config = Config.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadFile(path, f"{where}: {first['msg']}", "restore it from where the model was saved") from None
+    if config.format != 1:
+        raise BadFile(path, f"format {config.format}", "update fullyconv: this version reads format 1")
+    return config
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file, under a temporary name first."""
+    draft = path.with_suffix(".tmp")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
+    draft.replace(path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file; raises ``BadFile``."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadFile(path, f"not readable as safetensors ({error})", "restore it from where it was saved") from None
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write JSON (NaN as null), under a temporary name first."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n")
+    draft.replace(path)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return value

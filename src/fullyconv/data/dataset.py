@@ -1,0 +1,79 @@
+"""Pairs of files as samples, and samples as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fullyconv.augment import Augmentation, augment, sample_rng
+from fullyconv.data.folder import Pair
+from fullyconv.data.images import BadFile, decode_mask, read_image, read_raw_mask
+from fullyconv.types import ClassSet, Preprocess, Sample
+
+
+def read_sample(pair: Pair, classes: ClassSet) -> Sample:
+    """Read one pair; raises ``BadFile`` for a file that cannot be used or sizes that differ."""
+    image, labels = read_image(pair.image), decode_mask(read_raw_mask(pair.mask), classes, pair.mask)
+    if image.shape[:2] != labels.shape:
+        raise size_mismatch(pair, image.shape[:2], labels.shape)
+    return Sample(image, labels, pair.name)
+
+
+def size_mismatch(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> BadFile:
+    """Say that a mask does not cover its image; sizes are (height, width)."""
+    return BadFile(
+        pair.mask,
+        f"size mismatch: the mask is {mask[1]} x {mask[0]}, the image {image[1]} x {image[0]}",
+        "save both at one size",
+    )
+
+
+class Views(Dataset[tuple[Tensor, Tensor]]):
+    """Random views of training pairs; view ``epoch * len(pairs) + i`` is the same whoever asks for it.
+
+    Decoded pairs are kept in memory up to ``cache_bytes`` (decoding takes nine tenths of the time).
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        classes: ClassSet,
+        preprocess: Preprocess,
+        options: Augmentation,
+        *,
+        seed: int,
+        cache_bytes: int = 2 << 30,
+    ) -> None:
+        self.pairs, self.classes, self.preprocess, self.options = pairs, classes, preprocess, options
+        self.seed, self._room = seed, cache_bytes
+        self._cache: dict[int, Sample] = {}
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def _sample(self, index: int) -> Sample:
+        if index in self._cache:
+            return self._cache[index]
+        sample = read_sample(self.pairs[index], self.classes)
+        needed = sample.image.nbytes + sample.labels.nbytes
+        if needed <= self._room:
+            self._room -= needed
+            self._cache[index] = sample
+        return sample
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
+        """Give 3 x h x w float32 and h x w int64 (``VOID`` where not scored)."""
+        epoch, index = divmod(position, len(self.pairs))
+        rng = sample_rng(seed=self.seed, epoch=epoch, index=index)
+        view = augment(self._sample(index), self.options, fill=self.preprocess.fill, rng=rng)
+        return torch.from_numpy(self.preprocess(view.image)), torch.from_numpy(view.labels.astype(np.int64))
+
+
+def epoch_order(*, count: int, epoch: int, seed: int) -> list[int]:
+    """Shuffle the positions of one epoch, from (seed, epoch) alone."""
+    order = np.random.default_rng((seed, epoch, count)).permutation(count)
+    return [epoch * count + int(index) for index in order]

@@ -1,0 +1,62 @@
+"""Pictures of labels: colours, overlays, legends, error maps."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from fullyconv.types import ClassSet
+
+UNSCORED = (224, 224, 192)  # VOC's colour of void
+
+
+def colourise(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
+    """Paint H x W labels, H x W x 3 uint8; what is not a class gets VOC's void colour."""
+    table = np.array([*classes.colours, UNSCORED], np.uint8)
+    known = (labels >= 0) & (labels < len(classes))
+    painted: np.ndarray = table[np.where(known, labels, len(classes))]
+    return painted
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassSet, *, alpha: float = 0.5) -> np.ndarray:
+    """Blend painted labels over an H x W x 3 uint8 image."""
+    blended = image * (1 - alpha) + colourise(labels, classes) * alpha
+    return blended.round().astype(np.uint8)
+
+
+def errors(truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
+    """Paint where a prediction is wrong: red wrong, white right, grey not scored; H x W x 3 uint8."""
+    painted = np.full((*truth.shape, 3), 255, np.uint8)
+    painted[truth != guess] = (214, 40, 57)
+    painted[truth < 0] = (200, 200, 200)
+    return painted
+
+
+def palette_image(labels: np.ndarray, classes: ClassSet) -> Image.Image:
+    """Make a palette picture whose pixel values are the mask values of the classes.
+
+    With mask values over 255 the picture is 16-bit grey: PNG palettes end at 256 colours.
+    """
+    values = np.array(classes.values)[labels]
+    if max(classes.values) > 255:
+        return Image.fromarray(values.astype(np.uint16))
+    picture = Image.fromarray(values.astype(np.uint8), mode=None)
+    table = np.zeros((256, 3), np.uint8)
+    table[list(classes.values)] = classes.colours
+    if classes.ignore_index < 256:
+        table[classes.ignore_index] = UNSCORED
+    picture.putpalette(table.tobytes())
+    return picture
+
+
+def legend(classes: ClassSet, *, width: int, row_px: int = 22) -> np.ndarray:
+    """Draw colour swatches with class names, as many columns as fit in ``width``; H x ``width`` x 3 uint8."""
+    columns = max(1, width // 130)
+    rows = -(-len(classes) // columns)
+    picture = Image.new("RGB", (width, rows * row_px + 6), "white")
+    pen = ImageDraw.Draw(picture)
+    for index, (name, colour) in enumerate(zip(classes.names, classes.colours, strict=True)):
+        x, y = 6 + index % columns * (width // columns), 4 + index // columns * row_px
+        pen.rectangle((x, y, x + 15, y + 15), fill=colour, outline="black")
+        pen.text((x + 21, y + 2), name, fill="black")
+    return np.asarray(picture)

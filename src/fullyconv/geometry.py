@@ -1,0 +1,188 @@
+"""Where the units of a convolutional network look, exactly.
+
+Every layer that moves a window over its input relates positions by a line: the centre of output
+unit ``o`` lies at input position ``scale * o + shift``. Lines compose and invert in rational
+arithmetic, so strides, offsets, crops and receptive fields of a whole network follow from its
+layers, and no alignment ever has to be written down as a number.
+
+One axis at a time: a network with rectangular kernels has one geometry for rows and one for columns.
+Positions are pixel centres at integers. (Paper, sections 3 and 4.2; Caffe calls it the coordinate map.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """Where output unit ``o`` looks: a window of ``field`` pixels centred on ``scale * o + shift``.
+
+    ``field`` is exact for convolutions and pooling; after upsampling, whose window depends on the
+    phase of the unit, it is the smallest bound that holds for every phase.
+    """
+
+    scale: Fraction = Fraction(1)
+    shift: Fraction = Fraction(0)
+    field: Fraction = Fraction(1)
+
+    def then(self, deeper: AxisMap) -> AxisMap:
+        """Compose: ``self`` relates a layer to the image, ``deeper`` the next layer to that layer."""
+        return AxisMap(
+            self.scale * deeper.scale,
+            self.scale * deeper.shift + self.shift,
+            self.field + self.scale * (deeper.field - 1),
+        )
+
+    @property
+    def reach(self) -> Fraction:
+        """How many pixels beyond its centre a unit sees."""
+        return (self.field - 1) / 2
+
+
+@dataclass(frozen=True)
+class Window:
+    """A convolution or pooling layer along one axis."""
+
+    kernel: int
+    stride: int = 1
+    pad: int = 0
+    dilation: int = 1
+    ceil_mode: bool = False
+
+    @property
+    def extent(self) -> int:
+        """The number of input units from the first to the last tap."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    def axis_map(self) -> AxisMap:
+        """Give the line from output units to input units."""
+        return AxisMap(Fraction(self.stride), Fraction(self.extent - 1, 2) - self.pad, Fraction(self.extent))
+
+    def size(self, units: int) -> int:
+        """Count the outputs over ``units`` inputs; less than 1 means that the input is too small."""
+        room = units + 2 * self.pad - self.extent
+        if not self.ceil_mode:
+            return room // self.stride + 1
+        outputs = -(-room // self.stride) + 1
+        # A window that would start in the padding after the input is dropped, as in Caffe and PyTorch.
+        return outputs - (self.pad > 0 and (outputs - 1) * self.stride >= units + self.pad)
+
+    def seen(self, first: int, last: int) -> tuple[int, int]:
+        """Give the input units that output units ``first..last`` read (padding included)."""
+        return first * self.stride - self.pad, last * self.stride - self.pad + self.extent - 1
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A transposed convolution along one axis."""
+
+    kernel: int
+    stride: int = 1
+    pad: int = 0
+
+    def axis_map(self) -> AxisMap:
+        """Give the line from output units to input units."""
+        half = Fraction(self.kernel - 1, 2)
+        return AxisMap(Fraction(1, self.stride), (self.pad - half) / self.stride, 2 * half / self.stride + 1)
+
+    def size(self, units: int) -> int:
+        """Count the outputs of ``units`` inputs."""
+        return self.stride * (units - 1) + self.kernel - 2 * self.pad
+
+    def seen(self, first: int, last: int) -> tuple[int, int]:
+        """Give the input units that output units ``first..last`` read."""
+        return (
+            ceil(Fraction(first + self.pad - self.kernel + 1, self.stride)),
+            floor(Fraction(last + self.pad, self.stride)),
+        )
+
+
+Layer = Window | Spread
+Path = tuple[Layer, ...]
+"""The layers between the image and a unit, first to last."""
+
+
+def axis_map(path: Iterable[Layer]) -> AxisMap:
+    """Compose the layers of a path.
+
+    >>> axis_map([Window(3, pad=1), Window(2, stride=2)])
+    AxisMap(scale=Fraction(2, 1), shift=Fraction(1, 2), field=Fraction(4, 1))
+    """
+    line = AxisMap()
+    for layer in path:
+        line = line.then(layer.axis_map())
+    return line
+
+
+def size(path: Iterable[Layer], units: int) -> int:
+    """Count the units at the end of a path over an axis of ``units`` pixels; 0 if one layer gets none."""
+    for layer in path:
+        units = layer.size(units)
+        if units < 1:
+            return 0
+    return units
+
+
+def seen(path: Path, first: int, last: int) -> tuple[int, int]:
+    """Give the exact pixels that units ``first..last`` at the end of a path read (padding included)."""
+    for layer in reversed(path):
+        first, last = layer.seen(first, last)
+    return first, last
+
+
+def crop_offset(source: AxisMap, reference: AxisMap) -> int:
+    """Give the unit of ``source`` that lies exactly on unit 0 of ``reference``.
+
+    Negative when ``source`` starts after ``reference``: then the reference is the one to crop.
+    Raises ``ValueError`` where the two grids do not share their spacing or never coincide.
+
+    >>> crop_offset(AxisMap(shift=Fraction(-19)), AxisMap())
+    19
+    """
+    if source.scale != reference.scale:
+        raise ValueError(
+            f"cannot align a map with {source.scale} px between its units to one with {reference.scale} px: "
+            "upsample the coarser by the ratio of the two first"
+        )
+    offset = (reference.shift - source.shift) / source.scale
+    if offset.denominator != 1:
+        raise ValueError(
+            f"the two grids are {offset} units apart, not a whole number: "
+            "choose an upsampling kernel one tap longer or shorter"
+        )
+    return int(offset)
+
+
+def bilinear_kernel_size(factor: int, coarse: AxisMap, target: AxisMap) -> int:
+    """Choose the bilinear kernel, 2f or 2f - 1 taps, that puts the upsampled units on the target's grid.
+
+    Even kernels place outputs half a step off the input units, odd ones on them; which of the two
+    aligns depends on the network below. (VGG needs 64 for factor 32, AlexNet 63.)
+    """
+    for taps in (2 * factor, 2 * factor - 1):
+        upsampled = coarse.then(Spread(taps, factor).axis_map())
+        if ((target.shift - upsampled.shift) / target.scale).denominator == 1:
+            return taps
+    raise ValueError(
+        f"no bilinear kernel of factor {factor} aligns a grid that starts at {coarse.shift} px "
+        f"with one that starts at {target.shift} px"
+    )
+
+
+def smallest_input(fits: Callable[[int], bool], *, period: int, bound: int) -> int:
+    """Find the smallest axis length from which on every length fits.
+
+    ``fits`` must repeat with ``period`` (the network's total stride) once it holds, so that a whole
+    period of fitting lengths settles the rest; raises ``ValueError`` if none is found up to ``bound``.
+    """
+    start = 1
+    for length in range(1, bound + period):
+        if not fits(length):
+            start = length + 1
+        elif length - start + 1 >= period:
+            return start
+    raise ValueError(f"no input length up to {bound} fits this network")

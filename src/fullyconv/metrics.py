@@ -1,0 +1,68 @@
+"""Count first, then divide: one integer confusion matrix over a whole set gives every score (paper, section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+CONVENTION = (
+    "one confusion matrix over the whole set; void pixels are not counted; a class that is neither in the truth nor "
+    "predicted is left out of the means; a class that is predicted but not in the truth counts 0 in mean IU"
+)
+
+
+def confusion(truth: np.ndarray, guess: np.ndarray, *, classes: int) -> np.ndarray:
+    """Count pixels, C x C int64, rows = truth, columns = prediction.
+
+    Truth outside 0..C-1 is not counted. Raises ``ValueError`` if a prediction is not a class or the
+    shapes differ.
+    """
+    if truth.shape != guess.shape:
+        raise ValueError(f"truth {truth.shape} and prediction {guess.shape} differ in size")
+    seen = (truth >= 0) & (truth < classes)
+    guessed = guess[seen].astype(np.int64)
+    if guessed.size and not 0 <= guessed.min() <= guessed.max() < classes:
+        raise ValueError(f"predictions must be classes 0..{classes - 1}, not {guessed.min()}..{guessed.max()}")
+    pairs = classes * truth[seen].astype(np.int64) + guessed
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The paper's four scores, 0..1, and the per-class figures behind them (NaN: class not there)."""
+
+    pixel_accuracy: float
+    mean_accuracy: float
+    mean_iu: float
+    frequency_weighted_iu: float
+    per_class_iu: tuple[float, ...]
+    per_class_accuracy: tuple[float, ...]
+
+
+def score(counts: np.ndarray) -> Scores:
+    """Divide the counts of a C x C confusion matrix (rows = truth).
+
+    Means skip classes without a value. With no labelled pixel at all, accuracies and mean IU are
+    NaN and frequency-weighted IU is 0.
+    """
+    hits, truth = np.diag(counts).astype(np.float64), counts.sum(1).astype(np.float64)
+    union = truth + counts.sum(0) - hits
+    with np.errstate(invalid="ignore", divide="ignore"):
+        accuracy, iu = hits / truth, hits / union
+        pixel = hits.sum() / truth.sum()
+        share = truth / truth.sum()
+    there = truth > 0
+    return Scores(
+        pixel_accuracy=float(pixel),
+        mean_accuracy=_mean(accuracy),
+        mean_iu=_mean(iu),
+        frequency_weighted_iu=float((share[there] * iu[there]).sum()),
+        per_class_iu=tuple(map(float, iu)),
+        per_class_accuracy=tuple(map(float, accuracy)),
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

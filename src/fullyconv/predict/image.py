@@ -1,0 +1,124 @@
+"""One image in, a class for every pixel out, whatever its size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from fullyconv.checkpoint import load_network
+from fullyconv.data.images import read_image, to_rgb
+from fullyconv.draw import overlay
+from fullyconv.engine import DeviceName, Precision, choose_device, evaluating
+from fullyconv.models.fcn import FCN
+from fullyconv.tiles import plan_tiles
+from fullyconv.types import ClassSet, Preprocess
+
+WHOLE_PIXELS = 1_500_000  # larger images go through the network tile by tile
+TILE_CORE = 1024
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one image.
+
+    ``labels`` is H x W, the smallest unsigned integer type that holds the classes; ``probabilities``
+    C x H x W float16 if they were asked for.
+    """
+
+    image: np.ndarray = field(repr=False)  # H x W x 3 uint8 RGB
+    labels: np.ndarray = field(repr=False)
+    classes: ClassSet
+    probabilities: np.ndarray | None = field(default=None, repr=False)
+
+    def overlay(self, *, alpha: float = 0.5) -> Image.Image:
+        """Paint the classes over the image."""
+        return Image.fromarray(overlay(self.image, self.labels, self.classes, alpha=alpha))
+
+
+class Segmenter:
+    """A trained network with all it needs to read an image: its classes and its normalisation."""
+
+    def __init__(
+        self,
+        network: FCN,
+        *,
+        classes: ClassSet,
+        preprocess: Preprocess,
+        device: DeviceName = "auto",
+        precision: Precision = "fp32",
+    ) -> None:
+        self.classes, self.preprocess, self.precision = classes, preprocess, precision
+        self.device = choose_device(device)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def predict(self, image: Path | str | Image.Image | np.ndarray, *, probabilities: bool = False) -> Prediction:
+        """Label every pixel of a path, a PIL image, or an H x W (x C) uint8 array (RGB, RGBA or grey).
+
+        Images of over 1.5 million pixels are cut into tiles that overlap by what the network sees,
+        so the result is that of the whole image in a fraction of the memory. Raises ``BadFile`` for a
+        file that cannot be read, ``ValueError`` for an array that is no image.
+        """
+        pixels = as_pixels(image)
+        height, width = pixels.shape[:2]
+        labels = np.empty((height, width), np.min_scalar_type(len(self.classes) - 1))
+        chances = np.empty((len(self.classes), height, width), np.float16) if probabilities else None
+        for rows, columns, scores in self._tiles(pixels):
+            labels[rows, columns] = scores.max(0).indices.cpu().numpy()
+            if chances is not None:
+                chances[:, rows, columns] = scores.softmax(0).half().cpu().numpy()
+        return Prediction(pixels, labels, self.classes, chances)
+
+    def _tiles(self, pixels: np.ndarray) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Give the scores of every pixel once: where they belong, and C x h x w."""
+        height, width = pixels.shape[:2]
+        if height * width <= WHOLE_PIXELS:
+            yield slice(0, height), slice(0, width), self.scores(pixels)
+            return
+        rows, columns = self.network.plans
+        plan = plan_tiles(
+            height, width, core=TILE_CORE, reach=(rows.reach, columns.reach), align=(rows.stride, columns.stride)
+        )
+        for tile in plan:
+            y, x = tile.rows, tile.columns
+            scores = self.scores(pixels[y.start : y.stop, x.start : x.stop])
+            core = scores[
+                :, y.core_start - y.start : y.core_stop - y.start, x.core_start - x.start : x.core_stop - x.start
+            ]
+            yield slice(y.core_start, y.core_stop), slice(x.core_start, x.core_stop), core
+
+    def scores(self, pixels: np.ndarray) -> Tensor:
+        """Give the class scores of H x W x 3 uint8 RGB pixels in one pass, C x H x W float32."""
+        batch = torch.from_numpy(self.preprocess(pixels))[None].to(self.device, memory_format=torch.channels_last)
+        with (
+            evaluating(self.network),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            scores: Tensor = self.network(batch)[0]
+        return scores
+
+
+def as_pixels(image: Path | str | Image.Image | np.ndarray) -> np.ndarray:
+    """Bring any accepted form of an image to H x W x 3 uint8 RGB, upright."""
+    if isinstance(image, Path | str):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return to_rgb(ImageOps.exif_transpose(image))
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+        raise ValueError(f"an image array is H x W or H x W x C uint8, not {image.shape} {image.dtype}")
+    if image.ndim == 2 or image.shape[2] == 1:
+        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    if image.shape[2] not in (3, 4):
+        raise ValueError(f"an image array has 1, 3 or 4 channels (grey, RGB, RGBA), not {image.shape[2]}")
+    return np.ascontiguousarray(image[..., :3])
+
+
+def load(folder: Path | str, *, device: DeviceName = "auto", precision: Precision = "fp32") -> Segmenter:
+    """Open a model folder for prediction; raises ``BadFile`` if it is not one."""
+    network, config = load_network(folder)
+    return Segmenter(network, classes=config.classes, preprocess=config.preprocess, device=device, precision=precision)

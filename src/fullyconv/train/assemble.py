@@ -1,0 +1,145 @@
+"""From a recipe to the objects of a run: the only place where choices become things."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fullyconv.augment import Augmentation
+from fullyconv.check import Progress, Report, check_folder
+from fullyconv.data.classes import FILE_NAME, write_classes
+from fullyconv.data.dataset import Views, read_sample
+from fullyconv.data.folder import Pair, open_folder, training_splits
+from fullyconv.data.images import BadFile
+from fullyconv.draw import colourise
+from fullyconv.engine import DeviceName, Precision, choose_device, fast_bf16
+from fullyconv.evaluation import evaluate
+from fullyconv.losses import class_weights
+from fullyconv.models import build
+from fullyconv.models.fcn import FCN
+from fullyconv.predict.image import Segmenter
+from fullyconv.train.loop import LAST, METRICS, Job
+from fullyconv.train.optim import make_optimizer, rate_at
+from fullyconv.train.recipe import Recipe, write_recipe
+from fullyconv.types import ClassSet, Preprocess
+
+RECIPE = "recipe.yaml"
+PICTURED = 4  # validation images shown in TensorBoard
+
+
+class BadData(ValueError):
+    """A data set that training refuses; ``report`` says why, in the words of ``fullyconv data check``."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__("\n".join(str(problem) for problem in report.problems))
+        self.report = report
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked data set: what to train on, what to validate on."""
+
+    report: Report
+    train: list[Pair]
+    val: list[Pair]
+
+
+def prepare(recipe: Recipe, data: Path, *, skip_problems: bool = False, progress: Progress | None = None) -> Prepared:
+    """Check a data set and choose its splits.
+
+    Raises ``BadData`` if anything is wrong with it; with ``skip_problems`` the pairs at fault are left
+    out instead.
+    """
+    folder = open_folder(data)
+    # What is never trained or validated on need not be in order.
+    folder.splits = {name: pairs for name, pairs in folder.splits.items() if name in ("train", "val", "all")}
+    report = check_folder(folder, recipe.classes, progress=progress)
+    if report.problems and not skip_problems:
+        raise BadData(report)
+    folder.splits = {
+        name: [pair for pair in pairs if pair.image not in report.bad_pairs] for name, pairs in folder.splits.items()
+    }
+    train, val = training_splits(folder)
+    return Prepared(report, train, val)
+
+
+def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = False) -> Job:
+    """Build every part of a run and write down what was decided (``recipe.yaml``, ``classes.yaml``).
+
+    Raises ``BadFile`` if ``out`` already holds a run and ``resume`` is false.
+    """
+    if (out / METRICS).exists() and not resume:
+        raise BadFile(out, "already holds a run", "continue it with --resume, or choose another --out")
+    if not resume:
+        shutil.rmtree(out / LAST, ignore_errors=True)  # of a run that ended before its first epoch
+    out.mkdir(parents=True, exist_ok=True)
+    report, classes = prepared.report, prepared.report.classes
+    recipe = recipe.model_copy(update={"classes": classes})
+    write_recipe(recipe, out / RECIPE)
+    write_classes(classes, out / FILE_NAME)
+    torch.manual_seed(recipe.seed)
+    device = choose_device(recipe.device)
+    precision: Precision = recipe.precision if recipe.precision != "auto" else "bf16" if fast_bf16(device) else "fp32"
+    network = build(recipe.network, len(classes), upsampling=recipe.upsampling)
+    preprocess = Preprocess(mean=report.mean, std=report.std)
+    shares = torch.from_numpy(next(iter(report.splits.values())).shares)
+    judge = partial(_segmenter, classes=classes, preprocess=preprocess, device=device, precision=precision)
+    return Job(
+        network=network.to(device),
+        optimizer=make_optimizer(
+            network,
+            recipe.optimizer,
+            learning_rate=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        ),
+        views=Views(
+            prepared.train,
+            classes,
+            preprocess,
+            Augmentation(recipe.crop, recipe.scale, recipe.flip, recipe.colour),
+            seed=recipe.seed,
+        ),
+        validate=lambda network: evaluate(judge(network), prepared.val),
+        pictures=lambda network: _pictures(judge(network), prepared.val[:PICTURED]),
+        rate=partial(rate_at, schedule=recipe.schedule, power=recipe.power, warmup=recipe.warmup),
+        classes=classes,
+        preprocess=preprocess,
+        weights=class_weights(shares, power=recipe.balance).to(device) if recipe.balance else None,
+        precision=precision,
+        device=device,
+        out=out,
+        epochs=recipe.epochs,
+        minutes=recipe.minutes,
+        batch=recipe.batch,
+        accumulate=recipe.accumulate,
+        workers=recipe.workers,
+        validate_every=recipe.validate_every,
+        learning_rate=recipe.learning_rate,
+        seed=recipe.seed,
+    )
+
+
+def _segmenter(
+    network: FCN, *, classes: ClassSet, preprocess: Preprocess, device: torch.device, precision: Precision
+) -> Segmenter:
+    place: DeviceName = "cuda" if device.type == "cuda" else "cpu"
+    return Segmenter(network, classes=classes, preprocess=preprocess, device=place, precision=precision)
+
+
+def _pictures(segmenter: Segmenter, pairs: Sequence[Pair]) -> np.ndarray:
+    """Put image, truth and prediction side by side, one row per pair, all as large as the smallest."""
+    rows = []
+    for pair in pairs:
+        sample = read_sample(pair, segmenter.classes)
+        guess = segmenter.predict(sample.image).labels
+        painted = [sample.image, colourise(sample.labels, segmenter.classes), colourise(guess, segmenter.classes)]
+        rows.append(np.concatenate(painted, axis=1))
+    height, width = min(row.shape[0] for row in rows), min(row.shape[1] for row in rows)
+    return np.concatenate([row[:height, :width] for row in rows])

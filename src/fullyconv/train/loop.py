@@ -1,0 +1,276 @@
+"""The training loop: epochs of updates, a validation after each, nothing lost on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+
+from fullyconv.checkpoint import read_tensors, save, write_json, write_tensors
+from fullyconv.data.dataset import epoch_order
+from fullyconv.data.images import BadFile
+from fullyconv.evaluation import Evaluation
+from fullyconv.losses import pixel_loss
+from fullyconv.models.fcn import FCN
+from fullyconv.train.optim import optimizer_tensors, restore_optimizer
+from fullyconv.types import ClassSet, Preprocess
+
+BEST, LAST, METRICS, STATE = "model", "last", "metrics.jsonl", "state.json"
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes."""
+
+    def step(self, *, epoch: int, step: int, steps: int, loss: float) -> None:
+        """An update has been made; ``step`` counts within the epoch."""
+
+    def epoch(self, figures: Mapping[str, Any]) -> None:
+        """An epoch has been validated."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs, already built; numbers are as in ``Recipe``."""
+
+    network: FCN
+    optimizer: Optimizer
+    views: Dataset[tuple[Tensor, Tensor]]
+    validate: Callable[[FCN], Evaluation]
+    pictures: Callable[[FCN], np.ndarray]  # H x W x 3 uint8: some validation images, truth, prediction
+    rate: Callable[[float], float]
+    classes: ClassSet
+    preprocess: Preprocess
+    weights: Tensor | None
+    precision: str
+    device: torch.device
+    out: Path
+    epochs: int
+    minutes: float | None
+    batch: int
+    accumulate: int
+    workers: int
+    validate_every: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass
+class Position:
+    """How far a run has come; with the weights and the optimiser's state, all that a resume needs."""
+
+    epoch: int = 0
+    step: int = 0  # updates made in this epoch
+    seconds: float = 0.0
+    best: float = -1.0
+    losses: list[float] = field(default_factory=list)  # of the epoch under way
+
+
+def fit(job: Job, watcher: Watcher, *, resume: bool = False) -> Position:
+    """Train to the end of the schedule, or until interrupted.
+
+    Writes ``model`` (the best by mean IU), ``last`` (weights and optimiser, for ``resume``),
+    ``metrics.jsonl`` and TensorBoard events into ``job.out``. On ``KeyboardInterrupt`` the state is
+    saved first, then the exception goes on. A resumed run continues bit for bit, unless a time
+    budget shortened it.
+    """
+    fabric = Fabric(
+        accelerator="cuda" if job.device.type == "cuda" else "cpu",
+        devices=1,
+        precision="bf16-mixed" if job.precision == "bf16" else "32-true",
+    )
+    wired = _Wired(fabric, *fabric.setup(job.network.to(memory_format=torch.channels_last), job.optimizer))  # type: ignore[call-overload]
+    position = _restore(job) if resume else Position()
+    started = time.monotonic() - position.seconds
+    writer = SummaryWriter(str(job.out / "tensorboard"), purge_step=position.epoch)
+    steps = _steps_per_epoch(job)
+    try:
+        while position.epoch < job.epochs and _progress(job, position, steps, started) < 1:
+            wired.network.train()
+            for images, labels in _batches(job, position):
+                progress = _progress(job, position, steps, started)
+                if progress >= 1:
+                    break
+                loss = _update(
+                    job,
+                    wired,
+                    (images, labels),
+                    progress=progress,
+                    place=(position.epoch, position.step),
+                )
+                position.step += 1
+                position.losses.append(loss)
+                watcher.step(epoch=position.epoch, step=position.step, steps=steps, loss=loss)
+            position.seconds = time.monotonic() - started
+            finished = position.epoch + 1 == job.epochs or _progress(job, position, steps, started) >= 1
+            _end_epoch(
+                job, position, watcher, writer, validate=finished or (position.epoch + 1) % job.validate_every == 0
+            )
+    except KeyboardInterrupt:
+        position.seconds = time.monotonic() - started
+        _save_last(job, position)
+        raise
+    finally:
+        writer.close()
+    return position
+
+
+def _steps_per_epoch(job: Job) -> int:
+    return max(1, len(cast("Any", job.views)) // (job.batch * job.accumulate))
+
+
+def _progress(job: Job, position: Position, steps: int, started: float) -> float:
+    """Tell how much of the schedule is behind: by updates, or by the clock where that is further."""
+    by_steps = (position.epoch * steps + position.step) / (job.epochs * steps)
+    if job.minutes is None:
+        return by_steps
+    return max(by_steps, (time.monotonic() - started) / (60 * job.minutes))
+
+
+@dataclass(frozen=True)
+class _Wired:
+    """Network and optimiser as Fabric drives them: device, precision, processes."""
+
+    fabric: Fabric
+    network: torch.nn.Module
+    optimizer: Optimizer
+
+
+def _update(
+    job: Job,
+    wired: _Wired,
+    batches: tuple[list[Tensor], list[Tensor]],
+    *,
+    progress: float,
+    place: tuple[int, int],
+) -> float:
+    """Make one update from ``accumulate`` batches; gives the mean loss."""
+    # Dropout follows from the position, not from what was drawn before: a resumed run draws the same.
+    torch.manual_seed(int(np.random.SeedSequence((job.seed, *place)).generate_state(1)[0]))
+    for group in wired.optimizer.param_groups:
+        group["lr"] = job.learning_rate * job.rate(progress)
+    wired.optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    for images, labels in zip(*batches, strict=True):
+        scores = wired.network(images.to(job.device, memory_format=torch.channels_last))
+        loss = pixel_loss(scores, labels.to(job.device), weights=job.weights) / job.accumulate
+        wired.fabric.backward(loss)
+        total += float(loss.detach())
+    if not np.isfinite(total):
+        raise ValueError(
+            f"the loss became {total} at learning rate {wired.optimizer.param_groups[0]['lr']:.2g}: "
+            "lower learning_rate, or raise warmup; the last whole epoch is saved"
+        )
+    wired.optimizer.step()
+    return total
+
+
+def _batches(job: Job, position: Position) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Give each update its batches, from the position on, prepared ahead of the training."""
+    order = epoch_order(count=len(cast("Any", job.views)), epoch=position.epoch, seed=job.seed)
+    while len(order) < job.batch * job.accumulate:  # a set smaller than one update: go round again
+        order = order + order
+    steps = len(order) // (job.batch * job.accumulate)
+    chosen = [order[i * job.batch : (i + 1) * job.batch] for i in range(steps * job.accumulate)]
+    chosen = chosen[position.step * job.accumulate :]
+    if job.workers:
+        loader: Iterator[tuple[Tensor, Tensor]] = iter(
+            DataLoader(job.views, batch_sampler=chosen, num_workers=job.workers)
+        )
+    else:
+        loader = _threaded(job.views, chosen)
+    group: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for images, labels in loader:
+        group[0].append(images)
+        group[1].append(labels)
+        if len(group[0]) == job.accumulate:
+            yield group
+            group = ([], [])
+
+
+def _threaded(views: Dataset[tuple[Tensor, Tensor]], chosen: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Collate batches one ahead in a thread: decoding and resizing release the interpreter lock.
+
+    NumPy does the stacking: PyTorch would start a second team of threads here, which takes the cores
+    from the training.
+    """
+
+    def prepare(indices: list[int]) -> tuple[Tensor, Tensor]:
+        images, labels = zip(*(views[index] for index in indices), strict=True)
+        return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = pool.submit(prepare, chosen[0]) if chosen else None
+        for index in range(len(chosen)):
+            batch = cast("Any", ahead).result()
+            ahead = pool.submit(prepare, chosen[index + 1]) if index + 1 < len(chosen) else None
+            yield batch
+
+
+def _end_epoch(job: Job, position: Position, watcher: Watcher, writer: SummaryWriter, *, validate: bool) -> None:
+    """Validate, write the figures down, keep the best, save the state for a resume."""
+    figures: dict[str, Any] = {
+        "epoch": position.epoch + 1,
+        "loss": float(np.mean(position.losses)) if position.losses else None,
+        "learning_rate": job.optimizer.param_groups[0]["lr"],
+        "seconds": round(position.seconds, 3),
+    }
+    if validate:
+        document = job.validate(job.network).document()
+        figures |= {key: document[key] for key in _LOGGED}
+        writer.add_image(
+            "validation: image, truth, prediction", job.pictures(job.network), position.epoch + 1, dataformats="HWC"
+        )
+        if figures["mean_iu"] > position.best:
+            position.best = figures["mean_iu"]
+            _save_best(job, figures)
+    for key, value in figures.items():
+        if isinstance(value, float) and key != "seconds":
+            writer.add_scalar(key, value, position.epoch + 1)
+    with (job.out / METRICS).open("a") as file:
+        file.write(json.dumps(_finite(figures)) + "\n")
+    position.epoch, position.step, position.losses = position.epoch + 1, 0, []
+    _save_last(job, position)
+    watcher.epoch(figures)
+
+
+_LOGGED = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class_iu")
+
+
+def _finite(figures: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: [None if entry != entry else entry for entry in value] if isinstance(value, list | tuple) else value
+        for key, value in figures.items()
+    }
+
+
+def _save_best(job: Job, figures: dict[str, Any]) -> None:
+    notes = {key: value for key, value in figures.items() if key in ("epoch", "mean_iu", "pixel_accuracy")}
+    save(job.network, job.out / BEST, classes=job.classes, preprocess=job.preprocess, notes=notes)
+
+
+def _save_last(job: Job, position: Position) -> None:
+    folder = save(job.network, job.out / LAST, classes=job.classes, preprocess=job.preprocess)
+    write_tensors(folder / "optimizer.safetensors", optimizer_tensors(job.optimizer))
+    write_json(folder / STATE, position.__dict__)
+
+
+def _restore(job: Job) -> Position:
+    """Put weights and optimiser back as the interrupted run left them; raises ``BadFile`` if it left nothing."""
+    folder = job.out / LAST
+    if not (folder / STATE).is_file():
+        raise BadFile(folder, "no run to resume", "leave out --resume to start anew")
+    job.network.load_state_dict(read_tensors(folder / "model.safetensors"))
+    restore_optimizer(job.optimizer, read_tensors(folder / "optimizer.safetensors"))
+    return Position(**json.loads((folder / STATE).read_text()))

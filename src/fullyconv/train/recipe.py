@@ -1,0 +1,135 @@
+"""A recipe: every choice of a training run, as one frozen value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fullyconv.data.images import BadFile
+from fullyconv.engine import DeviceName, Precision
+from fullyconv.models import network_names
+from fullyconv.types import ClassSet
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Recipe(BaseModel):
+    """The choices of a run. Lengths are in pixels, ``minutes`` in minutes of wall time."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    network: str = "fcn8s-resnet18"
+    upsampling: Literal["fixed", "learned"] = "fixed"
+    classes: ClassSet | None = None
+    """The classes of the data set; ``None`` takes them from its ``classes.yaml`` or infers them."""
+
+    crop: tuple[Positive, Positive] | None = (320, 320)
+    """Height and width of the training views; ``null`` trains on whole images (batch 1 unless all are alike)."""
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    flip: bool = True
+    colour: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+    epochs: Positive = 60
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """A budget: the schedule is shortened where the machine would need longer than this."""
+    batch: Positive = 8
+    accumulate: Positive = 1
+    """Batches whose gradients are added up before each update."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    schedule: Literal["poly", "fixed"] = "poly"
+    power: Annotated[float, Field(gt=0)] = 0.9
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """The share of the run in which the learning rate rises from zero."""
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Class weights share ** -balance: 0 none, 1 inverse frequency."""
+
+    device: DeviceName = "auto"
+    precision: Precision | Literal["auto"] = "auto"
+    """``auto``: bf16 where the machine has instructions for it, else fp32."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare batches; 0 prepares them in a thread beside the training."""
+    validate_every: Positive = 1
+    seed: Annotated[int, Field(ge=0)] = 1337
+
+    @field_validator("network")
+    @classmethod
+    def _known_network(cls, name: str) -> str:
+        if name not in network_names():
+            raise ValueError(f"unknown network{nearest(name, network_names())}")
+        return name
+
+    @field_validator("scale")
+    @classmethod
+    def _rising(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"scale is (smallest, largest), not {scale}")
+        return scale
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Suggest what a misspelt word may have meant, as the end of an error message."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f" {word!r}: did you mean {close[0]!r}?" if close else f" {word!r}: choose one of {', '.join(names)}"
+
+
+def change(recipe: Recipe, settings: dict[str, Any], *, source: str) -> Recipe:
+    """Replace fields of a recipe; raises ``ValueError`` naming ``source`` for unknown keys and bad values."""
+    for key in settings:
+        if key not in Recipe.model_fields:
+            raise ValueError(f"{source}: unknown key{nearest(key, Recipe.model_fields)}")
+    try:
+        return Recipe.model_validate(recipe.model_dump() | settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{source}: {key}={first['input']!r}: {first['msg']}") from None
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read ``key=value`` words; values are YAML, so numbers, lists and null are themselves."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set {pair}: write key=value, for example --set epochs=20")
+        settings[key.strip()] = _number(yaml.safe_load(value))
+    return settings
+
+
+def _number(value: Any) -> Any:
+    # YAML reads 1e-3 as a word; people do not.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def read_recipe(path: Path, named: dict[str, Recipe]) -> Recipe:
+    """Read a YAML recipe; its ``base`` names the recipe it changes (default: ``default``)."""
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise BadFile(path, f"not usable as a recipe ({error})", "write a YAML mapping of recipe keys") from None
+    if not isinstance(document, dict):
+        raise BadFile(path, "not a mapping", "write lines of the form 'epochs: 20'")
+    base = document.pop("base", "default")
+    if base not in named:
+        raise BadFile(path, f"unknown base{nearest(str(base), named)}", "correct it")
+    return change(named[base], {key: _number(value) for key, value in document.items()}, source=str(path))
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write every choice of a run, so that the file alone repeats it."""
+    document = recipe.model_dump(mode="json")
+    path.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None))

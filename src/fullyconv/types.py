@@ -1,0 +1,109 @@
+"""The nouns that travel through the package: classes, normalisation, samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+VOID = -1
+"""The label of a pixel that counts nowhere: not in the loss, not in the scores."""
+
+MOST_CLASSES = 32_767  # labels travel as int16
+
+
+def palette_colour(index: int) -> tuple[int, int, int]:
+    """Give PASCAL VOC's colour of a label: its bits, three at a time, fill R, G, B from the top.
+
+    >>> palette_colour(15), palette_colour(255)
+    ((192, 128, 128), (224, 224, 192))
+    """
+    red = green = blue = 0
+    rest = index
+    for bit in range(7, -1, -1):
+        red |= (rest & 1) << bit
+        green |= (rest >> 1 & 1) << bit
+        blue |= (rest >> 2 & 1) << bit
+        rest >>= 3
+    return red, green, blue
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """What the labels mean.
+
+    ``names[c]`` is class ``c``; ``colours[c]`` its RGB colour in pictures, 0..255; ``values[c]`` the
+    number that stands for it in an index mask (its own index unless a data set says otherwise);
+    ``ignore_index`` the mask value of pixels that are not scored. With ``colour_masks`` the masks
+    are RGB pictures whose colours are ``colours``; every other colour is an error except
+    ``ignore_colours``.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...] = ()
+    ignore_index: int = 255
+    values: tuple[int, ...] = ()
+    colour_masks: bool = False
+    ignore_colours: tuple[tuple[int, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= MOST_CLASSES:
+            raise ValueError(f"a class set holds 1 to {MOST_CLASSES} classes, not {len(self.names)}")
+        if not self.colours:
+            object.__setattr__(self, "colours", tuple(map(palette_colour, range(len(self.names)))))
+        if not self.values:
+            object.__setattr__(self, "values", tuple(range(len(self.names))))
+        self._check()
+
+    def _check(self) -> None:
+        for what, given in (("colours", self.colours), ("values", self.values)):
+            if len(given) != len(self.names):
+                raise ValueError(f"{len(self.names)} classes need as many {what}, not {len(given)}")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"two classes share a name: {', '.join(self.names)}")
+        if len({*self.values, self.ignore_index}) != len(self.values) + 1:
+            raise ValueError(
+                f"mask values must differ from each other and from ignore ({self.ignore_index}): {self.values}"
+            )
+        painted = (*self.colours, *self.ignore_colours)
+        if self.colour_masks and len(set(painted)) != len(painted):
+            raise ValueError("in RGB masks every class and every ignored kind of pixel needs a colour of its own")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How pixels become network input: ``(pixel - mean) / std`` in the given channel order.
+
+    Pixels, means and deviations are on the 0..255 scale; the statistics are in ``order``.
+    """
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    order: Literal["RGB", "BGR"] = "RGB"
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Normalise H x W x 3 uint8 RGB to 3 x H x W float32."""
+        pixels = image[..., ::-1] if self.order == "BGR" else image
+        std = np.asarray(self.std, np.float32)
+        planes = pixels * (1 / std) - np.asarray(self.mean, np.float32) / std
+        return np.ascontiguousarray(planes.astype(np.float32, copy=False).transpose(2, 0, 1))
+
+    @property
+    def fill(self) -> tuple[int, int, int]:
+        """The RGB colour that normalises to (about) zero: what lies outside an image."""
+        mean = self.mean[::-1] if self.order == "BGR" else self.mean
+        red, green, blue = (round(value) for value in mean)
+        return red, green, blue
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with its labels: H x W x 3 uint8 RGB, H x W int16 (class index or ``VOID``)."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    name: str = ""

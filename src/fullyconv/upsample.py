@@ -1,0 +1,115 @@
+"""Upsampling by bilinear-initialised transposed convolution, one kernel per class (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Border = Literal["zero", "replicate"]
+
+
+def bilinear_taps(kernel: int) -> Tensor:
+    """Make the 1-D triangle whose outer product is the bilinear kernel of Caffe's filler, float64.
+
+    >>> bilinear_taps(4).tolist()
+    [0.25, 0.75, 0.75, 0.25]
+    """
+    if kernel < 1:
+        raise ValueError(f"a bilinear kernel has at least one tap, not {kernel}")
+    factor = (kernel + 1) // 2
+    centre = factor - 1 if kernel % 2 else factor - 0.5
+    return 1 - (torch.arange(kernel, dtype=torch.float64) - centre).abs() / factor
+
+
+@lru_cache(maxsize=64)
+def _interpolation_matrix(kernel: int, stride: int, units: int, offset: int, size: int, border: Border) -> Tensor:
+    """Write the cropped 1-D transposed convolution as a matrix, size x units, float64."""
+    outputs = torch.arange(size)[:, None] + offset  # position in the uncropped output
+    ghosts = 1 if border == "replicate" else 0
+    tap = outputs - stride * torch.arange(-ghosts, units + ghosts)[None, :]
+    inside = (tap >= 0) & (tap < kernel)
+    weights = torch.where(inside, bilinear_taps(kernel)[tap.clamp(0, kernel - 1)], torch.zeros(()).double())
+    if ghosts:  # the ghost unit beyond each edge repeats the edge unit
+        weights[:, 1] += weights[:, 0]
+        weights[:, -2] += weights[:, -1]
+        weights = weights[:, 1:-1]
+    return weights
+
+
+class Upsample(nn.Module):
+    """Transposed convolution of stride ``stride`` with one ``kernel`` x ``kernel`` filter per channel.
+
+    Fixed, it never trains and is applied as two small matrix products (the bilinear kernel is
+    separable), which is the same function several times faster; learned, it starts there and its
+    ``weight`` (C x 1 x k x k) trains. Arithmetic is float32 or wider even under autocast: class
+    scores of nearby pixels differ by less than bfloat16 resolves.
+
+    ``border`` says what lies beyond the last unit: ``"zero"`` as in the reference (scores fade
+    towards the image's edge), ``"replicate"`` repeats the edge unit (no fade, and outputs exist up
+    to one stride further out).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        learned: bool = False,
+        border: Border = "zero",
+    ) -> None:
+        super().__init__()
+        self.channels, self.kernel, self.stride, self.border = channels, kernel, stride, border
+        self.weight: nn.Parameter | None = None
+        if learned:
+            bank = torch.outer(bilinear_taps(kernel[0]), bilinear_taps(kernel[1]))
+            self.weight = nn.Parameter(bank.float().repeat(channels, 1, 1, 1))  # C x 1 x k x k
+
+    def extra_repr(self) -> str:
+        """Describe the layer in ``print(model)``."""
+        state = "fixed" if self.weight is None else "learned"
+        return f"{self.channels}, kernel={self.kernel}, stride={self.stride}, border={self.border}, {state}"
+
+    def full_size(self, units: int, axis: int) -> int:
+        """Count the outputs of ``units`` inputs along an axis before any crop."""
+        return self.stride[axis] * (units - 1) + self.kernel[axis]
+
+    def forward(self, scores: Tensor, offset: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Upsample N x C x h x w and keep ``size`` rows and columns from ``offset`` on.
+
+        Raises ``ValueError`` if the crop leaves what the units cover (a slice would fail silently).
+        """
+        margin = self.stride if self.border == "replicate" else (0, 0)
+        for axis, name in enumerate(("rows", "columns")):
+            covered = self.full_size(scores.shape[2 + axis], axis) + margin[axis]
+            if offset[axis] < -margin[axis] or offset[axis] + size[axis] > covered:
+                raise ValueError(
+                    f"{name} {offset[axis]}..{offset[axis] + size[axis]} lie outside the upsampled map "
+                    f"(-{margin[axis]}..{covered}): the input is smaller than this network accepts"
+                )
+        with torch.autocast(scores.device.type, enabled=False):
+            scores = scores if scores.dtype == torch.float64 else scores.float()
+            if self.weight is None:
+                return self._separable(scores, offset, size)
+            return self._bank(scores, self.weight.to(scores.dtype), offset, size)
+
+    def _separable(self, scores: Tensor, offset: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        down, across = (
+            _interpolation_matrix(
+                self.kernel[axis], self.stride[axis], scores.shape[2 + axis], offset[axis], size[axis], self.border
+            ).to(scores)
+            for axis in (0, 1)
+        )
+        return (down @ scores.contiguous()) @ across.T  # N x C x h x w -> N x C x H x W
+
+    def _bank(self, scores: Tensor, weight: Tensor, offset: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        top, left = offset
+        if self.border == "replicate":
+            scores = functional.pad(scores, (1, 1, 1, 1), mode="replicate")
+            top, left = top + self.stride[0], left + self.stride[1]
+        full = functional.conv_transpose2d(scores, weight, stride=self.stride, groups=self.channels)
+        return full[..., top : top + size[0], left : left + size[1]]

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fullyconv.data.synthetic import write_dataset
+
+torch.set_num_threads(1)  # several test processes share the machine
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated data set."""
+    return write_dataset(tmp_path_factory.mktemp("data") / "shapes", train=6, val=3)
+
+
+@pytest.fixture
+def camvid() -> Path:
+    """The real CamVid folder, where it is at hand."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "camvid"
+    if not folder.is_dir():
+        pytest.skip("CamVid is not beside the repository (../shared/data/camvid)")
+    return folder

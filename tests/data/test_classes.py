@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fullyconv.data.classes import guess_classes, read_classes, write_classes
+from fullyconv.data.images import BadFile, RawMask
+from fullyconv.types import ClassSet, palette_colour
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ClassSet(("a", "b")),
+        ClassSet(("a", "b"), values=(3, 7), ignore_index=11, colours=((1, 2, 3), (4, 5, 6))),
+        ClassSet(("a",), colours=((1, 2, 3),), colour_masks=True, ignore_colours=((0, 0, 0),)),
+    ],
+)
+def test_classes_survive_the_file(tmp_path: Path, classes: ClassSet) -> None:
+    write_classes(classes, tmp_path / "classes.yaml")
+    assert read_classes(tmp_path / "classes.yaml") == classes
+
+
+def test_short_forms_are_enough(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("classes: [road, {name: car, colour: [1, 2, 3]}]")
+    assert read_classes(path) == ClassSet(("road", "car"), colours=(palette_colour(0), (1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("classes: [a]\nignored: 3", "ignored"),
+        ("classes: [{name: a, colour: [1, 2, 300]}]", "colour"),
+        ("classes: [a, a]", "share a name"),
+        ("classes: [a, {name: b, value: 255}]", "differ from each other and from ignore"),
+        ("classes: [", "not usable"),
+        ("masks: colours\nclasses: [a]", "masks"),
+        ("classes: []", "1 to 32767 classes"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, what: str) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text(text)
+    with pytest.raises(BadFile, match=what) as caught:
+        read_classes(path)
+    assert str(path) in str(caught.value)
+
+
+def raw(values: object, palette: np.ndarray | None = None) -> RawMask:
+    return RawMask(np.array(values), palette)
+
+
+def test_indices_are_inferred_up_to_the_largest_without_255() -> None:
+    classes = guess_classes([raw([[0, 2]]), raw([[255, 4]])])
+    assert len(classes) == 5
+    assert classes.ignore_index == 255
+
+
+def test_palette_colours_are_kept() -> None:
+    palette = np.arange(30, dtype=np.uint8).reshape(10, 3)
+    assert guess_classes([raw([[0, 1]], palette)]).colours == ((0, 1, 2), (3, 4, 5))
+
+
+def test_masks_of_0_and_255_are_an_object_on_a_background() -> None:
+    classes = guess_classes([raw([[0, 255]])])
+    assert (classes.values, classes.ignore_index) == ((0, 255), 254)
+
+
+def test_colours_become_classes() -> None:
+    classes = guess_classes([raw([[[255, 0, 0], [0, 0, 1]]])])
+    assert classes.colour_masks
+    assert classes.colours == ((0, 0, 1), (255, 0, 0))
+
+
+def test_16_bit_masks_ignore_65535() -> None:
+    classes = guess_classes([raw([[0, 300, 65535]])])
+    assert (len(classes), classes.ignore_index) == (301, 65535)
+
+
+def test_photographs_are_no_masks() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3))
+    with pytest.raises(ValueError, match="more than 256 colours"):
+        guess_classes([RawMask(noise)])
+    with pytest.raises(ValueError, match="no label at all"):
+        guess_classes([raw([[255]])])

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fullyconv import ClassSet, Preprocess, Segmenter, build
+from fullyconv.data.images import BadFile
+from fullyconv.predict import image as module
+from fullyconv.predict.image import as_pixels
+
+RNG = np.random.default_rng(0)
+
+
+def segmenter(name: str = "fcn8s-resnet18") -> Segmenter:
+    torch.manual_seed(0)
+    network = build(name, 3)
+    for head in network.heads:
+        nn.init.normal_(head.weight)
+    for norm in network.modules():  # leave no block at its shortcut
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.uniform_(norm.weight, 0.5, 1.0)
+    return Segmenter(network, classes=ClassSet(("a", "b", "c")), preprocess=Preprocess())
+
+
+@pytest.fixture(scope="module")
+def model() -> Segmenter:
+    return segmenter()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 50), (33, 31), (97, 131)])
+def test_predictions_have_the_images_size(model: Segmenter, size: tuple[int, int]) -> None:
+    pixels = RNG.integers(0, 256, (*size, 3)).astype(np.uint8)
+    prediction = model.predict(pixels, probabilities=True)
+    assert prediction.labels.shape == size
+    assert prediction.labels.dtype == np.uint8
+    assert prediction.probabilities is not None
+    assert prediction.probabilities.shape == (3, *size)
+    assert prediction.probabilities.dtype == np.float16
+    np.testing.assert_allclose(prediction.probabilities.astype(float).sum(0), 1, atol=3e-3)
+    np.testing.assert_array_equal(prediction.probabilities.argmax(0)[0, 0], prediction.labels[0, 0])
+    assert prediction.overlay().size == size[::-1]
+    assert model.predict(pixels).probabilities is None
+
+
+def test_path_picture_and_array_agree(model: Segmenter, tmp_path: Path) -> None:
+    pixels = RNG.integers(0, 256, (40, 30, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    expected = model.predict(pixels).labels
+    for form in (tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(pixels)):
+        np.testing.assert_array_equal(model.predict(form).labels, expected)
+
+
+def test_grey_and_alpha_are_understood() -> None:
+    grey = RNG.integers(0, 256, (5, 6)).astype(np.uint8)
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    np.testing.assert_array_equal(as_pixels(grey), expected)
+    np.testing.assert_array_equal(as_pixels(grey[..., None]), expected)
+    np.testing.assert_array_equal(as_pixels(np.dstack([expected, grey])), expected)
+    with pytest.raises(ValueError, match="1, 3 or 4 channels"):
+        as_pixels(np.zeros((4, 4, 5), np.uint8))
+    with pytest.raises(ValueError, match="uint8"):
+        as_pixels(np.zeros((4, 4, 3)))
+    with pytest.raises(BadFile, match="no such file"):
+        as_pixels("nowhere.png")
+
+
+@pytest.mark.parametrize("name", ["fcn8s-resnet18", "fcn32s-resnet18"])
+@pytest.mark.parametrize("size", [(660, 40), (30, 641)])
+def test_tiled_equals_whole(name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = segmenter(name)
+    model.network.double()
+    monkeypatch.setattr(Preprocess, "__call__", lambda _, image: in_float64(image))
+    pixels = RNG.integers(0, 256, (*size, 3)).astype(np.uint8)
+    whole = model.scores(pixels)
+    monkeypatch.setattr(module, "WHOLE_PIXELS", 1)
+    monkeypatch.setattr(module, "TILE_CORE", 64)
+    tiled = torch.full_like(whole, torch.nan)
+    for rows, columns, scores in model._tiles(pixels):
+        tiled[:, rows, columns] = scores
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
+
+
+def in_float64(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray((image / 128 - 1).transpose(2, 0, 1))
+
+
+def test_prediction_leaves_the_training_mode_as_it_was(model: Segmenter) -> None:
+    model.network.train()
+    model.predict(np.zeros((8, 8, 3), np.uint8))
+    assert model.network.training
+    assert all(module.training for module in model.network.modules())
+    model.network.eval()
+
+
+def test_preprocessing_orders_and_scales() -> None:
+    pixels = np.array([[[10, 20, 30]]], np.uint8)
+    assert Preprocess((1, 2, 3), (1, 2, 3), "RGB")(pixels).ravel().tolist() == pytest.approx([9, 9, 9])
+    assert Preprocess((3, 2, 1), (1, 1, 1), "BGR")(pixels).ravel().tolist() == pytest.approx([27, 18, 9])
+    assert Preprocess((3, 2, 1), (1, 1, 1), "BGR").fill == (1, 2, 3)

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from fullyconv.upsample import Upsample, bilinear_taps
+
+
+def caffe_filler(kernel: int) -> list[float]:
+    """Caffe's own formula, 1-D."""
+    factor = (kernel + 1) // 2  # ceil(k / 2)
+    centre = (kernel - 1) / (2.0 * factor)
+    return [1 - abs(index / factor - centre) for index in range(kernel)]
+
+
+@pytest.mark.parametrize("kernel", range(1, 70))
+def test_taps_equal_caffes_filler(kernel: int) -> None:
+    assert bilinear_taps(kernel).tolist() == pytest.approx(caffe_filler(kernel), abs=1e-12)
+
+
+@given(st.sampled_from([2, 3, 4, 8, 16, 32]), st.booleans(), st.integers(1, 9), st.integers(1, 9))
+def test_fixed_upsampling_is_a_grouped_transposed_convolution(factor: int, odd: bool, h: int, w: int) -> None:
+    kernel = 2 * factor - odd
+    scores = torch.randn(2, 3, h, w, dtype=torch.float64)
+    layer = Upsample(3, kernel=(kernel, kernel), stride=(factor, factor))
+    bank = torch.outer(bilinear_taps(kernel), bilinear_taps(kernel)).repeat(3, 1, 1, 1)
+    full = functional.conv_transpose2d(scores, bank, stride=factor, groups=3)
+    size = (full.shape[2], full.shape[3])
+    torch.testing.assert_close(layer(scores, (0, 0), size), full, rtol=0, atol=1e-12)
+    cropped = layer(scores, (1, 2), (size[0] - 1, size[1] - 2))
+    torch.testing.assert_close(cropped, full[..., 1:, 2:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("border", ["zero", "replicate"])
+@pytest.mark.parametrize("kernel", [15, 16])
+def test_learned_upsampling_starts_as_fixed(border: str, kernel: int) -> None:
+    scores = torch.randn(1, 4, 5, 7)
+    fixed = Upsample(4, kernel=(kernel, kernel), stride=(8, 8), border=border)
+    learned = Upsample(4, kernel=(kernel, kernel), stride=(8, 8), border=border, learned=True)
+    torch.testing.assert_close(fixed(scores, (7, 7), (33, 49)), learned(scores, (7, 7), (33, 49)))
+    assert [p.shape for p in learned.parameters()] == [(4, 1, kernel, kernel)]
+    assert list(fixed.parameters()) == []
+
+
+def test_replicated_borders_keep_a_constant_map_constant() -> None:
+    layer = Upsample(1, kernel=(15, 15), stride=(8, 8), border="replicate")
+    torch.testing.assert_close(layer(torch.ones(1, 1, 3, 4), (-1, -1), (32, 40)), torch.ones(1, 1, 32, 40))
+
+
+def test_it_equals_interpolate_when_centred_and_replicated() -> None:
+    scores = torch.randn(1, 2, 6, 5, dtype=torch.float64)
+    layer = Upsample(2, kernel=(8, 8), stride=(4, 4), border="replicate")
+    expected = functional.interpolate(scores, scale_factor=4, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(layer(scores, (2, 2), (24, 20)), expected)
+
+
+def test_leaving_the_map_is_an_error() -> None:
+    layer = Upsample(1, kernel=(4, 4), stride=(2, 2))
+    with pytest.raises(ValueError, match=r"rows 0\.\.7 lie outside"):
+        layer(torch.ones(1, 1, 2, 2), (0, 0), (7, 4))
+    with pytest.raises(ValueError, match="columns"):
+        layer(torch.ones(1, 1, 2, 2), (0, -1), (4, 4))
+
+
+def test_scores_stay_float32_under_autocast() -> None:
+    layer = Upsample(1, kernel=(4, 4), stride=(2, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.ones(1, 1, 2, 2, dtype=torch.bfloat16), (0, 0), (4, 4)).dtype == torch.float32
