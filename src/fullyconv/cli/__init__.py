@@ -1,0 +1,33 @@
+"""The command line. PyTorch is imported by the commands that need it, not by ``--help``."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from fullyconv.cli import data
+from fullyconv.cli.console import complain
+from fullyconv.cli.evaluate import evaluate
+from fullyconv.cli.predict import predict
+from fullyconv.cli.train import demo, train
+
+app = typer.Typer(
+    help="Fully convolutional networks: an image of any size in, a class for every pixel out.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train, evaluate, predict, demo):
+    app.command()(command)
+app.add_typer(data.app, name="data")
+
+
+def main() -> None:
+    """Run the command line; what the user can correct ends in one line and exit status 2, not a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        complain("error", error)
+        sys.exit(2)

@@ -1,0 +1,107 @@
+"""What commands print: progress, tables, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from fullyconv.check import Report
+    from fullyconv.evaluation import Evaluation
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def complain(what: str, message: object) -> None:
+    """Print a message to standard error behind a coloured word; brackets in file names stay as they are."""
+    err.print(f"[red]{what}:[/] {escape(str(message))}")
+
+
+class Bars:
+    """Progress bars on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        self._progress = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Move the bar of ``what``."""
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total, note="")
+        self._progress.update(self._tasks[what], completed=done, total=total, note=note)
+
+
+class TrainingBars:
+    """Shows a run: one bar over all its updates, and a line per epoch."""
+
+    def __init__(self, bars: Bars, epochs: int) -> None:
+        self._bars, self._epochs = bars, epochs
+
+    def step(self, *, epoch: int, step: int, steps: int, loss: float) -> None:
+        """Move the bar."""
+        note = f"epoch {epoch + 1}/{self._epochs} loss {loss:.3f}"
+        self._bars("training", epoch * steps + step, self._epochs * steps, note)
+
+    def epoch(self, figures: Mapping[str, Any]) -> None:
+        """Print the epoch's figures."""
+        scores = ""
+        if "mean_iu" in figures:
+            scores = f"  mean IU {figures['mean_iu']:.3f}  pixel accuracy {figures['pixel_accuracy']:.3f}"
+        loss = "-" if figures["loss"] is None else f"{figures['loss']:.3f}"
+        err.print(f"epoch {figures['epoch']:3d}/{self._epochs}  loss {loss}{scores}  {figures['seconds']:.0f} s")
+
+
+def print_report(report: Report) -> None:
+    """Print what a data set holds and what is wrong with it."""
+    splits = Table("split", "pairs", "smallest", "largest", "void", title="pairs (sizes are width x height)")
+    for name, figures in report.splits.items():
+        total = int(figures.pixels.sum()) + figures.void
+        splits.add_row(
+            name,
+            str(figures.pairs),
+            f"{figures.smallest[1]} x {figures.smallest[0]}",
+            f"{figures.largest[1]} x {figures.largest[0]}",
+            f"{figures.void / max(1, total):.1%}",
+        )
+    out.print(splits)
+    shares = Table("class", *report.splits, title="share of the labelled pixels")
+    for index, name in enumerate(report.classes.names):
+        shares.add_row(name, *(f"{figures.shares[index]:.2%}" for figures in report.splits.values()))
+    out.print(shares)
+    out.print(f"mean {report.mean}  standard deviation {report.std}  (RGB, 0..255)")
+    for problem in report.problems:
+        out.print(f"[red]problem:[/] {escape(str(problem))}")
+    out.print(f"{len(report.problems)} problem{'s' * (len(report.problems) != 1)}")
+
+
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Print scores per class and for the whole set."""
+    document, scores = evaluation.document(), evaluation.scores
+    table = Table("class", "IU", "accuracy", title=f"{document['images']} images at native resolution")
+    for name, iu, accuracy in zip(
+        evaluation.classes.names, scores.per_class_iu, scores.per_class_accuracy, strict=True
+    ):
+        table.add_row(name, f"{iu:.3f}", f"{accuracy:.3f}")
+    out.print(table)
+    for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
+        out.print(f"{key.replace('_', ' ')} {document[key]:.4f}" if document[key] == document[key] else f"{key} -")
+    absent = ", ".join(evaluation.absent) or "none"
+    out.print(f"classes absent from the truth: {absent}; void share {evaluation.void_share:.1%}")
+    out.print(f"convention: {document['convention']}")

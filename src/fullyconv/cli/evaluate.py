@@ -1,0 +1,47 @@
+"""``fullyconv evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fullyconv.cli.console import Bars, complain, out, print_evaluation
+from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument, PrecisionOption
+
+
+def evaluate(
+    model: ModelArgument,
+    data: DataArgument,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures here, and the confusion matrix beside it.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split to score; default: val, test or all.")] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "fp32",
+) -> None:
+    """Score a model over a data set at native resolution.
+
+    Example: `fullyconv evaluate runs/camvid/model camvid/val --json scores.json` also writes scores.png,
+    the confusion matrix.
+    """
+    from fullyconv.checkpoint import write_json
+    from fullyconv.data.folder import evaluation_split, open_folder
+    from fullyconv.evaluation import evaluate as score
+    from fullyconv.predict.image import load
+    from fullyconv.report import plot_confusion, save_figure
+
+    segmenter = load(model, device=device, precision=precision)
+    folder = open_folder(data)
+    pairs = evaluation_split(folder, split)
+    for problem in folder.problems:
+        complain("not scored", problem)
+    with Bars() as bars:
+        evaluation = score(segmenter, pairs, progress=lambda n, total: bars("evaluating", n, total))
+    print_evaluation(evaluation)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(json_file, evaluation.document())
+        save_figure(plot_confusion(evaluation), json_file.with_suffix(".png"))
+        out.print(f"figures {json_file}\nconfusion matrix {json_file.with_suffix('.png')}")

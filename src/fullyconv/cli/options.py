@@ -1,0 +1,19 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16"]
+
+ModelArgument = Annotated[Path, typer.Argument(help="Model folder (RUN/model).", show_default=False)]
+DataArgument = Annotated[Path, typer.Argument(help="Data-set folder.", show_default=False)]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe value; may be repeated.")
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic: bf16 is quicker where the machine has it.")]

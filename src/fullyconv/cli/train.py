@@ -1,0 +1,104 @@
+"""``fullyconv train`` and ``fullyconv demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fullyconv.cli.console import Bars, TrainingBars, err, out, print_evaluation, print_report
+from fullyconv.cli.data import write_inferred_classes
+from fullyconv.cli.options import SetOption
+from fullyconv.cli.predict import predict_tasks
+
+if TYPE_CHECKING:
+    from fullyconv.evaluation import Evaluation
+    from fullyconv.train.recipe import Recipe
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Recipe: default, camvid, demo, or a YAML file.")],
+    data: Annotated[Path, typer.Option(help="Data-set folder.")],
+    out_: Annotated[Path, typer.Option("--out", help="Folder for the run.")],
+    set_: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    skip_problems: Annotated[
+        bool, typer.Option("--skip-problems", help="Leave out pairs that data check complains of.")
+    ] = False,
+) -> None:
+    """Train a model and measure it: RUN/model (the best), RUN/report.html, RUN/metrics.jsonl, TensorBoard events.
+
+    Examples: `fullyconv train default --data photos/ --out runs/photos`,
+    `fullyconv train camvid --data camvid/ --out runs/camvid --set minutes=30 --set network=fcn16s-resnet18`.
+    Ctrl-C saves the run; `--resume` continues it.
+    """
+    from fullyconv.recipes import find_recipe
+    from fullyconv.train.recipe import change, parse_settings
+
+    chosen = change(find_recipe(recipe), parse_settings(set_ or []), source="--set")
+    _train(chosen, data, out_, resume=resume, skip_problems=skip_problems)
+
+
+def _train(recipe: Recipe, data: Path, run: Path, *, resume: bool, skip_problems: bool) -> Evaluation:
+    from fullyconv.checkpoint import write_json
+    from fullyconv.engine import keep_freed_memory
+    from fullyconv.evaluation import evaluate
+    from fullyconv.predict.image import load
+    from fullyconv.report import plot_confusion, save_figure, write_report
+    from fullyconv.train.assemble import RECIPE, BadData, assemble, prepare
+    from fullyconv.train.loop import BEST, fit
+
+    keep_freed_memory()
+    try:
+        with Bars() as bars:
+            prepared = prepare(recipe, data, skip_problems=skip_problems, progress=bars)
+    except BadData as bad:
+        print_report(bad.report)
+        err.print("Training refuses this data set: correct it, or leave the bad pairs out with --skip-problems.")
+        raise typer.Exit(1) from None
+    if prepared.report.inferred:
+        write_inferred_classes(prepared.report, data)
+    if prepared.report.folder.note:
+        err.print(prepared.report.folder.note)
+    job = assemble(recipe, prepared, run, resume=resume)
+    err.print(
+        f"{recipe.network}, {len(job.classes)} classes, {len(prepared.train)} training and {len(prepared.val)} "
+        f"validation pairs, {job.device.type}, {job.precision}"
+    )
+    try:
+        with Bars() as bars:
+            fit(job, TrainingBars(bars, recipe.epochs), resume=resume)
+    except KeyboardInterrupt:
+        err.print(f"stopped; continue with: fullyconv train … --out {run} --resume")
+        raise typer.Exit(130) from None
+    segmenter = load(run / BEST, device=recipe.device)
+    with Bars() as bars:
+        evaluation = evaluate(segmenter, prepared.val, progress=lambda n, total: bars("evaluating", n, total))
+    write_json(run / "evaluation.json", evaluation.document())
+    save_figure(plot_confusion(evaluation), run / "confusion.png")
+    write_report(
+        run, segmenter, evaluation, prepared.val, title=f"fullyconv: {run.name}", recipe=(run / RECIPE).read_text()
+    )
+    print_evaluation(evaluation)
+    out.print(f"model {run / BEST}\nreport {run / 'report.html'}")
+    return evaluation
+
+
+def demo(
+    out_: Annotated[Path, typer.Option("--out", help="Folder for the demonstration.")] = Path("runs/demo"),
+) -> None:
+    """Show everything in a few minutes: make a data set, train FCN-8s on it, score, predict, report."""
+    import shutil
+
+    from fullyconv.data.synthetic import write_dataset
+    from fullyconv.predict.folder import find_images
+    from fullyconv.predict.image import load
+    from fullyconv.recipes import RECIPES
+
+    shutil.rmtree(out_, ignore_errors=True)
+    data = write_dataset(out_ / "data", train=320, val=40)
+    _train(RECIPES["demo"], data, out_, resume=False, skip_problems=False)
+    tasks = find_images([data / "val" / "images"])
+    predict_tasks(load(out_ / "model"), tasks, out_ / "predictions", probabilities=False)
+    out.print(f"predictions {out_ / 'predictions'}\nOpen {out_ / 'report.html'} in a browser.")
