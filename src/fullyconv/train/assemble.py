@@ -26,10 +26,11 @@ from fullyconv.models.fcn import FCN
 from fullyconv.predict.image import Segmenter
 from fullyconv.train.loop import LAST, METRICS, Job
 from fullyconv.train.optim import make_optimizer, rate_at
-from fullyconv.train.recipe import Recipe, write_recipe
+from fullyconv.train.recipe import Recipe, read_recipe, write_recipe
 from fullyconv.types import ClassSet, Preprocess
 
 RECIPE = "recipe.yaml"
+CHANGEABLE = ("epochs", "minutes", "device", "workers", "validate_every")  # when a run is resumed
 PICTURED = 4  # validation images shown in TensorBoard
 
 
@@ -76,7 +77,9 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
     """
     if (out / METRICS).exists() and not resume:
         raise BadFile(out, "already holds a run", "continue it with --resume, or choose another --out")
-    if not resume:
+    if resume:
+        _check_same_run(recipe, out / RECIPE)
+    else:
         shutil.rmtree(out / LAST, ignore_errors=True)  # of a run that ended before its first epoch
     out.mkdir(parents=True, exist_ok=True)
     report, classes = prepared.report, prepared.report.classes
@@ -124,6 +127,24 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
     )
+
+
+def _check_same_run(recipe: Recipe, path: Path) -> None:
+    """Refuse to continue a run with choices that would make it another one."""
+    if not path.is_file():
+        raise BadFile(path, "no run to resume", "leave out --resume to start anew")
+    before = read_recipe(path, {"default": Recipe()})
+    changed = [
+        key
+        for key in Recipe.model_fields
+        if key not in CHANGEABLE and getattr(before, key) != getattr(recipe, key) and getattr(recipe, key) is not None
+    ]
+    if changed:
+        raise BadFile(
+            path,
+            f"the run was started with another {', '.join(changed)}",
+            f"resume with the same recipe and settings (only {', '.join(CHANGEABLE)} may change)",
+        )
 
 
 def _segmenter(

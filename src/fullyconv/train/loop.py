@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from fullyconv.checkpoint import read_tensors, save, write_json, write_tensors
 from fullyconv.data.dataset import epoch_order
 from fullyconv.data.images import BadFile
+from fullyconv.engine import StopRequest
 from fullyconv.evaluation import Evaluation
 from fullyconv.losses import pixel_loss
 from fullyconv.models.fcn import FCN
@@ -74,6 +75,7 @@ class Position:
     step: int = 0  # updates made in this epoch
     seconds: float = 0.0
     best: float = -1.0
+    rate: float = 0.0  # the learning rate of the last update
     losses: list[float] = field(default_factory=list)  # of the epoch under way
 
 
@@ -81,9 +83,9 @@ def fit(job: Job, watcher: Watcher, *, resume: bool = False) -> Position:
     """Train to the end of the schedule, or until interrupted.
 
     Writes ``model`` (the best by mean IU), ``last`` (weights and optimiser, for ``resume``),
-    ``metrics.jsonl`` and TensorBoard events into ``job.out``. On ``KeyboardInterrupt`` the state is
-    saved first, then the exception goes on. A resumed run continues bit for bit, unless a time
-    budget shortened it.
+    ``metrics.jsonl`` and TensorBoard events into ``job.out``. On Ctrl-C or SIGTERM the update
+    under way is finished and the state saved, then ``KeyboardInterrupt`` is raised. A resumed run
+    continues bit for bit, unless a time budget shortened it.
     """
     fabric = Fabric(
         accelerator="cuda" if job.device.type == "cuda" else "cpu",
@@ -96,31 +98,26 @@ def fit(job: Job, watcher: Watcher, *, resume: bool = False) -> Position:
     writer = SummaryWriter(str(job.out / "tensorboard"), purge_step=position.epoch)
     steps = _steps_per_epoch(job)
     try:
-        while position.epoch < job.epochs and _progress(job, position, steps, started) < 1:
-            wired.network.train()
-            for images, labels in _batches(job, position):
-                progress = _progress(job, position, steps, started)
-                if progress >= 1:
-                    break
-                loss = _update(
-                    job,
-                    wired,
-                    (images, labels),
-                    progress=progress,
-                    place=(position.epoch, position.step),
-                )
-                position.step += 1
-                position.losses.append(loss)
-                watcher.step(epoch=position.epoch, step=position.step, steps=steps, loss=loss)
-            position.seconds = time.monotonic() - started
-            finished = position.epoch + 1 == job.epochs or _progress(job, position, steps, started) >= 1
-            _end_epoch(
-                job, position, watcher, writer, validate=finished or (position.epoch + 1) % job.validate_every == 0
-            )
-    except KeyboardInterrupt:
-        position.seconds = time.monotonic() - started
-        _save_last(job, position)
-        raise
+        with StopRequest() as stop:
+            while position.epoch < job.epochs and _progress(job, position, steps, started) < 1:
+                wired.network.train()
+                for images, labels in _batches(job, position):
+                    progress = _progress(job, position, steps, started)
+                    if progress >= 1 or stop.asked:
+                        break
+                    place = (position.epoch, position.step)
+                    loss = _update(job, wired, (images, labels), progress=progress, place=place)
+                    position.step += 1
+                    position.rate = job.optimizer.param_groups[0]["lr"]
+                    position.losses.append(loss)
+                    watcher.step(epoch=position.epoch, step=position.step, steps=steps, loss=loss)
+                position.seconds = time.monotonic() - started
+                if stop.asked:
+                    _save_last(job, position)
+                    raise KeyboardInterrupt
+                last = position.epoch + 1 == job.epochs or _progress(job, position, steps, started) >= 1
+                validate = last or (position.epoch + 1) % job.validate_every == 0
+                _end_epoch(job, position, watcher, writer, validate=validate)
     finally:
         writer.close()
     return position
@@ -223,7 +220,7 @@ def _end_epoch(job: Job, position: Position, watcher: Watcher, writer: SummaryWr
     figures: dict[str, Any] = {
         "epoch": position.epoch + 1,
         "loss": float(np.mean(position.losses)) if position.losses else None,
-        "learning_rate": job.optimizer.param_groups[0]["lr"],
+        "learning_rate": position.rate,
         "seconds": round(position.seconds, 3),
     }
     if validate:

@@ -53,8 +53,13 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
 
 def restore_optimizer(optimizer: Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Put back what ``optimizer_tensors`` gave."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            # Fused updates walk memory: state must lie as its parameter does (channels last).
+            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        state.setdefault(int(index), {})[key] = value.clone()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

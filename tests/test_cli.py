@@ -1,0 +1,138 @@
+"""The commands as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fullyconv.cli import app, main
+
+TINY = ["--set", "epochs=1", "--set", "crop=[64,64]", "--set", "batch=2", "--set", "device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    result = CliRunner().invoke(app, ["train", "default", "--data", str(shapes), "--out", str(out), *TINY])
+    assert result.exit_code == 0, result.output
+    assert "mean iu" in result.output
+    return out
+
+
+def test_training_leaves_a_model_figures_and_a_page(run: Path) -> None:
+    for name in ("model/config.json", "model/model.safetensors", "metrics.jsonl", "report.html", "evaluation.json"):
+        assert (run / name).is_file(), name
+    assert Image.open(run / "confusion.png").width > 200
+
+
+def test_the_page_is_complete_and_needs_no_network(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    for part in ("Classes", "Curves", "Confusions", "Worst images", "Best images", "Recipe", "stripes"):
+        assert part in page
+    assert not re.findall(r'(?:src|href)\s*=\s*"(?!data:)', page)
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_evaluate_writes_the_four_scores(run: Path, shapes: Path, tmp_path: Path) -> None:
+    file = tmp_path / "scores.json"
+    result = CliRunner().invoke(app, ["evaluate", str(run / "model"), str(shapes), "--json", str(file)])
+    assert result.exit_code == 0, result.output
+    document = json.loads(file.read_text())
+    assert document["images"] == 3
+    for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
+        assert 0 <= document[key] <= 1
+        assert f"{document[key]:.4f}" in result.output
+    assert len(document["per_class_iu"]) == 6
+    assert "convention" in result.output
+    assert Image.open(tmp_path / "scores.png").width > 200
+    trained = json.loads((run / "evaluation.json").read_text())
+    assert trained["mean_iu"] == document["mean_iu"]
+
+
+def test_predict_skips_a_bad_file_and_says_so(run: Path, shapes: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad [1].png"
+    bad.write_text("no picture")
+    out = tmp_path / "out"
+    images = str(shapes / "val" / "images")
+    command = ["predict", str(run / "model"), images, str(bad), "--out", str(out), "--probabilities"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "3 of 4 images labelled" in result.output
+    assert "bad [1].png" in result.output
+    for path in (shapes / "val" / "images").iterdir():
+        mask = Image.open(out / path.name)
+        assert mask.size == Image.open(path).size
+        assert mask.mode == "P"
+        with np.load(out / f"{path.stem}.npz", allow_pickle=False) as file:
+            assert file["probabilities"].shape == (6, *mask.size[::-1])
+
+
+def test_a_sound_set_checks_out_and_a_broken_one_does_not(shapes: Path, tmp_path: Path) -> None:
+    assert CliRunner().invoke(app, ["data", "check", str(shapes)]).exit_code == 0
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{name}.png")
+    Image.fromarray(np.array([[0, 1]] * 2, np.uint8).repeat(4, 0).repeat(4, 1)).save(tmp_path / "masks" / "a.png")
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "b.png: has no mask" in result.output
+    assert "1 problem" in result.output
+    assert "class_1" in (tmp_path / "classes.yaml").read_text()
+    refused = CliRunner().invoke(
+        app, ["train", "default", "--data", str(tmp_path), "--out", str(tmp_path / "run"), *TINY]
+    )
+    assert refused.exit_code == 1
+    assert "b.png: has no mask" in refused.output
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "camvit", "--data", "x", "--out", "y"], "did you mean 'camvid'"),
+        (["train", "default", "--data", "x", "--out", "y", "--set", "epoch=1"], "did you mean 'epochs'"),
+        (["train", "default", "--data", "nowhere", "--out", "y"], "nowhere: no such folder"),
+        (["evaluate", "nowhere", "nowhere"], "nowhere: is not a model"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_status_2(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fullyconv", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["demo"], ["data"], ["data", "check"]])
+def test_help_is_there_for_every_command(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"])
+    assert result.exit_code == 0
+    if len(command) == 1 and command[0] in ("train", "evaluate", "predict"):
+        assert "Example" in result.output
+
+
+def test_help_does_not_wait_for_pytorch() -> None:
+    code = "import sys, fullyconv.cli; print(any(m == 'torch' or m.startswith('matplotlib') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_the_package_offers_its_names() -> None:
+    import fullyconv
+
+    for name in fullyconv.__all__:
+        assert getattr(fullyconv, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = fullyconv.nothing

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fullyconv.data.images import BadFile
+from fullyconv.models import build
+from fullyconv.recipes import RECIPES, find_recipe
+from fullyconv.train.recipe import Recipe, change, parse_settings, read_recipe, write_recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_its_network_and_survives_a_file(name: str, tmp_path: Path) -> None:
+    recipe = find_recipe(name)
+    assert build(recipe.network, 2).classes == 2
+    write_recipe(recipe, tmp_path / "recipe.yaml")
+    assert read_recipe(tmp_path / "recipe.yaml", RECIPES) == recipe
+
+
+def test_settings_are_typed() -> None:
+    settings = parse_settings(["epochs=3", "crop=[64, 96]", "learning_rate=1e-3", "minutes=null", "flip=false"])
+    recipe = change(Recipe(), settings, source="--set")
+    assert (recipe.epochs, recipe.crop, recipe.learning_rate, recipe.minutes, recipe.flip) == (
+        3, (64, 96), 1e-3, None, False,
+    )  # fmt: skip
+    assert Recipe().epochs != 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("epoch=3", "did you mean 'epochs'"),
+        ("quark=3", "choose one of"),
+        ("epochs=many", "epochs='many'"),
+        ("network=fcn8s-resnet", "did you mean 'fcn8s-resnet18'"),
+        ("colour=1.5", "less than 1"),
+        ("optimizer=adam", "'sgd' or 'adamw'"),
+        ("scale=[2, 1]", "smallest, largest"),
+    ],
+)
+def test_mistakes_name_the_key_and_the_way_out(setting: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words.replace("[", r"\[")):
+        change(Recipe(), parse_settings([setting]), source="--set")
+
+
+def test_settings_need_an_equals_sign() -> None:
+    with pytest.raises(ValueError, match="key=value"):
+        parse_settings(["epochs"])
+
+
+def test_files_build_on_a_named_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: camvid\nepochs: 5\nlearning_rate: 3e-4\n")
+    recipe = find_recipe(str(path))
+    assert recipe == RECIPES["camvid"].model_copy(update={"epochs": 5, "learning_rate": 3e-4})
+    path.write_text("base: camvit\n")
+    with pytest.raises(BadFile, match="did you mean 'camvid'"):
+        find_recipe(str(path))
+    path.write_text("- 1\n")
+    with pytest.raises(BadFile, match="not a mapping"):
+        find_recipe(str(path))
+    path.write_text("epocs: 4\n")
+    with pytest.raises(ValueError, match=r"mine\.yaml: unknown key 'epocs': did you mean 'epochs'"):
+        find_recipe(str(path))
+
+
+def test_unknown_recipes_suggest_the_nearest() -> None:
+    with pytest.raises(ValueError, match="did you mean 'camvid'"):
+        find_recipe("camvit")
