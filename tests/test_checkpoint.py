@@ -29,6 +29,19 @@ def test_a_model_reads_back_bit_for_bit(tmp_path: Path, upsampling: str) -> None
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
 
 
+def test_compact_models_are_a_quarter_of_the_size_and_nearly_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build("fcn8s-resnet18", 2).eval()
+    save(network, tmp_path / "full")
+    save(network, tmp_path / "compact", compact=True)
+    sizes = [(tmp_path / kind / "model.safetensors").stat().st_size for kind in ("full", "compact")]
+    assert sizes[1] < 0.26 * sizes[0]
+    small, _ = load_network(tmp_path / "compact")
+    for (name, weight), (_, rounded) in zip(network.named_parameters(), small.named_parameters(), strict=True):
+        step = weight.abs().max() / 127
+        assert (weight - rounded).abs().max() <= 0.51 * step, name
+
+
 def test_classes_and_normalisation_have_defaults(tmp_path: Path) -> None:
     save(build("fcn32s-resnet18", 3), tmp_path)
     assert load(tmp_path).classes.names == ("class_0", "class_1", "class_2")

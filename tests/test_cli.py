@@ -23,7 +23,7 @@ def run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
     result = CliRunner().invoke(app, ["train", "default", "--data", str(shapes), "--out", str(out), *TINY])
     assert result.exit_code == 0, result.output
-    assert "mean iu" in result.output
+    assert "mean IU" in result.output
     return out
 
 

@@ -97,7 +97,8 @@ def plot_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
     rate.set(ylabel="learning rate", ylim=(0, None))
     scored = [entry for entry in epochs if entry.get("mean_iu") is not None]
     for key in ("mean_iu", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iu"):
-        right.plot([e["epoch"] for e in scored], [e[key] for e in scored], label=key.replace("_", " "), marker=".")
+        name = key.replace("_iu", " IU").replace("_", " ")
+        right.plot([e["epoch"] for e in scored], [e[key] for e in scored], label=name, marker=".")
     right.set(xlabel="epoch", ylabel="validation", ylim=(0, 1))
     right.grid(alpha=0.3)
     right.legend()

@@ -69,16 +69,22 @@ def test_grey_and_alpha_are_understood() -> None:
         as_pixels("nowhere.png")
 
 
-@pytest.mark.parametrize("name", ["fcn8s-resnet18", "fcn32s-resnet18"])
-@pytest.mark.parametrize("size", [(660, 40), (30, 641)])
-def test_tiled_equals_whole(name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "size", "core"),
+    [
+        ("fcn8s-resnet18", (660, 40), 64),
+        ("fcn32s-resnet18", (30, 641), 64),
+        pytest.param("fcn8s-vgg16", (650, 20), 128, marks=pytest.mark.slow),
+    ],
+)
+def test_tiled_equals_whole(name: str, size: tuple[int, int], core: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = segmenter(name)
     model.network.double()
     monkeypatch.setattr(Preprocess, "__call__", lambda _, image: in_float64(image))
     pixels = RNG.integers(0, 256, (*size, 3)).astype(np.uint8)
     whole = model.scores(pixels)
     monkeypatch.setattr(module, "WHOLE_PIXELS", 1)
-    monkeypatch.setattr(module, "TILE_CORE", 64)
+    monkeypatch.setattr(module, "TILE_CORE", core)
     tiled = torch.full_like(whole, torch.nan)
     for rows, columns, scores in model._tiles(pixels):
         tiled[:, rows, columns] = scores

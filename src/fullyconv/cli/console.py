@@ -101,7 +101,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
         table.add_row(name, f"{iu:.3f}", f"{accuracy:.3f}")
     out.print(table)
     for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
-        out.print(f"{key.replace('_', ' ')} {document[key]:.4f}" if document[key] == document[key] else f"{key} -")
+        out.print(f"{key.replace('_iu', ' IU').replace('_', ' ')} {document[key]:.4f}")
     absent = ", ".join(evaluation.absent) or "none"
     out.print(f"classes absent from the truth: {absent}; void share {evaluation.void_share:.1%}")
     out.print(f"convention: {document['convention']}")
