@@ -26,7 +26,9 @@ def test_a_model_reads_back_bit_for_bit(tmp_path: Path, upsampling: str) -> None
     image = torch.randn(1, 3, 40, 50)
     with torch.inference_mode():
         assert torch.equal(again(image), network(image))
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    files = sorted((tmp_path / "model").iterdir())
+    assert [path.name for path in files] == ["config.json", "model.safetensors"]
+    assert files[0].stat().st_mode == files[1].stat().st_mode
 
 
 def test_compact_models_are_a_quarter_of_the_size_and_nearly_the_same(tmp_path: Path) -> None:

@@ -113,7 +113,10 @@ def read_config(folder: Path) -> Config:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to a safetensors file, under a temporary name first."""
     draft = path.with_suffix(".tmp")
+    draft.touch()
+    mode = draft.stat().st_mode  # safetensors would make the file readable by its owner alone
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
+    draft.chmod(mode)
     draft.replace(path)
 
 
