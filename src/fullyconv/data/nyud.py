@@ -1,0 +1,91 @@
+"""NYUDv2: 1,449 indoor pictures with depth, 40 classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from fullyconv.data.images import BadFile, open_picture
+from fullyconv.data.names import NYUD
+from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, pair_listed, read_list
+from fullyconv.types import VOID
+
+Stream = Literal["colour", "hha"]
+
+FOLDERS: dict[Stream, str] = {"colour": "images", "hha": "hha"}
+STORED = Storage("segmentation", (VOID, *range(len(NYUD))))  # 0 void, 1..40
+SPLITS = ("train", "val", "test")
+MILLIMETRES = 1000.0  # a depth picture's unit in a metre
+
+
+def is_nyud(root: Path) -> bool:
+    """Tell whether a folder is NYUDv2 (``data/images``, ``segmentation``), or its ``data/images`` or ``data/hha``."""
+    base = _base(root)
+    return (base / "data" / "images").is_dir() and (base / "segmentation").is_dir()
+
+
+def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
+    """Open NYUDv2's colour pictures or its HHA pictures: ``train`` 381, ``val`` 414, ``test`` 654, by lists of ids.
+
+    Without ``stream`` the folder says it (``data/hha``), else it is ``colour``. Both streams give the same
+    pictures in the same order. The papers train on ``train`` and ``val`` together.
+    """
+    if stream is None:
+        stream = "hha" if root.name == FOLDERS["hha"] else "colour"
+    if stream not in FOLDERS:
+        raise ValueError(f"unknown stream {stream!r}: choose one of {', '.join(FOLDERS)}")
+    base = _base(root)
+    folder = Folder(base, classes=NYUD)
+    lists = {split: _ids(base / f"{split}.txt") for split in SPLITS if (base / f"{split}.txt").is_file()}
+    if not lists:
+        raise BadFile(
+            base, "no list of pictures", f"add {', '.join(f'{split}.txt' for split in SPLITS)}, one id a line"
+        )
+    pair_listed(folder, Places(base / "data" / FOLDERS[stream], base / "segmentation", STORED), lists)
+    return folder
+
+
+def depth_path(pair: Pair) -> Path:
+    """Give the depth picture of a pair of either stream."""
+    return pair.image.parents[1] / "depth" / pair.image.name
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """Read a 16-bit depth picture, H x W float32 metres, 0 where there is none; raises ``BadFile``."""
+    picture = open_picture(path)
+    if not picture.mode.startswith("I"):
+        raise BadFile(path, f"a depth picture of mode {picture.mode}", "save depth as 16-bit PNG in millimetres")
+    return np.asarray(picture).astype(np.float32) / np.float32(MILLIMETRES)
+
+
+def log_depth(depth_m: np.ndarray) -> np.ndarray:
+    """Take the natural logarithm of depth in millimetres, as the fourth channel of early fusion has it.
+
+    H x W float32; a pixel without depth gets the picture's largest, which is what in-filled depth comes
+    closest to (its logarithm would be minus infinity). Raises ``ValueError`` if no pixel has depth.
+    """
+    known = depth_m > 0
+    if not known.any():
+        raise ValueError("a depth picture without any depth: in-fill it, or leave the pair out")
+    filled = np.where(known, depth_m, depth_m.max()) * np.float32(MILLIMETRES)
+    return np.log(filled).astype(np.float32)
+
+
+def write_hha(picture: np.ndarray, path: Path) -> None:
+    """Write an HHA picture, H x W x 3 uint8, as PNG: disparity, height, angle are its R, G, B."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    Image.fromarray(picture).save(draft, "PNG")
+    draft.replace(path)
+
+
+def _base(root: Path) -> Path:
+    return root.parents[1] if root.parent.name == "data" and root.name in FOLDERS.values() else root
+
+
+def _ids(file: Path) -> Listing:
+    listing = read_list(file)
+    return Listing(file, tuple(stem if stem.startswith("img_") else f"img_{stem}" for stem in listing.stems))

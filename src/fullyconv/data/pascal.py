@@ -1,0 +1,95 @@
+"""PASCAL VOC 2007 to 2012, and SBDD's masks for many more of its pictures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fullyconv.data.images import BadFile
+from fullyconv.data.names import VOC
+from fullyconv.data.pairs import Folder, Listing, Places, Storage, pair_listed, read_list
+
+SBDD_MASKS = Storage(variable="GTcls.Segmentation")
+SEG11VALID_COUNT = 736  # what the papers score on
+SEG11VALID = "seg11valid"
+
+
+def is_voc(root: Path) -> bool:
+    """Tell whether a folder is a year of PASCAL VOC; others in its layout keep classes of their own."""
+    return (root / "JPEGImages").is_dir() and re.match(r"VOC20(0[7-9]|1[0-2])", root.name) is not None
+
+
+def open_voc(root: Path) -> Folder:
+    """Open ``VOCdevkit/VOC20xx``: a split for every list in ``ImageSets/Segmentation``, 255 is void.
+
+    A list none of whose pictures has a public mask (``test`` from 2008 on) is left out with a note.
+    """
+    folder = Folder(root, classes=VOC)
+    lists, secret = {}, []
+    for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")):
+        listing = read_list(file)
+        if any((root / "SegmentationClass" / f"{stem}.png").is_file() for stem in listing.stems):
+            lists[file.stem] = listing
+        else:
+            secret.append(f"{file.stem} ({len(listing.stems)} pictures)")
+    if secret:
+        folder.note = f"left out, because their masks are not here: {', '.join(secret)}"
+    pair_listed(folder, Places(root / "JPEGImages", root / "SegmentationClass"), lists)
+    return folder
+
+
+def is_sbdd(root: Path) -> bool:
+    """Tell whether a folder is SBDD's ``benchmark_RELEASE/dataset``."""
+    return (root / "img").is_dir() and (root / "cls").is_dir()
+
+
+def open_sbdd(root: Path) -> Folder:
+    """Open SBDD: ``img/*.jpg``, ``cls/*.mat`` and ``train.txt``, ``val.txt``; VOC's classes, no void band."""
+    folder = Folder(root, classes=VOC)
+    lists = {split: read_list(root / f"{split}.txt") for split in ("train", "val") if (root / f"{split}.txt").is_file()}
+    pair_listed(folder, Places(root / "img", root / "cls", SBDD_MASKS), lists)
+    return folder
+
+
+def seg11valid(voc: Path, sbdd: Path) -> tuple[str, ...]:
+    """Compute the pictures that the papers score on: VOC2011's ``val`` without those in SBDD's ``train``, sorted.
+
+    There should be ``SEG11VALID_COUNT``. Raises ``BadFile`` where a list is missing.
+    """
+    val, trained = _list(voc / "ImageSets" / "Segmentation" / "val.txt"), _list(sbdd / "train.txt")
+    return tuple(sorted(set(val.stems) - set(trained.stems)))
+
+
+def open_pascal(voc: Path, sbdd: Path) -> Folder:
+    """Open what the papers train and score on: SBDD's ``train`` (8,498), and seg11valid as ``val``.
+
+    ``voc`` is ``VOCdevkit/VOC2011``, ``sbdd`` is ``benchmark_RELEASE/dataset``. Another count than 736 is
+    said in ``note``.
+    """
+    trained, judged = open_sbdd(sbdd), Folder(voc, classes=VOC)
+    listing = Listing(voc / "ImageSets" / "Segmentation" / "val.txt", seg11valid(voc, sbdd))
+    pair_listed(judged, Places(voc / "JPEGImages", voc / "SegmentationClass"), {"val": listing})
+    splits = {"train": trained.splits.get("train", []), "val": judged.splits["val"]}
+    return Folder(voc, splits, trained.problems + judged.problems, count_note(len(listing.stems)), VOC)
+
+
+def count_note(count: int) -> str:
+    """Say how many pictures seg11valid has here, if they are not the papers'."""
+    if count == SEG11VALID_COUNT:
+        return ""
+    return f"{SEG11VALID} has {count} pictures here, the papers' has {SEG11VALID_COUNT}: scores are not comparable"
+
+
+def write_seg11valid(voc: Path, sbdd: Path) -> Path:
+    """Write the list where VOC's other lists are, so that it is a split like them."""
+    stems = seg11valid(voc, sbdd)
+    target = voc / "ImageSets" / "Segmentation" / f"{SEG11VALID}.txt"
+    draft = target.with_suffix(".tmp")
+    draft.write_text("".join(f"{stem}\n" for stem in stems))
+    return draft.replace(target)
+
+
+def _list(file: Path) -> Listing:
+    if not file.is_file():
+        raise BadFile(file, "no such list", "name the folders VOCdevkit/VOC2011 and benchmark_RELEASE/dataset")
+    return read_list(file)

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import miniatures
+from fullyconv.data.folder import open_folder
+from fullyconv.data.images import BadFile
+from fullyconv.data.nyud import depth_path, log_depth, open_nyud, read_depth
+
+
+def test_streams_have_the_same_pictures_in_the_same_order(tmp_path: Path) -> None:
+    root = miniatures.nyud(tmp_path)
+    colour, hha = open_nyud(root, "colour"), open_nyud(root, "hha")
+    for split in ("train", "val", "test"):
+        (first,), (second,) = colour.splits[split], hha.splits[split]
+        assert first.name == second.name
+        assert first.mask == second.mask
+        assert (first.image.parent.name, second.image.parent.name) == ("images", "hha")
+        assert depth_path(first) == depth_path(second)
+        assert depth_path(first).is_file()
+    with pytest.raises(ValueError, match="choose one of colour, hha"):
+        open_nyud(root, "depth")
+
+
+def test_log_depth_is_the_logarithm_of_millimetres(tmp_path: Path) -> None:
+    pair = open_nyud(miniatures.nyud(tmp_path)).splits["train"][0]
+    depth = read_depth(depth_path(pair))
+    assert depth.min() == pytest.approx(0.9)
+    assert depth.max() == pytest.approx(4)
+    stored = np.asarray(Image.open(depth_path(pair))).astype(float)
+    np.testing.assert_allclose(log_depth(depth), np.log(stored), rtol=1e-6)
+
+
+def test_missing_depth_is_finite() -> None:
+    got = log_depth(np.array([[0, 1, 2]], np.float32))
+    np.testing.assert_allclose(got, np.log([[2000, 1000, 2000]]), rtol=1e-6)
+    with pytest.raises(ValueError, match="without any depth"):
+        log_depth(np.zeros((2, 2), np.float32))
+
+
+def test_a_picture_that_is_no_depth_is_refused(tmp_path: Path) -> None:
+    pair = open_nyud(miniatures.nyud(tmp_path)).splits["train"][0]
+    with pytest.raises(BadFile, match="mode RGB: save depth as 16-bit"):
+        read_depth(pair.image)
+
+
+def test_lists_are_needed(tmp_path: Path) -> None:
+    root = miniatures.nyud(tmp_path)
+    for split in ("train", "val", "test"):
+        (root / f"{split}.txt").unlink()
+    with pytest.raises(BadFile, match=r"add train\.txt, val\.txt, test\.txt"):
+        open_folder(root)
