@@ -8,8 +8,9 @@ from PIL import Image
 
 import miniatures
 from fullyconv.data.folder import open_folder
+from fullyconv.data.hha import Intrinsics, hha
 from fullyconv.data.images import BadFile
-from fullyconv.data.nyud import depth_path, log_depth, open_nyud, read_depth
+from fullyconv.data.nyud import convert_depth, depth_path, log_depth, open_nyud, read_depth
 
 
 def test_streams_have_the_same_pictures_in_the_same_order(tmp_path: Path) -> None:
@@ -46,6 +47,20 @@ def test_a_picture_that_is_no_depth_is_refused(tmp_path: Path) -> None:
     pair = open_nyud(miniatures.nyud(tmp_path)).splits["train"][0]
     with pytest.raises(BadFile, match="mode RGB: save depth as 16-bit"):
         read_depth(pair.image)
+
+
+def test_hha_pictures_are_computed_from_depth_pictures(tmp_path: Path) -> None:
+    pair = open_nyud(miniatures.nyud(tmp_path)).splits["train"][0]
+    target = tmp_path / "hha" / "x.png"
+    camera = Intrinsics(fx=30, fy=30, cx=20, cy=12)
+    convert_depth(depth_path(pair), target, camera)
+    np.testing.assert_array_equal(np.asarray(Image.open(target)), hha(read_depth(depth_path(pair)), camera))
+    with pytest.raises(BadFile, match="give the camera of these pictures"):
+        convert_depth(depth_path(pair), target)  # NYUDv2's camera does not look at 40 x 24 pixels
+    empty = tmp_path / "empty.png"
+    Image.fromarray(np.zeros((24, 40), np.uint16)).save(empty)
+    with pytest.raises(BadFile, match="some depth in it"):
+        convert_depth(empty, target, camera)
 
 
 def test_lists_are_needed(tmp_path: Path) -> None:

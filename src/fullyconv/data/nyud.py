@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from fullyconv.data.hha import NYUD as NYUD_CAMERA
+from fullyconv.data.hha import Intrinsics, hha
 from fullyconv.data.images import BadFile, open_picture
 from fullyconv.data.names import NYUD
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, pair_listed, read_list
@@ -74,12 +76,24 @@ def log_depth(depth_m: np.ndarray) -> np.ndarray:
     return np.log(filled).astype(np.float32)
 
 
-def write_hha(picture: np.ndarray, path: Path) -> None:
-    """Write an HHA picture, H x W x 3 uint8, as PNG: disparity, height, angle are its R, G, B."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
+def convert_depth(depth: Path, target: Path, camera: Intrinsics = NYUD_CAMERA) -> None:
+    """Write the HHA picture of a depth picture as PNG: disparity, height, angle are its R, G, B.
+
+    Raises ``BadFile`` for a file that is no depth picture, has no depth, or does not fit the camera.
+    """
+    depth_m = read_depth(depth)
+    height, width = depth_m.shape
+    if not (0 <= camera.cx < width and 0 <= camera.cy < height):
+        what = f"{width} x {height} pixels, but the camera's centre is at ({camera.cx:g}, {camera.cy:g})"
+        raise BadFile(depth, what, "give the camera of these pictures")
+    try:
+        picture = hha(depth_m, camera)
+    except ValueError as error:
+        raise BadFile(depth, str(error), "in-fill its depth, or remove it") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(".tmp")
     Image.fromarray(picture).save(draft, "PNG")
-    draft.replace(path)
+    draft.replace(target)
 
 
 def _base(root: Path) -> Path:
