@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 import miniatures
+from fullyconv import Segmenter, build, evaluate
 from fullyconv.augment import Augmentation
 from fullyconv.check import check_folder
 from fullyconv.data import names
 from fullyconv.data.dataset import Views, read_sample, read_stored
-from fullyconv.data.folder import evaluation_split, open_folder, training_splits
+from fullyconv.data.folder import evaluation_split, open_folder
 from fullyconv.data.pairs import Folder
 from fullyconv.draw import palette_image
+from fullyconv.recipes import RECIPES
+from fullyconv.train.assemble import prepare
 from fullyconv.types import VOID, ClassSet, Preprocess, palette_colour
 
 
@@ -95,15 +98,26 @@ def test_the_palette_is_vocs_and_predictions_come_in_it(case: Case) -> None:
     assert np.array_equal(np.asarray(picture)[0], np.arange(case.count))
 
 
-def test_it_trains_and_scores_through_the_common_verbs(case: Case, folder: Folder) -> None:
-    pairs = [pair for pairs in folder.splits.values() for pair in pairs]
-    views = Views(pairs, case.classes, Preprocess(), Augmentation(), seed=0)
-    image, labels = views[0]
-    assert image.shape == (3, *miniatures.SIZE)
-    assert labels.shape == miniatures.SIZE
-    assert evaluation_split(folder, None)
-    if len(folder.splits["train"]) > 1 or "val" in folder.splits:
-        assert all(training_splits(folder))
+def test_it_goes_through_training_and_scoring_like_any_folder(case: Case, tmp_path: Path) -> None:
+    root = case.make(tmp_path) / case.folder
+    prepared = prepare(RECIPES["default"], root)
+    assert prepared.report.classes == case.classes
+    assert prepared.train
+    assert prepared.val
+    views = Views(prepared.train, case.classes, Preprocess(), Augmentation(crop=(16, 32)), seed=0)
+    assert views[0][0].shape == (3, 16, 32)
+    assert views[0][1].shape == (16, 32)
+    segmenter = Segmenter(build("fcn32s-resnet18", case.count), classes=case.classes, preprocess=Preprocess())
+    pairs = evaluation_split(open_folder(root), None)
+    evaluation = evaluate(segmenter, pairs)
+    assert evaluation.counts.sum() + evaluation.void_pixels == len(pairs) * miniatures.SIZE[0] * miniatures.SIZE[1]
+
+
+def test_the_papers_normalisation_comes_with_it(folder: Folder) -> None:
+    assert folder.preprocess is not None
+    assert folder.preprocess.std == (1, 1, 1)
+    grey = np.full((1, 1, 3), 100, np.uint8)
+    np.testing.assert_allclose(folder.preprocess(grey)[:, 0, 0], 100 - np.array(folder.preprocess.mean), rtol=1e-5)
 
 
 def test_a_missing_mask_is_named(case: Case, tmp_path: Path) -> None:

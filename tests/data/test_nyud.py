@@ -10,7 +10,7 @@ import miniatures
 from fullyconv.data.folder import open_folder
 from fullyconv.data.hha import Intrinsics, hha
 from fullyconv.data.images import BadFile
-from fullyconv.data.nyud import convert_depth, depth_path, log_depth, open_nyud, read_depth
+from fullyconv.data.nyud import convert_depth, depth_path, log_depth, open_nyud, read_colour_depth, read_depth
 
 
 def test_streams_have_the_same_pictures_in_the_same_order(tmp_path: Path) -> None:
@@ -47,6 +47,20 @@ def test_a_picture_that_is_no_depth_is_refused(tmp_path: Path) -> None:
     pair = open_nyud(miniatures.nyud(tmp_path)).splits["train"][0]
     with pytest.raises(BadFile, match="mode RGB: save depth as 16-bit"):
         read_depth(pair.image)
+
+
+def test_early_fusion_sees_colour_and_log_depth(tmp_path: Path) -> None:
+    pair = open_nyud(miniatures.nyud(tmp_path)).splits["val"][0]
+    planes = read_colour_depth(pair)
+    assert planes.dtype == np.float32
+    np.testing.assert_array_equal(planes[..., :3], np.asarray(Image.open(pair.image)))
+    np.testing.assert_array_equal(planes[..., 3], log_depth(read_depth(depth_path(pair))))
+    Image.fromarray(np.zeros(miniatures.SIZE, np.uint16)).save(depth_path(pair))
+    with pytest.raises(BadFile, match="without any depth"):
+        read_colour_depth(pair)
+    Image.fromarray(np.ones((3, 3), np.uint16)).save(depth_path(pair))
+    with pytest.raises(BadFile, match="the depth is 3 x 3"):
+        read_colour_depth(pair)
 
 
 def test_hha_pictures_are_computed_from_depth_pictures(tmp_path: Path) -> None:

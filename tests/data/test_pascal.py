@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import miniatures
+from fullyconv.check import check_folder
 from fullyconv.data.folder import evaluation_split, open_folder
 from fullyconv.data.images import BadFile
 from fullyconv.data.pascal import count_note, open_pascal, seg11valid, write_seg11valid
@@ -19,6 +20,14 @@ def test_seg11valid_is_vocs_val_without_sbdds_train(tmp_path: Path) -> None:
     assert [pair.name for pair in folder.splits["train"]] == ["2007_000000", "2008_000001"]
     assert [pair.name for pair in folder.splits["val"]] == ["2008_000000", "2008_000002", "2008_000003"]
     assert not {pair.name for pair in folder.splits["train"]} & {pair.name for pair in folder.splits["val"]}
+
+
+def test_both_unpacked_into_one_folder_are_the_papers_set(tmp_path: Path) -> None:
+    miniatures.voc(tmp_path), miniatures.sbdd(tmp_path)
+    folder = open_folder(tmp_path)
+    assert [pair.name for pair in folder.splits["val"]] == ["2008_000000", "2008_000002"]
+    assert folder.splits["train"][0].mask.suffix == ".mat"
+    assert check_folder(folder).problems == []
 
 
 def test_another_count_than_the_papers_is_said(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from fullyconv.data.images import BadFile
 from fullyconv.data.names import CONTEXT
 from fullyconv.data.pairs import Folder, Places, Storage, pair_listed, read_list
+from fullyconv.types import Preprocess
 
 RENAMED = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 """Classes of the task that the data set's own list spells otherwise."""
 
+PREPROCESS = Preprocess(mean=(104.007, 116.669, 122.679), std=(1, 1, 1), order="BGR")
 REST = 0  # the class of every label outside the task: an ordinary one, trained and scored
 PICTURES = (".", "VOC2010", "VOCdevkit/VOC2010", "../VOC2010", "../VOCdevkit/VOC2010", "../voc2010/VOCdevkit/VOC2010")
 
@@ -31,7 +33,7 @@ def open_context(root: Path, voc: Path | None = None) -> Folder:
         raise BadFile(
             root, "PASCAL-Context without its pictures", "unpack VOC2010 into it or beside it (VOCdevkit/VOC2010)"
         )
-    folder = Folder(root, classes=CONTEXT)
+    folder = Folder(root, classes=CONTEXT, preprocess=PREPROCESS)
     files = {split: voc / "ImageSets" / "Main" / f"{split}.txt" for split in ("train", "val")}
     lists = {split: read_list(file) for split, file in files.items() if file.is_file()}
     storage = Storage("LabelMap", task_labels(root / "labels.txt"))

@@ -9,7 +9,7 @@ from fullyconv.data.context import is_context, open_context
 from fullyconv.data.images import BadFile
 from fullyconv.data.nyud import is_nyud, open_nyud
 from fullyconv.data.pairs import Folder, Pair, Places, pair_all, pair_listed, read_list
-from fullyconv.data.pascal import is_sbdd, is_voc, open_sbdd, open_voc
+from fullyconv.data.pascal import is_sbdd, is_voc, open_pascal, open_sbdd, open_voc
 from fullyconv.data.siftflow import is_siftflow, open_siftflow
 
 __all__ = ["LAYOUTS", "SPLITS", "Folder", "Pair", "evaluation_split", "open_folder", "training_splits"]
@@ -42,7 +42,9 @@ def open_folder(root: Path) -> Folder:
     """Find the pairs of a data set; raises ``BadFile`` when the folder has none of the known layouts.
 
     Published data sets come with their official classes. SIFT Flow's two label sets are two folders:
-    open ``SemanticLabels`` or ``GeoLabels``; likewise NYUDv2's ``data/images`` or ``data/hha``.
+    open ``SemanticLabels`` or ``GeoLabels``; likewise NYUDv2's ``data/images`` or ``data/hha``. A folder
+    into which both SBDD and a year of VOC were unpacked is what the papers train and score on: SBDD's ``train``,
+    and VOC's ``val`` without it.
     """
     if not root.is_dir():
         raise BadFile(root, "no such folder", LAYOUTS)
@@ -58,6 +60,9 @@ def _open_official(root: Path) -> Folder | None:
             return open_it(root)
     inside = {place: open_it for pattern in INSIDE for place in sorted(root.glob(pattern))
               for fits, open_it in OFFICIAL if fits(place)}  # fmt: skip
+    years, sbdd = [place for place in inside if is_voc(place)], [place for place in inside if is_sbdd(place)]
+    if len(inside) == 2 and years and sbdd:
+        return open_pascal(years[0], sbdd[0])
     if len(inside) > 1:
         names = ", ".join(str(place.relative_to(root)) for place in inside)
         raise BadFile(root, f"several data sets: {names}", "name the folder of one of them")

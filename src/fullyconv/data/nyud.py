@@ -10,15 +10,20 @@ from PIL import Image
 
 from fullyconv.data.hha import NYUD as NYUD_CAMERA
 from fullyconv.data.hha import Intrinsics, hha
-from fullyconv.data.images import BadFile, open_picture
+from fullyconv.data.images import BadFile, open_picture, read_image
 from fullyconv.data.names import NYUD
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, pair_listed, read_list
-from fullyconv.types import VOID
+from fullyconv.types import VOID, Preprocess
 
 Stream = Literal["colour", "hha"]
 
 FOLDERS: dict[Stream, str] = {"colour": "images", "hha": "hha"}
 STORED = Storage("segmentation", (VOID, *range(len(NYUD))))  # 0 void, 1..40
+PREPROCESS: dict[Stream, Preprocess] = {
+    "colour": Preprocess(mean=(116.190, 97.203, 92.318), std=(1, 1, 1), order="BGR"),
+    "hha": Preprocess(mean=(132.431, 94.076, 118.477), std=(1, 1, 1), order="RGB"),  # as the pictures have it
+}
+LOG_DEPTH_MEAN = 7.844  # of the fourth channel of early fusion
 SPLITS = ("train", "val", "test")
 MILLIMETRES = 1000.0  # a depth picture's unit in a metre
 
@@ -40,7 +45,7 @@ def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
     if stream not in FOLDERS:
         raise ValueError(f"unknown stream {stream!r}: choose one of {', '.join(FOLDERS)}")
     base = _base(root)
-    folder = Folder(base, classes=NYUD)
+    folder = Folder(base, classes=NYUD, preprocess=PREPROCESS[stream])
     lists = {split: _ids(base / f"{split}.txt") for split in SPLITS if (base / f"{split}.txt").is_file()}
     if not lists:
         raise BadFile(
@@ -71,9 +76,27 @@ def log_depth(depth_m: np.ndarray) -> np.ndarray:
     """
     known = depth_m > 0
     if not known.any():
-        raise ValueError("a depth picture without any depth: in-fill it, or leave the pair out")
+        raise ValueError("a depth picture without any depth")
     filled = np.where(known, depth_m, depth_m.max()) * np.float32(MILLIMETRES)
     return np.log(filled).astype(np.float32)
+
+
+def read_colour_depth(pair: Pair) -> np.ndarray:
+    """Read what early fusion sees, H x W x 4 float32: R, G, B (0..255) and the logarithm of depth in millimetres.
+
+    ``pair`` is of the colour stream. Raises ``BadFile`` for files that cannot be used or sizes that differ.
+    """
+    colour, path = read_image(pair.image), depth_path(pair)
+    depth_m = read_depth(path)
+    if depth_m.shape != colour.shape[:2]:
+        what = (
+            f"the depth is {depth_m.shape[1]} x {depth_m.shape[0]}, the picture {colour.shape[1]} x {colour.shape[0]}"
+        )
+        raise BadFile(path, what, "save both at one size")
+    try:
+        return np.dstack([colour.astype(np.float32), log_depth(depth_m)])
+    except ValueError as error:
+        raise BadFile(path, str(error), "in-fill its depth, or leave the pair out") from None
 
 
 def convert_depth(depth: Path, target: Path, camera: Intrinsics = NYUD_CAMERA) -> None:

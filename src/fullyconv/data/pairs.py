@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fullyconv.data.images import SUFFIXES, BadFile
-from fullyconv.types import ClassSet
+from fullyconv.types import ClassSet, Preprocess
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Folder:
     problems: list[BadFile] = field(default_factory=list)
     note: str = ""  # what was decided that the folder does not say
     classes: ClassSet | None = None  # the official ones, where the folder is a data set we know
+    preprocess: Preprocess | None = None  # the papers' for this data set; training measures its own
     absent: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by split: classes known not to occur in it
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from fullyconv.data.images import BadFile
 from fullyconv.data.names import VOC
 from fullyconv.data.pairs import Folder, Listing, Places, Storage, pair_listed, read_list
+from fullyconv.types import Preprocess
 
 SBDD_MASKS = Storage(variable="GTcls.Segmentation")
+PREPROCESS = Preprocess(mean=(104.00699, 116.66877, 122.67892), std=(1, 1, 1), order="BGR")
 SEG11VALID_COUNT = 736  # what the papers score on
 SEG11VALID = "seg11valid"
 
@@ -24,7 +26,7 @@ def open_voc(root: Path) -> Folder:
 
     A list none of whose pictures has a public mask (``test`` from 2008 on) is left out with a note.
     """
-    folder = Folder(root, classes=VOC)
+    folder = Folder(root, classes=VOC, preprocess=PREPROCESS)
     lists, secret = {}, []
     for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")):
         listing = read_list(file)
@@ -45,7 +47,7 @@ def is_sbdd(root: Path) -> bool:
 
 def open_sbdd(root: Path) -> Folder:
     """Open SBDD: ``img/*.jpg``, ``cls/*.mat`` and ``train.txt``, ``val.txt``; VOC's classes, no void band."""
-    folder = Folder(root, classes=VOC)
+    folder = Folder(root, classes=VOC, preprocess=PREPROCESS)
     lists = {split: read_list(root / f"{split}.txt") for split in ("train", "val") if (root / f"{split}.txt").is_file()}
     pair_listed(folder, Places(root / "img", root / "cls", SBDD_MASKS), lists)
     return folder
@@ -70,7 +72,7 @@ def open_pascal(voc: Path, sbdd: Path) -> Folder:
     listing = Listing(voc / "ImageSets" / "Segmentation" / "val.txt", seg11valid(voc, sbdd))
     pair_listed(judged, Places(voc / "JPEGImages", voc / "SegmentationClass"), {"val": listing})
     splits = {"train": trained.splits.get("train", []), "val": judged.splits["val"]}
-    return Folder(voc, splits, trained.problems + judged.problems, count_note(len(listing.stems)), VOC)
+    return Folder(voc, splits, trained.problems + judged.problems, count_note(len(listing.stems)), VOC, PREPROCESS)
 
 
 def count_note(count: int) -> str:

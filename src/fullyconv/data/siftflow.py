@@ -8,7 +8,7 @@ from typing import Literal
 from fullyconv.data.images import SUFFIXES, BadFile
 from fullyconv.data.names import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
 from fullyconv.data.pairs import Folder, Listing, Places, Storage, pair_listed, read_list
-from fullyconv.types import VOID
+from fullyconv.types import VOID, Preprocess
 
 Target = Literal["semantic", "geometric"]
 
@@ -16,6 +16,7 @@ SUBFOLDER = "spatial_envelope_256x256_static_8outdoorcategories"
 UNANNOTATED = ("highway_bost181", "street_urb506")
 NEVER_TESTED = ("cow", "desert", "moon")  # predicted over, not averaged over
 
+PREPROCESS = Preprocess(mean=(114.578, 115.294, 108.353), std=(1, 1, 1), order="BGR")
 FOLDERS: dict[Target, str] = {"semantic": "SemanticLabels", "geometric": "GeoLabels"}
 CLASSES = {"semantic": SIFTFLOW_SEMANTIC, "geometric": SIFTFLOW_GEOMETRIC}
 STORED = {
@@ -42,7 +43,7 @@ def open_siftflow(root: Path, target: Target | None = None) -> Folder:
     if target not in FOLDERS:
         raise ValueError(f"unknown target {target!r}: choose one of {', '.join(FOLDERS)}")
     base = _base(root)
-    folder = Folder(base, classes=CLASSES[target])
+    folder = Folder(base, classes=CLASSES[target], preprocess=PREPROCESS)
     if target == "semantic":
         folder.absent = {"test": NEVER_TESTED}
     places = Places(_deepest(base / "Images"), _deepest(base / FOLDERS[target]), STORED[target])
