@@ -136,3 +136,19 @@ def nyud(folder: Path) -> Path:
         write_mat(root / "segmentation" / f"{stem}.mat", {"segmentation": labels(41, seed=seed).astype(np.uint16)})
         write_list(root / f"{split}.txt", str(number))
     return root
+
+
+def nyud_archive(folder: Path) -> Path:
+    """NYUDv2 as its archive unpacks: labels of 894 kinds in cells of structs, and the class of each kind."""
+    root = folder / "nyud"
+    data = root / "data"
+    classes = np.arange(894) * 7 % 41
+    write_mat(data / "benchmarkData" / "metadata" / "classMapping40.mat", {"mapClass": classes.astype(float)})
+    for seed, (split, number) in enumerate((("train", 5003), ("val", 5011), ("test", 5001))):
+        write_picture(data / "colorImage" / f"img_{number}.png", seed=seed)
+        truth = np.empty((1, 1), object)
+        segments = labels(894, seed=seed).astype(np.uint16)
+        truth[0, 0] = {"Segmentation": segments, "SegmentationClass": segments + 1}
+        write_mat(data / "benchmarkData" / "groundTruth" / f"img_{number}.mat", {"groundTruth": truth})
+        write_list(root / f"{split}.txt", str(number))
+    return root

@@ -42,6 +42,7 @@ CASES = {
         miniatures.siftflow, names.SIFTFLOW_GEOMETRIC, 3, True, ("train", "test"), folder="GeoLabels"
     ),
     "nyud colour": Case(miniatures.nyud, names.NYUD, 40, True, ("train", "val", "test")),
+    "nyud archive": Case(miniatures.nyud_archive, names.NYUD, 40, True, ("train", "val", "test")),
     "nyud hha": Case(miniatures.nyud, names.NYUD, 40, True, ("train", "val", "test"), folder="data/hha"),
 }
 

@@ -44,6 +44,18 @@ def test_it_walks_into_structs_past_other_fields(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mat(path, "GTcls.seg.Segmentation"), VALUES)
 
 
+def test_it_walks_into_cells_counted_from_1(tmp_path: Path) -> None:
+    cells = np.empty((1, 3), object)
+    for index in range(3):
+        cells[0, index] = {"Labels": VALUES + index}
+    path = save(tmp_path / "m.mat", {"groundTruth": cells})
+    for number in (1, 2, 3):
+        np.testing.assert_array_equal(read_mat(path, f"groundTruth.{number}.Labels"), VALUES + number - 1)
+    for number in (0, 4, 10**9):
+        with pytest.raises(BadFile, match=f"no cell {number}"):
+            read_mat(path, f"groundTruth.{number}.Labels")
+
+
 def test_big_endian_files(tmp_path: Path) -> None:
     def element(kind: int, content: bytes) -> bytes:
         return struct.pack(">II", kind, len(content)) + content + b"\0" * (-len(content) % 8)

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 import miniatures
+from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
 from fullyconv.data.hha import Intrinsics, hha
 from fullyconv.data.images import BadFile
+from fullyconv.data.names import NYUD
 from fullyconv.data.nyud import convert_depth, depth_path, log_depth, open_nyud, read_colour_depth, read_depth
 
 
@@ -75,6 +77,17 @@ def test_hha_pictures_are_computed_from_depth_pictures(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((24, 40), np.uint16)).save(empty)
     with pytest.raises(BadFile, match="some depth in it"):
         convert_depth(empty, target, camera)
+
+
+def test_the_archives_kinds_are_mapped_to_classes(tmp_path: Path) -> None:
+    root = miniatures.nyud_archive(tmp_path)
+    pair = open_folder(root).splits["train"][0]
+    kinds = miniatures.labels(894, seed=0)
+    np.testing.assert_array_equal(read_sample(pair, NYUD).labels, kinds * 7 % 41 - 1)  # class 0 becomes VOID, -1
+    mapping = root / "data" / "benchmarkData" / "metadata" / "classMapping40.mat"
+    miniatures.write_mat(mapping, {"mapClass": np.full(894, 41)})
+    with pytest.raises(BadFile, match="classes outside"):
+        open_folder(root)
 
 
 def test_lists_are_needed(tmp_path: Path) -> None:

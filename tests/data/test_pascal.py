@@ -72,6 +72,10 @@ def test_several_years_in_one_folder_need_a_choice(tmp_path: Path) -> None:
 def test_vocs_layout_with_other_classes_keeps_them(tmp_path: Path) -> None:
     root = miniatures.voc(tmp_path).rename(tmp_path / "mine")
     assert open_folder(root).classes is None
+    root = root.rename(tmp_path / "VOC2007")  # many tools name their output so
+    assert open_folder(root).classes is not None
+    miniatures.write_list(root / "ImageSets" / "Segmentation" / "train.txt", "holiday_17")
+    assert open_folder(root).classes is None
 
 
 def test_sbdd_masks_are_vocs_classes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ PICTURES = (".", "VOC2010", "VOCdevkit/VOC2010", "../VOC2010", "../VOCdevkit/VOC
 
 def is_context(root: Path) -> bool:
     """Tell whether a folder holds PASCAL-Context's ``trainval/*.mat`` and ``labels.txt``."""
-    return (root / "labels.txt").is_file() and (root / "trainval").is_dir()
+    return (root / "labels.txt").is_file() and any((root / "trainval").glob("*.mat"))
 
 
 def open_context(root: Path, voc: Path | None = None) -> Folder:

@@ -18,7 +18,8 @@ from fullyconv.data.images import MOST_PIXELS, BadFile
 
 MOST_BYTES = 1 << 29  # of a file, and of what it unpacks to
 HEADER = 128  # bytes of text, then version and byte order
-MATRIX, COMPRESSED, STRUCT = 14, 15, 2
+MATRIX, COMPRESSED = 14, 15
+CELL, STRUCT = 1, 2
 NUMERIC = range(6, 16)  # double, single, then integers of 8 to 64 bit, signed before unsigned
 COMPLEX = 0x0800
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -51,7 +52,9 @@ class _Array:
 
 
 def read_mat(path: Path, variable: str) -> np.ndarray:
-    """Read a matrix of whole numbers, H x W int32; ``variable`` may go into structs, ``GTcls.Segmentation``.
+    """Read a matrix of whole numbers, H x W int32.
+
+    ``variable`` may go into structs, ``GTcls.Segmentation``, and cells, counted from 1, ``groundTruth.1.Labels``.
 
     Raises ``BadFile`` for a file that is missing, broken, too large or of another format, and where the
     variable is missing or is no such matrix.
@@ -141,7 +144,9 @@ def _array(content: memoryview, order: str) -> _Array:
 
 
 def _field(content: memoryview, array: _Array, name: str, order: str) -> memoryview:
-    """Give a field of a struct, as an array's contents."""
+    """Give a field of a struct or the cell of a number, as an array's contents."""
+    if array.kind == CELL and name.isdecimal():
+        return _cell(content, array, int(name), order)
     if array.kind != STRUCT or any(size != 1 for size in array.shape):
         raise _Broken(f"{array.name or 'a field'!r} is no single struct, so it has no {name!r}")
     width = _element(content, array.rest, order)
@@ -156,6 +161,17 @@ def _field(content: memoryview, array: _Array, name: str, order: str) -> memoryv
             return field.content
         at = field.end
     raise _Broken(f"no field {name!r} in it")
+
+
+def _cell(content: memoryview, array: _Array, number: int, order: str) -> memoryview:
+    at = array.rest
+    for _ in range(number - 1):
+        if at >= len(content):
+            break
+        at = _element(content, at, order).end
+    if number < 1 or at >= len(content):
+        raise _Broken(f"no cell {number} in it")
+    return _element(content, at, order).content
 
 
 def _numbers(content: memoryview, array: _Array, order: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from PIL import Image
 from fullyconv.data.hha import NYUD as NYUD_CAMERA
 from fullyconv.data.hha import Intrinsics, hha
 from fullyconv.data.images import BadFile, open_picture, read_image
+from fullyconv.data.mat import read_mat
 from fullyconv.data.names import NYUD
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, pair_listed, read_list
 from fullyconv.types import VOID, Preprocess
@@ -18,6 +19,9 @@ from fullyconv.types import VOID, Preprocess
 Stream = Literal["colour", "hha"]
 
 FOLDERS: dict[Stream, str] = {"colour": "images", "hha": "hha"}
+ARCHIVE = ("data/colorImage", "data/benchmarkData/groundTruth", "data/benchmarkData/metadata/classMapping40.mat")
+"""Where the published archive has pictures, their labels of 894 kinds, and the class of each kind."""
+
 STORED = Storage("segmentation", (VOID, *range(len(NYUD))))  # 0 void, 1..40
 PREPROCESS: dict[Stream, Preprocess] = {
     "colour": Preprocess(mean=(116.190, 97.203, 92.318), std=(1, 1, 1), order="BGR"),
@@ -29,16 +33,19 @@ MILLIMETRES = 1000.0  # a depth picture's unit in a metre
 
 
 def is_nyud(root: Path) -> bool:
-    """Tell whether a folder is NYUDv2 (``data/images``, ``segmentation``), or its ``data/images`` or ``data/hha``."""
+    """Tell whether a folder is NYUDv2: as the papers have it (below), or as its archive unpacks (``ARCHIVE``)."""
     base = _base(root)
-    return (base / "data" / "images").is_dir() and (base / "segmentation").is_dir()
+    papers = (base / "data" / "images").is_dir() and (base / "segmentation").is_dir()
+    return papers or all((base / place).exists() for place in ARCHIVE)
 
 
 def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
     """Open NYUDv2's colour pictures or its HHA pictures: ``train`` 381, ``val`` 414, ``test`` 654, by lists of ids.
 
-    Without ``stream`` the folder says it (``data/hha``), else it is ``colour``. Both streams give the same
-    pictures in the same order. The papers train on ``train`` and ``val`` together.
+    Pictures are ``data/images/img_ID.png`` and ``data/hha/img_ID.png``, labels ``segmentation/img_ID.mat``, the
+    lists ``train.txt``, ``val.txt``, ``test.txt``. Without ``stream`` the folder says it (``data/hha``), else it
+    is ``colour``. Both streams give the same pictures in the same order. The papers train on ``train`` and
+    ``val`` together.
     """
     if stream is None:
         stream = "hha" if root.name == FOLDERS["hha"] else "colour"
@@ -51,8 +58,20 @@ def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
         raise BadFile(
             base, "no list of pictures", f"add {', '.join(f'{split}.txt' for split in SPLITS)}, one id a line"
         )
-    pair_listed(folder, Places(base / "data" / FOLDERS[stream], base / "segmentation", STORED), lists)
+    places = Places(base / "data" / FOLDERS[stream], base / "segmentation", STORED)
+    if stream == "colour" and not places.masks.is_dir():
+        places = _unpacked(base)
+    pair_listed(folder, places, lists)
     return folder
+
+
+def _unpacked(base: Path) -> Places:
+    images, masks, mapping = (base / place for place in ARCHIVE)
+    classes = read_mat(mapping, "mapClass").ravel()  # of raw labels 1, 2, …: 1..40, 0 void
+    if not ((classes >= 0) & (classes <= len(NYUD))).all():
+        raise BadFile(mapping, f"classes outside 0..{len(NYUD)}", "restore the published archive")
+    table = (VOID, *(VOID if number == 0 else number - 1 for number in classes.tolist()))
+    return Places(images, masks, Storage("groundTruth.1.SegmentationClass", table))
 
 
 def depth_path(pair: Pair) -> Path:

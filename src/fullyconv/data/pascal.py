@@ -12,13 +12,20 @@ from fullyconv.types import Preprocess
 
 SBDD_MASKS = Storage(variable="GTcls.Segmentation")
 PREPROCESS = Preprocess(mean=(104.00699, 116.66877, 122.67892), std=(1, 1, 1), order="BGR")
+NUMBERED = re.compile(r"(20\d\d_)?\d{6}")  # 000032 in 2007, 2007_000027 from 2008 on
 SEG11VALID_COUNT = 736  # what the papers score on
 SEG11VALID = "seg11valid"
 
 
 def is_voc(root: Path) -> bool:
-    """Tell whether a folder is a year of PASCAL VOC; others in its layout keep classes of their own."""
-    return (root / "JPEGImages").is_dir() and re.match(r"VOC20(0[7-9]|1[0-2])", root.name) is not None
+    """Tell whether a folder is a year of PASCAL VOC, by its name and its pictures' names.
+
+    Other data sets in VOC's layout keep classes of their own.
+    """
+    if not (root / "JPEGImages").is_dir() or not re.match(r"VOC20(0[7-9]|1[0-2])", root.name):
+        return False
+    stems = [stem for file in (root / "ImageSets" / "Segmentation").glob("*.txt") for stem in read_list(file).stems]
+    return bool(stems) and all(NUMBERED.fullmatch(stem) for stem in stems)
 
 
 def open_voc(root: Path) -> Folder:
