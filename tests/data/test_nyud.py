@@ -90,9 +90,22 @@ def test_the_archives_kinds_are_mapped_to_classes(tmp_path: Path) -> None:
         open_folder(root)
 
 
+def test_trainval_is_trained_on_where_it_is_the_only_list(tmp_path: Path) -> None:
+    root = miniatures.nyud(tmp_path)
+    miniatures.write_list(root / "trainval.txt", "5003", "img_5011")
+    assert {split: len(pairs) for split, pairs in open_folder(root).splits.items()} == {
+        "train": 1, "val": 1, "trainval": 2, "test": 1,
+    }  # fmt: skip
+    (root / "train.txt").unlink()
+    (root / "val.txt").unlink()
+    folder = open_folder(root)
+    assert {split: len(pairs) for split, pairs in folder.splits.items()} == {"train": 2, "test": 1}
+    assert "train 2 (published: 795)" in folder.note
+
+
 def test_lists_are_needed(tmp_path: Path) -> None:
     root = miniatures.nyud(tmp_path)
     for split in ("train", "val", "test"):
         (root / f"{split}.txt").unlink()
-    with pytest.raises(BadFile, match=r"add train\.txt, val\.txt, test\.txt"):
+    with pytest.raises(BadFile, match=r"add train\.txt, val\.txt and test\.txt"):
         open_folder(root)

@@ -32,7 +32,8 @@ def test_both_unpacked_into_one_folder_are_the_papers_set(tmp_path: Path) -> Non
 
 def test_another_count_than_the_papers_is_said(tmp_path: Path) -> None:
     folder = open_pascal(miniatures.voc(tmp_path), miniatures.sbdd(tmp_path))
-    assert folder.note == count_note(2)
+    assert count_note(2) in folder.note
+    assert "train 2 (published: 8498)" in folder.note
     assert "has 2 pictures here, the papers' has 736" in folder.note
     assert count_note(736) == ""
 
@@ -76,6 +77,14 @@ def test_vocs_layout_with_other_classes_keeps_them(tmp_path: Path) -> None:
     assert open_folder(root).classes is not None
     miniatures.write_list(root / "ImageSets" / "Segmentation" / "train.txt", "holiday_17")
     assert open_folder(root).classes is None
+
+
+def test_pictures_named_otherwise_in_a_devkit_are_vocs_with_a_note(tmp_path: Path) -> None:
+    root = miniatures.voc(tmp_path)
+    miniatures.write_list(root / "ImageSets" / "Segmentation" / "extra.txt", "holiday_17")
+    folder = open_folder(root)
+    assert folder.classes is not None
+    assert "write a classes.yaml if" in folder.note
 
 
 def test_sbdd_masks_are_vocs_classes(tmp_path: Path) -> None:

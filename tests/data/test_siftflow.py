@@ -50,6 +50,14 @@ def test_the_papers_lists_are_taken_where_they_are(tmp_path: Path) -> None:
     assert stems(open_folder(root)) == {"train": ["street_c", "coast_a"], "test": ["forest_b"]}
 
 
+def test_a_test_list_alone_leaves_the_rest_to_training(tmp_path: Path) -> None:
+    root = miniatures.siftflow(tmp_path)
+    miniatures.write_list(root / "test.txt", "forest_b")
+    folder = open_folder(root)
+    assert stems(folder) == {"train": ["coast_a", "street_c"], "test": ["forest_b"]}
+    assert "train 2 (published: 2486), test 1 (published: 200)" in folder.note
+
+
 def test_pictures_that_nobody_labelled_are_left_out(tmp_path: Path) -> None:
     folder = open_folder(miniatures.siftflow(tmp_path))
     assert not {*UNANNOTATED} & {pair.name for pairs in folder.splits.values() for pair in pairs}

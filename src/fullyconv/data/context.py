@@ -6,9 +6,10 @@ from pathlib import Path
 
 from fullyconv.data.images import BadFile
 from fullyconv.data.names import CONTEXT
-from fullyconv.data.pairs import Folder, Places, Storage, pair_listed, read_list
+from fullyconv.data.pairs import Folder, Places, Storage, compare_counts, pair_listed, read_list
 from fullyconv.types import Preprocess
 
+COUNTS = {"train": 4998, "val": 5105}
 RENAMED = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 """Classes of the task that the data set's own list spells otherwise."""
 
@@ -38,6 +39,7 @@ def open_context(root: Path, voc: Path | None = None) -> Folder:
     lists = {split: read_list(file) for split, file in files.items() if file.is_file()}
     storage = Storage("LabelMap", task_labels(root / "labels.txt"))
     pair_listed(folder, Places(voc / "JPEGImages", root / "trainval", storage), lists)
+    compare_counts(folder, COUNTS)
     return folder
 
 

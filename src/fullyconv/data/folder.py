@@ -119,8 +119,9 @@ def training_splits(folder: Folder) -> tuple[list[Pair], list[Pair]]:
         order = sorted(train, key=lambda pair: hashlib.sha256(pair.name.encode()).digest())
         count = max(1, round(HELD_OUT * len(order)))
         held_out, train = order[:count], sorted(order[count:], key=lambda pair: pair.name)
-        note = f"no val split: {count} of {count + len(train)} pairs, chosen by a hash of their names, are held out"
-        folder.note = "; ".join(filter(None, (folder.note, note)))
+        folder.say(
+            f"no val split: {count} of {count + len(train)} pairs, chosen by a hash of their names, are held out"
+        )
     if not train:
         raise BadFile(
             folder.root, "no training pair", "put at least two pairs into it, one to train on and one to check"

@@ -13,7 +13,7 @@ from fullyconv.data.hha import Intrinsics, hha
 from fullyconv.data.images import BadFile, open_picture, read_image
 from fullyconv.data.mat import read_mat
 from fullyconv.data.names import NYUD
-from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, pair_listed, read_list
+from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, compare_counts, pair_listed, read_list
 from fullyconv.types import VOID, Preprocess
 
 Stream = Literal["colour", "hha"]
@@ -28,7 +28,7 @@ PREPROCESS: dict[Stream, Preprocess] = {
     "hha": Preprocess(mean=(132.431, 94.076, 118.477), std=(1, 1, 1), order="RGB"),  # as the pictures have it
 }
 LOG_DEPTH_MEAN = 7.844  # of the fourth channel of early fusion
-SPLITS = ("train", "val", "test")
+COUNTS = {"train": 381, "val": 414, "trainval": 795, "test": 654}
 MILLIMETRES = 1000.0  # a depth picture's unit in a metre
 
 
@@ -53,15 +53,16 @@ def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
         raise ValueError(f"unknown stream {stream!r}: choose one of {', '.join(FOLDERS)}")
     base = _base(root)
     folder = Folder(base, classes=NYUD, preprocess=PREPROCESS[stream])
-    lists = {split: _ids(base / f"{split}.txt") for split in SPLITS if (base / f"{split}.txt").is_file()}
+    lists = {split: _ids(base / f"{split}.txt") for split in COUNTS if (base / f"{split}.txt").is_file()}
     if not lists:
-        raise BadFile(
-            base, "no list of pictures", f"add {', '.join(f'{split}.txt' for split in SPLITS)}, one id a line"
-        )
+        raise BadFile(base, "no list of pictures", "add train.txt, val.txt and test.txt, one id a line")
+    if "train" not in lists and "trainval" in lists:
+        lists["train"] = lists.pop("trainval")  # what the papers train on
     places = Places(base / "data" / FOLDERS[stream], base / "segmentation", STORED)
     if stream == "colour" and not places.masks.is_dir():
         places = _unpacked(base)
     pair_listed(folder, places, lists)
+    compare_counts(folder, COUNTS if "val" in lists else COUNTS | {"train": COUNTS["trainval"]})
     return folder
 
 

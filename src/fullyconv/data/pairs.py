@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +52,11 @@ class Folder:
     classes: ClassSet | None = None  # the official ones, where the folder is a data set we know
     preprocess: Preprocess | None = None  # the papers' for this data set; training measures its own
     absent: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by split: classes known not to occur in it
+
+    def say(self, note: str) -> None:
+        """Add to the note, once."""
+        if note and note not in self.note:
+            self.note = f"{self.note}; {note}" if self.note else note
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,17 @@ def pair_listed(folder: Folder, places: Places, lists: dict[str, Listing]) -> No
                 what = f"lists {stem!r}, which has neither image nor mask"
                 folder.problems.append(BadFile(listing.file, what, "correct the list, or add the pair"))
         folder.splits[split] = pairs
+
+
+def compare_counts(folder: Folder, published: Mapping[str, int]) -> None:
+    """Say in the folder's note which of its splits have another count of pairs than the published ones."""
+    different = [
+        f"{split} {len(pairs)} (published: {published[split]})"
+        for split, pairs in folder.splits.items()
+        if split in published and len(pairs) != published[split]
+    ]
+    if different:
+        folder.say(f"other counts of pairs than published: {', '.join(different)}")
 
 
 def _files(folder: Folder, places: Places) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -7,23 +7,36 @@ from pathlib import Path
 
 from fullyconv.data.images import BadFile
 from fullyconv.data.names import VOC
-from fullyconv.data.pairs import Folder, Listing, Places, Storage, pair_listed, read_list
+from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
 from fullyconv.types import Preprocess
 
 SBDD_MASKS = Storage(variable="GTcls.Segmentation")
 PREPROCESS = Preprocess(mean=(104.00699, 116.66877, 122.67892), std=(1, 1, 1), order="BGR")
 NUMBERED = re.compile(r"(20\d\d_)?\d{6}")  # 000032 in 2007, 2007_000027 from 2008 on
+COUNTS = {  # of the segmentation lists, by year
+    "VOC2007": {"train": 209, "val": 213, "trainval": 422, "test": 210},
+    "VOC2008": {"train": 511, "val": 512, "trainval": 1023},
+    "VOC2009": {"train": 749, "val": 750, "trainval": 1499},
+    "VOC2010": {"train": 964, "val": 964, "trainval": 1928},
+    "VOC2011": {"train": 1112, "val": 1111, "trainval": 2223},
+    "VOC2012": {"train": 1464, "val": 1449, "trainval": 2913},
+}
+SBDD_COUNTS = {"train": 8498, "val": 2857}
 SEG11VALID_COUNT = 736  # what the papers score on
 SEG11VALID = "seg11valid"
 
 
 def is_voc(root: Path) -> bool:
-    """Tell whether a folder is a year of PASCAL VOC, by its name and its pictures' names.
+    """Tell whether a folder is a year of PASCAL VOC: ``VOCdevkit/VOC20xx``, or by its pictures' names.
 
     Other data sets in VOC's layout keep classes of their own.
     """
     if not (root / "JPEGImages").is_dir() or not re.match(r"VOC20(0[7-9]|1[0-2])", root.name):
         return False
+    return root.resolve().parent.name == "VOCdevkit" or _numbered(root)
+
+
+def _numbered(root: Path) -> bool:
     stems = [stem for file in (root / "ImageSets" / "Segmentation").glob("*.txt") for stem in read_list(file).stems]
     return bool(stems) and all(NUMBERED.fullmatch(stem) for stem in stems)
 
@@ -42,8 +55,11 @@ def open_voc(root: Path) -> Folder:
         else:
             secret.append(f"{file.stem} ({len(listing.stems)} pictures)")
     if secret:
-        folder.note = f"left out, because their masks are not here: {', '.join(secret)}"
+        folder.say(f"left out, because their masks are not here: {', '.join(secret)}")
+    if not _numbered(root):
+        folder.say("the pictures are not named as VOC's: write a classes.yaml if the classes are not VOC's 21 either")
     pair_listed(folder, Places(root / "JPEGImages", root / "SegmentationClass"), lists)
+    compare_counts(folder, COUNTS.get(root.name[: len("VOC20xx")], {}))
     return folder
 
 
@@ -57,6 +73,7 @@ def open_sbdd(root: Path) -> Folder:
     folder = Folder(root, classes=VOC, preprocess=PREPROCESS)
     lists = {split: read_list(root / f"{split}.txt") for split in ("train", "val") if (root / f"{split}.txt").is_file()}
     pair_listed(folder, Places(root / "img", root / "cls", SBDD_MASKS), lists)
+    compare_counts(folder, SBDD_COUNTS)
     return folder
 
 
@@ -75,11 +92,14 @@ def open_pascal(voc: Path, sbdd: Path) -> Folder:
     ``voc`` is ``VOCdevkit/VOC2011``, ``sbdd`` is ``benchmark_RELEASE/dataset``. Another count than 736 is
     said in ``note``.
     """
-    trained, judged = open_sbdd(sbdd), Folder(voc, classes=VOC)
+    trained, judged = open_sbdd(sbdd), Folder(voc, classes=VOC, preprocess=PREPROCESS)
     listing = Listing(voc / "ImageSets" / "Segmentation" / "val.txt", seg11valid(voc, sbdd))
     pair_listed(judged, Places(voc / "JPEGImages", voc / "SegmentationClass"), {"val": listing})
-    splits = {"train": trained.splits.get("train", []), "val": judged.splits["val"]}
-    return Folder(voc, splits, trained.problems + judged.problems, count_note(len(listing.stems)), VOC, PREPROCESS)
+    judged.splits["train"] = trained.splits.get("train", [])
+    judged.problems += trained.problems
+    compare_counts(judged, {"train": SBDD_COUNTS["train"]})
+    judged.say(count_note(len(listing.stems)))
+    return judged
 
 
 def count_note(count: int) -> str:

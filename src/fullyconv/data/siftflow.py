@@ -7,7 +7,7 @@ from typing import Literal
 
 from fullyconv.data.images import SUFFIXES, BadFile
 from fullyconv.data.names import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
-from fullyconv.data.pairs import Folder, Listing, Places, Storage, pair_listed, read_list
+from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
 from fullyconv.types import VOID, Preprocess
 
 Target = Literal["semantic", "geometric"]
@@ -17,6 +17,7 @@ UNANNOTATED = ("highway_bost181", "street_urb506")
 NEVER_TESTED = ("cow", "desert", "moon")  # predicted over, not averaged over
 
 PREPROCESS = Preprocess(mean=(114.578, 115.294, 108.353), std=(1, 1, 1), order="BGR")
+COUNTS = {"train": 2486, "test": 200}
 FOLDERS: dict[Target, str] = {"semantic": "SemanticLabels", "geometric": "GeoLabels"}
 CLASSES = {"semantic": SIFTFLOW_SEMANTIC, "geometric": SIFTFLOW_GEOMETRIC}
 STORED = {
@@ -35,8 +36,8 @@ def open_siftflow(root: Path, target: Target | None = None) -> Folder:
     """Open SIFT Flow for one of its targets; ``train`` is the papers' trainval (2,486), ``test`` has 200.
 
     Without ``target`` the folder says it (``…/GeoLabels``), else it is ``semantic``. The splits come from
-    ``trainval.txt`` and ``test.txt`` where they are, else from ``TestSet1.txt``; both targets give the same
-    pictures in the same order.
+    ``trainval.txt`` and ``test.txt`` where they are, else from ``TestSet1.txt`` and what it leaves; both
+    targets give the same pictures in the same order.
     """
     if target is None:
         target = next((name for name, folder in FOLDERS.items() if folder == root.name), "semantic")
@@ -48,6 +49,7 @@ def open_siftflow(root: Path, target: Target | None = None) -> Folder:
         folder.absent = {"test": NEVER_TESTED}
     places = Places(_deepest(base / "Images"), _deepest(base / FOLDERS[target]), STORED[target])
     pair_listed(folder, places, _lists(base, places.images))
+    compare_counts(folder, COUNTS)
     return folder
 
 
@@ -60,12 +62,15 @@ def _deepest(place: Path) -> Path:
 
 
 def _lists(base: Path, images: Path) -> dict[str, Listing]:
-    if (base / "trainval.txt").is_file() and (base / "test.txt").is_file():
-        return {"train": read_list(base / "trainval.txt"), "test": read_list(base / "test.txt")}
-    file = base / "TestSet1.txt"
-    if not file.is_file():
+    test = _first_list(base, "test.txt", "TestSet1.txt")
+    if test is None:
         raise BadFile(base, "no list of test pictures", "add TestSet1.txt, or trainval.txt and test.txt")
-    test = read_list(file)
-    stems = {picture.stem for picture in images.iterdir() if picture.suffix.lower() in SUFFIXES}
-    rest = tuple(sorted(stems - set(test.stems) - set(UNANNOTATED)))
-    return {"train": Listing(file, rest), "test": test}
+    train = _first_list(base, "trainval.txt", "train.txt")
+    if train is None:
+        stems = {picture.stem for picture in images.iterdir() if picture.suffix.lower() in SUFFIXES}
+        train = Listing(test.file, tuple(sorted(stems - set(test.stems) - set(UNANNOTATED))))
+    return {"train": train, "test": test}
+
+
+def _first_list(base: Path, *names: str) -> Listing | None:
+    return next((read_list(base / name) for name in names if (base / name).is_file()), None)
