@@ -40,7 +40,7 @@ class Server:
             request.end_headers()
             return
         start = int(re.findall(r"\d+", asked)[0]) if asked and self.ranges else 0
-        if start and request.headers.get("If-Range") != self.tag:
+        if start and request.headers.get("If-Range", self.tag) != self.tag:
             start = 0
         if start and start >= len(self.content):
             request.send_response(416)

@@ -206,7 +206,7 @@ def _binary_masks(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigu
     used = np.sum([figures.pixels for figures in splits.values()], axis=0)
     void = sum(figures.void for figures in splits.values())
     suspicious = classes.ignore_index == 255 and not classes.colour_masks and void > 0
-    if not suspicious or np.count_nonzero(used) > 1 or not used[0]:
+    if classes == folder.classes or not suspicious or np.count_nonzero(used) > 1 or not used[0]:
         return []
     mask = next(pairs[0].mask for pairs in folder.splits.values() if pairs)
     return [
@@ -219,16 +219,18 @@ def _binary_masks(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigu
 
 
 def _absent_classes(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigures]) -> list[BadFile]:
-    return [
-        BadFile(
-            folder.root,
-            f"class {name!r} never occurs in split {split!r}",
-            "move pairs between the splits, or take the class out of classes.yaml",
-        )
-        for split, figures in splits.items()
-        for name, pixels in zip(classes.names, figures.pixels, strict=True)
-        if figures.pairs and not pixels and name not in folder.absent.get(split, ())
-    ]
+    """Find classes without a pixel: a problem of a data set of one's own, worth a note of a published one."""
+    problems = []
+    for split, figures in splits.items():
+        missing = [name for name, pixels in zip(classes.names, figures.pixels, strict=True) if not pixels]
+        if classes == folder.classes and missing:
+            folder.say(f"never in {split}: {', '.join(missing)}")
+        elif figures.pairs:
+            fix = "move pairs between the splits, or take the class out of classes.yaml"
+            problems += [
+                BadFile(folder.root, f"class {name!r} never occurs in split {split!r}", fix) for name in missing
+            ]
+    return problems
 
 
 def _copies_across_splits(copies: dict[bytes, list[tuple[str, Path]]]) -> list[BadFile]:

@@ -30,6 +30,7 @@ class Case:
     count: int
     void: bool  # whether the miniature has void pixels
     splits: tuple[str, ...]
+    untested: tuple[str, ...] = ()  # classes that the split ``test`` is known not to have
     folder: str = ""  # what to open, below what ``make`` gives
 
 
@@ -37,7 +38,9 @@ CASES = {
     "voc": Case(miniatures.voc, names.VOC, 21, True, ("train", "trainval", "val")),
     "sbdd": Case(miniatures.sbdd, names.VOC, 21, False, ("train", "val")),
     "context": Case(miniatures.context, names.CONTEXT, 60, False, ("train", "val")),
-    "siftflow semantic": Case(miniatures.siftflow, names.SIFTFLOW_SEMANTIC, 33, True, ("train", "test")),
+    "siftflow semantic": Case(
+        miniatures.siftflow, names.SIFTFLOW_SEMANTIC, 33, True, ("train", "test"), untested=("cow", "desert", "moon")
+    ),
     "siftflow geometric": Case(
         miniatures.siftflow, names.SIFTFLOW_GEOMETRIC, 3, True, ("train", "test"), folder="GeoLabels"
     ),
@@ -74,12 +77,12 @@ def test_it_checks_clean(case: Case, folder: Folder) -> None:
 
 def test_every_class_and_void_is_read_and_nothing_else(case: Case, folder: Folder) -> None:
     for split, pairs in folder.splits.items():
-        absent = [case.classes.names.index(name) for name in folder.absent.get(split, ())]
+        untested = {case.classes.names.index(name) for name in case.untested} if split == "test" else set()
         for pair in pairs:
             sample = read_sample(pair, case.classes)
             assert sample.labels.dtype == np.int16
             assert sample.labels.shape == miniatures.SIZE == sample.image.shape[:2]
-            expected = (set(range(case.count)) - set(absent)) | ({VOID} if case.void else set())
+            expected = (set(range(case.count)) - untested) | ({VOID} if case.void else set())
             assert set(np.unique(sample.labels).tolist()) == expected
 
 

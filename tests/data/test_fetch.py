@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 from collections.abc import Iterator
@@ -72,15 +73,32 @@ def test_a_file_that_changed_meanwhile_is_begun_anew(server: Server, tmp_path: P
     assert not fetched.verified
 
 
-@pytest.mark.parametrize("lacking", ["ranges", "tag"])
-def test_servers_without_ranges_or_versions_begin_anew(server: Server, tmp_path: Path, lacking: str) -> None:
-    if lacking == "ranges":
-        server.ranges = False
-    else:
-        server.tag = None
+def test_a_server_without_ranges_begins_anew(server: Server, tmp_path: Path) -> None:
+    server.ranges = False
     server.breaks = [500_000]
     assert get(server, tmp_path).path.read_bytes() == CONTENT
     assert len(server.asked) == 2
+
+
+def test_without_a_version_the_length_tells_whether_the_file_changed(server: Server, tmp_path: Path) -> None:
+    server.tag = None
+    server.breaks = [500_000]
+    assert get(server, tmp_path).path.read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=500000-"]
+    server.breaks = [500_000, 0, 0, 0]
+    with pytest.raises(BadFile):
+        get(server, tmp_path / "b")
+    server.content = CONTENT[::-1] + b"more"
+    assert get(server, tmp_path / "b", sha256=None).path.read_bytes() == server.content
+
+
+def test_a_mixed_file_fails_its_sum_and_is_dropped(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "data.bin.part").write_bytes(b"0" * 1000)
+    server.tag = None
+    with pytest.raises(BadFile, match="fetch it again"):
+        get(server, tmp_path)
+    assert left(tmp_path) == []
+    assert get(server, tmp_path).verified
 
 
 def test_a_part_that_is_already_whole_is_accepted(server: Server, tmp_path: Path) -> None:
@@ -126,6 +144,18 @@ def test_passing_errors_are_waited_for_and_lasting_ones_are_said(server: Server,
     server.asked.clear()
     with pytest.raises(BadFile, match="answers 404"):
         download(Source(server.url), tmp_path / "x", pause_s=0)
+    assert len(server.asked) == 1
+
+
+def test_a_full_disk_is_not_a_broken_connection(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fetch, "_copy", full)
+    with pytest.raises(BadFile, match=r"part: cannot be written .* make room"):
+        get(server, tmp_path)
     assert len(server.asked) == 1
 
 

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import miniatures
 from fullyconv.check import check_folder
+from fullyconv.data.classes import write_classes
 from fullyconv.data.folder import evaluation_split, open_folder
 from fullyconv.data.images import BadFile
 from fullyconv.data.pascal import count_note, open_pascal, seg11valid, write_seg11valid
+from fullyconv.types import ClassSet
 
 
 def test_seg11valid_is_vocs_val_without_sbdds_train(tmp_path: Path) -> None:
@@ -94,3 +97,18 @@ def test_sbdd_masks_are_vocs_classes(tmp_path: Path) -> None:
     assert folder.classes is not None
     labels = read_sample(folder.splits["train"][0], folder.classes).labels
     np.testing.assert_array_equal(labels, miniatures.labels(21, seed=50))
+
+
+def test_a_few_pictures_of_a_published_set_need_not_show_every_class(tmp_path: Path) -> None:
+    root = miniatures.voc(tmp_path)
+    for path in (root / "SegmentationClass").iterdir():
+        Image.fromarray(np.zeros(miniatures.SIZE, np.uint8)).save(path)
+    report = check_folder(open_folder(root))
+    assert report.problems == []
+    assert "never in train: aeroplane" in report.folder.note
+
+
+def test_classes_of_ones_own_come_first(tmp_path: Path) -> None:
+    root = miniatures.voc(tmp_path)
+    write_classes(ClassSet(tuple(f"c{index}" for index in range(21))), root / "classes.yaml")
+    assert check_folder(open_folder(root)).classes.names[20] == "c20"

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 import miniatures
+from fullyconv.check import check_folder
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
 from fullyconv.data.images import BadFile
 from fullyconv.data.names import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
 from fullyconv.data.siftflow import UNANNOTATED, open_siftflow
+from fullyconv.metrics import confusion, score
 from fullyconv.types import VOID
 
 
@@ -68,3 +70,19 @@ def test_without_any_list_it_says_which(tmp_path: Path) -> None:
     (root / "TestSet1.txt").unlink()
     with pytest.raises(BadFile, match=r"add TestSet1\.txt"):
         open_folder(root)
+
+
+def test_untested_classes_are_said_and_not_averaged_over(tmp_path: Path) -> None:
+    folder = open_folder(miniatures.siftflow(tmp_path))
+    report = check_folder(folder)
+    assert report.problems == []
+    assert "never in test: cow, desert, moon" in folder.note
+    truth = read_sample(folder.splits["test"][0], SIFTFLOW_SEMANTIC).labels
+    guess = np.where(truth == VOID, 0, truth)
+    guess[0, 0] = SIFTFLOW_SEMANTIC.names.index("cow")
+    scores = score(confusion(truth, guess, classes=33))
+    present = [iu for name, iu in zip(SIFTFLOW_SEMANTIC.names, scores.per_class_iu, strict=True)
+               if name not in ("cow", "desert", "moon")]  # fmt: skip
+    assert len(present) == 30
+    assert scores.mean_iu_present == np.mean(present)
+    assert scores.mean_iu == np.sum(present) / 31  # the reference's own figure counts cow as 0

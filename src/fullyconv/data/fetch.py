@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -21,6 +21,7 @@ CHUNK = 1 << 20
 TIMEOUT_S = 30.0
 MOST_BYTES = 1 << 37  # of one file: 128 GiB
 HOPELESS = range(400, 500)  # statuses that a repetition does not mend …
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 PATIENT = (408, 425, 429)  # … but for these
 
 Progress = Callable[[int, int | None], None]
@@ -84,29 +85,38 @@ def _continue(source: Source, part: Path, progress: Progress | None) -> None:
     """Ask for what is missing and append it; raises ``_Broken`` where that may be tried again."""
     if not re.match(r"https?://", source.url, re.IGNORECASE):
         raise BadFile(source.url, "not an address of the web", "use http:// or https://")
-    start, tag = _size(part), _tag_file(part)
+    start, version = _size(part), _recall(part)[0]
     if start and source.size == start:
         return
     request = urllib.request.Request(source.url, headers={"User-Agent": "fullyconv", "Accept-Encoding": "identity"})
-    if start and tag.is_file():
+    if start:
         request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", tag.read_text())
-    elif start:  # of no known version: begin anew rather than join two files
-        start = 0
+    if start and version:
+        request.add_header("If-Range", version)
     try:
-        with cast("HTTPResponse", _opener().open(request, timeout=TIMEOUT_S)) as answer:
-            start, total = _place(answer, start)
-            _check_claim(source, total)
-            if start == 0:
-                _remember(answer, tag)
-            with part.open("r+b" if start else "wb") as file:
-                file.truncate(start)
-                file.seek(start)
-                _copy(answer, file, total, progress)
+        _receive(request, source, part, progress)
     except urllib.error.HTTPError as error:
         _refused(error, source, part)
     except (OSError, HTTPException) as error:
+        if getattr(error, "errno", None) in NO_ROOM:
+            raise BadFile(part, f"cannot be written ({error})", "make room, or choose another folder") from None
         raise _Broken(str(error) or type(error).__name__) from None
+
+
+def _receive(request: urllib.request.Request, source: Source, part: Path, progress: Progress | None) -> None:
+    """Write what a server answers to where it belongs: behind the part, or from the start."""
+    with cast("HTTPResponse", _opener().open(request, timeout=TIMEOUT_S)) as answer:
+        start, total = _place(answer, _size(part))
+        _check_claim(source, total)
+        if start == 0:
+            _remember(answer, total, part)
+        elif total is not None and _recall(part)[1] not in (None, total):
+            _drop(part)
+            raise _Broken("the file has changed meanwhile")
+        with part.open("r+b" if start else "wb") as file:
+            file.truncate(start)
+            file.seek(start)
+            _copy(answer, file, total, progress)
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -130,8 +140,7 @@ def _refused(error: urllib.error.HTTPError, source: Source, part: Path) -> None:
     if error.code == 416 and error.headers.get("Content-Range") == f"bytes */{_size(part)}":
         return  # all of it is there: an earlier run ended between the last byte and the check
     if error.code == 416:  # beyond the end: the part is of something else
-        part.unlink(missing_ok=True)
-        _tag_file(part).unlink(missing_ok=True)
+        _drop(part)
     elif error.code in HOPELESS and error.code not in PATIENT:
         fix = "the data set may have moved: download it by hand from its home page"
         raise BadFile(source.url, f"the server answers {error.code} {error.reason}", fix) from None
@@ -157,15 +166,25 @@ def _check_claim(source: Source, total: int | None) -> None:
         raise BadFile(source.url, f"claims {total} bytes", "that is no data set: check the address")
 
 
-def _remember(answer: HTTPResponse, tag: Path) -> None:
-    """Keep what identifies this version of the file, for the server to compare (weak tags do not serve)."""
+def _remember(answer: HTTPResponse, total: int | None, part: Path) -> None:
+    """Keep what identifies this version of the file: a mark for the server to compare, and the length."""
     version = answer.headers.get("ETag") or ""
-    if not version or version.startswith("W/"):
+    if not version or version.startswith("W/"):  # weak marks do not serve for ranges
         version = answer.headers.get("Last-Modified") or ""
-    tag.unlink(missing_ok=True)
-    if version and answer.headers.get("Accept-Ranges", "bytes") != "none":
-        tag.parent.mkdir(parents=True, exist_ok=True)
-        tag.write_text(version)
+    _tag_file(part).write_text(f"{version}\n{'' if total is None else total}\n")
+
+
+def _recall(part: Path) -> tuple[str, int | None]:
+    """Give the mark and the length of the file that a part is of, empty and ``None`` if not known."""
+    if not _tag_file(part).is_file():
+        return "", None
+    version, total = [*_tag_file(part).read_text().splitlines(), "", ""][:2]
+    return version, int(total) if total.isdecimal() else None
+
+
+def _drop(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _tag_file(part).unlink(missing_ok=True)
 
 
 def _copy(answer: HTTPResponse, file: BinaryIO, total: int | None, progress: Progress | None) -> None:
@@ -196,7 +215,5 @@ def _verify(source: Source, path: Path) -> Fetched:
         return Fetched(path, found, source.sha256 is not None)
     if path.suffix != ".part":
         raise BadFile(path, wrong, "it is not the published file: remove it and fetch it again")
-    with suppress(OSError):
-        path.unlink()
-        _tag_file(path).unlink()
+    _drop(path)
     raise BadFile(source.url, wrong, "it was damaged on the way, or it is not the published file: fetch it again")

@@ -51,7 +51,6 @@ class Folder:
     note: str = ""  # what was decided that the folder does not say
     classes: ClassSet | None = None  # the official ones, where the folder is a data set we know
     preprocess: Preprocess | None = None  # the papers' for this data set; training measures its own
-    absent: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by split: classes known not to occur in it
 
     def say(self, note: str) -> None:
         """Add to the note, once."""
