@@ -144,11 +144,12 @@ def nyud_archive(folder: Path) -> Path:
     data = root / "data"
     classes = np.arange(894) * 7 % 41
     write_mat(data / "benchmarkData" / "metadata" / "classMapping40.mat", {"mapClass": classes.astype(float)})
-    for seed, (split, number) in enumerate((("train", 5003), ("val", 5011), ("test", 5001))):
+    for seed, number in enumerate((5003, 5011, 5001)):
         write_picture(data / "colorImage" / f"img_{number}.png", seed=seed)
         truth = np.empty((1, 1), object)
         segments = labels(894, seed=seed).astype(np.uint16)
         truth[0, 0] = {"Segmentation": segments, "SegmentationClass": segments + 1}
         write_mat(data / "benchmarkData" / "groundTruth" / f"img_{number}.mat", {"groundTruth": truth})
-        write_list(root / f"{split}.txt", str(number))
+    splits = {"train": [[5003.0]], "val": [[5011.0]], "trainval": [[5003.0], [5011.0]], "test": [[5001.0]]}
+    write_mat(data / "benchmarkData" / "metadata" / "nyusplits.mat", splits)
     return root

@@ -84,6 +84,8 @@ def test_the_archives_kinds_are_mapped_to_classes(tmp_path: Path) -> None:
     pair = open_folder(root).splits["train"][0]
     kinds = miniatures.labels(894, seed=0)
     np.testing.assert_array_equal(read_sample(pair, NYUD).labels, kinds * 7 % 41 - 1)  # class 0 becomes VOID, -1
+    miniatures.write_list(root / "test.txt", "5011")  # lists beside the data come first
+    assert [pair.name for pair in open_folder(root).splits["test"]] == ["img_5011"]
     mapping = root / "data" / "benchmarkData" / "metadata" / "classMapping40.mat"
     miniatures.write_mat(mapping, {"mapClass": np.full(894, 41)})
     with pytest.raises(BadFile, match="classes outside"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,8 @@ Stream = Literal["colour", "hha"]
 FOLDERS: dict[Stream, str] = {"colour": "images", "hha": "hha"}
 ARCHIVE = ("data/colorImage", "data/benchmarkData/groundTruth", "data/benchmarkData/metadata/classMapping40.mat")
 """Where the published archive has pictures, their labels of 894 kinds, and the class of each kind."""
+
+ARCHIVE_SPLITS = "data/benchmarkData/metadata/nyusplits.mat"  # variables train, val, test of ids
 
 STORED = Storage("segmentation", (VOID, *range(len(NYUD))))  # 0 void, 1..40
 PREPROCESS: dict[Stream, Preprocess] = {
@@ -43,9 +46,9 @@ def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
     """Open NYUDv2's colour pictures or its HHA pictures: ``train`` 381, ``val`` 414, ``test`` 654, by lists of ids.
 
     Pictures are ``data/images/img_ID.png`` and ``data/hha/img_ID.png``, labels ``segmentation/img_ID.mat``, the
-    lists ``train.txt``, ``val.txt``, ``test.txt``. Without ``stream`` the folder says it (``data/hha``), else it
-    is ``colour``. Both streams give the same pictures in the same order. The papers train on ``train`` and
-    ``val`` together.
+    lists ``train.txt``, ``val.txt``, ``test.txt`` (or the archive's ``nyusplits.mat``). Without ``stream`` the
+    folder says it (``data/hha``), else it is ``colour``. Both streams give the same pictures in the same order.
+    The papers train on ``train`` and ``val`` together.
     """
     if stream is None:
         stream = "hha" if root.name == FOLDERS["hha"] else "colour"
@@ -53,11 +56,7 @@ def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
         raise ValueError(f"unknown stream {stream!r}: choose one of {', '.join(FOLDERS)}")
     base = _base(root)
     folder = Folder(base, classes=NYUD, preprocess=PREPROCESS[stream])
-    lists = {split: _ids(base / f"{split}.txt") for split in COUNTS if (base / f"{split}.txt").is_file()}
-    if not lists:
-        raise BadFile(base, "no list of pictures", "add train.txt, val.txt and test.txt, one id a line")
-    if "train" not in lists and "trainval" in lists:
-        lists["train"] = lists.pop("trainval")  # what the papers train on
+    lists = _lists(base)
     places = Places(base / "data" / FOLDERS[stream], base / "segmentation", STORED)
     if stream == "colour" and not places.masks.is_dir():
         places = _unpacked(base)
@@ -143,6 +142,20 @@ def _base(root: Path) -> Path:
     return root.parents[1] if root.parent.name == "data" and root.name in FOLDERS.values() else root
 
 
-def _ids(file: Path) -> Listing:
-    listing = read_list(file)
-    return Listing(file, tuple(stem if stem.startswith("img_") else f"img_{stem}" for stem in listing.stems))
+def _lists(base: Path) -> dict[str, Listing]:
+    """Read the lists beside the data, or else the archive's own."""
+    files = {split: base / f"{split}.txt" for split in COUNTS}
+    lists = {split: _ids(file, read_list(file).stems) for split, file in files.items() if file.is_file()}
+    archive = base / ARCHIVE_SPLITS
+    if not lists and archive.is_file():
+        numbers = {split: read_mat(archive, split).ravel().tolist() for split in ("train", "val", "test")}
+        lists = {split: _ids(archive, [str(number) for number in ids]) for split, ids in numbers.items()}
+    if not lists:
+        raise BadFile(base, "no list of pictures", "add train.txt, val.txt and test.txt, one id a line")
+    if "train" not in lists and "trainval" in lists:
+        lists["train"] = lists.pop("trainval")  # what the papers train on
+    return lists
+
+
+def _ids(file: Path, ids: Sequence[str]) -> Listing:
+    return Listing(file, tuple(name if name.startswith("img_") else f"img_{name}" for name in ids))
