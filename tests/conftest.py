@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from fullyconv.data.synthetic import write_dataset
 
 torch.set_num_threads(1)  # several test processes share the machine
+settings.register_profile("shared", deadline=None)  # a busy machine is no failure
+settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from fullyconv.data.classes import FILE_NAME, ClassGuess, read_classes
-from fullyconv.data.dataset import size_mismatch
-from fullyconv.data.folder import Folder, Pair
-from fullyconv.data.images import BadFile, RawMask, decode_mask, orientation, read_image, read_raw_mask
+from fullyconv.data.dataset import read_labels, read_stored, size_mismatch
+from fullyconv.data.folder import SPLITS, Folder, Pair
+from fullyconv.data.images import BadFile, RawMask, orientation, read_image
 from fullyconv.types import ClassSet
 
 Result = TypeVar("Result")
@@ -68,16 +68,19 @@ class _Seen:
 
 
 def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[ClassSet, bool]:
-    """Read the data set's ``classes.yaml``, here or one folder up; without one, infer the classes from the masks.
+    """Read the data set's ``classes.yaml``, here or one folder up; without one, take its official classes.
 
-    Gives the classes and whether they were inferred. Raises ``BadFile`` if there is nothing to infer from.
+    The classes of a data set that is not a published one are inferred from its masks. Gives the classes and
+    whether they were inferred. Raises ``BadFile`` if there is nothing to infer from.
     """
     for place in (folder.root / FILE_NAME, folder.root.parent / FILE_NAME):
         if place.is_file():
             return read_classes(place), False
+    if folder.classes is not None:
+        return folder.classes, False
     guess = ClassGuess()
     pairs = [pair for pairs in folder.splits.values() for pair in pairs]
-    for raw in _ahead(lambda pair: _quietly(pair.mask), pairs, "reading masks", progress):
+    for raw in _ahead(_quietly, pairs, "reading masks", progress):
         if raw is not None:
             guess.see(raw)
     try:
@@ -86,9 +89,9 @@ def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[C
         raise BadFile(folder.root, f"classes cannot be inferred: {error}", f"write a {FILE_NAME}") from None
 
 
-def _quietly(path: Path) -> RawMask | None:
+def _quietly(pair: Pair) -> RawMask | None:
     try:
-        return read_raw_mask(path)
+        return read_stored(pair)
     except BadFile:
         return None  # reported when the pair is read
 
@@ -151,7 +154,7 @@ def _read(pair: Pair, classes: ClassSet) -> _Seen:
     except BadFile as bad:
         return _Seen(pair, bad)
     try:
-        labels = decode_mask(read_raw_mask(pair.mask), classes, pair.mask)
+        labels = read_labels(pair, classes)
     except BadFile as bad:
         return _Seen(pair, bad, digest=digest)
     problem = _misfit(pair, image, labels)
@@ -169,9 +172,12 @@ def _read(pair: Pair, classes: ClassSet) -> _Seen:
 
 def _misfit(pair: Pair, image: np.ndarray, labels: np.ndarray) -> BadFile | None:
     """Tell whether a mask does not lie on its image, above all because of an EXIF rotation of only one of them."""
-    with Image.open(pair.image) as stored_image, Image.open(pair.mask) as stored_mask:
-        turn, mask_turn = orientation(stored_image), orientation(stored_mask)
-        raw_size = stored_image.size[::-1]
+    with Image.open(pair.image) as stored_image:
+        turn, raw_size = orientation(stored_image), stored_image.size[::-1]
+    mask_turn = 1
+    if not pair.storage.variable:
+        with Image.open(pair.mask) as stored_mask:
+            mask_turn = orientation(stored_mask)
     fits = image.shape[:2] == labels.shape
     if turn == mask_turn or (fits and turn >= 5 and raw_size != labels.shape):
         return None if fits else size_mismatch(pair, image.shape[:2], labels.shape)
@@ -200,7 +206,7 @@ def _binary_masks(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigu
     used = np.sum([figures.pixels for figures in splits.values()], axis=0)
     void = sum(figures.void for figures in splits.values())
     suspicious = classes.ignore_index == 255 and not classes.colour_masks and void > 0
-    if not suspicious or np.count_nonzero(used) > 1 or not used[0]:
+    if classes == folder.classes or not suspicious or np.count_nonzero(used) > 1 or not used[0]:
         return []
     mask = next(pairs[0].mask for pairs in folder.splits.values() if pairs)
     return [
@@ -213,16 +219,18 @@ def _binary_masks(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigu
 
 
 def _absent_classes(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigures]) -> list[BadFile]:
-    return [
-        BadFile(
-            folder.root,
-            f"class {name!r} never occurs in split {split!r}",
-            "move pairs between the splits, or take the class out of classes.yaml",
-        )
-        for split, figures in splits.items()
-        for name, pixels in zip(classes.names, figures.pixels, strict=True)
-        if figures.pairs and not pixels
-    ]
+    """Find classes without a pixel: a problem of a data set of one's own, worth a note of a published one."""
+    problems = []
+    for split, figures in splits.items():
+        missing = [name for name, pixels in zip(classes.names, figures.pixels, strict=True) if not pixels]
+        if classes == folder.classes and missing:
+            folder.say(f"never in {split}: {', '.join(missing)}")
+        elif figures.pairs:
+            fix = "move pairs between the splits, or take the class out of classes.yaml"
+            problems += [
+                BadFile(folder.root, f"class {name!r} never occurs in split {split!r}", fix) for name in missing
+            ]
+    return problems
 
 
 def _copies_across_splits(copies: dict[bytes, list[tuple[str, Path]]]) -> list[BadFile]:
@@ -231,7 +239,9 @@ def _copies_across_splits(copies: dict[bytes, list[tuple[str, Path]]]) -> list[B
         if len({split for split, _ in places}) > 1:
             (first_split, first), *others = places
             for split, path in others:
-                if split != first_split:
+                # Lists such as trainval hold what train and val hold, by design.
+                by_design = path == first and not {split, first_split} <= set(SPLITS)
+                if split != first_split and not by_design:
                     what = f"the same picture as {first} in split {first_split!r}"
                     problems.append(BadFile(path, what, f"remove it from one: scores on {split!r} would be flattered"))
     return problems

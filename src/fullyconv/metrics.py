@@ -38,6 +38,8 @@ class Scores:
     frequency_weighted_iu: float
     per_class_iu: tuple[float, ...]
     per_class_accuracy: tuple[float, ...]
+    mean_iu_present: float
+    """Mean IU over the classes in the truth alone, as SIFT Flow is scored (three of its classes are never tested)."""
 
 
 def score(counts: np.ndarray) -> Scores:
@@ -60,6 +62,7 @@ def score(counts: np.ndarray) -> Scores:
         frequency_weighted_iu=float((share[there] * iu[there]).sum()),
         per_class_iu=tuple(map(float, iu)),
         per_class_accuracy=tuple(map(float, accuracy)),
+        mean_iu_present=_mean(iu[there]),
     )
 
 

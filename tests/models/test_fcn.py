@@ -52,7 +52,7 @@ def test_any_size_in_same_size_out(name: str) -> None:
         assert network(name)(torch.randn(1, 3, height, width)).shape == (1, 3, height, width)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.sampled_from(SMALL), st.integers(1, 260), st.integers(1, 260))
 def test_random_sizes(name: str, height: int, width: int) -> None:
     assert network(name)(torch.randn(1, 3, height, width)).shape == (1, 3, height, width)

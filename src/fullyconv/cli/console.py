@@ -102,6 +102,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     out.print(table)
     for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
         out.print(f"{key.replace('_iu', ' IU').replace('_', ' ')} {document[key]:.4f}")
+    if evaluation.absent:
+        out.print(f"mean IU of the classes in the truth {scores.mean_iu_present:.4f}")
     absent = ", ".join(evaluation.absent) or "none"
     out.print(f"classes absent from the truth: {absent}; void share {evaluation.void_share:.1%}")
     out.print(f"convention: {document['convention']}")

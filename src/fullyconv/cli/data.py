@@ -1,4 +1,4 @@
-"""``fullyconv data …``: look at data sets, and make one to try."""
+"""``fullyconv data …``: look at data sets, fetch the published ones, make one to try."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullyconv.cli.console import Bars, err, out, print_report
+from fullyconv.cli.console import Bars, complain, err, out, print_report
 from fullyconv.cli.options import DataArgument
 
 if TYPE_CHECKING:
     from fullyconv.check import Report
+    from fullyconv.data.sources import Source
 
-app = typer.Typer(help="Look at data sets, and make one to try.", no_args_is_help=True)
+app = typer.Typer(help="Look at data sets, fetch published ones, make one to try.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -28,6 +29,8 @@ def check(data: DataArgument) -> None:
     with Bars() as bars:
         report = check_folder(open_folder(data), progress=bars)
     print_report(report)
+    if report.folder.note:
+        err.print(report.folder.note)
     if report.inferred:
         write_inferred_classes(report, data)
     if report.problems:
@@ -63,3 +66,99 @@ def write_inferred_classes(report: Report, data: Path) -> None:
         )
         return
     err.print(f"{len(report.classes)} classes inferred from the masks: edit their names in {data / FILE_NAME}")
+
+
+@app.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="Data set; an unknown name lists the known ones.")],
+    out_: Annotated[Path, typer.Option("--out", help="Folder to unpack it into.")],
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the archives beside what they hold.")] = False,
+) -> None:
+    """Download a published data set and unpack it; run it again to continue after an interruption.
+
+    Example: `fullyconv data fetch voc2012 --out pascal/`, then `fullyconv data check pascal/`.
+    Known: voc2007 to voc2012, sbdd, pascal-context (needs voc2010 in the same folder), siftflow, nyud.
+    """
+    from fullyconv.data.sources import SOURCES
+
+    if name not in SOURCES:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(SOURCES)}")
+    for source in SOURCES[name]:
+        _fetch(source, out_, keep=keep)
+
+
+def _fetch(source: Source, folder: Path, *, keep: bool) -> None:
+    from fullyconv.data.fetch import download
+    from fullyconv.data.unpack import is_archive, unpack
+
+    with Bars() as bars:
+        fetched = download(
+            source,
+            folder / source.name,
+            progress=lambda done, total: bars(source.name, done >> 20, (total or done) >> 20, "MiB"),
+        )
+    verdict = "as published" if fetched.verified else "no published sum is known: compare it with a trusted copy's"
+    out.print(f"{fetched.path} sha256 {fetched.sha256} ({verdict})")
+    if not is_archive(fetched.path):
+        return
+    unpacked = unpack(fetched.path, folder)
+    out.print(f"{unpacked.files} files, {unpacked.size >> 20} MiB in {folder}")
+    for skipped in unpacked.skipped:
+        complain("skipped", f"{skipped}: a link or device")
+    if not keep:
+        fetched.path.unlink()
+
+
+@app.command("seg11valid")
+def seg11valid(
+    voc: Annotated[Path, typer.Option(help="VOCdevkit/VOC2011.")],
+    sbdd: Annotated[Path, typer.Option(help="SBDD's benchmark_RELEASE/dataset.")],
+) -> None:
+    """Write the list of pictures the papers score on: VOC2011's val without what SBDD trains on (736).
+
+    Example: `fullyconv data seg11valid --voc VOCdevkit/VOC2011 --sbdd benchmark_RELEASE/dataset`, then
+    `fullyconv evaluate MODEL VOCdevkit/VOC2011 --split seg11valid`. Exit status 1 for another count.
+    """
+    from fullyconv.data.pairs import read_list
+    from fullyconv.data.pascal import count_note, write_seg11valid
+
+    target = write_seg11valid(voc, sbdd)
+    count = len(read_list(target).stems)
+    out.print(f"{count} pictures in {target}")
+    if note := count_note(count):
+        complain("problem", note)
+        raise typer.Exit(1)
+
+
+@app.command("hha")
+def hha(
+    depth: Annotated[Path, typer.Argument(help="Folder of 16-bit depth PNGs in millimetres.")],
+    out_: Annotated[Path, typer.Option("--out", help="Folder for the HHA pictures.")],
+    camera: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(help="Focal lengths and centre in pixels: FX FY CX CY; default: NYUDv2's, 560 x 425 pictures."),
+    ] = None,
+) -> None:
+    """Compute HHA pictures (disparity, height above ground, angle with gravity) from depth pictures.
+
+    Example: `fullyconv data hha nyud/data/depth --out nyud/data/hha`. A bad file is reported and skipped;
+    exit status 1 then.
+    """
+    from fullyconv.data.hha import NYUD, Intrinsics
+    from fullyconv.data.nyud import convert_depth
+
+    files = sorted(depth.glob("*.png"))
+    if not files:
+        raise ValueError(f"{depth}: no depth picture: name a folder of 16-bit PNGs")
+    bad = 0
+    with Bars() as bars:
+        for done, file in enumerate(files, start=1):
+            try:
+                convert_depth(file, out_ / file.name, Intrinsics(*camera) if camera else NYUD)
+            except ValueError as error:
+                bad += 1
+                complain("skipped", error)
+            bars("computing", done, len(files), file.name)
+    out.print(f"{len(files) - bad} of {len(files)} pictures in {out_}")
+    if bad:
+        raise typer.Exit(1)

@@ -35,6 +35,8 @@ def evaluate(
     segmenter = load(model, device=device, precision=precision)
     folder = open_folder(data)
     pairs = evaluation_split(folder, split)
+    if folder.classes is not None and folder.classes.names != segmenter.classes.names:
+        complain("careful", f"the model's classes are named otherwise than those of {data}: their order decides")
     for problem in folder.problems:
         complain("not scored", problem)
     with Bars() as bars:

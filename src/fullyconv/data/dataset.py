@@ -10,17 +10,46 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fullyconv.augment import Augmentation, augment, sample_rng
-from fullyconv.data.folder import Pair
-from fullyconv.data.images import BadFile, decode_mask, read_image, read_raw_mask
+from fullyconv.data.images import BadFile, RawMask, decode_mask, read_image, read_raw_mask
+from fullyconv.data.mat import read_mat
+from fullyconv.data.pairs import Pair
 from fullyconv.types import ClassSet, Preprocess, Sample
 
 
 def read_sample(pair: Pair, classes: ClassSet) -> Sample:
     """Read one pair; raises ``BadFile`` for a file that cannot be used or sizes that differ."""
-    image, labels = read_image(pair.image), decode_mask(read_raw_mask(pair.mask), classes, pair.mask)
+    image, labels = read_image(pair.image), read_labels(pair, classes)
     if image.shape[:2] != labels.shape:
         raise size_mismatch(pair, image.shape[:2], labels.shape)
     return Sample(image, labels, pair.name)
+
+
+def read_stored(pair: Pair) -> RawMask:
+    """Read the numbers or colours of a pair's mask as its data set stores them; raises ``BadFile``."""
+    if pair.storage.variable:
+        return RawMask(read_mat(pair.mask, pair.storage.variable))
+    return read_raw_mask(pair.mask)
+
+
+def read_labels(pair: Pair, classes: ClassSet) -> np.ndarray:
+    """Read a pair's mask, H x W int16 (class index, or ``VOID`` where not scored).
+
+    Raises ``BadFile`` naming the labels that are no class.
+    """
+    raw = read_stored(pair)
+    return _look_up(raw.values, pair, classes) if pair.storage.labels else decode_mask(raw, classes, pair.mask)
+
+
+def _look_up(raw: np.ndarray, pair: Pair, classes: ClassSet) -> np.ndarray:
+    first, table = pair.storage.first, np.array(pair.storage.labels, np.int16)
+    if raw.ndim != 2 or raw.min() < first or raw.max() >= first + len(table):
+        what = f"raw labels {raw.min()} to {raw.max()}"
+        raise BadFile(pair.mask, what, f"the data set has {first} to {first + len(table) - 1}: restore the file")
+    labels: np.ndarray = table[raw - first]
+    if labels.max() >= len(classes):
+        what = f"a label of class {labels.max()}, of {len(classes)} classes"
+        raise BadFile(pair.mask, what, "use a model of this data set's classes")
+    return labels
 
 
 def size_mismatch(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> BadFile:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from fullyconv.data.images import SUFFIXES, BadFile
+from fullyconv.data.context import is_context, open_context
+from fullyconv.data.images import BadFile
+from fullyconv.data.nyud import is_nyud, open_nyud
+from fullyconv.data.pairs import Folder, Pair, Places, pair_all, pair_listed, read_list
+from fullyconv.data.pascal import is_sbdd, is_voc, open_pascal, open_sbdd, open_voc
+from fullyconv.data.siftflow import is_siftflow, open_siftflow
+
+__all__ = ["LAYOUTS", "SPLITS", "Folder", "Pair", "evaluation_split", "open_folder", "training_splits"]
 
 SPLITS = ("train", "val", "test")
 HELD_OUT = 0.2  # of a folder without splits
@@ -17,65 +22,89 @@ a data set is a folder with
   images/ and masks/, paired by file stem, or
   train/, val/ and test/, each with images/ and masks/, or images/train/, masks/train/ and so on, or
   images/ and masks/ beside train.txt, val.txt, test.txt, each a list of stems, or
-  PASCAL VOC's JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt"""
+  PASCAL VOC's JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt, or
+  one of the data sets VOC2007 to VOC2012, SBDD, PASCAL-Context, SIFT Flow or NYUDv2 as published"""
 
+OFFICIAL = (
+    (is_context, open_context),
+    (is_siftflow, open_siftflow),
+    (is_nyud, open_nyud),
+    (is_sbdd, open_sbdd),
+    (is_voc, open_voc),
+)
+"""The published data sets: how each is recognised and opened. The first that fits is taken."""
 
-@dataclass(frozen=True)
-class Pair:
-    """An image file and its mask file."""
-
-    image: Path
-    mask: Path
-
-    @property
-    def name(self) -> str:
-        """The stem that pairs them."""
-        return self.image.stem
-
-
-@dataclass
-class Folder:
-    """A data set as found on disk: pairs by split, and what could not be paired."""
-
-    root: Path
-    splits: dict[str, list[Pair]] = field(default_factory=dict)
-    problems: list[BadFile] = field(default_factory=list)
-    note: str = ""  # what was decided that the folder does not say
+INSIDE = ("VOC20*", "VOCdevkit/VOC20*", "TrainVal/VOCdevkit/VOC20*", "dataset", "*_RELEASE/dataset", "SiftFlow*")
+"""Where the published archives put their data set."""
 
 
 def open_folder(root: Path) -> Folder:
-    """Find the pairs of a data set; raises ``BadFile`` when the folder has none of the known layouts."""
+    """Find the pairs of a data set; raises ``BadFile`` when the folder has none of the known layouts.
+
+    Published data sets come with their official classes. SIFT Flow's two label sets are two folders:
+    open ``SemanticLabels`` or ``GeoLabels``; likewise NYUDv2's ``data/images`` or ``data/hha``. A folder
+    into which both SBDD and a year of VOC were unpacked is what the papers train and score on: SBDD's ``train``,
+    and VOC's ``val`` without it.
+    """
     if not root.is_dir():
         raise BadFile(root, "no such folder", LAYOUTS)
-    folder = Folder(root)
-    if (root / "JPEGImages").is_dir():
-        lists = {file.stem: file for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))}
-        _listed(folder, root / "JPEGImages", root / "SegmentationClass", lists)
-    elif places := _split_folders(root):
-        for split, (images, masks) in places.items():
-            folder.splits[split] = _pairs(folder, images, masks)
-    elif (root / "images").is_dir():
-        lists = {split: file for split in SPLITS for file in [_list_file(root, split)] if file}
-        if lists:
-            _listed(folder, root / "images", root / "masks", lists)
-        else:
-            folder.splits["all"] = _pairs(folder, root / "images", root / "masks")
+    folder = _open_official(root) or _open_plain(root)
     if not any(folder.splits.values()) and not folder.problems:
         raise BadFile(root, "no image with a mask", LAYOUTS)
     return folder
 
 
-def _split_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+def _open_official(root: Path) -> Folder | None:
+    for fits, open_it in OFFICIAL:
+        if fits(root):
+            return open_it(root)
+    inside = {place: open_it for pattern in INSIDE for place in sorted(root.glob(pattern))
+              for fits, open_it in OFFICIAL if fits(place)}  # fmt: skip
+    years, sbdd = [place for place in inside if is_voc(place)], [place for place in inside if is_sbdd(place)]
+    if len(inside) == 2 and years and sbdd:
+        return open_pascal(years[0], sbdd[0])
+    if len(inside) > 1:
+        names = ", ".join(str(place.relative_to(root)) for place in inside)
+        raise BadFile(root, f"several data sets: {names}", "name the folder of one of them")
+    for place, open_it in inside.items():
+        return open_it(place)
+    return None
+
+
+def _open_plain(root: Path) -> Folder:
+    folder = Folder(root)
+    if (root / "JPEGImages").is_dir():
+        files = sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
+        places = Places(root / "JPEGImages", root / "SegmentationClass")
+        pair_listed(folder, places, {file.stem: read_list(file) for file in files})
+    elif split_places := _split_folders(root):
+        for split, places in split_places.items():
+            folder.splits[split] = pair_all(folder, places)
+    elif (root / "images").is_dir():
+        places = Places(root / "images", root / "masks")
+        lists = {split: read_list(file) for split in SPLITS for file in [_list_file(root, split)] if file}
+        if lists:
+            pair_listed(folder, places, lists)
+        else:
+            folder.splits["all"] = pair_all(folder, places)
+    return folder
+
+
+def _split_folders(root: Path) -> dict[str, Places]:
     """Find the folders of each split, ``train/images`` or ``images/train``."""
-    places = {}
+    found = {}
     for split in SPLITS:
         for images, masks in (
             (root / split / "images", root / split / "masks"),
             (root / "images" / split, root / "masks" / split),
         ):
             if images.is_dir():
-                places[split] = (images, masks)
-    return places
+                found[split] = Places(images, masks)
+    return found
+
+
+def _list_file(root: Path, split: str) -> Path | None:
+    return next((file for file in (root / f"{split}.txt", root / "splits" / f"{split}.txt") if file.is_file()), None)
 
 
 def training_splits(folder: Folder) -> tuple[list[Pair], list[Pair]]:
@@ -90,7 +119,7 @@ def training_splits(folder: Folder) -> tuple[list[Pair], list[Pair]]:
         order = sorted(train, key=lambda pair: hashlib.sha256(pair.name.encode()).digest())
         count = max(1, round(HELD_OUT * len(order)))
         held_out, train = order[:count], sorted(order[count:], key=lambda pair: pair.name)
-        folder.note = (
+        folder.say(
             f"no val split: {count} of {count + len(train)} pairs, chosen by a hash of their names, are held out"
         )
     if not train:
@@ -108,63 +137,3 @@ def evaluation_split(folder: Folder, split: str | None) -> list[Pair]:
         known = ", ".join(name for name, pairs in folder.splits.items() if pairs)
         raise BadFile(folder.root, f"no split {split!r}", f"choose one of {known}")
     return folder.splits[split]
-
-
-def _list_file(root: Path, split: str) -> Path | None:
-    return next((file for file in (root / f"{split}.txt", root / "splits" / f"{split}.txt") if file.is_file()), None)
-
-
-def _by_stem(directory: Path, folder: Folder) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    if not directory.is_dir():
-        folder.problems.append(BadFile(directory, "no such folder", LAYOUTS))
-        return files
-    for file in sorted(directory.iterdir()):
-        if file.suffix.lower() not in SUFFIXES or file.name.startswith("."):
-            continue
-        if file.stem in files:
-            folder.problems.append(
-                BadFile(file, f"has the stem of {files[file.stem].name}", "rename one: stems pair images with masks")
-            )
-            continue
-        files[file.stem] = file
-    return files
-
-
-def _missing(image: Path | None, mask: Path | None, images: Path, masks: Path) -> BadFile:
-    if image is not None:
-        return BadFile(image, "has no mask", f"add {masks.name}/{image.stem}.png, or remove the image")
-    assert_mask = mask or masks
-    return BadFile(assert_mask, "has no image", f"add {images.name}/{assert_mask.stem}, or remove the mask")
-
-
-def _pairs(folder: Folder, images: Path, masks: Path) -> list[Pair]:
-    pictures, labels = _by_stem(images, folder), _by_stem(masks, folder)
-    for stem in sorted(pictures.keys() ^ labels.keys()):
-        folder.problems.append(_missing(pictures.get(stem), labels.get(stem), images, masks))
-    return [Pair(pictures[stem], labels[stem]) for stem in sorted(pictures.keys() & labels.keys())]
-
-
-def _listed(folder: Folder, images: Path, masks: Path, lists: dict[str, Path]) -> None:
-    pictures, labels = _by_stem(images, folder), _by_stem(masks, folder)
-    for split, file in lists.items():
-        pairs = []
-        for stem in _stems(file):
-            if stem in pictures and stem in labels:
-                pairs.append(Pair(pictures[stem], labels[stem]))
-            elif stem in pictures or stem in labels:
-                folder.problems.append(_missing(pictures.get(stem), labels.get(stem), images, masks))
-            else:
-                folder.problems.append(
-                    BadFile(
-                        file, f"lists {stem!r}, which has neither image nor mask", "correct the list, or add the pair"
-                    )
-                )
-        folder.splits[split] = pairs
-
-
-def _stems(file: Path) -> Iterable[str]:
-    # Lists come with or without suffixes and folders, and with further columns.
-    lines = (line.split() for line in file.read_text().splitlines())
-    return [Path(words[0]).name.removesuffix(Path(words[0]).suffix if Path(words[0]).suffix.lower() in SUFFIXES else "")
-            for words in lines if words]  # fmt: skip

@@ -25,7 +25,8 @@ class BadFile(ValueError):
         self.path, self.what, self.fix = str(path), what, fix
 
 
-def _open(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """Open and decode a picture of any mode; raises ``BadFile``."""
     try:
         picture = Image.open(path)
         if picture.width * picture.height > MOST_PIXELS:
@@ -62,7 +63,7 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
 
 def read_image(path: Path) -> np.ndarray:
     """Read a picture upright, H x W x 3 uint8 RGB; raises ``BadFile``."""
-    picture = ImageOps.exif_transpose(_open(path))
+    picture = ImageOps.exif_transpose(open_picture(path))
     try:
         return to_rgb(picture)
     except ValueError as error:
@@ -79,7 +80,7 @@ class RawMask:
 
 def read_raw_mask(path: Path) -> RawMask:
     """Read a mask's stored numbers: palette pictures give indices, RGB(A) pictures colours; raises ``BadFile``."""
-    picture = ImageOps.exif_transpose(_open(path))
+    picture = ImageOps.exif_transpose(open_picture(path))
     if picture.mode == "P":
         return RawMask(np.asarray(picture), np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3))
     if picture.mode in ("RGB", "RGBA"):

@@ -1,0 +1,161 @@
+"""NYUDv2: 1,449 indoor pictures with depth, 40 classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from fullyconv.data.hha import NYUD as NYUD_CAMERA
+from fullyconv.data.hha import Intrinsics, hha
+from fullyconv.data.images import BadFile, open_picture, read_image
+from fullyconv.data.mat import read_mat
+from fullyconv.data.names import NYUD
+from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.types import VOID, Preprocess
+
+Stream = Literal["colour", "hha"]
+
+FOLDERS: dict[Stream, str] = {"colour": "images", "hha": "hha"}
+ARCHIVE = ("data/colorImage", "data/benchmarkData/groundTruth", "data/benchmarkData/metadata/classMapping40.mat")
+"""Where the published archive has pictures, their labels of 894 kinds, and the class of each kind."""
+
+ARCHIVE_SPLITS = "data/benchmarkData/metadata/nyusplits.mat"  # variables train, val, test of ids
+
+STORED = Storage("segmentation", (VOID, *range(len(NYUD))))  # 0 void, 1..40
+PREPROCESS: dict[Stream, Preprocess] = {
+    "colour": Preprocess(mean=(116.190, 97.203, 92.318), std=(1, 1, 1), order="BGR"),
+    "hha": Preprocess(mean=(132.431, 94.076, 118.477), std=(1, 1, 1), order="RGB"),  # as the pictures have it
+}
+LOG_DEPTH_MEAN = 7.844  # of the fourth channel of early fusion
+COUNTS = {"train": 381, "val": 414, "trainval": 795, "test": 654}
+MILLIMETRES = 1000.0  # a depth picture's unit in a metre
+
+
+def is_nyud(root: Path) -> bool:
+    """Tell whether a folder is NYUDv2: as the papers have it (below), or as its archive unpacks (``ARCHIVE``)."""
+    base = _base(root)
+    papers = (base / "data" / "images").is_dir() and (base / "segmentation").is_dir()
+    return papers or all((base / place).exists() for place in ARCHIVE)
+
+
+def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
+    """Open NYUDv2's colour pictures or its HHA pictures: ``train`` 381, ``val`` 414, ``test`` 654, by lists of ids.
+
+    Pictures are ``data/images/img_ID.png`` and ``data/hha/img_ID.png``, labels ``segmentation/img_ID.mat``, the
+    lists ``train.txt``, ``val.txt``, ``test.txt`` (or the archive's ``nyusplits.mat``). Without ``stream`` the
+    folder says it (``data/hha``), else it is ``colour``. Both streams give the same pictures in the same order.
+    The papers train on ``train`` and ``val`` together.
+    """
+    if stream is None:
+        stream = "hha" if root.name == FOLDERS["hha"] else "colour"
+    if stream not in FOLDERS:
+        raise ValueError(f"unknown stream {stream!r}: choose one of {', '.join(FOLDERS)}")
+    base = _base(root)
+    folder = Folder(base, classes=NYUD, preprocess=PREPROCESS[stream])
+    lists = _lists(base)
+    places = Places(base / "data" / FOLDERS[stream], base / "segmentation", STORED)
+    if stream == "colour" and not places.masks.is_dir():
+        places = _unpacked(base)
+    pair_listed(folder, places, lists)
+    compare_counts(folder, COUNTS if "val" in lists else COUNTS | {"train": COUNTS["trainval"]})
+    return folder
+
+
+def _unpacked(base: Path) -> Places:
+    images, masks, mapping = (base / place for place in ARCHIVE)
+    classes = read_mat(mapping, "mapClass").ravel()  # of raw labels 1, 2, …: 1..40, 0 void
+    if not ((classes >= 0) & (classes <= len(NYUD))).all():
+        raise BadFile(mapping, f"classes outside 0..{len(NYUD)}", "restore the published archive")
+    table = (VOID, *(VOID if number == 0 else number - 1 for number in classes.tolist()))
+    return Places(images, masks, Storage("groundTruth.1.SegmentationClass", table))
+
+
+def depth_path(pair: Pair) -> Path:
+    """Give the depth picture of a pair of either stream."""
+    return pair.image.parents[1] / "depth" / pair.image.name
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """Read a 16-bit depth picture, H x W float32 metres, 0 where there is none; raises ``BadFile``."""
+    picture = open_picture(path)
+    if not picture.mode.startswith("I"):
+        raise BadFile(path, f"a depth picture of mode {picture.mode}", "save depth as 16-bit PNG in millimetres")
+    return np.asarray(picture).astype(np.float32) / np.float32(MILLIMETRES)
+
+
+def log_depth(depth_m: np.ndarray) -> np.ndarray:
+    """Take the natural logarithm of depth in millimetres, as the fourth channel of early fusion has it.
+
+    H x W float32; a pixel without depth gets the picture's largest, which is what in-filled depth comes
+    closest to (its logarithm would be minus infinity). Raises ``ValueError`` if no pixel has depth.
+    """
+    known = depth_m > 0
+    if not known.any():
+        raise ValueError("a depth picture without any depth")
+    filled = np.where(known, depth_m, depth_m.max()) * np.float32(MILLIMETRES)
+    return np.log(filled).astype(np.float32)
+
+
+def read_colour_depth(pair: Pair) -> np.ndarray:
+    """Read what early fusion sees, H x W x 4 float32: R, G, B (0..255) and the logarithm of depth in millimetres.
+
+    ``pair`` is of the colour stream. Raises ``BadFile`` for files that cannot be used or sizes that differ.
+    """
+    colour, path = read_image(pair.image), depth_path(pair)
+    depth_m = read_depth(path)
+    if depth_m.shape != colour.shape[:2]:
+        what = (
+            f"the depth is {depth_m.shape[1]} x {depth_m.shape[0]}, the picture {colour.shape[1]} x {colour.shape[0]}"
+        )
+        raise BadFile(path, what, "save both at one size")
+    try:
+        return np.dstack([colour.astype(np.float32), log_depth(depth_m)])
+    except ValueError as error:
+        raise BadFile(path, str(error), "in-fill its depth, or leave the pair out") from None
+
+
+def convert_depth(depth: Path, target: Path, camera: Intrinsics = NYUD_CAMERA) -> None:
+    """Write the HHA picture of a depth picture as PNG: disparity, height, angle are its R, G, B.
+
+    Raises ``BadFile`` for a file that is no depth picture, has no depth, or does not fit the camera.
+    """
+    depth_m = read_depth(depth)
+    height, width = depth_m.shape
+    if not (0 <= camera.cx < width and 0 <= camera.cy < height):
+        what = f"{width} x {height} pixels, but the camera's centre is at ({camera.cx:g}, {camera.cy:g})"
+        raise BadFile(depth, what, "give the camera of these pictures")
+    try:
+        picture = hha(depth_m, camera)
+    except ValueError as error:
+        raise BadFile(depth, str(error), "in-fill its depth, or remove it") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_suffix(".tmp")
+    Image.fromarray(picture).save(draft, "PNG")
+    draft.replace(target)
+
+
+def _base(root: Path) -> Path:
+    return root.parents[1] if root.parent.name == "data" and root.name in FOLDERS.values() else root
+
+
+def _lists(base: Path) -> dict[str, Listing]:
+    """Read the lists beside the data, or else the archive's own."""
+    files = {split: base / f"{split}.txt" for split in COUNTS}
+    lists = {split: _ids(file, read_list(file).stems) for split, file in files.items() if file.is_file()}
+    archive = base / ARCHIVE_SPLITS
+    if not lists and archive.is_file():
+        numbers = {split: read_mat(archive, split).ravel().tolist() for split in ("train", "val", "test")}
+        lists = {split: _ids(archive, [str(number) for number in ids]) for split, ids in numbers.items()}
+    if not lists:
+        raise BadFile(base, "no list of pictures", "add train.txt, val.txt and test.txt, one id a line")
+    if "train" not in lists and "trainval" in lists:
+        lists["train"] = lists.pop("trainval")  # what the papers train on
+    return lists
+
+
+def _ids(file: Path, ids: Sequence[str]) -> Listing:
+    return Listing(file, tuple(name if name.startswith("img_") else f"img_{name}" for name in ids))

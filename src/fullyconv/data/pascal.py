@@ -1,0 +1,124 @@
+"""PASCAL VOC 2007 to 2012, and SBDD's masks for many more of its pictures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from fullyconv.data.images import BadFile
+from fullyconv.data.names import VOC
+from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.types import Preprocess
+
+SBDD_MASKS = Storage(variable="GTcls.Segmentation")
+PREPROCESS = Preprocess(mean=(104.00699, 116.66877, 122.67892), std=(1, 1, 1), order="BGR")
+NUMBERED = re.compile(r"(20\d\d_)?\d{6}")  # 000032 in 2007, 2007_000027 from 2008 on
+COUNTS = {  # of the segmentation lists, by year
+    "VOC2007": {"train": 209, "val": 213, "trainval": 422, "test": 210},
+    "VOC2008": {"train": 511, "val": 512, "trainval": 1023},
+    "VOC2009": {"train": 749, "val": 750, "trainval": 1499},
+    "VOC2010": {"train": 964, "val": 964, "trainval": 1928},
+    "VOC2011": {"train": 1112, "val": 1111, "trainval": 2223},
+    "VOC2012": {"train": 1464, "val": 1449, "trainval": 2913},
+}
+SBDD_COUNTS = {"train": 8498, "val": 2857}
+SEG11VALID_COUNT = 736  # what the papers score on
+SEG11VALID = "seg11valid"
+
+
+def is_voc(root: Path) -> bool:
+    """Tell whether a folder is a year of PASCAL VOC: ``VOCdevkit/VOC20xx``, or by its pictures' names.
+
+    Other data sets in VOC's layout keep classes of their own.
+    """
+    if not (root / "JPEGImages").is_dir() or not re.match(r"VOC20(0[7-9]|1[0-2])", root.name):
+        return False
+    return root.resolve().parent.name == "VOCdevkit" or _numbered(root)
+
+
+def _numbered(root: Path) -> bool:
+    stems = [stem for file in (root / "ImageSets" / "Segmentation").glob("*.txt") for stem in read_list(file).stems]
+    return bool(stems) and all(NUMBERED.fullmatch(stem) for stem in stems)
+
+
+def open_voc(root: Path) -> Folder:
+    """Open ``VOCdevkit/VOC20xx``: a split for every list in ``ImageSets/Segmentation``, 255 is void.
+
+    A list none of whose pictures has a public mask (``test`` from 2008 on) is left out with a note.
+    """
+    folder = Folder(root, classes=VOC, preprocess=PREPROCESS)
+    lists, secret = {}, []
+    for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")):
+        listing = read_list(file)
+        if any((root / "SegmentationClass" / f"{stem}.png").is_file() for stem in listing.stems):
+            lists[file.stem] = listing
+        else:
+            secret.append(f"{file.stem} ({len(listing.stems)} pictures)")
+    if secret:
+        folder.say(f"left out, because their masks are not here: {', '.join(secret)}")
+    if not _numbered(root):
+        folder.say("the pictures are not named as VOC's: write a classes.yaml if the classes are not VOC's 21 either")
+    pair_listed(folder, Places(root / "JPEGImages", root / "SegmentationClass"), lists)
+    compare_counts(folder, COUNTS.get(root.name[: len("VOC20xx")], {}))
+    return folder
+
+
+def is_sbdd(root: Path) -> bool:
+    """Tell whether a folder is SBDD's ``benchmark_RELEASE/dataset``."""
+    return (root / "img").is_dir() and (root / "cls").is_dir()
+
+
+def open_sbdd(root: Path) -> Folder:
+    """Open SBDD: ``img/*.jpg``, ``cls/*.mat`` and ``train.txt``, ``val.txt``; VOC's classes, no void band."""
+    folder = Folder(root, classes=VOC, preprocess=PREPROCESS)
+    lists = {split: read_list(root / f"{split}.txt") for split in ("train", "val") if (root / f"{split}.txt").is_file()}
+    pair_listed(folder, Places(root / "img", root / "cls", SBDD_MASKS), lists)
+    compare_counts(folder, SBDD_COUNTS)
+    return folder
+
+
+def seg11valid(voc: Path, sbdd: Path) -> tuple[str, ...]:
+    """Compute the pictures that the papers score on: VOC2011's ``val`` without those in SBDD's ``train``, sorted.
+
+    There should be ``SEG11VALID_COUNT``. Raises ``BadFile`` where a list is missing.
+    """
+    val, trained = _list(voc / "ImageSets" / "Segmentation" / "val.txt"), _list(sbdd / "train.txt")
+    return tuple(sorted(set(val.stems) - set(trained.stems)))
+
+
+def open_pascal(voc: Path, sbdd: Path) -> Folder:
+    """Open what the papers train and score on: SBDD's ``train`` (8,498), and seg11valid as ``val``.
+
+    ``voc`` is ``VOCdevkit/VOC2011``, ``sbdd`` is ``benchmark_RELEASE/dataset``. Another count than 736 is
+    said in ``note``.
+    """
+    trained, judged = open_sbdd(sbdd), Folder(voc, classes=VOC, preprocess=PREPROCESS)
+    listing = Listing(voc / "ImageSets" / "Segmentation" / "val.txt", seg11valid(voc, sbdd))
+    pair_listed(judged, Places(voc / "JPEGImages", voc / "SegmentationClass"), {"val": listing})
+    judged.splits["train"] = trained.splits.get("train", [])
+    judged.problems += trained.problems
+    compare_counts(judged, {"train": SBDD_COUNTS["train"]})
+    judged.say(count_note(len(listing.stems)))
+    return judged
+
+
+def count_note(count: int) -> str:
+    """Say how many pictures seg11valid has here, if they are not the papers'."""
+    if count == SEG11VALID_COUNT:
+        return ""
+    return f"{SEG11VALID} has {count} pictures here, the papers' has {SEG11VALID_COUNT}: scores are not comparable"
+
+
+def write_seg11valid(voc: Path, sbdd: Path) -> Path:
+    """Write the list where VOC's other lists are, so that it is a split like them."""
+    stems = seg11valid(voc, sbdd)
+    target = voc / "ImageSets" / "Segmentation" / f"{SEG11VALID}.txt"
+    draft = target.with_suffix(".tmp")
+    draft.write_text("".join(f"{stem}\n" for stem in stems))
+    return draft.replace(target)
+
+
+def _list(file: Path) -> Listing:
+    if not file.is_file():
+        raise BadFile(file, "no such list", "name the folders VOCdevkit/VOC2011 and benchmark_RELEASE/dataset")
+    return read_list(file)

@@ -1,0 +1,147 @@
+"""Unpack tar and zip archives from strangers: nothing lands outside the folder, nothing grows without bound."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, BinaryIO, cast
+
+from fullyconv.data.images import BadFile
+
+CHUNK = 1 << 20
+MOST_BYTES = 1 << 37  # that an archive may unpack to: 128 GiB
+MOST_FILES = 2_000_000
+MOST_AT_ONCE = 1 << 24  # that a header of a tar may ask for at once
+SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".zip")
+
+DISTRUST = "do not use this archive: it is not the published one"
+
+
+@dataclass
+class Unpacked:
+    """What came of an archive: files written, bytes in them, and the links and devices that were left out."""
+
+    files: int = 0
+    size: int = 0
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An entry of an archive; ``content`` is ``None`` for what is neither file nor folder."""
+
+    name: str
+    is_folder: bool
+    content: IO[bytes] | None
+
+
+class _Guarded:
+    """A stream for ``tarfile`` that refuses to read a header of any size into memory."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most ``MOST_AT_ONCE`` bytes."""
+        if not 0 <= size <= MOST_AT_ONCE:
+            raise tarfile.TarError(f"a header that asks for {size} bytes")
+        return self._stream.read(size)
+
+
+def is_archive(path: Path) -> bool:
+    """Tell whether a name is that of an archive."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def unpack(archive: Path, folder: Path) -> Unpacked:
+    """Unpack into ``folder``, over what is there. Links and devices are skipped, never followed.
+
+    Raises ``BadFile`` for a broken archive, for a name that leads out of ``folder`` (absolute, with ``..`` or
+    through a link that is there), and beyond ``MOST_BYTES`` or ``MOST_FILES``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = Unpacked()
+    try:
+        with archive.open("rb") as file:
+            for member in _zip_members(file) if archive.name.lower().endswith(".zip") else _tar_members(file):
+                _place(member, folder, archive, done)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise BadFile(archive, f"not a sound archive ({error})", "remove it and fetch it again") from None
+    except (NotImplementedError, RuntimeError) as error:  # zipfile: odd compression, passwords
+        raise BadFile(archive, f"cannot be unpacked ({error})", DISTRUST) from None
+    except OSError as error:
+        # gzip and bz2 say with OSError that the archive is broken, the system that the disk is full.
+        fix = "remove the archive and fetch it again" if error.errno is None else "make room, or choose another folder"
+        raise BadFile(archive, f"stopped after {done.files} files ({error})", fix) from None
+    return done
+
+
+def _tar_members(file: BinaryIO) -> Iterator[_Member]:
+    with tarfile.open(fileobj=cast("Any", _Guarded(_decompressed(file))), mode="r:") as tar:
+        for entry in tar:
+            yield _Member(entry.name, entry.isdir(), tar.extractfile(entry) if entry.isreg() else None)
+
+
+def _decompressed(file: BinaryIO) -> BinaryIO:
+    mark = file.read(6)
+    file.seek(0)
+    if mark.startswith(b"\x1f\x8b"):
+        return cast("BinaryIO", gzip.GzipFile(fileobj=file))
+    if mark.startswith(b"BZh"):
+        return cast("BinaryIO", bz2.BZ2File(file))
+    return cast("BinaryIO", lzma.LZMAFile(file)) if mark.startswith(b"\xfd7zXZ\0") else file
+
+
+def _zip_members(file: BinaryIO) -> Iterator[_Member]:
+    with zipfile.ZipFile(file) as pack:
+        for entry in pack.infolist():
+            kind = stat.S_IFMT(entry.external_attr >> 16)  # 0 where the archive's maker did not say
+            if entry.is_dir() or kind not in (0, stat.S_IFREG):
+                yield _Member(entry.filename, entry.is_dir(), None)
+            else:
+                with pack.open(entry) as content:
+                    yield _Member(entry.filename, False, content)
+
+
+def _place(member: _Member, folder: Path, archive: Path, done: Unpacked) -> None:
+    """Write one entry, and count it."""
+    target = _target(member.name, folder, archive)
+    if member.is_folder:
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    if member.content is None:
+        done.skipped = (*done.skipped, member.name)
+        return
+    done.files += 1
+    if done.files > MOST_FILES:
+        raise BadFile(archive, f"more than {MOST_FILES} files", DISTRUST)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)  # not written through, should it be a link
+    with target.open("xb") as out:
+        while chunk := member.content.read(CHUNK):
+            done.size += len(chunk)
+            if done.size > MOST_BYTES:
+                raise BadFile(archive, f"unpacks to more than {MOST_BYTES} bytes", DISTRUST)
+            out.write(chunk)
+
+
+def _target(name: str, folder: Path, archive: Path) -> Path:
+    """Give the place of an entry; raises ``BadFile`` for one outside ``folder``."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if not parts or ".." in parts or parts[0] == "/" or ":" in parts[0] or "\0" in name:
+        if parts == () and name in (".", "./"):
+            return folder
+        raise BadFile(archive, f"holds {name!r}, which leads out of the folder", DISTRUST)
+    target = folder.joinpath(*parts)
+    if not target.parent.resolve().is_relative_to(folder.resolve()):
+        raise BadFile(archive, f"holds {name!r}, which leads out of the folder through a link", DISTRUST)
+    return target

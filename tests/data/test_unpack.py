@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fullyconv.data import unpack as module
+from fullyconv.data.images import BadFile
+from fullyconv.data.unpack import is_archive, unpack
+
+FILES = {"VOCdevkit/VOC2012/a.txt": b"a" * 512, "VOCdevkit/b.bin": bytes(range(256)) * 50, "empty": b""}
+
+
+def tar(path: Path, files: dict[str, bytes], *entries: tarfile.TarInfo, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as pack:
+        for entry in entries:
+            pack.addfile(entry)
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            pack.addfile(info, io.BytesIO(content))
+    return path
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as pack:
+        for name, content in files.items():
+            pack.writestr(name, content)
+    return path
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tgz", "tar.gz", "tar.bz2", "tar.xz", "zip"])
+def test_archives_unpack_to_what_went_in(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    packing = suffix.replace("tgz", "tar.gz").partition(".")[2]
+    archive = zipped(path, FILES) if suffix == "zip" else tar(path, FILES, mode=f"w:{packing}")
+    assert is_archive(archive)
+    done = unpack(archive, tmp_path / "out")
+    assert contents(tmp_path / "out") == FILES
+    assert (done.files, done.size, done.skipped) == (3, sum(map(len, FILES.values())), ())
+    unpack(archive, tmp_path / "out")  # once more, over itself
+    assert contents(tmp_path / "out") == FILES
+
+
+def test_other_files_are_no_archives() -> None:
+    assert not is_archive(Path("labels.txt"))
+
+
+@pytest.mark.parametrize("form", [tar, zipped])
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:\\evil", "C:/evil", "a/.."])
+def test_names_that_lead_out_are_refused(tmp_path: Path, name: str, form: object) -> None:
+    archive = form(tmp_path / ("x.zip" if form is zipped else "x.tar"), {"good": b"1", name: b"2"})
+    with pytest.raises(BadFile, match="leads out of the folder"):
+        unpack(archive, tmp_path / "deep" / "out")
+    assert set(contents(tmp_path)) == {archive.name, "deep/out/good"}
+
+
+def test_links_and_devices_are_skipped_and_never_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    entries = [
+        link("soft", str(outside)),
+        link("hard", "../outside/x", tarfile.LNKTYPE),
+        link("pipe", "", tarfile.FIFOTYPE),
+        link("device", "", tarfile.CHRTYPE),
+    ]
+    archive = tar(tmp_path / "x.tar", {"soft/evil": b"1"}, *entries)
+    done = unpack(archive, tmp_path / "out")
+    assert done.skipped == ("soft", "hard", "pipe", "device")
+    assert contents(tmp_path / "out") == {"soft/evil": b"1"}  # in a folder of that name, not through the link
+    assert contents(outside) == {}
+
+
+def test_links_in_zips_are_skipped(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as pack:
+        info = zipfile.ZipInfo("soft")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        pack.writestr(info, "/etc")
+    assert unpack(tmp_path / "x.zip", tmp_path / "out").skipped == ("soft",)
+    assert contents(tmp_path / "out") == {}
+
+
+def test_links_that_are_already_there_are_not_written_through(tmp_path: Path) -> None:
+    outside, out = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    out.mkdir()
+    (outside / "file").write_bytes(b"mine")
+    (out / "folder").symlink_to(outside)
+    (out / "file").symlink_to(outside / "file")
+    with pytest.raises(BadFile, match="through a link"):
+        unpack(tar(tmp_path / "a.tar", {"folder/evil": b"1"}), out)
+    unpack(tar(tmp_path / "b.tar", {"file": b"theirs"}), out)
+    assert contents(outside) == {"file": b"mine"}
+    assert (out / "file").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "zip"])
+def test_bombs_are_stopped(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_BYTES", 5_000_000)
+    files = {f"{index}": b"\0" * 2_000_000 for index in range(4)}
+    path = tmp_path / f"x.{suffix}"
+    archive = zipped(path, files) if suffix == "zip" else tar(path, files, mode="w:gz")
+    with pytest.raises(BadFile, match="unpacks to more than 5000000 bytes"):
+        unpack(archive, tmp_path / "out")
+    assert sum(map(len, contents(tmp_path / "out").values())) <= 5_000_000
+    monkeypatch.setattr(module, "MOST_FILES", 2)
+    with pytest.raises(BadFile, match="more than 2 files"):
+        unpack(tar(tmp_path / "y.tar", {"a": b"", "b": b"", "c": b""}), tmp_path / "out2")
+
+
+def test_headers_of_any_size_are_not_read_into_memory(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("long")
+    info.type, info.size = tarfile.XHDTYPE, 1 << 40
+    (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 4096)
+    with pytest.raises(BadFile, match="header that asks for"):
+        unpack(tmp_path / "x.tar", tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tar.bz2", "tar.xz", "zip"])
+def test_broken_archives_are_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    whole = (zipped(path, FILES) if suffix == "zip" else tar(path, FILES, mode=f"w:{suffix[4:]}")).read_bytes()
+    path.write_bytes(whole[: 2000 if suffix == "tar" else len(whole) // 2])
+    with pytest.raises(BadFile, match=f"{path.name}: (not a sound archive|stopped)") as caught:
+        unpack(path, tmp_path / "out")
+    assert "fetch it again" in caught.value.fix
+    path.write_text("no archive at all, but a page that says sorry")
+    with pytest.raises(BadFile, match="not a sound archive"):
+        unpack(path, tmp_path / "out")
