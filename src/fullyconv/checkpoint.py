@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullyconv.data.images import BadFile
 from fullyconv.models import Architecture, architecture_of, build
@@ -34,7 +34,7 @@ class Config(BaseModel):
 
 
 def save(
-    network: FCN,
+    network: nn.Module,
     folder: Path | str,
     *,
     classes: ClassSet | None = None,

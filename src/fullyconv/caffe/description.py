@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from fullyconv.caffe.fields import Input, ParamSpec, Shape, State, StateRule
-from fullyconv.caffe.prototxt import Message, Token, parse
+from fullyconv.caffe.prototxt import Message, Token, parse, parse_text
 from fullyconv.data.images import BadFile
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ class _Top:
     debug_info: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """A layer as described; ``rates`` are the learning-rate factors of its blobs."""
 
@@ -122,7 +122,15 @@ def describe(path: Path | str, phase: Phase | None = None) -> Description:
 
     Raises ``BadFile`` naming the line of what is not understood.
     """
-    root = parse(path)
+    return _describe(parse(path), phase)
+
+
+def describe_text(text: str, path: str) -> Description:
+    """Read a prototxt's text; ``path`` is what errors call it."""
+    return _describe(parse_text(text, path), None)
+
+
+def _describe(root: Message, phase: Phase | None) -> Description:
     entries = {name: root.messages(name) for name in ("layer", "layers")}
     rest = Message(root.path, 1, {name: found for name, found in root.fields.items() if name not in entries})
     top = rest.read(_Top, "the net")

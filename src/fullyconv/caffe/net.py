@@ -34,8 +34,7 @@ class Net(nn.Module):
         super().__init__()
         self.name, self.path = description.name, description.path
         self.inputs: dict[str, tuple[int, ...]] = {}
-        self.described: list[Layer] = []
-        self._keys: list[str] = []
+        self._keys: dict[Layer, str] = {}
         self._unsized: set[str] = set()  # blobs whose height and width stand in for unknown ones
         self.layers = nn.ModuleDict()
         blobs: dict[str, Tensor] = {}
@@ -86,8 +85,7 @@ class Net(nn.Module):
         while key in self.layers or hasattr(nn.ModuleDict, key) or hasattr(self.layers, key):
             key += "_"
         self.layers[key] = module
-        self.described.append(layer)
-        self._keys.append(key)
+        self._keys[layer] = key
         if KINDS[layer.kind].observes:  # labels come in any shape
             blobs.update(dict.fromkeys(layer.tops, torch.empty(())))
             return
@@ -124,7 +122,7 @@ class Net(nn.Module):
             raise ValueError(f"no input is called {unknown[0]!r}: the net has {', '.join(self.inputs)}")
         absent = self.inputs.keys() - blobs.keys()
         active = []
-        for layer, key in zip(self.described, self._keys, strict=True):
+        for layer, key in self._keys.items():
             lacking = [bottom for bottom in layer.bottoms if bottom in absent]
             if not lacking:
                 active.append((layer, key))
@@ -134,14 +132,19 @@ class Net(nn.Module):
                 raise ValueError(f"input {lacking[0]!r} is missing: {layer.label} needs it")
         return active
 
-    def blobs(self, layer: Layer) -> list[tuple[str, Tensor]]:
-        """Give a layer's weights in Caffe's order, with their names in the module."""
-        module = self.layers[self._keys[self.described.index(layer)]]
-        return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    @property
+    def described(self) -> list[Layer]:
+        """The layers as the file describes them, data layers left out."""
+        return list(self._keys)
 
     def module(self, layer: Layer) -> nn.Module:
         """Give a layer's module."""
-        return self.layers[self._keys[self.described.index(layer)]]
+        return self.layers[self._keys[layer]]
+
+    def blobs(self, layer: Layer) -> list[tuple[str, Tensor]]:
+        """Give a layer's weights in Caffe's order, with their names in the module."""
+        module = self.module(layer)
+        return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
 
 def _run(layer: Layer, module: nn.Module, bottoms: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -268,4 +268,9 @@ def parse(path: Path | str) -> Message:
         raise BadFile(path, "not text", "give the .prototxt here, the .caffemodel second") from None
     except OSError as error:
         raise BadFile(path, f"not readable ({error.strerror})", "check the path") from None
-    return _Parser(text, str(path)).body("", 1, 0)
+    return parse_text(text, str(path))
+
+
+def parse_text(text: str, path: str) -> Message:
+    """Read protobuf's text form; ``path`` is what errors call it."""
+    return _Parser(text, path).body("", 1, 0)

@@ -119,9 +119,7 @@ def _build_reference(reference: Reference, classes: int | None, upsampling: Upsa
     trunk, skips = backbone(reference.trunk), reference.skips
     network: FCN
     if reference.geometric:
-        if upsampling != "fixed":
-            raise ValueError("the two-headed networks have fixed upsampling: leave upsampling out")
-        network = TwoHeads(trunk, classes=classes, geometric=reference.geometric, skips=skips)
+        network = TwoHeads(trunk, classes=classes, geometric=reference.geometric, skips=skips, upsampling=upsampling)
     elif reference.streams[1:] == ("hha",):
         second = backbone(reference.trunk)
         network = LateFusion(trunk, second, classes=classes, skips=skips, upsampling=upsampling)

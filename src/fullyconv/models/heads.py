@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fullyconv.models.fcn import FCN, score_heads
+from fullyconv.models.fcn import FCN, Upsampling, score_heads
 
 
 class SceneScores(NamedTuple):
@@ -23,8 +23,10 @@ class TwoHeads(FCN):
     semantic task and of ``FCN``.
     """
 
-    def __init__(self, trunk: nn.Module, *, classes: int, geometric: int, skips: int) -> None:
-        super().__init__(trunk, classes=classes, skips=skips)
+    def __init__(
+        self, trunk: nn.Module, *, classes: int, geometric: int, skips: int, upsampling: Upsampling = "fixed"
+    ) -> None:
+        super().__init__(trunk, classes=classes, skips=skips, upsampling=upsampling)
         self.geometric = geometric
         self.geometric_heads = score_heads(trunk, geometric, skips)
         self.geometric_upsamplers = self._upsamplers(geometric)

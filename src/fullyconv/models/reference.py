@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fullyconv.models.fcn import Upsampling
+from fullyconv.types import Preprocess
 
 VOC = (104.00699, 116.66877, 122.67892)
 PASCAL_CONTEXT = (104.007, 116.669, 122.679)
@@ -62,3 +63,14 @@ REFERENCES: dict[str, Reference] = {
 
 RELEASED = tuple(REFERENCES)[:15]
 """The fifteen networks of the release."""
+
+
+def preprocess_of(name: str) -> Preprocess:
+    """Give the normalisation of a network of the papers; of any other, that of the VOC nets.
+
+    Mean-free BGR at its full range, HHA in its own order; of a network that sees several pictures,
+    that of the first.
+    """
+    reference = REFERENCES.get(name, REFERENCES["voc-fcn32s"])
+    first, second, third = reference.mean[:3]
+    return Preprocess((first, second, third), (1.0, 1.0, 1.0), "RGB" if reference.mean == NYUD_HHA else "BGR")
