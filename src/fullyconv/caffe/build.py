@@ -13,6 +13,8 @@ from fullyconv.caffe.description import Layer
 
 Shapes = Sequence[Size]
 
+MOST_NEIGHBOURS = 4095  # channels that a unit is normalised by
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -109,8 +111,8 @@ def _once(value: int | None) -> list[int]:
 
 def _lrn(layer: Layer, shapes: Shapes) -> nn.Module:
     given = layer.block("lrn_param", fields.Lrn)
-    if given.local_size < 1 or given.local_size % 2 == 0:
-        raise layer.fail(f"local_size is {given.local_size}", "it is odd")
+    if not 1 <= given.local_size <= MOST_NEIGHBOURS or given.local_size % 2 == 0:
+        raise layer.fail(f"local_size is {given.local_size}", f"it is odd and at most {MOST_NEIGHBOURS}")
     if given.norm_region == "ACROSS_CHANNELS":
         return nn.LocalResponseNorm(given.local_size, given.alpha, given.beta, given.k)
     if given.k != 1:

@@ -36,7 +36,7 @@ def import_model(prototxt: Path | str, caffemodel: Path | str, *, name: str | No
     upsampling that mixes classes: ``fullyconv.caffe.load`` runs these as they are.
     """
     net = load(prototxt, caffemodel)
-    network, layers = _match(net, str(prototxt), name)
+    network, layers = recognise(net, str(prototxt), name)
     blobs = {layer.name: [tensor.detach() for _, tensor in net.blobs(layer)] for layer in net.described}
     if any(layer.kind == "Deconvolution" for layer in layers):
         network, layers = _settle_upsampling(network, blobs, str(caffemodel))
@@ -50,8 +50,11 @@ def import_model(prototxt: Path | str, caffemodel: Path | str, *, name: str | No
     return network.eval()
 
 
-def _match(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, list[Written]]:
-    """Find the network that computes what ``net`` does, on the meta device, and its layers."""
+def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, list[Written]]:
+    """Find the network that computes what ``net`` does, and its layers; both have sizes but no weights yet.
+
+    ``path`` is what errors call the net. Raises ``BadFile`` naming the nearest network where there is none.
+    """
     classes = next((layer for score in SCORES for layer in net.described if layer.name == score), None)
     if classes is None:
         raise BadFile(path, f"has no layer called {', '.join(SCORES)}", "use fullyconv.caffe.load for other nets")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Literal, TypeVar
 from fullyconv.caffe.fields import Input, ParamSpec, Shape, State, StateRule
 from fullyconv.caffe.prototxt import Message, Token, parse, parse_text
 from fullyconv.data.images import BadFile
+
+MOST_LAYERS = 10_000
 
 T = TypeVar("T")
 Phase = Literal["TRAIN", "TEST"]
@@ -136,8 +139,12 @@ def _describe(root: Message, phase: Phase | None) -> Description:
     top = rest.read(_Top, "the net")
     state = State(phase or top.state.phase or "TEST", top.state.level, top.state.stage)
     layers = [_layer(message) for message in entries["layer"]] + [_old_layer(message) for message in entries["layers"]]
-    if not layers:
-        raise BadFile(root.path, "describes no layer", "give a prototxt with layer { … } entries")
+    if not 1 <= len(layers) <= MOST_LAYERS:
+        raise BadFile(
+            root.path,
+            f"describes {len(layers)} layers",
+            f"give a prototxt with 1 to {MOST_LAYERS} layer {{ … }} entries",
+        )
     kept = [layer for layer, rules in layers if _included(layer, rules, state)]
     _check_sharing([message for found in entries.values() for message in found])
     return Description(root.path, top.name, _inputs(top, root), kept)
@@ -157,10 +164,11 @@ _Rules = tuple[tuple[StateRule, ...], tuple[StateRule, ...]]
 
 def _named(message: Message) -> str:
     """Say which layer a message is, before it has been checked."""
-    words = [
-        entry.text for key in ("name", "type") for entry in message.fields.get(key, []) if isinstance(entry, Token)
-    ]
-    return f"layer {' '.join(words) or 'without a name'}"
+    name, kind = (
+        next((entry.text for entry in message.fields.get(key, []) if isinstance(entry, Token)), "?")
+        for key in ("name", "type")
+    )
+    return f"layer {name!r} ({kind})"
 
 
 def _layer(message: Message) -> tuple[Layer, _Rules]:
@@ -229,12 +237,16 @@ def input_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
     An Input layer writes them; a data layer that crops says the side of its pictures.
     """
     if layer.kind != "Input":
-        sides = [
-            block.fields["crop_size"][0]
-            for block in layer.message.messages("transform_param")
-            if "crop_size" in block.fields
-        ]
-        side = int(sides[0].text) if sides and isinstance(sides[0], Token) and sides[0].text.isdigit() else 0
+        side = next(
+            (
+                int(size.text)
+                for name in ("transform_param", "data_param", "image_data_param")
+                for block in layer.message.messages(name)
+                for size in block.fields.get("crop_size", [])
+                if isinstance(size, Token) and re.fullmatch("[1-9][0-9]{0,4}", size.text)
+            ),
+            None,
+        )
         return {top: (1, 3, side, side) if side and index == 0 else () for index, top in enumerate(layer.tops)}
     shapes = [shape.dim for shape in layer.block("input_param", Input).shape]
     if shapes and len(shapes) not in (1, len(layer.tops)):

@@ -80,19 +80,28 @@ class Net(nn.Module):
                 "the size of its input is not known, for the net's data layer does not say it",
                 "give load() the size: shapes={'data': (1, 3, height, width)}",
             )
-        module = make_module(layer, [bottom.shape for bottom in bottoms])
+        try:
+            module = make_module(layer, [bottom.shape for bottom in bottoms])
+        except RuntimeError as error:  # PyTorch's own refusal of a size
+            raise layer.fail(str(error), "correct its sizes") from None
         key = layer.name.replace(".", "_")
-        while key in self.layers or hasattr(nn.ModuleDict, key) or hasattr(self.layers, key):
+        while key in self.layers or hasattr(self.layers, key):
             key += "_"
         self.layers[key] = module
         self._keys[layer] = key
+        blobs.update(self._sizes(layer, module, bottoms))
+
+    def _sizes(self, layer: Layer, module: nn.Module, bottoms: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Run a layer on sizes alone."""
         if KINDS[layer.kind].observes:  # labels come in any shape
-            blobs.update(dict.fromkeys(layer.tops, torch.empty(())))
-            return
+            return dict.fromkeys(layer.tops, torch.empty(()))
         try:
-            blobs.update(_run(layer, module, bottoms))
+            tops = _run(layer, module, bottoms)
         except ValueError as error:
-            raise layer.fail(str(error), "correct the layer, or the sizes of the input") from None
+            raise layer.message.fail(str(error), "correct the layer, or the sizes of the input") from None
+        if any(top.numel() > MOST_VALUES for top in tops.values()):
+            raise layer.fail(f"gives over {MOST_VALUES} values", "correct its sizes, or those of the input")
+        return tops
 
     def forward(self, blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Run the layers and give the blobs that no layer uses up.
