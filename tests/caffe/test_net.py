@@ -116,6 +116,10 @@ def test_phases_labels_and_losses(tmp_path: Path) -> None:
     found = net({"data": image, "label": label})
     assert found.keys() == {"score", "accuracy", "loss"}
     assert found["loss"].item() == pytest.approx(24 * np.log(5), rel=1e-5)
+    assert net.loss_weights == {"loss": 1}
+    nameless = TRAINING.replace('top: "loss"', "loss_weight: 0.3")
+    assert load(written(tmp_path, nameless))({"data": image, "label": label}).keys() == found.keys()
+    assert load(written(tmp_path, nameless)).loss_weights == {"loss": 0.3}
     with pytest.raises(ValueError, match="'data' is missing: layer 'score'"):
         net({"label": label})
     with pytest.raises(ValueError, match="no input is called 'depth': the net has data, label"):
@@ -188,7 +192,7 @@ FILLED = 'convolution_param { num_output: 1 kernel_size: 1 weight_filler { type:
         (layer("Convolution", "convolution_param { num_output: 4 kernel_size: 30 }"), r"'it' \(Convolution\)"),
         (layer("Convolution", "convolution_param { num_output: 9 kernel_size: 2 pad: 9999999 }"), "over 2147483648"),
         (layer("Convolution", "convolution_param { num_output: 2147483647 kernel_size: 2147483647 }"), "it"),
-        (layer("Convolution", "convolution_param { num_output: 9999999 kernel_size: 8 }"), "over 2147483648 weights"),
+        (layer("Convolution", "convolution_param { num_output: 9999999 kernel_size: 8 }"), "over 536870912 weights"),
         (layer("Convolution", FILLED), "filler 'no'"),
         (layer("LRN", "lrn_param { local_size: 4 }"), "it is odd"),
         (layer("Eltwise", "eltwise_param { coeff: 1 }", bottom="data data"), "2 bottoms with 1 coefficients"),

@@ -77,10 +77,14 @@ def test_what_is_written_reads_back_bit_for_bit(tmp_path: Path) -> None:
         (layer(SHAPE + PACKED)[:-3], "truncated"),
         (layer(field(7, field(1, varint(2**62))) + PACKED), "with 6 numbers"),
         (layer(field(7, field(1, varint(2**64 - 1))) + PACKED), "blob of shape"),
-        (layer(field(7, field(1, b"\x01" * 40)) + field(5, b"\0" * 4)), "blob of shape"),
+        (layer(field(7, field(1, b"\x01" * 40)) + field(5, b"\0" * 4)), "too many axes"),
         (layer(field(5, b"\0" * 6)), "cut within a number"),
+        (field(100, b"") * 300_000, "over 200000 entries"),
+        (field(100, field(7, b"") * 300_000), "over 200000 entries"),
+        (layer(field(7, b"") + field(5, b"") * 2000), "too many axes or pieces"),
         (layer(SHAPE), "with 0 numbers"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_hostile_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(BadFile, match=message):

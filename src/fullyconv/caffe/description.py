@@ -171,10 +171,16 @@ def _named(message: Message) -> str:
     return f"layer {name!r} ({kind})"
 
 
+def _own_top(name: str, kind: str) -> tuple[str, ...]:
+    """Give a loss whose top is not named, which Caffe allows, its own name for it."""
+    return (name or kind,) if kind.endswith("Loss") else ()
+
+
 def _layer(message: Message) -> tuple[Layer, _Rules]:
     head = _head(message).read(_Header, _named(message))
     rates = tuple(spec.lr_mult for spec in head.param)
-    layer = Layer(head.name or head.type, head.type, head.bottom, head.top, rates, head.loss_weight, message)
+    tops = head.top or _own_top(head.name, head.type)
+    layer = Layer(head.name or head.type, head.type, head.bottom, tops, rates, head.loss_weight, message)
     return layer, (head.include, head.exclude)
 
 
@@ -185,7 +191,8 @@ def _old_layer(message: Message) -> tuple[Layer, _Rules]:
         )
     head = _head(message).read(_OldHeader, _named(message))
     kind = OLD_TYPES[head.type]
-    layer = Layer(head.name or kind, kind, head.bottom, head.top, head.blobs_lr, head.loss_weight, message)
+    tops = head.top or _own_top(head.name, kind)
+    layer = Layer(head.name or kind, kind, head.bottom, tops, head.blobs_lr, head.loss_weight, message)
     return layer, (head.include, head.exclude)
 
 

@@ -16,7 +16,8 @@ from fullyconv.caffe.fill import assign, fill
 from fullyconv.caffe.wire import read_weights
 from fullyconv.data.images import BadFile
 
-MOST_VALUES = 2**31  # weights of a net: 8 GiB in float32
+MOST_WEIGHTS = 2**29  # 2 GiB, more than which no caffemodel holds
+MOST_VALUES = 2**31  # of one blob
 USUAL_SIDE = 500  # stands for the height and width that a data layer does not say
 USUAL_CHANNELS = 3
 # Data layers do not say what they bring; these blobs of the reference nets are no colour pictures.
@@ -146,6 +147,12 @@ class Net(nn.Module):
         """The layers as the file describes them, data layers left out."""
         return list(self._keys)
 
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The factor of every loss in the total that training minimises."""
+        losses = [layer for layer in self._keys if layer.kind.endswith("Loss")]
+        return {layer.tops[0]: (layer.loss_weights or (1.0,))[0] for layer in losses}
+
     def module(self, layer: Layer) -> nn.Module:
         """Give a layer's module."""
         return self.layers[self._keys[layer]]
@@ -203,8 +210,8 @@ def load(
     description = describe(prototxt, phase)
     weights = None if caffemodel is None else read_weights(caffemodel)
     net = Net(description, {**_shapes_of(description, weights or {}), **(shapes or {})})
-    if sum(tensor.numel() for tensor in net.state_dict().values()) > MOST_VALUES:
-        raise BadFile(prototxt, f"a net of over {MOST_VALUES} weights", "correct its sizes")
+    if sum(tensor.numel() for tensor in net.state_dict().values()) > MOST_WEIGHTS:
+        raise BadFile(prototxt, f"a net of over {MOST_WEIGHTS} weights", "correct its sizes")
     for layer in net.described:
         if weights is None:
             fill(layer, net.module(layer))

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 
 from fullyconv.data.images import BadFile
 
-MOST_BYTES = 16 << 20
+MOST_BYTES = 4 << 20
 DEEPEST = 32  # Caffe's own messages nest four deep
 LARGEST_INT = 2**31 - 1
 

@@ -19,10 +19,16 @@ from fullyconv.data.images import BadFile
 
 MOST_BYTES = 2**31 - 1  # protobuf's own limit on a message
 MOST_AXES = 32  # Caffe's own limit
+MOST_ENTRIES = 200_000  # fields of a net and its layers; GoogLeNet has some thousands
+MOST_CHUNKS = 1000  # pieces that a blob's numbers are written in; usually one
 PACKAGE = "fullyconv.caffe"
 
 _OPTIONAL, _REPEATED = 1, 3
 _DOUBLE, _FLOAT, _INT64, _INT32, _STRING, _MESSAGE, _BYTES = 1, 2, 3, 5, 9, 11, 12
+
+_VARINT, _SPAN = 0, 2  # wire types
+_FIXED = {1: 8, 3: 0, 4: 0, 5: 4}  # other wire types and their lengths
+_LAYER_TAGS = (2 << 3 | _SPAN, 100 << 3 | _SPAN)
 
 # message -> (field, number, label, type, message type)
 _Fields = tuple[tuple[str, int, int, int, str], ...]
@@ -86,7 +92,9 @@ def read_weights(path: Path | str) -> dict[str, list[np.ndarray]]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise BadFile(path, f"larger than {MOST_BYTES} bytes", "no protobuf message can be")
-        net.ParseFromString(path.read_bytes())
+        content = path.read_bytes()
+        _check_entries(content, path)
+        net.ParseFromString(content)
     except OSError as error:
         raise BadFile(path, f"not readable ({error.strerror})", "check the path") from None
     except DecodeError:
@@ -101,10 +109,45 @@ def read_weights(path: Path | str) -> dict[str, list[np.ndarray]]:
     return weights
 
 
+def _check_entries(content: bytes, path: Path) -> None:
+    """Refuse a file of very many tiny entries before each of them becomes an object of protobuf's.
+
+    Counts the fields of the net and of its layers; what is damaged is left to protobuf to refuse.
+    """
+    spans, count = [(0, len(content), True)], 0
+    while spans:
+        at, stop, is_net = spans.pop()
+        while at < stop:
+            count += 1
+            if count > MOST_ENTRIES:
+                raise BadFile(path, f"holds over {MOST_ENTRIES} entries", "this is no caffemodel")
+            try:
+                tag, at = _varint(content, at)
+                length, start = _varint(content, at) if tag & 7 in (_VARINT, _SPAN) else (_FIXED[tag & 7], at)
+            except (IndexError, KeyError):
+                return
+            at = start + (length if tag & 7 != _VARINT else 0)
+            if is_net and tag in _LAYER_TAGS:
+                spans.append((start, min(at, stop), False))
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """Read a number and give where it ends; raises ``IndexError`` where it does not."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = content[at + shift // 7]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at + shift // 7 + 1
+    raise IndexError
+
+
 def _array(blob: Any, layer: str, path: Path) -> np.ndarray:
+    if len(blob.shape.dim) > MOST_AXES or max(len(blob.data), len(blob.double_data)) > MOST_CHUNKS:
+        raise BadFile(path, f"layer {layer!r} has a blob of too many axes or pieces", "restore it from its source")
     shape = _shape(blob)
-    if len(shape) > MOST_AXES or any(size < 0 for size in shape):
-        raise BadFile(path, f"layer {layer!r} has a blob of shape {shape[:MOST_AXES]}", "restore it from its source")
+    if any(size < 0 for size in shape):
+        raise BadFile(path, f"layer {layer!r} has a blob of shape {shape}", "restore it from its source")
     try:
         numbers = _numbers(blob)
     except ValueError:
