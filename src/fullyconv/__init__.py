@@ -47,6 +47,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "caffe":
+        return import_module("fullyconv.caffe")
     if name not in _HOMES:
         raise AttributeError(f"module 'fullyconv' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullyconv.data.images import BadFile
 from fullyconv.models import Architecture, architecture_of, build
@@ -36,7 +36,7 @@ class Config(BaseModel):
 
 
 def save(
-    network: FCN,
+    network: nn.Module,
     folder: Path | str,
     *,
     classes: ClassSet | None = None,

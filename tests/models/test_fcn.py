@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from fullyconv.backbones.vgg import VGG16
 from fullyconv.geometry import axis_map
-from fullyconv.models import build, network_names
+from fullyconv.models import build, generic_names
 from fullyconv.models.fcn import FCN
 from fullyconv.upsample import Upsample
 
 SIZES = [(1, 1), (7, 500), (31, 33), (97, 131), (500, 375)]
-SMALL = [name for name in network_names() if "resnet18" in name]
+SMALL = [name for name in generic_names() if "resnet18" in name]
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +45,16 @@ def slim(net: FCN) -> FCN:
     return net
 
 
-@pytest.mark.parametrize("name", network_names())
+@pytest.mark.parametrize("name", generic_names())
 def test_any_size_in_same_size_out(name: str) -> None:
     sizes = SIZES if name in SMALL or name.startswith("fcn8s") else SIZES[:3]
+    net = network(name)
     for height, width in sizes:
-        assert network(name)(torch.randn(1, 3, height, width)).shape == (1, 3, height, width)
+        if height < net.smallest_input[0] or width < net.smallest_input[1]:
+            with pytest.raises(ValueError, match="too small for this network"):
+                net(torch.randn(1, net.in_channels, height, width))
+        else:
+            assert net(torch.randn(1, net.in_channels, height, width)).shape == (1, 3, height, width)
 
 
 @settings(max_examples=15)
@@ -58,13 +63,15 @@ def test_random_sizes(name: str, height: int, width: int) -> None:
     assert network(name)(torch.randn(1, 3, height, width)).shape == (1, 3, height, width)
 
 
-@pytest.mark.parametrize("name", network_names())
+@pytest.mark.parametrize("name", generic_names())
 def test_every_length_fits_by_arithmetic(name: str) -> None:
-    for plan in network(name).plans:
-        assert all(plan.fits(length, network(name).border) for length in range(1, 1500))
+    with torch.device("meta"):
+        net = build(name)
+    for plan, smallest in zip(net.plans, net.smallest_input, strict=True):
+        assert all(plan.fits(length, net.border) for length in range(smallest, 1500))
 
 
-@pytest.mark.parametrize("name", network_names())
+@pytest.mark.parametrize("name", generic_names())
 def test_new_networks_score_zero_everywhere(name: str) -> None:
     if "vgg" in name:
         with torch.device("meta"):
@@ -72,7 +79,7 @@ def test_new_networks_score_zero_everywhere(name: str) -> None:
         assert sum(p.numel() for p in net.parameters()) == PARAMETERS[name]
         return
     net = build(name, classes=4).eval()
-    assert not net(torch.randn(1, 3, 40, 50)).any()
+    assert not net(torch.randn(1, net.in_channels, 40, 50)).any()
     assert all(weight.any() for key, weight in net.trunk.named_parameters() if key.endswith("conv1.weight"))
 
 

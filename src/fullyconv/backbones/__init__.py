@@ -7,13 +7,21 @@ from functools import partial
 
 from torch import nn
 
+from fullyconv.backbones.caffenet import CaffeNet
+from fullyconv.backbones.googlenet import GoogLeNet
+from fullyconv.backbones.lenet import LeNet
 from fullyconv.backbones.resnet import ResNet18
 from fullyconv.backbones.vgg import VGG16
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "vgg16": VGG16,
     "vgg16-same": partial(VGG16, image_pad=1, fc6_pad=3),
+    "vgg16-bgrd": partial(VGG16, in_channels=4),
     "resnet18": ResNet18,
+    "caffenet": CaffeNet,
+    "alexnet": partial(CaffeNet, norm_first=True),
+    "googlenet": GoogLeNet,
+    "lenet": LeNet,
 }
 
 

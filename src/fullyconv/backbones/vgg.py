@@ -17,15 +17,15 @@ class VGG16(nn.Module):
     The reference pads the image by 100 and leaves fc6 unpadded; the "same-padding" form pads the
     image by 1 and fc6 by 3, which sees the same windows at 60 % of the arithmetic.
 
-    Takes N x 3 x H x W, gives the three maps that FCN scores: pool3, pool4, fc7 (strides 8, 16, 32;
+    Takes N x ``in_channels`` x H x W, gives the three maps that FCN scores: pool3, pool4, fc7 (strides 8, 16, 32;
     256, 512, 4096 channels).
     """
 
     channels = (BLOCKS[2][1], BLOCKS[3][1], HIDDEN)
 
-    def __init__(self, *, image_pad: int = 100, fc6_pad: int = 0) -> None:
+    def __init__(self, *, in_channels: int = 3, image_pad: int = 100, fc6_pad: int = 0) -> None:
         super().__init__()
-        wide = 3
+        wide = in_channels
         blocks = []
         for number, (convs, channels) in enumerate(BLOCKS, start=1):
             layers: OrderedDict[str, nn.Module] = OrderedDict()

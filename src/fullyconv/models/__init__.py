@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, overload
 
 from torch import nn
 
-from fullyconv.backbones import BACKBONES, backbone
-from fullyconv.models.fcn import FCN
+from fullyconv.backbones import backbone
+from fullyconv.backbones.caffenet import CaffeNet
+from fullyconv.backbones.googlenet import GoogLeNet
+from fullyconv.backbones.lenet import LeNet
+from fullyconv.backbones.vgg import VGG16
+from fullyconv.models.classifier import Classifier
+from fullyconv.models.fcn import FCN, Upsampling
+from fullyconv.models.fusion import LateFusion
+from fullyconv.models.heads import TwoHeads
+from fullyconv.models.reference import REFERENCES, Reference
 from fullyconv.upsample import Border
 
-SKIPS = {"fcn32s": 0, "fcn16s": 1, "fcn8s": 2}
+SKIPS = {"fcn32s": 0, "fcn16s": 1, "fcn8s": 2, "fcn4s": 0}
+
+# Which FCNs each trunk has the maps for.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "vgg16": ("fcn32s", "fcn16s", "fcn8s"),
+    "vgg16-same": ("fcn32s", "fcn16s", "fcn8s"),
+    "resnet18": ("fcn32s", "fcn16s", "fcn8s"),
+    "caffenet": ("fcn32s",),
+    "alexnet": ("fcn32s",),
+    "googlenet": ("fcn32s",),
+    "lenet": ("fcn4s",),
+}
 
 # The reference lets scores fade towards the edge, as its zero-padded upsampling does; the compact
 # trunk has no reference to match and repeats the edge instead.
-BORDERS: dict[str, Border] = {"vgg16": "zero", "vgg16-same": "zero", "resnet18": "replicate"}
+BORDERS: dict[str, Border] = {"resnet18": "replicate"}
+
+ClassifierName = Literal["vgg16", "caffenet", "alexnet", "googlenet", "lenet"]
+
+# Trunks padded as the classifiers are, and the classes they were published with.
+CLASSIFIERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "vgg16": (partial(VGG16, image_pad=1), 1000),
+    "caffenet": (partial(CaffeNet, image_pad=0), 1000),
+    "alexnet": (partial(CaffeNet, image_pad=0, norm_first=True), 1000),
+    "googlenet": (GoogLeNet, 1000),
+    "lenet": (partial(LeNet, image_pad=0), 10),
+}
+
+USUAL_CLASSES = 21
 
 
 @dataclass(frozen=True)
@@ -23,30 +57,76 @@ class Architecture:
     """All that is needed to build a network again."""
 
     name: str
-    classes: int = 21
-    upsampling: Literal["fixed", "learned"] = "fixed"
+    classes: int = USUAL_CLASSES
+    upsampling: Upsampling = "fixed"
+
+
+def generic_names() -> list[str]:
+    """List the names that combine a variant and a trunk."""
+    return [f"{variant}-{trunk}" for trunk, variants in VARIANTS.items() for variant in variants]
 
 
 def network_names() -> list[str]:
-    """List the names ``build`` knows."""
-    return [f"{variant}-{trunk}" for trunk in BACKBONES for variant in SKIPS]
+    """List the segmentation networks ``build`` knows; it also knows ``CLASSIFIERS``."""
+    return [*generic_names(), *REFERENCES]
 
 
-def build(name: str, classes: int = 21, *, upsampling: Literal["fixed", "learned"] = "fixed") -> FCN:
-    """Build a network with fresh weights, N x 3 x H x W -> N x ``classes`` x H x W scores.
+@overload
+def build(name: ClassifierName, classes: int | None = None) -> Classifier: ...  # type: ignore[overload-overlap]
+@overload
+def build(name: str, classes: int | None = None, *, upsampling: Upsampling | None = None) -> FCN: ...
+def build(name: str, classes: int | None = None, *, upsampling: Upsampling | None = None) -> FCN | Classifier:
+    """Build a network with fresh weights.
 
-    ``name`` is ``fcn32s``, ``fcn16s`` or ``fcn8s``, a hyphen and a trunk: ``vgg16`` (the reference
-    form), ``vgg16-same`` (padded by 1 instead of 100) or ``resnet18``. Raises ``ValueError`` for any
-    other name.
+    ``name`` is a network of the papers (``REFERENCES``: ``voc-fcn8s``, ``siftflow-fcn16s``, …), or a
+    variant, a hyphen and a trunk: ``fcn32s``, ``fcn16s`` or ``fcn8s`` and ``vgg16`` (the reference
+    form), ``vgg16-same`` (padded by 1 instead of 100), ``resnet18``, …: N x 3 x H x W -> N x
+    ``classes`` x H x W scores. A trunk's name alone (``CLASSIFIERS``) gives a classifier of whole
+    pictures. ``classes`` and ``upsampling`` default to those of the named network, or to 21 classes
+    and fixed upsampling. Raises ``ValueError`` for any other name.
 
     >>> build("fcn8s-resnet18", classes=5).smallest_input
     (1, 1)
     """
-    variant, _, trunk = name.partition("-")
-    if variant not in SKIPS or trunk not in BACKBONES:
-        raise ValueError(f"unknown network {name!r}: choose one of {', '.join(network_names())}")
-    network = FCN(backbone(trunk), classes=classes, skips=SKIPS[variant], upsampling=upsampling, border=BORDERS[trunk])
-    network.architecture = Architecture(name, classes, upsampling)  # type: ignore[assignment]
+    network: FCN | Classifier
+    if name in CLASSIFIERS:
+        if upsampling == "learned":
+            raise ValueError(f"{name} is a classifier and upsamples nothing: leave upsampling out")
+        make, published = CLASSIFIERS[name]
+        network = Classifier(make(), classes=published if classes is None else classes)
+    elif name in REFERENCES:
+        network = _build_reference(REFERENCES[name], classes, upsampling)
+    elif name in generic_names():
+        variant, _, trunk = name.partition("-")
+        network = FCN(
+            backbone(trunk),
+            classes=USUAL_CLASSES if classes is None else classes,
+            skips=SKIPS[variant],
+            upsampling=upsampling or "fixed",
+            border=BORDERS.get(trunk, "zero"),
+        )
+    else:
+        raise ValueError(f"unknown network {name!r}: choose one of {', '.join([*network_names(), *CLASSIFIERS])}")
+    network.architecture = Architecture(  # type: ignore[assignment]
+        name, network.classes, network.upsampling if isinstance(network, FCN) else "fixed"
+    )
+    return network
+
+
+def _build_reference(reference: Reference, classes: int | None, upsampling: Upsampling | None) -> FCN:
+    classes = reference.classes if classes is None else classes
+    upsampling = upsampling or reference.upsampling
+    trunk, skips = backbone(reference.trunk), reference.skips
+    network: FCN
+    if reference.geometric:
+        network = TwoHeads(trunk, classes=classes, geometric=reference.geometric, skips=skips, upsampling=upsampling)
+    elif reference.streams[1:] == ("hha",):
+        second = backbone(reference.trunk)
+        network = LateFusion(trunk, second, classes=classes, skips=skips, upsampling=upsampling)
+    else:
+        network = FCN(trunk, classes=classes, skips=skips, upsampling=upsampling, scales=reference.scales)
+    if reference.trains == "score":
+        network.trunk.requires_grad_(False)
     return network
 
 

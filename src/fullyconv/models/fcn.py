@@ -22,6 +22,8 @@ from fullyconv.geometry import (
 from fullyconv.trace import output_paths
 from fullyconv.upsample import Border, Upsample
 
+Upsampling = Literal["fixed", "learned"]
+
 LONGEST_MINIMUM = 4096  # a network that needs more pixels than this per axis is a mistake
 
 
@@ -92,16 +94,37 @@ class AxisPlan:
         return True
 
 
+def score_heads(trunk: nn.Module, classes: int, skips: int) -> nn.ModuleList:
+    """Make a 1 x 1 convolution for each map that is scored, coarse to fine.
+
+    They start at zero, which leaves the coarse prediction untouched until a skip has learned
+    (paper, section 4.2).
+    """
+    if classes < 1:
+        raise ValueError(f"a network scores at least one class, not {classes}")
+    channels = cast("tuple[int, ...]", trunk.channels)
+    heads = nn.ModuleList(nn.Conv2d(wide, classes, 1) for wide in channels[_coarsest(skips)])
+    for parameter in heads.parameters():
+        nn.init.zeros_(parameter)
+    return heads
+
+
+def _coarsest(skips: int) -> slice:
+    """Choose the coarsest maps of a trunk, coarse to fine."""
+    return slice(None, -(skips + 2), -1)
+
+
 class FCN(nn.Module):
-    """A fully convolutional network over any trunk: N x 3 x H x W in, N x C x H x W class scores out.
+    """A fully convolutional network over any trunk: N x K x H x W in, N x C x H x W class scores out.
 
     ``trunk`` gives feature maps fine to coarse and has ``channels``, one number per map. The coarsest
     ``skips + 1`` of them are scored by zero-initialised 1 x 1 convolutions, upsampled by bilinear
     transposed convolution and summed. Kernels, crops, smallest input and reach are derived from the
     trunk's graph, for rows and columns. ``upsampling`` fixed or learned, ``border``: see ``Upsample``.
+    ``scales``, one per skip, multiply the finer maps before they are scored (the at-once net).
 
-    Takes any H and W from ``smallest_input`` on (1 x 1 for the networks built by name); raises
-    ``ValueError`` for less.
+    Takes K = ``in_channels`` (3 unless the trunk says otherwise) and any H and W from
+    ``smallest_input`` on; raises ``ValueError`` for anything else.
     """
 
     def __init__(
@@ -110,58 +133,71 @@ class FCN(nn.Module):
         *,
         classes: int,
         skips: int,
-        upsampling: Literal["fixed", "learned"] = "fixed",
+        upsampling: Upsampling = "fixed",
         border: Border = "zero",
+        scales: Sequence[float] = (),
     ) -> None:
         super().__init__()
-        if classes < 1:
-            raise ValueError(f"a network scores at least one class, not {classes}")
         if upsampling not in ("fixed", "learned"):
             raise ValueError(f"upsampling is 'fixed' or 'learned', not {upsampling!r}")
-        self.trunk, self.classes, self.border = trunk, classes, border
-        used = slice(None, -(skips + 2), -1)  # the coarsest maps, coarse to fine
-        rows, columns = (AxisPlan.derive(output_paths(trunk, axis)[used]) for axis in (0, 1))
+        if len(scales) not in (0, skips):
+            raise ValueError(f"{len(scales)} scales for {skips} skips: give one for each, or none")
+        self.trunk, self.classes, self.border, self.upsampling = trunk, classes, border, upsampling
+        self.heads = score_heads(trunk, classes, skips)
+        self.scales = (1.0, *(scales or (1.0,) * skips))
+        self.in_channels = next(layer.in_channels for layer in trunk.modules() if isinstance(layer, nn.Conv2d))
+        rows, columns = (AxisPlan.derive(output_paths(trunk, axis)[_coarsest(skips)]) for axis in (0, 1))
         self.plans = rows, columns
-        self.heads = nn.ModuleList(
-            nn.Conv2d(wide, classes, 1) for wide in cast("tuple[int, ...]", trunk.channels)[used]
-        )
-        for parameter in self.heads.parameters():
-            # Zero scores leave the coarse prediction untouched until a skip has learned (paper, section 4.2).
-            nn.init.zeros_(parameter)
-        self.upsamplers = nn.ModuleList(
-            Upsample(
-                classes,
-                kernel=(row.kernel, column.kernel),
-                stride=(row.factor, column.factor),
-                learned=upsampling == "learned",
-                border=border,
-            )
-            for row, column in zip(rows.stages, columns.stages, strict=True)
-        )
+        self.upsamplers = self._upsamplers(classes)
         self.smallest_input = tuple(
             smallest_input(lambda n, p=plan: p.fits(n, border), period=plan.stride, bound=LONGEST_MINIMUM)  # type: ignore[misc]
             for plan in self.plans
         )
 
+    def _upsamplers(self, classes: int) -> nn.ModuleList:
+        """Make the ladder from the coarsest map to the image."""
+        return nn.ModuleList(
+            Upsample(
+                classes,
+                kernel=(row.kernel, column.kernel),
+                stride=(row.factor, column.factor),
+                learned=self.upsampling == "learned",
+                border=self.border,
+            )
+            for row, column in zip(self.plans[0].stages, self.plans[1].stages, strict=True)
+        )
+
     def forward(self, image: Tensor) -> Tensor:
-        """Score every pixel of N x 3 x H x W."""
+        """Score every pixel of N x K x H x W."""
+        self._check(image)
+        return self._climb(self._score(self.trunk(image), self.heads), self.upsamplers, image)
+
+    def _check(self, image: Tensor) -> None:
         height, width = image.shape[-2:]
+        if image.ndim != 4 or image.shape[1] != self.in_channels:
+            raise ValueError(f"this network takes N x {self.in_channels} x H x W, not {tuple(image.shape)}")
         if height < self.smallest_input[0] or width < self.smallest_input[1]:
             raise ValueError(
                 f"an image of {height} x {width} is too small for this network, which needs "
                 f"{self.smallest_input[0]} x {self.smallest_input[1]}: enlarge or pad it, or use a network with padding"
             )
-        features = self.trunk(image)[::-1]
-        fused = self.heads[0](features[0])
-        for stage in range(len(self.heads) - 1):
-            fused = self._fuse(stage, fused, self.heads[stage + 1](features[stage + 1]))
-        rows, columns = (plan.stages[-1] for plan in self.plans)
-        scores: Tensor = self.upsamplers[-1](fused, (rows.offset, columns.offset), (height, width))
-        return scores
 
-    def _fuse(self, stage: int, coarse: Tensor, fine: Tensor) -> Tensor:
+    def _score(self, features: Sequence[Tensor], heads: nn.ModuleList) -> list[Tensor]:
+        """Score the maps of a trunk (fine to coarse), coarse to fine."""
+        maps = zip(heads, features[::-1], self.scales, strict=False)
+        return [head(found if scale == 1 else found * scale) for head, found, scale in maps]
+
+    def _climb(self, scores: Sequence[Tensor], upsamplers: nn.ModuleList, image: Tensor) -> Tensor:
+        """Fuse score maps, coarse to fine, and upsample them to the image."""
+        fused, *finer = scores
+        for stage, fine in enumerate(finer):
+            fused = self._fuse(stage, fused, fine, cast("Upsample", upsamplers[stage]))
+        rows, columns = (plan.stages[-1] for plan in self.plans)
+        result: Tensor = upsamplers[-1](fused, (rows.offset, columns.offset), tuple(image.shape[-2:]))
+        return result
+
+    def _fuse(self, stage: int, coarse: Tensor, fine: Tensor, upsampler: Upsample) -> Tensor:
         """Upsample the coarse scores and add the fine ones where the two grids coincide."""
-        upsampler = cast("Upsample", self.upsamplers[stage])
         keep, sizes = [], []
         for axis, plan in enumerate(self.plans):
             offset = plan.stages[stage].offset

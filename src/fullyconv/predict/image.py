@@ -53,6 +53,8 @@ class Segmenter:
         device: DeviceName = "auto",
         precision: Precision = "fp32",
     ) -> None:
+        if not isinstance(network, FCN):
+            raise ValueError(f"a {type(network).__name__} does not label pixels: load a segmentation network")
         self.classes, self.preprocess, self.precision = classes, preprocess, precision
         self.device = choose_device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -93,14 +95,17 @@ class Segmenter:
             yield slice(y.core_start, y.core_stop), slice(x.core_start, x.core_stop), core
 
     def scores(self, pixels: np.ndarray) -> Tensor:
-        """Give the class scores of H x W x 3 uint8 RGB pixels in one pass, C x H x W float32."""
+        """Give the class scores of H x W x 3 uint8 RGB pixels in one pass, C x H x W float32.
+
+        Those of the first task where a network has two.
+        """
         batch = torch.from_numpy(self.preprocess(pixels))[None].to(self.device, memory_format=torch.channels_last)
         with (
             evaluating(self.network),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
-            scores: Tensor = self.network(batch)[0]
-        return scores
+            scores: Tensor | tuple[Tensor, ...] = self.network(batch)
+        return (scores[0] if isinstance(scores, tuple) else scores)[0]
 
 
 def as_pixels(image: Path | str | Image.Image | np.ndarray) -> np.ndarray:

@@ -1,0 +1,9 @@
+"""Caffe's files in and out."""
+
+from __future__ import annotations
+
+from fullyconv.caffe.convert import import_model
+from fullyconv.caffe.export import export
+from fullyconv.caffe.net import Net, load
+
+__all__ = ["Net", "export", "import_model", "load"]

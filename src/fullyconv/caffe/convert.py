@@ -1,0 +1,147 @@
+"""From a Caffe net to the network of this package that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fullyconv.caffe.description import describe_text
+from fullyconv.caffe.export import bilinear_bank, network_layers
+from fullyconv.caffe.net import Net, load
+from fullyconv.caffe.structure import Numbering, differences
+from fullyconv.caffe.text import Written, to_text
+from fullyconv.data.images import BadFile
+from fullyconv.models import CLASSIFIERS, architecture_of, build, generic_names
+from fullyconv.models.classifier import Classifier
+from fullyconv.models.fcn import FCN, Upsampling
+from fullyconv.models.reference import REFERENCES
+from fullyconv.upsample import Upsample
+
+SCORES = ("score_fr", "score_fr_sem", "score_frcolor", "score_map")  # the layers that say how many classes there are
+TOLERANCE = 1e-6  # on bilinear weights, which programs compute in float32 or in float64
+
+
+def import_model(prototxt: Path | str, caffemodel: Path | str, *, name: str | None = None) -> FCN | Classifier:
+    """Read a Caffe net as the network of ``fullyconv.build`` that it is, with its weights.
+
+    The net must compute what that network computes, layer for layer, under the names of the release;
+    ``name`` says which network it is where several have the same layers (default: the name in the
+    file, else the first that fits). Upsampling that is bilinear stays fixed; one kernel per class that
+    is not becomes learned upsampling. Raises ``BadFile`` for a net that is no such network and for
+    upsampling that mixes classes: ``fullyconv.caffe.load`` runs these as they are.
+    """
+    net = load(prototxt, caffemodel)
+    network, layers = recognise(net, str(prototxt), name)
+    blobs = {layer.name: [tensor.detach() for _, tensor in net.blobs(layer)] for layer in net.described}
+    if any(layer.kind == "Deconvolution" for layer in layers):
+        network, layers = _settle_upsampling(network, blobs, str(caffemodel))
+    state = {}
+    for layer in layers:
+        for blob, values in zip(layer.blobs, blobs.get(layer.name, []), strict=True):
+            if blob.key is not None:
+                state[blob.key] = values if layer.kind != "Deconvolution" else _diagonal(values)
+    _check_scales(layers, blobs, str(caffemodel))
+    network.load_state_dict(state, assign=True)
+    return network.eval()
+
+
+def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, list[Written]]:
+    """Find the network that computes what ``net`` does, and its layers; both have sizes but no weights yet.
+
+    ``path`` is what errors call the net. Raises ``BadFile`` naming the nearest network where there is none.
+    """
+    classes = next((layer for score in SCORES for layer in net.described if layer.name == score), None)
+    if classes is None:
+        raise BadFile(path, f"has no layer called {', '.join(SCORES)}", "use fullyconv.caffe.load for other nets")
+    wide = net.blobs(classes)[0][1].shape[0]
+    numbering = Numbering()
+    wanted = numbering.outputs(net)
+    nearest: list[tuple[int, str]] = []
+    for candidate in [name] if name else _candidates(net.name, wide):
+        with torch.device("meta"):
+            network: FCN | Classifier = build(candidate, wide)
+            layers = network_layers(network)
+        twin = Net(describe_text(to_text(candidate, layers), candidate), {})
+        if numbering.outputs(twin) == wanted:
+            return network, layers
+        apart = differences(net, twin) or ["it joins the same layers in another way"]
+        nearest.append((len(apart), f"nearest is {candidate}, but {apart[0]} ({len(apart)} such differences)"))
+    raise BadFile(
+        path,
+        f"is no network of the papers: {min(nearest)[1]}",
+        "run it with fullyconv.caffe.load, which takes any net of these layers",
+    )
+
+
+def _candidates(stated: str, classes: int) -> Iterator[str]:
+    """Order the networks to compare with: the one stated, those with as many classes, the generic, the rest."""
+    generic = [name for name in generic_names() if "resnet" not in name]
+    fitting = [name for name, reference in REFERENCES.items() if reference.classes == classes]
+    stated_first = [stated] if stated in {*REFERENCES, *generic, *CLASSIFIERS} else []
+    ordered: Iterable[str] = chain(stated_first, fitting, generic, REFERENCES, CLASSIFIERS)
+    return iter(dict.fromkeys(ordered))
+
+
+def _settle_upsampling(
+    network: FCN | Classifier, blobs: dict[str, list[Tensor]], path: str
+) -> tuple[FCN | Classifier, list[Written]]:
+    """Choose fixed or learned upsampling by the weights there are."""
+    architecture = architecture_of(network)
+    with torch.device("meta"):
+        fixed = build(architecture.name, architecture.classes, upsampling="fixed")
+        layers = network_layers(fixed)
+    banks = [layer for layer in layers if layer.kind == "Deconvolution"]
+    upsamplers = [module for module in fixed.modules() if isinstance(module, Upsample)]
+    bilinear = True
+    for layer, upsampler in zip(banks, upsamplers, strict=True):
+        weights = blobs[layer.name][0]
+        if not _is_diagonal(weights):
+            raise BadFile(
+                path,
+                f"layer {layer.name!r} (Deconvolution) mixes classes: its weights off the diagonal are not zero",
+                "run it with fullyconv.caffe.load; a network here has one kernel per class",
+            )
+        kernel = _diagonal(bilinear_bank(upsampler))
+        bilinear &= bool(torch.allclose(_diagonal(weights), kernel, rtol=0, atol=TOLERANCE))
+    upsampling: Upsampling = "fixed" if bilinear and not _was_learned(blobs, banks) else "learned"
+    with torch.device("meta"):
+        settled = build(architecture.name, architecture.classes, upsampling=upsampling)
+        return settled, network_layers(settled)
+
+
+def _was_learned(blobs: dict[str, list[Tensor]], banks: list[Written]) -> bool:
+    """Tell whether any upsampling is grouped: one kernel per class is how learned upsampling is written."""
+    return any(blobs[layer.name][0].shape[1] == 1 < blobs[layer.name][0].shape[0] for layer in banks)
+
+
+def _diagonal(bank: Tensor) -> Tensor:
+    """Take the kernels that map each class to itself, C x 1 x k x k."""
+    if bank.shape[1] == 1:
+        return bank
+    return bank.diagonal(dim1=0, dim2=1).permute(2, 0, 1)[:, None].contiguous()
+
+
+def _is_diagonal(bank: Tensor) -> bool:
+    if bank.shape[1] == 1:
+        return True
+    return int(bank.count_nonzero()) == int(_diagonal(bank).count_nonzero())
+
+
+def _check_scales(layers: list[Written], blobs: dict[str, list[Tensor]], path: str) -> None:
+    """Refuse an at-once net whose constant scales are others."""
+    for layer in layers:
+        if layer.kind != "Scale":
+            continue
+        scale = cast("dict[str, float]", layer.fields["filler"])["value"]
+        found = blobs[layer.name][0]
+        if not torch.equal(found, torch.full_like(found, scale)):
+            raise BadFile(
+                path,
+                f"layer {layer.name!r} (Scale) does not scale all its channels by {scale}",
+                "run it with fullyconv.caffe.load; here this factor is fixed",
+            )

@@ -1,0 +1,206 @@
+"""A network as Caffe's files, in the forms and under the names of the papers' release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fullyconv.caffe.text import Blob, Value, Written, to_text
+from fullyconv.caffe.trunk import TrunkWriter, convolution, sides
+from fullyconv.caffe.wire import write_weights
+from fullyconv.models import architecture_of
+from fullyconv.models.classifier import Classifier
+from fullyconv.models.fcn import FCN
+from fullyconv.models.fusion import WEIGHTS, LateFusion
+from fullyconv.models.heads import TwoHeads
+from fullyconv.models.reference import REFERENCES
+from fullyconv.upsample import Upsample, bilinear_taps
+
+SIDE = 500  # the height and width written as the input's default
+FIRST_OF_FOUR = {"conv1_1": "conv1_1_bgrd"}  # renamed, for its weights no longer fit the three-channel net's
+
+
+def bilinear_bank(upsampler: Upsample) -> Tensor:
+    """Write a fixed upsampler as the release does: C x C x k x k, bilinear on the diagonal, zero elsewhere."""
+    kernel = torch.outer(bilinear_taps(upsampler.kernel[0]), bilinear_taps(upsampler.kernel[1])).float()
+    bank = torch.zeros(upsampler.channels, upsampler.channels, *kernel.shape)
+    bank[range(upsampler.channels), range(upsampler.channels)] = kernel
+    return bank
+
+
+class _Writer:
+    """Collects the layers of a network."""
+
+    def __init__(self, net: FCN | Classifier) -> None:
+        self.net, self.name = net, architecture_of(net).name
+        self.layers: list[Written] = []
+        reference = REFERENCES.get(self.name)
+        self.streams = reference.streams if reference else ()
+        # The release leaves AlexNet's trunk at Caffe's own factors.
+        self.rated = not any(trunk in self.name for trunk in ("alexnet", "caffenet"))
+
+    def add(self, name: str, kind: str, bottoms: tuple[str, ...], fields: dict[str, Value]) -> str:
+        self.layers.append(Written(name, kind, bottoms, name, fields))
+        return name
+
+    def input(self, name: str, channels: int) -> str:
+        shape: dict[str, Value] = {"dim": [1, channels, SIDE, SIDE]}
+        return self.add(name, "Input", (), {"shape": shape})
+
+    def trunk(self, place: str, bottom: str, suffix: str = "") -> list[str]:
+        """Write a trunk and give its maps, coarse to fine."""
+        renamed = FIRST_OF_FOUR if self.streams[1:] == ("depth",) else {}
+        trunk = cast("nn.Module", getattr(self.net, place))
+        writer = TrunkWriter(trunk, bottom, prefix=place, suffix=suffix, renamed=renamed, rated=self.rated)
+        self.layers += writer.layers
+        return writer.outputs[::-1]
+
+    def convolution(self, module: nn.Module, name: str, bottom: str, path: str) -> str:
+        self.layers.append(convolution(cast("nn.Conv2d", module), name, bottom, path=path))
+        return name
+
+
+class _Ladder:
+    """Writes the score layers, skips and upsampling of one task of an FCN."""
+
+    def __init__(self, writer: _Writer, net: FCN, reference: str, suffix: str = "") -> None:
+        self.writer, self.net, self.reference, self.suffix = writer, net, reference, suffix
+
+    def scores(self, maps: list[str], place: str, stream: str = "") -> list[str]:
+        """Write a score layer for each map, coarse to fine, and give their blobs."""
+        heads = cast("nn.ModuleList", getattr(self.net, place))
+        blobs = []
+        for index, (head, features, scale) in enumerate(zip(heads, maps, self.net.scales, strict=False)):
+            name = f"score_{features.removesuffix(stream) if index else 'fr'}{self.suffix}{stream}"
+            seen = features if scale == 1 else self._scale(features, scale, cast("nn.Conv2d", head).in_channels)
+            blobs.append(self.writer.convolution(head, name, seen, f"{place}.{index}"))
+        return blobs
+
+    def _scale(self, features: str, scale: float, channels: int) -> str:
+        name = f"scale_{features}"
+        blob = Blob(torch.full((channels,), scale), rate=0.0)
+        fields: dict[str, Value] = {"filler": {"value": scale}}
+        self.writer.layers.append(Written(name, "Scale", (features,), name, fields, (blob,)))
+        return name
+
+    def climb(self, scores: list[str], maps: list[str], place: str) -> None:
+        """Write upsampling and fusion, coarse to fine, up to the crop to the image."""
+        upsamplers = cast("nn.ModuleList", getattr(self.net, place))
+        stages, fused = self.net.plans[0].stages, scores[0]
+        for index, fine in enumerate(scores[1:]):
+            factor = stages[index].factor
+            name = f"upscore_{maps[index]}" if index else f"upscore{factor}"
+            up = self._upsample(upsamplers, index, fused, name + self.suffix, place)
+            offsets = [plan.stages[index].offset for plan in self.net.plans]
+            if max(offsets) < 0:
+                fine = self._crop(f"{fine}c", fine, up, [-offset for offset in offsets])
+            elif min(offsets) >= 0:
+                up = self._crop(f"{up}c", up, fine, offsets)
+            else:
+                raise ValueError(f"{fine} starts first along one axis only: Caffe crops one of two maps, not both")
+            name = f"fuse_{maps[index + 1]}{self.suffix}"
+            fused = self.writer.add(name, "Eltwise", (up, fine), {"operation": "SUM"})
+        last = len(scores) - 1
+        name = f"upscore{stages[last].factor}" if last else "upscore"
+        up = self._upsample(upsamplers, last, fused, name + self.suffix, place)
+        offsets = [plan.stages[last].offset for plan in self.net.plans]
+        self._crop(f"score{self.suffix}", up, self.reference, offsets)
+
+    def _crop(self, name: str, source: str, reference: str, offsets: list[int]) -> str:
+        if min(offsets) < 0:
+            raise ValueError(f"{source} starts after {reference}: Caffe cannot crop by {min(offsets)}")
+        offset: Value = offsets[0] if len(set(offsets)) == 1 else offsets
+        return self.writer.add(name, "Crop", (source, reference), {"axis": 2, "offset": offset})
+
+    def _upsample(self, upsamplers: nn.ModuleList, index: int, bottom: str, name: str, place: str) -> str:
+        upsampler = cast("Upsample", upsamplers[index])
+        fields: dict[str, Value] = {"num_output": upsampler.channels, "bias_term": False}
+        fields |= sides("kernel_size", upsampler.kernel) | sides("stride", upsampler.stride, 1)
+        if upsampler.weight is None:
+            blob = Blob(bilinear_bank(upsampler), rate=0.0)
+        else:
+            fields["group"] = upsampler.channels
+            blob = Blob(upsampler.weight.detach(), f"{place}.{index}.weight", 1.0)
+        self.writer.layers.append(Written(name, "Deconvolution", (bottom,), name, fields, (blob,)))
+        return name
+
+
+def network_layers(net: FCN | Classifier) -> list[Written]:
+    """Give the layers of a network built by name, in the form of a deploy file.
+
+    Raises ``ValueError`` for what Caffe has no layer for (a border that repeats, a negative crop).
+    """
+    writer = _Writer(net)
+    if isinstance(net, Classifier):
+        _classifier(writer, net)
+    elif net.border != "zero":
+        raise ValueError(
+            f"{writer.name} repeats the border while upsampling, which no Caffe layer does: "
+            "export a network over vgg16, caffenet or googlenet"
+        )
+    elif isinstance(net, LateFusion):
+        _late_fusion(writer, net)
+    else:
+        _single(writer, net)
+    return writer.layers
+
+
+def _single(writer: _Writer, net: FCN) -> None:
+    if writer.streams:
+        parts = (writer.input(writer.streams[0], net.in_channels - 1), writer.input(writer.streams[1], 1))
+        data = writer.add("data", "Concat", parts, {})
+    else:
+        data = writer.input("data", net.in_channels)
+    maps = writer.trunk("trunk", data)
+    tasks = [("_sem", "heads", "upsamplers"), ("_geo", "geometric_heads", "geometric_upsamplers")]
+    for suffix, heads, upsamplers in tasks if isinstance(net, TwoHeads) else [("", "heads", "upsamplers")]:
+        ladder = _Ladder(writer, net, data, suffix)
+        ladder.climb(ladder.scores(maps, heads), maps, upsamplers)
+
+
+def _late_fusion(writer: _Writer, net: LateFusion) -> None:
+    first, second = writer.streams
+    writer.input(first, net.first_channels)
+    writer.input(second, net.in_channels - net.first_channels)
+    maps = writer.trunk("trunk", first, first)
+    others = writer.trunk("second", second, second)
+    ladder = _Ladder(writer, net, first)
+    pairs = zip(ladder.scores(maps, "heads", first), ladder.scores(others, "second_heads", second), strict=True)
+    names = [blob.removesuffix(first) for blob in maps]
+    fused = []
+    for index, pair in enumerate(pairs):
+        name = f"score_{names[index]}_fused" if index else "score_fused"
+        fused.append(writer.add(name, "Eltwise", pair, {"operation": "SUM", "coeff": list(WEIGHTS)}))
+    ladder.climb(fused, names, "upsamplers")
+
+
+def _classifier(writer: _Writer, net: Classifier) -> None:
+    channels = next(layer.in_channels for layer in net.trunk.modules() if isinstance(layer, nn.Conv2d))
+    maps = writer.trunk("trunk", writer.input("data", channels))
+    score = writer.convolution(net.score, "score_map", maps[0], "score")
+    writer.add("score", "Pooling", (score,), {"pool": "AVE", "global_pooling": True})
+
+
+def export(net: FCN | Classifier, folder: Path | str) -> tuple[Path, Path]:
+    """Write ``deploy.prototxt`` and ``weights.caffemodel`` into a folder and give their paths.
+
+    Layers have the names of the papers' release, fixed upsampling its dense bilinear weights, so the
+    files serve Caffe and come back through ``import_model`` bit for bit. Raises ``ValueError`` for a
+    network that Caffe has no layers for.
+    """
+    layers = network_layers(net)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    prototxt, caffemodel = folder / "deploy.prototxt", folder / "weights.caffemodel"
+    name = architecture_of(net).name
+    prototxt.write_text(to_text(name, layers))
+    blobs = {
+        layer.name: (layer.kind, [blob.values.float().cpu().numpy() for blob in layer.blobs])
+        for layer in layers
+        if layer.blobs
+    }
+    write_weights(caffemodel, name, blobs)
+    return prototxt, caffemodel

@@ -1,0 +1,123 @@
+"""A layer's weights: as its fillers start them, or as a caffemodel holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fullyconv.caffe import fields
+from fullyconv.caffe.description import Layer
+from fullyconv.caffe.modules import InnerProduct, Scale
+from fullyconv.data.images import BadFile
+from fullyconv.upsample import bilinear_taps
+
+LEGACY_AXES = 4
+
+
+def _fan(filler: fields.Filler, blob: Tensor) -> float:
+    fan_in = blob.numel() / blob.shape[0]
+    fan_out = blob.numel() / blob.shape[1] if blob.ndim > 1 else blob.numel()
+    return {"FAN_IN": fan_in, "FAN_OUT": fan_out, "AVERAGE": (fan_in + fan_out) / 2}[filler.variance_norm]
+
+
+def _xavier(filler: fields.Filler, blob: Tensor) -> None:
+    bound = sqrt(3 / _fan(filler, blob))
+    blob.uniform_(-bound, bound)
+
+
+def _bilinear(filler: fields.Filler, blob: Tensor) -> None:
+    if blob.ndim != 4 or blob.shape[2] != blob.shape[3]:
+        raise ValueError(f"a bilinear filler for a blob of {tuple(blob.shape)}: it needs square kernels")
+    taps = bilinear_taps(blob.shape[2])
+    blob.copy_(torch.outer(taps, taps).expand_as(blob))
+
+
+def _unit_ball(filler: fields.Filler, blob: Tensor) -> None:
+    blob.uniform_(0, 1)
+    blob.div_(blob.flatten(1).sum(1).reshape(-1, *[1] * (blob.ndim - 1)))
+
+
+FILLERS: dict[str, Callable[[fields.Filler, Tensor], object]] = {
+    "constant": lambda filler, blob: blob.fill_(filler.value),
+    "uniform": lambda filler, blob: blob.uniform_(filler.min, filler.max),
+    "gaussian": lambda filler, blob: blob.normal_(filler.mean, filler.std),
+    "xavier": _xavier,
+    "msra": lambda filler, blob: blob.normal_(0, sqrt(2 / _fan(filler, blob))),
+    "bilinear": _bilinear,
+    "positive_unitball": _unit_ball,
+}
+
+
+def fillers(layer: Layer, module: nn.Module) -> tuple[fields.Filler, fields.Filler]:
+    """Read the fillers of a layer's weight and bias."""
+    if isinstance(module, Scale):
+        scale = layer.block("scale_param", fields.Scale)
+        return scale.filler, scale.bias_filler
+    if isinstance(module, InnerProduct):
+        inner = layer.block("inner_product_param", fields.InnerProduct)
+        return inner.weight_filler, inner.bias_filler
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        convolution = layer.block("convolution_param", fields.Convolution)
+        return convolution.weight_filler, convolution.bias_filler
+    return fields.Filler(), fields.Filler()
+
+
+@torch.no_grad()
+def fill(layer: Layer, module: nn.Module) -> None:
+    """Give a module memory on the current device, and the weights its fillers say."""
+    module.to_empty(device=torch.get_default_device())
+    weight_filler, bias_filler = fillers(layer, module)
+    for name, blob in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        filler = bias_filler if name == "bias" else weight_filler
+        if filler.type not in FILLERS:
+            raise layer.fail(f"filler {filler.type!r}", f"supported are {', '.join(FILLERS)}")
+        try:
+            FILLERS[filler.type](filler, blob)
+        except (ValueError, RuntimeError) as error:
+            raise layer.fail(str(error), "choose another filler") from None
+
+
+def assign(layer: Layer, module: nn.Module, weights: dict[str, list[np.ndarray]], path: str) -> None:
+    """Give a module the weights that a caffemodel holds under its layer's name; they leave ``weights``.
+
+    A Scale layer may be absent from the file, its filler then says its factors. Raises ``BadFile`` for
+    any other layer that is absent, for a wrong number of blobs and for blobs of another shape.
+    """
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    blobs = weights.pop(layer.name, None)
+    if blobs is None and (not own or (isinstance(module, Scale) and _declares_filler(layer))):
+        fill(layer, module)
+        return
+    if blobs is None:
+        raise BadFile(path, f"{layer.label} has no weights here", "give the caffemodel that belongs to the prototxt")
+    if len(blobs) != len(own):
+        raise BadFile(
+            path, f"{layer.label} has {len(blobs)} blobs here, it needs {len(own)}", "give its own caffemodel"
+        )
+    state = {}
+    for (name, tensor), blob in zip(own, blobs, strict=True):
+        shape = tuple(tensor.shape)
+        if _plain(blob.shape) != _plain(shape) or blob.size != tensor.numel():
+            raise BadFile(
+                path,
+                f"{layer.label}: its {name} is {blob.shape} here, it needs {shape}",
+                "give the caffemodel that belongs to the prototxt",
+            )
+        state[name] = torch.from_numpy(blob.reshape(shape))
+    module.load_state_dict(state, assign=True)
+
+
+def _declares_filler(layer: Layer) -> bool:
+    return any("filler" in block.fields for block in layer.message.messages("scale_param"))
+
+
+def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Drop the leading ones that old files pad shapes with, up to four axes."""
+    shape = tuple(shape)
+    while len(shape) > 1 and len(shape) <= LEGACY_AXES and shape[0] == 1:
+        shape = shape[1:]
+    return shape

@@ -1,0 +1,85 @@
+"""Layers to write: as prototxt text, and their blobs for a caffemodel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+Value = int | float | bool | str | Mapping[str, "Value"] | Sequence["Value"]
+
+WORDS = frozenset({"pool", "operation", "round_mode"})  # fields whose values are names, not strings
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Weights of a layer to write; ``key`` is their place in the network's state, if they have one.
+
+    ``rate`` and ``decay`` are the factors on learning rate and weight decay.
+    """
+
+    values: Tensor = field(repr=False)
+    key: str | None = None
+    rate: float | None = None
+    decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A layer to write."""
+
+    name: str
+    kind: str
+    bottoms: tuple[str, ...]
+    top: str
+    fields: Mapping[str, Value] = field(default_factory=dict)
+    blobs: tuple[Blob, ...] = ()
+
+
+# The block that a layer's fields stand in.
+BLOCKS = {
+    "Input": "input_param", "Convolution": "convolution_param", "Deconvolution": "convolution_param",
+    "Pooling": "pooling_param", "LRN": "lrn_param", "Dropout": "dropout_param", "Crop": "crop_param",
+    "Eltwise": "eltwise_param", "Scale": "scale_param", "Concat": "concat_param",
+}  # fmt: skip
+
+
+def to_text(name: str, layers: Sequence[Written]) -> str:
+    """Write a net in protobuf's text form, one ``layer { … }`` each."""
+    lines = list(_lines({"name": name}, ""))
+    for layer in layers:
+        head: dict[str, Value] = {"name": layer.name, "type": layer.kind}
+        head |= {"bottom": layer.bottoms, "top": layer.top} if layer.bottoms else {"top": layer.top}
+        rates: list[Value] = [
+            {"lr_mult": blob.rate} | ({"decay_mult": blob.decay} if blob.decay is not None else {})
+            for blob in layer.blobs
+            if blob.rate is not None
+        ]
+        block: dict[str, Value] = {BLOCKS[layer.kind]: layer.fields} if layer.fields else {}
+        lines += _lines({"layer": {**head, "param": rates, **block}}, "")
+    return "\n".join(lines) + "\n"
+
+
+def _lines(fields: Mapping[str, Value], indent: str) -> Iterator[str]:
+    for name, value in fields.items():
+        entries = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        for entry in entries:
+            if isinstance(entry, Mapping):
+                yield f"{indent}{name} {{"
+                yield from _lines(entry, indent + "  ")
+                yield f"{indent}}}"
+            else:
+                yield f"{indent}{name}: {_word(name, entry)}"
+
+
+def _word(name: str, value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str) and name not in WORDS:
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value)

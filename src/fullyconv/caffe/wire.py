@@ -1,0 +1,200 @@
+"""Caffemodel files: weights by layer name, in protobuf's binary form.
+
+The schema is our own: the field numbers of the messages that carry weights. A blob's numbers are
+declared as ``bytes``, which has the same wire form as the packed floats that they are, so that a
+hundred million weights are one buffer and not a hundred million Python objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fullyconv.data.images import BadFile
+
+MOST_BYTES = 2**31 - 1  # protobuf's own limit on a message
+MOST_AXES = 32  # Caffe's own limit
+MOST_ENTRIES = 200_000  # fields of a net and its layers; GoogLeNet has some thousands
+MOST_CHUNKS = 1000  # pieces that a blob's numbers are written in; usually one
+PACKAGE = "fullyconv.caffe"
+
+_OPTIONAL, _REPEATED = 1, 3
+_DOUBLE, _FLOAT, _INT64, _INT32, _STRING, _MESSAGE, _BYTES = 1, 2, 3, 5, 9, 11, 12
+
+_VARINT, _SPAN = 0, 2  # wire types
+_FIXED = {1: 8, 3: 0, 4: 0, 5: 4}  # other wire types and their lengths
+_LAYER_TAGS = (2 << 3 | _SPAN, 100 << 3 | _SPAN)
+
+# message -> (field, number, label, type, message type)
+_Fields = tuple[tuple[str, int, int, int, str], ...]
+_SCHEMA: dict[str, _Fields] = {
+    "Shape": (("dim", 1, _REPEATED, _INT64, ""),),
+    "Blob": (
+        ("num", 1, _OPTIONAL, _INT32, ""),
+        ("channels", 2, _OPTIONAL, _INT32, ""),
+        ("height", 3, _OPTIONAL, _INT32, ""),
+        ("width", 4, _OPTIONAL, _INT32, ""),
+        ("data", 5, _REPEATED, _BYTES, ""),
+        ("shape", 7, _OPTIONAL, _MESSAGE, "Shape"),
+        ("double_data", 8, _REPEATED, _BYTES, ""),
+    ),
+    # The same blob where the numbers were written one by one.
+    "Unpacked": (("data", 5, _REPEATED, _FLOAT, ""), ("double_data", 8, _REPEATED, _DOUBLE, "")),
+    "Layer": (
+        ("name", 1, _OPTIONAL, _STRING, ""),
+        ("type", 2, _OPTIONAL, _STRING, ""),
+        ("blobs", 7, _REPEATED, _MESSAGE, "Blob"),
+    ),
+    "OldLayer": (("name", 4, _OPTIONAL, _STRING, ""), ("blobs", 6, _REPEATED, _MESSAGE, "Blob")),
+    "Net": (
+        ("name", 1, _OPTIONAL, _STRING, ""),
+        ("layers", 2, _REPEATED, _MESSAGE, "OldLayer"),
+        ("layer", 100, _REPEATED, _MESSAGE, "Layer"),
+    ),
+}
+
+
+@cache
+def _messages() -> dict[str, Any]:
+    """Make the message classes; raises ``ImportError`` naming the extra where protobuf is missing."""
+    try:
+        from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    except ImportError as missing:
+        raise ImportError("caffemodel files need protobuf: pip install 'fullyconv[caffe]'") from missing
+    file = descriptor_pb2.FileDescriptorProto(name="fullyconv/caffe.proto", package=PACKAGE, syntax="proto2")
+    for name, fields in _SCHEMA.items():
+        message = file.message_type.add(name=name)
+        for field, number, label, kind, target in fields:
+            entry = message.field.add(name=field, number=number, label=label, type=kind)
+            if target:
+                entry.type_name = f".{PACKAGE}.{target}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{name}")) for name in _SCHEMA}
+
+
+def read_weights(path: Path | str) -> dict[str, list[np.ndarray]]:
+    """Read a caffemodel: the blobs of every layer that has any, float32, shaped as the file says.
+
+    Old (V1) and new layer forms, legacy four-number shapes, packed and unpacked numbers. Raises
+    ``BadFile`` for a file that is damaged, too large, or whose shapes do not match its numbers, and
+    ``ImportError`` if protobuf is not installed.
+    """
+    from google.protobuf.message import DecodeError
+
+    path = Path(path)
+    net = _messages()["Net"]()
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise BadFile(path, f"larger than {MOST_BYTES} bytes", "no protobuf message can be")
+        content = path.read_bytes()
+        _check_entries(content, path)
+        net.ParseFromString(content)
+    except OSError as error:
+        raise BadFile(path, f"not readable ({error.strerror})", "check the path") from None
+    except DecodeError:
+        raise BadFile(path, "truncated, or not a caffemodel", "restore it from its source") from None
+    layers = [*net.layers, *net.layer]
+    if not layers:
+        raise BadFile(path, "holds no layer", "give the .caffemodel here, the .prototxt first")
+    weights: dict[str, list[np.ndarray]] = {}
+    for layer in layers:
+        if layer.blobs:
+            weights[layer.name] = [_array(blob, layer.name, path) for blob in layer.blobs]
+    return weights
+
+
+def _check_entries(content: bytes, path: Path) -> None:
+    """Refuse a file of very many tiny entries before each of them becomes an object of protobuf's.
+
+    Counts the fields of the net and of its layers; what is damaged is left to protobuf to refuse.
+    """
+    spans, count = [(0, len(content), True)], 0
+    while spans:
+        at, stop, is_net = spans.pop()
+        while at < stop:
+            count += 1
+            if count > MOST_ENTRIES:
+                raise BadFile(path, f"holds over {MOST_ENTRIES} entries", "this is no caffemodel")
+            try:
+                tag, at = _varint(content, at)
+                length, start = _varint(content, at) if tag & 7 in (_VARINT, _SPAN) else (_FIXED[tag & 7], at)
+            except (IndexError, KeyError):
+                return
+            at = start + (length if tag & 7 != _VARINT else 0)
+            if is_net and tag in _LAYER_TAGS:
+                spans.append((start, min(at, stop), False))
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """Read a number and give where it ends; raises ``IndexError`` where it does not."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = content[at + shift // 7]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at + shift // 7 + 1
+    raise IndexError
+
+
+def _array(blob: Any, layer: str, path: Path) -> np.ndarray:
+    if len(blob.shape.dim) > MOST_AXES or max(len(blob.data), len(blob.double_data)) > MOST_CHUNKS:
+        raise BadFile(path, f"layer {layer!r} has a blob of too many axes or pieces", "restore it from its source")
+    shape = _shape(blob)
+    if any(size < 0 for size in shape):
+        raise BadFile(path, f"layer {layer!r} has a blob of shape {shape}", "restore it from its source")
+    try:
+        numbers = _numbers(blob)
+    except ValueError:
+        raise BadFile(path, f"layer {layer!r} has a blob cut within a number", "restore it from its source") from None
+    if prod(shape) != numbers.size:
+        raise BadFile(
+            path,
+            f"layer {layer!r} has a blob of shape {shape} with {numbers.size} numbers",
+            "restore it from its source",
+        )
+    return numbers.reshape(shape)
+
+
+def _shape(blob: Any) -> tuple[int, ...]:
+    if blob.HasField("shape"):
+        return tuple(blob.shape.dim)
+    legacy = ("num", "channels", "height", "width")
+    # An unset legacy size counts as 0 in protobuf, as in Caffe.
+    return tuple(getattr(blob, side) for side in legacy) if any(map(blob.HasField, legacy)) else ()
+
+
+def _numbers(blob: Any) -> np.ndarray:
+    """Give a blob's numbers, 1-D float32 and writable; doubles are rounded as Caffe does."""
+    for chunks, kind in ((blob.double_data, "<f8"), (blob.data, "<f4")):
+        if len(chunks):
+            return np.frombuffer(bytearray().join(chunks), kind).astype(np.float32, copy=False)
+    unpacked = _messages()["Unpacked"]()
+    unpacked.ParseFromString(blob.SerializeToString())
+    values = unpacked.double_data or unpacked.data
+    return np.fromiter(values, np.float32, len(values))
+
+
+def write_weights(path: Path, name: str, layers: Mapping[str, tuple[str, Sequence[np.ndarray]]]) -> None:
+    """Write a caffemodel, under a temporary name first: layer name -> its type and its blobs.
+
+    Raises ``ValueError`` for more than protobuf can hold, 2 GiB.
+    """
+    total = sum(blob.nbytes for _, blobs in layers.values() for blob in blobs)
+    if total > MOST_BYTES - (1 << 20):
+        raise ValueError(f"{total} bytes of weights: a caffemodel holds less than 2 GiB")
+    net = _messages()["Net"](name=name)
+    for layer, (kind, blobs) in layers.items():
+        entry = net.layer.add(name=layer, type=kind)
+        for blob in blobs:
+            message = entry.blobs.add()
+            message.shape.dim.extend(blob.shape)
+            message.data.append(np.ascontiguousarray(blob, "<f4").tobytes())
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_bytes(net.SerializeToString())
+    draft.replace(path)
