@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fullyconv.losses import class_weights, pixel_loss
+from fullyconv.losses import class_weights, pixel_loss, sample_terms
 from fullyconv.types import VOID
 
 
@@ -77,3 +77,18 @@ def test_bad_arguments_are_named() -> None:
         pixel_loss(scores, labels, normalization="mean")
     with pytest.raises(ValueError, match="between 0 and 1"):
         class_weights(torch.ones(2), power=2)
+
+
+def test_sampled_terms_are_kept_with_their_probability_and_void_stays_void() -> None:
+    labels = torch.randint(VOID, 3, (4, 100, 100))
+    generator = torch.Generator().manual_seed(0)
+    kept = sample_terms(labels, probability=0.3, generator=generator)
+    assert ((kept == labels) | (kept == VOID)).all()
+    share = float((kept != VOID).sum() / (labels != VOID).sum())
+    assert share == pytest.approx(0.3, abs=0.01)
+    assert torch.equal(sample_terms(labels, probability=1.0, generator=generator), labels)
+    again = sample_terms(labels, probability=0.3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kept, again)
+    for probability in (0.0, 1.5):
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            sample_terms(labels, probability=probability, generator=generator)

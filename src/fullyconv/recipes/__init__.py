@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fullyconv.recipes import voc
 from fullyconv.recipes.camvid import CAMVID
-from fullyconv.recipes.demo import DEMO
+from fullyconv.recipes.demo import DEMO, DEMO_STAGED
+from fullyconv.train.chain import Chain
 from fullyconv.train.recipe import Recipe, nearest, read_recipe
 
-RECIPES: dict[str, Recipe] = {"default": Recipe(), "camvid": CAMVID, "demo": DEMO}
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe(),
+    "camvid": CAMVID,
+    "demo": DEMO,
+    "voc-fcn32s": voc.HEAVY_32S,
+    "voc-fcn16s": voc.HEAVY_16S,
+    "voc-fcn8s": voc.HEAVY_8S,
+    "voc-fcn8s-atonce": voc.AT_ONCE,
+    "voc-fcn32s-accumulated": voc.ACCUMULATED,
+    "voc-fcn32s-fixed": voc.FIXED,
+    "voc-fcn32s-patchwise": voc.PATCHWISE,
+}
+
+CHAINS: dict[str, Chain] = {"demo-staged": DEMO_STAGED, "voc-staged": voc.STAGED}
 
 
 def find_recipe(name: str) -> Recipe:
@@ -17,4 +32,4 @@ def find_recipe(name: str) -> Recipe:
         return RECIPES[name]
     if name.endswith((".yaml", ".yml")):
         return read_recipe(Path(name), RECIPES)
-    raise ValueError(f"unknown recipe{nearest(name, RECIPES)} (or a .yaml file)")
+    raise ValueError(f"unknown recipe{nearest(name, [*RECIPES, *CHAINS])} (or a .yaml file)")

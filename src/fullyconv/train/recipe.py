@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fullyconv.data.images import BadFile
 from fullyconv.engine import DeviceName, Precision
+from fullyconv.losses import Normalization
 from fullyconv.models import network_names
-from fullyconv.types import ClassSet
+from fullyconv.train.optim import BiasMultipliers, OptimizerName
+from fullyconv.types import ClassSet, Preprocess
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -27,20 +29,36 @@ class Recipe(BaseModel):
     upsampling: Literal["fixed", "learned"] = "fixed"
     classes: ClassSet | None = None
     """The classes of the data set; ``None`` takes them from its ``classes.yaml`` or infers them."""
+    start_from: str | None = None
+    """A model folder, or a ``.safetensors`` file of named weights: what has its name and size here is taken over.
+    Score layers it does not have start at zero; of a model of other classes only the trunk is taken."""
+    preprocess: Preprocess | None = None
+    """The normalisation of pixels; ``None`` takes that of ``start_from``'s model, else the data set's statistics."""
+    train_only: Literal["all", "scores"] = "all"
+    """``scores`` freezes the trunk: only score layers (and learned upsampling) train (paper's FCN-32s-fixed)."""
 
     crop: tuple[Positive, Positive] | None = (320, 320)
     """Height and width of the training views; ``null`` trains on whole images (batch 1 unless all are alike)."""
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     flip: bool = True
     colour: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    shift: Annotated[int, Field(ge=0)] = 0
+    """Cut 0 to ``shift - 1`` pixels off the top and the left of each view; with ``sampling``, the network's stride."""
 
     epochs: Positive = 60
     minutes: Annotated[float, Field(gt=0)] | None = None
     """A budget: the schedule is shortened where the machine would need longer than this."""
     batch: Positive = 8
     accumulate: Positive = 1
-    """Batches whose gradients are added up before each update."""
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """Batches before each update, which follows the mean of their losses (Caffe's ``iter_size``)."""
+    normalization: Normalization = "valid"
+    """What divides a batch's summed loss: its labelled pixels, its images, all its pixels, or nothing."""
+    sampling: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Keep each pixel's loss with this probability p, for 1/p times as many batches per update: patchwise training."""
+    optimizer: OptimizerName = "adamw"
+    """``caffe-sgd`` is SGD with the reference's semantics: biases learn twice as fast and do not decay."""
+    bias_multipliers: BiasMultipliers = "all"
+    """With ``caffe-sgd``: whether ``all`` biases have that, or only those of the ``scores`` (reference AlexNet)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
