@@ -22,6 +22,17 @@ def test_a_transplant_reports_what_moved_was_reshaped_was_left_and_is_missing() 
     assert "1 reshaped (fc6.weight)" in str(report)
 
 
+def test_layers_may_be_renamed_by_prefix_the_longest_counts() -> None:
+    source = nn.ModuleDict({"trunk": nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3)), "head": nn.Linear(3, 1)})
+    target = nn.ModuleDict({"second": nn.ModuleList([nn.Linear(2, 3)]), "last": nn.Linear(3, 3)})
+    report = transplant(source, target, rename={"trunk": "second", "trunk.1": "last"})
+    assert report.moved == ("second.0.weight", "second.0.bias", "last.weight", "last.bias")
+    assert report.left == ("head.weight", "head.bias")
+    assert torch.equal(target["last"].weight, source["trunk"][1].weight)
+    with pytest.raises(ValueError, match="one name"):
+        transplant(source, target, rename={"trunk.0": "a", "trunk.1": "a"})
+
+
 def test_old_caffe_blobs_fill_what_they_describe() -> None:
     target = nn.Conv2d(2, 3, 2)
     matrix, bias = torch.randn(1, 1, 3, 8), torch.randn(1, 1, 1, 3)

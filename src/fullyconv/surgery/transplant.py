@@ -15,11 +15,11 @@ Weights = nn.Module | Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Transplant:
-    """What a transplant did; all are names of tensors."""
+    """What a transplant did; all are names of tensors, in the target except for ``left``."""
 
     moved: tuple[str, ...]
     reshaped: tuple[str, ...]  # same numbers in the same order, another shape
-    left: tuple[str, ...]  # in the source, with no place in the target
+    left: tuple[str, ...]  # in the source, skipped or with no place in the target
     missing: tuple[str, ...]  # in the target, not in the source: they keep their values
 
     def __str__(self) -> str:
@@ -34,18 +34,24 @@ def _some(names: tuple[str, ...], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def transplant(source: Weights, target: nn.Module, *, skip: Collection[str] = ()) -> Transplant:
+def transplant(
+    source: Weights, target: nn.Module, *, skip: Collection[str] = (), rename: Mapping[str, str] | None = None
+) -> Transplant:
     """Copy every tensor of ``source`` to the tensor of the same name in ``target``.
 
     ``source`` is a network or named tensors. Tensors of one size but another shape are filled in flat
     order, which turns an O x (C*h*w) matrix into an O x C x h x w kernel. ``skip`` names tensors, or
-    layers by their dotted prefix, that stay behind. Raises ``ValueError``, and then changes nothing,
+    layers by their dotted prefix, that stay behind; ``rename`` maps such names of the source to the
+    target's (``{"features.0": "trunk.block1.conv1_1"}``). Raises ``ValueError``, and then changes nothing,
     if a name stands for different numbers of elements (the reference's script would repeat or cut
     them) or for different numbers of outputs.
     """
-    tensors = source.state_dict() if isinstance(source, nn.Module) else source
-    places = target.state_dict()
-    common = [name for name in tensors if name in places and not _skipped(name, skip)]
+    given = source.state_dict() if isinstance(source, nn.Module) else source
+    names = {name: _renamed(name, rename or {}) for name in given if not _skipped(name, skip)}
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"rename gives two tensors of the source one name: {rename}")
+    tensors, places = {new: given[old] for old, new in names.items()}, target.state_dict()
+    common = [name for name in tensors if name in places]
     for name in common:
         _check(name, tensors[name].shape, places[name].shape)
     with torch.no_grad():
@@ -54,9 +60,18 @@ def transplant(source: Weights, target: nn.Module, *, skip: Collection[str] = ()
     return Transplant(
         moved=tuple(name for name in common if tensors[name].shape == places[name].shape),
         reshaped=tuple(name for name in common if tensors[name].shape != places[name].shape),
-        left=tuple(name for name in tensors if name not in common),
+        left=tuple(name for name in given if names.get(name) not in places),
         missing=tuple(name for name in places if name not in common),
     )
+
+
+def _renamed(name: str, rename: Mapping[str, str]) -> str:
+    """Replace the longest dotted prefix that is listed."""
+    prefixes = [prefix for prefix in rename if _skipped(name, (prefix,))]
+    if not prefixes:
+        return name
+    longest = max(prefixes, key=len)
+    return rename[longest] + name[len(longest) :]
 
 
 def _skipped(name: str, skip: Collection[str]) -> bool:
@@ -86,7 +101,8 @@ def continue_from(coarser: FCN, finer: FCN) -> Transplant:
     classes only the trunk moves.
     """
     if coarser.classes != finer.classes:
-        return transplant(coarser, finer, skip=("heads", "upsamplers"))
+        scores = [name for name, _ in coarser.named_children() if name.endswith(("heads", "upsamplers"))]
+        return transplant(coarser, finer, skip=scores)
     same = len(coarser.upsamplers) == len(finer.upsamplers)
     return transplant(coarser, finer, skip=() if same else (f"upsamplers.{len(coarser.upsamplers) - 1}",))
 
