@@ -92,3 +92,19 @@ def test_sampled_terms_are_kept_with_their_probability_and_void_stays_void() -> 
     for probability in (0.0, 1.5):
         with pytest.raises(ValueError, match="above 0 and at most 1"):
             sample_terms(labels, probability=probability, generator=generator)
+
+
+def test_classes_sampled_by_their_weight_have_the_weighted_loss_in_expectation() -> None:
+    # Fact sheet, statement 6: balancing by weighting or by sampling the loss.
+    torch.manual_seed(0)
+    scores = torch.randn(1, 3, 8, 9, dtype=torch.float64)
+    labels = torch.randint(VOID, 3, (1, 8, 9))
+    keep, draws = torch.tensor([0.1, 0.5, 1.0]), 3000
+    generator = torch.Generator().manual_seed(1)
+    kept = sample_terms(labels.expand(draws, -1, -1), probability=keep, generator=generator)
+    assert ((kept == labels) | (kept == VOID)).all()
+    sampled = pixel_loss(scores.expand(draws, -1, -1, -1), kept, normalization="batch")
+    weighted = pixel_loss(scores, labels, weights=keep, normalization="none")
+    assert float(sampled) == pytest.approx(float(weighted), rel=0.01)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        sample_terms(labels, probability=torch.tensor([0.5, 2.0, 0.1]), generator=generator)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from fullyconv.recipes import CHAINS, RECIPES, find_recipe, voc
+from fullyconv.data.images import BadFile
+from fullyconv.recipes import CHAINS, RECIPES, find_chain, find_recipe, voc
 from fullyconv.train.recipe import Recipe
 
 ALL = RECIPES | {f"{chain}/{name}": stage for chain, value in CHAINS.items() for name, stage in value.stages.items()}
@@ -29,3 +32,28 @@ def test_the_reference_solvers_are_the_references() -> None:
 def test_an_unknown_recipe_is_told_the_nearest_chain_too() -> None:
     with pytest.raises(ValueError, match="did you mean 'voc-staged'"):
         find_recipe("voc-stage")
+
+
+def test_a_file_with_stages_is_a_chain(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "base: demo\nepochs: 5\nstages:\n  coarse: {network: fcn32s-resnet18, learning_rate: 1e-3}\n"
+        "  fine: {network: fcn8s-resnet18, epochs: 2}\n  same:\n"
+    )
+    chain = find_chain(str(path))
+    assert chain is not None
+    coarse, fine, same = chain.stages.values()
+    assert (coarse.network, coarse.epochs, coarse.learning_rate) == ("fcn32s-resnet18", 5, 1e-3)
+    assert (fine.network, fine.epochs, fine.crop) == ("fcn8s-resnet18", 2, RECIPES["demo"].crop)
+    assert same.network == RECIPES["demo"].network
+    path.write_text("epochs: 5")
+    assert find_chain(str(path)) is None
+    assert find_chain("demo") is None
+    path.write_text("stages: [a, b]")
+    with pytest.raises(BadFile, match="mapping of names"):
+        find_chain(str(path))
+    path.write_text("stages: {a: {epoch: 2}}")
+    with pytest.raises(ValueError, match="did you mean 'epochs'"):
+        find_chain(str(path))
+    with pytest.raises(ValueError, match="is a chain of recipes"):
+        find_recipe("voc-staged")

@@ -77,6 +77,7 @@ def job(normalization: str) -> Job:
         preprocess=Preprocess(),
         normalization=normalization,
         sampling=1.0,
+        keep=1.0,
         precision="fp32",
         device=torch.device("cpu"),
         out=Path(),

@@ -42,14 +42,15 @@ def train(
     `fullyconv train voc-staged --data voc/ --out runs/staged --set start_from=vgg16.safetensors --set fcn16s.epochs=6`.
     Ctrl-C saves the run; `--resume` continues it.
     """
-    from fullyconv.recipes import CHAINS, find_recipe
+    from fullyconv.recipes import find_chain, find_recipe
     from fullyconv.train.chain import change_chain
     from fullyconv.train.recipe import change, parse_settings
 
     settings = parse_settings(set_ or [])
-    if recipe in CHAINS:
-        chain = change_chain(CHAINS[recipe], settings, source="--set")
-        _train_chain(chain, data, out_, resume=resume, skip_problems=skip_problems)
+    chain = find_chain(recipe)
+    if chain is not None:
+        changed = change_chain(chain, settings, source="--set")
+        _train_chain(changed, data, out_, resume=resume, skip_problems=skip_problems)
         return
     chosen = change(find_recipe(recipe), settings, source="--set")
     _train(chosen, _prepare(chosen, data, skip_problems=skip_problems), out_, resume=resume)

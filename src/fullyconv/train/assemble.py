@@ -100,6 +100,7 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
     if recipe.train_only == "scores":
         network.trunk.requires_grad_(False)
     shares = torch.from_numpy(next(iter(report.splits.values())).shares)
+    weights, by_weight = class_weights(shares, power=recipe.balance), recipe.balance_by == "weighting"
     judge = partial(_segmenter, classes=classes, preprocess=preprocess, device=device, precision=precision)
     return Job(
         network=network.to(device),
@@ -125,7 +126,8 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
         preprocess=preprocess,
         normalization=recipe.normalization,
         sampling=recipe.sampling,
-        weights=class_weights(shares, power=recipe.balance).to(device) if recipe.balance else None,
+        keep=recipe.sampling if by_weight else recipe.sampling * weights / weights.max(),
+        weights=weights.to(device) if by_weight and recipe.balance else None,
         precision=precision,
         device=device,
         out=out,

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fullyconv.data.images import BadFile
 from fullyconv.train.loop import BEST, begun, finished
-from fullyconv.train.recipe import Recipe, change, nearest
+from fullyconv.train.recipe import Recipe, change, make_recipe, nearest, read_document
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,20 @@ def place(chain: Chain, out: Path) -> list[Stage]:
         run = out / name
         stages.append(Stage(name, recipe, run, begun=begun(run), finished=finished(run)))
     return stages
+
+
+def read_chain(path: Path, named: dict[str, Recipe]) -> Chain | None:
+    """Read a YAML chain: recipe keys that hold for every stage, and ``stages``, a mapping of names to more keys.
+
+    ``base`` names the recipe that is changed, as in a recipe's file. Gives ``None`` for a file without
+    ``stages``, which is a recipe; raises ``BadFile`` or ``ValueError`` for what is neither.
+    """
+    document = read_document(path)
+    stages = document.pop("stages", None)
+    if stages is None:
+        return None
+    if not isinstance(stages, dict) or not all(isinstance(keys, dict | type(None)) for keys in stages.values()):
+        raise BadFile(
+            path, "stages is not a mapping of names to recipe keys", "write 'stages: {fcn32s: {network: …}, …}'"
+        )
+    return Chain({str(name): make_recipe(document | (keys or {}), named, path) for name, keys in stages.items()})

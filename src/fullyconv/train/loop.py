@@ -54,6 +54,7 @@ class Job:
     preprocess: Preprocess
     normalization: Normalization
     sampling: float
+    keep: float | Tensor  # the probability of a loss term, for all pixels or by class: ``sampling`` on the whole
     weights: Tensor | None
     precision: str
     device: torch.device
@@ -197,7 +198,7 @@ def _update(
 
 def _loss(job: Job, scores: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
     """Give the loss of one batch, whose expectation does not depend on how many terms are sampled."""
-    kept = sample_terms(labels, probability=job.sampling, generator=generator)
+    kept = sample_terms(labels, probability=job.keep, generator=generator)
     loss = pixel_loss(scores, kept, weights=job.weights, normalization=job.normalization)
     return loss if job.normalization == "valid" else loss / job.sampling
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,6 +68,8 @@ class Recipe(BaseModel):
     """The share of the run in which the learning rate rises from zero."""
     balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Class weights share ** -balance: 0 none, 1 inverse frequency."""
+    balance_by: Literal["weighting", "sampling"] = "weighting"
+    """Multiply the loss of a pixel by its class's weight, or keep it with a probability proportional to that."""
 
     device: DeviceName = "auto"
     precision: Precision | Literal["auto"] = "auto"
@@ -135,16 +137,27 @@ def _number(value: Any) -> Any:
 
 def read_recipe(path: Path, named: dict[str, Recipe]) -> Recipe:
     """Read a YAML recipe; its ``base`` names the recipe it changes (default: ``default``)."""
+    return make_recipe(read_document(path), named, path)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; raises ``BadFile``."""
     try:
         document = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         raise BadFile(path, f"not usable as a recipe ({error})", "write a YAML mapping of recipe keys") from None
     if not isinstance(document, dict):
         raise BadFile(path, "not a mapping", "write lines of the form 'epochs: 20'")
-    base = document.pop("base", "default")
+    return document
+
+
+def make_recipe(document: Mapping[str, Any], named: Mapping[str, Recipe], path: Path) -> Recipe:
+    """Change the recipe that ``base`` names (default: ``default``) by the other keys of a file."""
+    base = document.get("base", "default")
     if base not in named:
         raise BadFile(path, f"unknown base{nearest(str(base), named)}", "correct it")
-    return change(named[base], {key: _number(value) for key, value in document.items()}, source=str(path))
+    settings = {key: _number(value) for key, value in document.items() if key != "base"}
+    return change(named[base], settings, source=str(path))
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
