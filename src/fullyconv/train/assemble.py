@@ -31,8 +31,9 @@ from fullyconv.train.optim import make_optimizer, rate_at
 from fullyconv.train.recipe import Recipe, write_recipe
 from fullyconv.types import ClassSet, Preprocess
 
-RECIPE, TRANSPLANT = "recipe.yaml", "transplant.json"
+RECIPE = "recipe.yaml"
 PICTURED = 4  # validation images shown in TensorBoard
+TRANSPLANT = "transplant.json"
 
 
 class BadData(ValueError):
@@ -142,6 +143,13 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
     )
 
 
+def _segmenter(
+    network: FCN, *, classes: ClassSet, preprocess: Preprocess, device: torch.device, precision: Precision
+) -> Segmenter:
+    place: DeviceName = "cuda" if device.type == "cuda" else "cpu"
+    return Segmenter(network, classes=classes, preprocess=preprocess, device=place, precision=precision)
+
+
 def _start(network: FCN, source: Path) -> tuple[Transplant, Preprocess | None]:
     """Take over trained weights; gives what moved and, of a model folder, the normalisation they were trained with."""
     preprocess = None
@@ -157,13 +165,6 @@ def _start(network: FCN, source: Path) -> tuple[Transplant, Preprocess | None]:
             "start from a model with this trunk, or leave start_from out",
         )
     return report, preprocess
-
-
-def _segmenter(
-    network: FCN, *, classes: ClassSet, preprocess: Preprocess, device: torch.device, precision: Precision
-) -> Segmenter:
-    place: DeviceName = "cuda" if device.type == "cuda" else "cpu"
-    return Segmenter(network, classes=classes, preprocess=preprocess, device=place, precision=precision)
 
 
 def _pictures(segmenter: Segmenter, pairs: Sequence[Pair]) -> np.ndarray:

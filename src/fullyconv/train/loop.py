@@ -101,13 +101,18 @@ def fit(job: Job, watcher: Watcher, *, resume: bool = False) -> Position:
     steps = _steps_per_epoch(job)
     try:
         while position.epoch < job.epochs and _progress(job, position, steps, started) < 1:
-            _train_mode(wired.network)
+            wired.network.train()
             for images, labels in _batches(job, position):
                 progress = _progress(job, position, steps, started)
                 if progress >= 1:
                     break
-                place = (position.epoch, position.step)
-                loss = _update(job, wired, (images, labels), progress=progress, place=place)
+                loss = _update(
+                    job,
+                    wired,
+                    (images, labels),
+                    progress=progress,
+                    place=(position.epoch, position.step),
+                )
                 position.step += 1
                 position.losses.append(loss)
                 watcher.step(epoch=position.epoch, step=position.step, steps=steps, loss=loss)
@@ -137,9 +142,9 @@ def finished(run: Path) -> bool:
     return begun(run) and bool(json.loads((run / LAST / STATE).read_text()).get("finished", False))
 
 
-def _train_mode(network: torch.nn.Module) -> None:
-    """Switch dropout on, and batch statistics except those of frozen layers."""
-    for module in network.train().modules():
+def _rest_frozen_norms(network: torch.nn.Module) -> None:
+    """Keep the batch statistics of frozen layers as they are."""
+    for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
             module.eval()
 
@@ -180,6 +185,7 @@ def _update(
     generator = torch.Generator(job.device).manual_seed(seed)
     for group in wired.optimizer.param_groups:
         group["lr"] = job.learning_rate * job.rate(progress)
+    _rest_frozen_norms(wired.network)
     wired.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for images, labels in zip(*batches, strict=True):
