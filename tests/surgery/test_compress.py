@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from fullyconv.checkpoint import load_network, save
+from fullyconv.cli import app
+from fullyconv.models import build
 from fullyconv.surgery import GlobalAverageHead, compress, truncate_svd
 
 
@@ -77,3 +83,27 @@ def test_averaging_scores_is_scoring_averages() -> None:
     torch.testing.assert_close(head(features), linear(features.mean((2, 3))), rtol=0, atol=1e-13)
     assert head.heat_map(features).shape == (2, 3, 5, 7)
     assert GlobalAverageHead(8, 3)(features.float()).shape == (2, 3)
+
+
+def test_a_compressed_network_is_saved_and_opened_like_any_other(shapes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = build("fcn32s-resnet18", 6).eval()
+    nn.init.normal_(net.heads[0].weight)
+    save(net, tmp_path / "model")
+    picture = next((shapes / "val" / "images").iterdir())
+    command = ["compress", str(tmp_path / "model"), "--image", str(picture), "--out", str(tmp_path / "small")]
+    layers = ["--layer", "trunk.stage4.1.conv1", "--layer", "trunk.stage4.1.conv2"]
+    result = CliRunner().invoke(app, [*command, *layers, "--rank", "64"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "rank 64" in result.output
+    assert "4,718,592 -> 655,360 (13.9%)" in result.output
+    small, config = load_network(tmp_path / "small")
+    assert config.notes["ranks"] == {"trunk.stage4.1.conv1": 64, "trunk.stage4.1.conv2": 64}
+    assert small.trunk.stage4[1].conv1[0].out_channels == 64
+    image = torch.randn(1, 3, 64, 70)
+    expected = compress(net, ["trunk.stage4.1.conv1", "trunk.stage4.1.conv2"], image, rank=64)
+    with torch.no_grad():
+        torch.testing.assert_close(small(image), net(image))
+    assert expected.parameters == (4_718_592, 655_360)
+    with pytest.raises(ValueError, match=r"'trunk\.fc6' is not a convolution of this network"):
+        CliRunner().invoke(app, [*command, "--rank", "64"], catch_exceptions=False)

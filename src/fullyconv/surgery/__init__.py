@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fullyconv.surgery.compress import Compression, GlobalAverageHead, compress, truncate_svd
+from fullyconv.surgery.compress import Compression, GlobalAverageHead, compress, factor_like, truncate_svd
 from fullyconv.surgery.layers import conv_to_linear, conv_to_matrix, expand_inputs, linear_to_conv, replace_layer
 from fullyconv.surgery.transplant import Transplant, continue_from, merge_streams, transplant
 
@@ -15,6 +15,7 @@ __all__ = [
     "conv_to_linear",
     "conv_to_matrix",
     "expand_inputs",
+    "factor_like",
     "linear_to_conv",
     "merge_streams",
     "replace_layer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,22 +42,38 @@ def truncate_svd(conv: nn.Conv2d, *, rank: int | None = None, error: float | Non
             f"the rank of a {conv.out_channels} x {weight.shape[1]} layer is 1 to {len(singular)}, not {rank}"
         )
     with torch.device("meta"):
-        first = nn.Conv2d(
-            conv.in_channels,
-            rank,
-            cast("tuple[int, int]", conv.kernel_size),
-            cast("tuple[int, int]", conv.stride),
-            cast("tuple[int, int]", conv.padding),
-            cast("tuple[int, int]", conv.dilation),
-            bias=False,
-            padding_mode=conv.padding_mode,
-        )
-        second = nn.Conv2d(rank, conv.out_channels, 1, bias=conv.bias is not None)
+        first, second = (cast("nn.Conv2d", part) for part in _pair(conv, rank))
     kind = conv.weight.dtype
     return nn.Sequential(
         filled(first, inner[:rank].view(first.weight.shape).to(kind), None),
         filled(second, outer[:, :rank, None, None].to(kind), conv.bias),
     ).train(conv.training)
+
+
+def _pair(conv: nn.Conv2d, rank: int) -> nn.Sequential:
+    """Make the two factors of a convolution, with weights of their own."""
+    first = nn.Conv2d(
+        conv.in_channels,
+        rank,
+        cast("tuple[int, int]", conv.kernel_size),
+        cast("tuple[int, int]", conv.stride),
+        cast("tuple[int, int]", conv.padding),
+        cast("tuple[int, int]", conv.dilation),
+        bias=False,
+        padding_mode=conv.padding_mode,
+    )
+    return nn.Sequential(first, nn.Conv2d(rank, conv.out_channels, 1, bias=conv.bias is not None))
+
+
+def factor_like(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Factor the convolutions of a fresh network that are factored in a saved one's ``tensors``, in place.
+
+    Weights are not copied; tensors that describe no factored layer change nothing.
+    """
+    for name, conv in [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)]:
+        inner = tensors.get(f"{name}.0.weight")
+        if f"{name}.weight" not in tensors and f"{name}.1.weight" in tensors and inner is not None and inner.ndim == 4:
+            replace_layer(network, name, _pair(conv, max(1, inner.shape[0])))
 
 
 def _matrix(conv: nn.Conv2d) -> Tensor:
@@ -141,12 +157,14 @@ def _run(network: nn.Module, layers: dict[str, nn.Conv2d], inputs: Tensor) -> tu
     modes = {module: module.training for module in network.modules()}
     try:
         with torch.no_grad():
-            output: Tensor = network.eval()(inputs)
+            output = network.eval()(inputs)
     finally:
         for hook in hooks:
             hook.remove()
         for module, training in modes.items():
             module.training = training
+    if not isinstance(output, Tensor):
+        raise ValueError(f"the network answers with a {type(output).__name__}: its error is measured on one tensor")
     return output, positions
 
 

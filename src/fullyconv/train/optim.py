@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-OptimizerName = Literal["sgd", "adamw", "caffe-sgd"]
+OptimizerName = Literal["caffe-sgd", "sgd", "adamw"]
 BiasMultipliers = Literal["all", "scores"]
 BIAS_RATE = 2.0  # the reference's lr_mult of biases; their decay_mult is 0
 
