@@ -13,7 +13,7 @@ from torch import nn
 
 from fullyconv.models import build
 from fullyconv.train.loop import Job, _update, _Wired
-from fullyconv.train.optim import CaffeSGD, caffe_groups, make_optimizer
+from fullyconv.train.optim import CaffeSGD, caffe_groups, make_optimizer, optimizer_tensors, restore_optimizer
 from fullyconv.types import VOID, ClassSet, Preprocess
 
 STEPS, ITER_SIZE, CLASSES, CHANNELS = 50, 3, 4, 5
@@ -177,3 +177,25 @@ def test_bad_settings_are_refused() -> None:
         CaffeSGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=1.0, weight_decay=0.0)
     with pytest.raises(ValueError, match="closure"):
         CaffeSGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9, weight_decay=0.0).step(lambda: 0.0)
+
+
+def test_a_saved_velocity_goes_on_where_it_was() -> None:
+    torch.manual_seed(0)
+    gradients = torch.randn(4, 3, 2)
+
+    def step(layer: nn.Module, optimizer: torch.optim.Optimizer, gradient: torch.Tensor) -> None:
+        layer.weight.grad, layer.bias.grad = gradient.clone(), gradient[:, 0].clone()
+        optimizer.step()
+
+    through, stopped = nn.Linear(2, 3), nn.Linear(2, 3)
+    stopped.load_state_dict(through.state_dict())
+    settings = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
+    optimizer, other = (make_optimizer(layer, "caffe-sgd", **settings) for layer in (through, stopped))
+    for number, gradient in enumerate(gradients):
+        step(through, optimizer, gradient)
+        if number == 2:
+            saved, other = optimizer_tensors(other), make_optimizer(stopped, "caffe-sgd", **settings)
+            restore_optimizer(other, saved)
+        step(stopped, other, gradient)
+    assert torch.equal(through.weight, stopped.weight)
+    assert torch.equal(through.bias, stopped.bias)
