@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullyconv.augment import Augmentation, augment, jitter, sample_rng, zoom_crop
+from fullyconv.augment import Augmentation, augment, cut_start, jitter, sample_rng, zoom_crop
 from fullyconv.types import VOID, Sample
 
 FILL = (11, 22, 33)
@@ -77,3 +77,17 @@ def test_tiny_images_give_full_views(size: tuple[int, int]) -> None:
     sample = Sample(np.zeros((*size, 3), np.uint8), np.zeros(size, np.int16))
     options = Augmentation(crop=(32, 32), scale=(0.1, 0.2))
     assert augment(sample, options, fill=FILL, rng=np.random.default_rng(0)).labels.shape == (32, 32)
+
+
+def test_shifted_views_lose_less_than_the_stride_at_the_top_and_the_left() -> None:
+    sample = coded(40, 60)
+    options = Augmentation(flip=False, shift=8)
+    seen = set()
+    for index in range(60):
+        view = augment(sample, options, fill=FILL, rng=sample_rng(seed=1, epoch=0, index=index))
+        cut = 40 - view.labels.shape[0], 60 - view.labels.shape[1]
+        np.testing.assert_array_equal(view.labels, sample.labels[cut[0] :, cut[1] :])
+        np.testing.assert_array_equal(view.image, sample.image[cut[0] :, cut[1] :])
+        seen.add(cut)
+    assert {row for row, _ in seen} == {column for _, column in seen} == set(range(8))
+    assert cut_start(coded(1, 3), by=np.array([5, 5])).labels.shape == (1, 1)

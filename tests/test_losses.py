@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fullyconv.losses import class_weights, pixel_loss
+from fullyconv.losses import class_weights, pixel_loss, sample_terms
 from fullyconv.types import VOID
 
 
@@ -77,3 +77,34 @@ def test_bad_arguments_are_named() -> None:
         pixel_loss(scores, labels, normalization="mean")
     with pytest.raises(ValueError, match="between 0 and 1"):
         class_weights(torch.ones(2), power=2)
+
+
+def test_sampled_terms_are_kept_with_their_probability_and_void_stays_void() -> None:
+    labels = torch.randint(VOID, 3, (4, 100, 100))
+    generator = torch.Generator().manual_seed(0)
+    kept = sample_terms(labels, probability=0.3, generator=generator)
+    assert ((kept == labels) | (kept == VOID)).all()
+    share = float((kept != VOID).sum() / (labels != VOID).sum())
+    assert share == pytest.approx(0.3, abs=0.01)
+    assert torch.equal(sample_terms(labels, probability=1.0, generator=generator), labels)
+    again = sample_terms(labels, probability=0.3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(kept, again)
+    for probability in (0.0, 1.5):
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            sample_terms(labels, probability=probability, generator=generator)
+
+
+def test_classes_sampled_by_their_weight_have_the_weighted_loss_in_expectation() -> None:
+    # Fact sheet, statement 6: balancing by weighting or by sampling the loss.
+    torch.manual_seed(0)
+    scores = torch.randn(1, 3, 8, 9, dtype=torch.float64)
+    labels = torch.randint(VOID, 3, (1, 8, 9))
+    keep, draws = torch.tensor([0.1, 0.5, 1.0]), 3000
+    generator = torch.Generator().manual_seed(1)
+    kept = sample_terms(labels.expand(draws, -1, -1), probability=keep, generator=generator)
+    assert ((kept == labels) | (kept == VOID)).all()
+    sampled = pixel_loss(scores.expand(draws, -1, -1, -1), kept, normalization="batch")
+    weighted = pixel_loss(scores, labels, weights=keep, normalization="none")
+    assert float(sampled) == pytest.approx(float(weighted), rel=0.01)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        sample_terms(labels, probability=torch.tensor([0.5, 2.0, 0.1]), generator=generator)

@@ -16,13 +16,16 @@ class Augmentation:
 
     ``crop`` is the (height, width) of every view, ``None`` keeps images whole; ``scale`` the range of
     the random zoom (drawn on a logarithmic axis); ``flip`` mirrors half of the views; ``colour`` is
-    the largest relative change of brightness, contrast and saturation.
+    the largest relative change of brightness, contrast and saturation; ``shift`` cuts 0 to
+    ``shift - 1`` pixels off the top and the left: with the network's stride, patchwise training meets every
+    patch, not only those on the stride's grid (paper, section 3.4).
     """
 
     crop: tuple[int, int] | None = None
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
     colour: float = 0.0
+    shift: int = 0
 
 
 def sample_rng(*, seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -39,6 +42,8 @@ def augment(sample: Sample, options: Augmentation, *, fill: tuple[int, int, int]
         height, width = sample.labels.shape
         whole = max(1, round(height * factor)), max(1, round(width * factor))
         sample = zoom_crop(sample, factor=factor, crop=whole, place=np.zeros(2), fill=fill)
+    if options.shift > 1:
+        sample = cut_start(sample, by=rng.integers(options.shift, size=2))
     image, labels = sample.image, sample.labels
     if options.flip and rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
@@ -72,6 +77,12 @@ def zoom_crop(
     image[rows, columns] = np.asarray(patch)
     labels[rows, columns] = sample.labels[row_centres[:, None], column_centres]
     return Sample(image, labels, sample.name)
+
+
+def cut_start(sample: Sample, *, by: np.ndarray) -> Sample:
+    """Cut ``by`` (rows, columns) off the top and the left, but leave at least one of each."""
+    top, left = (min(int(pixels), length - 1) for pixels, length in zip(by, sample.labels.shape, strict=True))
+    return Sample(sample.image[top:, left:], sample.labels[top:, left:], sample.name)
 
 
 def jitter(image: np.ndarray, *, amounts: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fullyconv.data.images import BadFile
 from fullyconv.models import Architecture, architecture_of, build
 from fullyconv.models.fcn import FCN
+from fullyconv.surgery import factor_like
 from fullyconv.types import ClassSet, Preprocess
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -76,6 +77,7 @@ def load_network(folder: Path | str) -> tuple[FCN, Config]:
     config = read_config(folder)
     network = build(**asdict(config.architecture))
     tensors = expand(read_tensors(folder / WEIGHTS))
+    factor_like(network, tensors)
     expected = network.state_dict()
     wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(
         name for name in expected if expected[name].shape != tensors[name].shape

@@ -55,6 +55,31 @@ def pixel_loss(
     return total / {"batch": labels.shape[0], "full": labels.numel(), "none": 1}[normalization]
 
 
+def sample_terms(
+    labels: Tensor, *, probability: float | Tensor, generator: torch.Generator, ignore_index: int = VOID
+) -> Tensor:
+    """Keep each spatial loss term with ``probability``: patchwise training as loss sampling (paper, section 3.4).
+
+    One probability for all pixels, or one per class (C), which balances classes by sampling as
+    ``class_weights`` does by weighting: in expectation a class kept with p weighs p.
+
+    Gives N x H x W labels whose dropped pixels are ``ignore_index``; ``generator`` lives on the labels'
+    device. A summed loss of what is kept, divided by p, has the expected gradient of the whole image's, so
+    an update of 1/p times as many images sees as many terms. The probability of all pixels lies above 0
+    and at most 1, which keeps everything, that of a class may be 0; raises ``ValueError`` for others.
+    """
+    if isinstance(probability, Tensor):
+        if not bool(((probability >= 0) & (probability <= 1)).all()):
+            raise ValueError(f"a class is kept with a probability from 0 to 1, not {probability.tolist()}")
+        probability = probability.to(labels.device)[labels.where(labels != ignore_index, 0).long()]
+    elif not 0 < probability <= 1:
+        raise ValueError(f"a loss term is kept with a probability above 0 and at most 1, not {probability}")
+    elif probability == 1:
+        return labels
+    kept = torch.rand(labels.shape, generator=generator, device=labels.device) < probability
+    return labels.where(kept, ignore_index)
+
+
 class _SummedLoss(torch.autograd.Function):
     """The weighted sum of -log softmax, its gradient made on the way, strip by strip.
 

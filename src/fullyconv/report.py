@@ -91,7 +91,7 @@ def plot_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
     left, right = figure.subplots(1, 2)
     x = [entry["epoch"] for entry in epochs]
     left.plot(x, [entry["loss"] for entry in epochs], color="#d62839", label="training loss")
-    left.set(xlabel="epoch", ylabel="loss per pixel", ylim=(0, None))
+    left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     rate = left.twinx()
     rate.plot(x, [entry["learning_rate"] for entry in epochs], color="#999", linestyle=":", label="learning rate")
     rate.set(ylabel="learning rate", ylim=(0, None))

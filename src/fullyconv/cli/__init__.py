@@ -7,6 +7,7 @@ import sys
 import typer
 
 from fullyconv.cli import caffe, data
+from fullyconv.cli.compress import compress
 from fullyconv.cli.console import complain
 from fullyconv.cli.evaluate import evaluate
 from fullyconv.cli.predict import predict
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, demo):
+for command in (train, evaluate, predict, demo, compress):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(caffe.app, name="caffe")

@@ -14,11 +14,18 @@ from fullyconv.cli.predict import predict_tasks
 
 if TYPE_CHECKING:
     from fullyconv.evaluation import Evaluation
+    from fullyconv.train.assemble import Prepared
+    from fullyconv.train.chain import Chain
     from fullyconv.train.recipe import Recipe
 
 
+EVALUATION = "evaluation.json"
+
+
 def train(
-    recipe: Annotated[str, typer.Argument(help="Recipe: default, camvid, demo, or a YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="Recipe (default, camvid, demo, voc-fcn32s, …), chain (voc-staged), or a YAML file.")
+    ],
     data: Annotated[Path, typer.Option(help="Data-set folder.")],
     out_: Annotated[Path, typer.Option("--out", help="Folder for the run.")],
     set_: SetOption = None,
@@ -31,23 +38,40 @@ def train(
 
     Examples: `fullyconv train default --data photos/ --out runs/photos`,
     `fullyconv train camvid --data camvid/ --out runs/camvid --set minutes=30 --set network=fcn16s-resnet18`.
+    A chain trains its stages one after the other, each from the best model of the one before, into RUN/STAGE:
+    `fullyconv train voc-staged --data voc/ --out runs/staged --set start_from=vgg16.safetensors --set fcn16s.epochs=6`.
     Ctrl-C saves the run; `--resume` continues it.
     """
-    from fullyconv.recipes import find_recipe
+    from fullyconv.recipes import find_chain, find_recipe
+    from fullyconv.train.chain import change_chain
     from fullyconv.train.recipe import change, parse_settings
 
-    chosen = change(find_recipe(recipe), parse_settings(set_ or []), source="--set")
-    _train(chosen, data, out_, resume=resume, skip_problems=skip_problems)
+    settings = parse_settings(set_ or [])
+    chain = find_chain(recipe)
+    if chain is not None:
+        changed = change_chain(chain, settings, source="--set")
+        _train_chain(changed, data, out_, resume=resume, skip_problems=skip_problems)
+        return
+    chosen = change(find_recipe(recipe), settings, source="--set")
+    _train(chosen, _prepare(chosen, data, skip_problems=skip_problems), out_, resume=resume)
 
 
-def _train(recipe: Recipe, data: Path, run: Path, *, resume: bool, skip_problems: bool) -> Evaluation:
-    from fullyconv.checkpoint import write_json
+def _train_chain(chain: Chain, data: Path, out_: Path, *, resume: bool, skip_problems: bool) -> None:
+    from fullyconv.train.chain import place
+
+    stages = place(chain, out_)
+    prepared = _prepare(stages[0].recipe, data, skip_problems=skip_problems)
+    for stage in stages:
+        if resume and stage.finished and (stage.run / EVALUATION).is_file():
+            err.print(f"{stage.name}: finished before, {stage.run}")
+            continue
+        err.print(f"{stage.name}: {stage.run}")
+        _train(stage.recipe, prepared, stage.run, resume=resume and stage.begun)
+
+
+def _prepare(recipe: Recipe, data: Path, *, skip_problems: bool) -> Prepared:
     from fullyconv.engine import keep_freed_memory
-    from fullyconv.evaluation import evaluate
-    from fullyconv.predict.image import load
-    from fullyconv.report import plot_confusion, save_figure, write_report
-    from fullyconv.train.assemble import RECIPE, BadData, assemble, prepare
-    from fullyconv.train.loop import BEST, fit
+    from fullyconv.train.assemble import BadData, prepare
 
     keep_freed_memory()
     try:
@@ -61,6 +85,17 @@ def _train(recipe: Recipe, data: Path, run: Path, *, resume: bool, skip_problems
         write_inferred_classes(prepared.report, data)
     if prepared.report.folder.note:
         err.print(prepared.report.folder.note)
+    return prepared
+
+
+def _train(recipe: Recipe, prepared: Prepared, run: Path, *, resume: bool) -> Evaluation:
+    from fullyconv.checkpoint import write_json
+    from fullyconv.evaluation import evaluate
+    from fullyconv.predict.image import load
+    from fullyconv.report import plot_confusion, save_figure, write_report
+    from fullyconv.train.assemble import RECIPE, assemble
+    from fullyconv.train.loop import BEST, fit
+
     job = assemble(recipe, prepared, run, resume=resume)
     err.print(
         f"{recipe.network}, {len(job.classes)} classes, {len(prepared.train)} training and {len(prepared.val)} "
@@ -70,12 +105,12 @@ def _train(recipe: Recipe, data: Path, run: Path, *, resume: bool, skip_problems
         with Bars() as bars:
             fit(job, TrainingBars(bars, recipe.epochs), resume=resume)
     except KeyboardInterrupt:
-        err.print(f"stopped; continue with: fullyconv train … --out {run} --resume")
+        err.print("stopped; run the same command with --resume to continue")
         raise typer.Exit(130) from None
     segmenter = load(run / BEST, device=recipe.device)
     with Bars() as bars:
         evaluation = evaluate(segmenter, prepared.val, progress=lambda n, total: bars("evaluating", n, total))
-    write_json(run / "evaluation.json", evaluation.document())
+    write_json(run / EVALUATION, evaluation.document())
     save_figure(plot_confusion(evaluation), run / "confusion.png")
     write_report(
         run, segmenter, evaluation, prepared.val, title=f"fullyconv: {run.name}", recipe=(run / RECIPE).read_text()
@@ -98,7 +133,7 @@ def demo(
 
     shutil.rmtree(out_, ignore_errors=True)
     data = write_dataset(out_ / "data", train=320, val=40)
-    _train(RECIPES["demo"], data, out_, resume=False, skip_problems=False)
+    _train(RECIPES["demo"], _prepare(RECIPES["demo"], data, skip_problems=False), out_, resume=False)
     tasks = find_images([data / "val" / "images"])
     predict_tasks(load(out_ / "model"), tasks, out_ / "predictions", probabilities=False)
     out.print(f"predictions {out_ / 'predictions'}\nOpen {out_ / 'report.html'} in a browser.")

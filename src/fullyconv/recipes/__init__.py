@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fullyconv.recipes import voc
 from fullyconv.recipes.camvid import CAMVID
-from fullyconv.recipes.demo import DEMO
+from fullyconv.recipes.demo import DEMO, DEMO_STAGED
+from fullyconv.train.chain import Chain, read_chain
 from fullyconv.train.recipe import Recipe, nearest, read_recipe
 
-RECIPES: dict[str, Recipe] = {"default": Recipe(), "camvid": CAMVID, "demo": DEMO}
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe(),
+    "camvid": CAMVID,
+    "demo": DEMO,
+    "voc-fcn32s": voc.HEAVY_32S,
+    "voc-fcn16s": voc.HEAVY_16S,
+    "voc-fcn8s": voc.HEAVY_8S,
+    "voc-fcn8s-atonce": voc.AT_ONCE,
+    "voc-fcn32s-accumulated": voc.ACCUMULATED,
+    "voc-fcn32s-fixed": voc.FIXED,
+    "voc-fcn32s-patchwise": voc.PATCHWISE,
+}
+
+CHAINS: dict[str, Chain] = {"demo-staged": DEMO_STAGED, "voc-staged": voc.STAGED}
 
 
 def find_recipe(name: str) -> Recipe:
@@ -17,4 +32,13 @@ def find_recipe(name: str) -> Recipe:
         return RECIPES[name]
     if name.endswith((".yaml", ".yml")):
         return read_recipe(Path(name), RECIPES)
-    raise ValueError(f"unknown recipe{nearest(name, RECIPES)} (or a .yaml file)")
+    if name in CHAINS:
+        raise ValueError(f"{name!r} is a chain of recipes, not one: choose one of {', '.join(RECIPES)}")
+    raise ValueError(f"unknown recipe{nearest(name, [*RECIPES, *CHAINS])} (or a .yaml file)")
+
+
+def find_chain(name: str) -> Chain | None:
+    """Give a chain by its name or from a YAML file with ``stages``; ``None`` for what is not a chain."""
+    if name in CHAINS:
+        return CHAINS[name]
+    return read_chain(Path(name), RECIPES) if name.endswith((".yaml", ".yml")) else None

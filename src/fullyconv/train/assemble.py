@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 
 from fullyconv.augment import Augmentation
 from fullyconv.check import Progress, Report, check_folder
+from fullyconv.checkpoint import load_network, read_tensors, write_json
 from fullyconv.data.classes import FILE_NAME, write_classes
 from fullyconv.data.dataset import Views, read_sample
 from fullyconv.data.folder import Pair, open_folder, training_splits
@@ -24,6 +25,7 @@ from fullyconv.losses import class_weights
 from fullyconv.models import build
 from fullyconv.models.fcn import FCN
 from fullyconv.predict.image import Segmenter
+from fullyconv.surgery import Transplant, continue_from, transplant
 from fullyconv.train.loop import LAST, METRICS, Job
 from fullyconv.train.optim import make_optimizer, rate_at
 from fullyconv.train.recipe import Recipe, read_recipe, write_recipe
@@ -32,6 +34,7 @@ from fullyconv.types import ClassSet, Preprocess
 RECIPE = "recipe.yaml"
 CHANGEABLE = ("epochs", "minutes", "device", "workers", "validate_every")  # when a run is resumed
 PICTURED = 4  # validation images shown in TensorBoard
+TRANSPLANT = "transplant.json"
 
 
 class BadData(ValueError):
@@ -73,7 +76,10 @@ def prepare(recipe: Recipe, data: Path, *, skip_problems: bool = False, progress
 def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = False) -> Job:
     """Build every part of a run and write down what was decided (``recipe.yaml``, ``classes.yaml``).
 
-    Raises ``BadFile`` if ``out`` already holds a run and ``resume`` is false.
+    With ``recipe.start_from``, ``transplant.json`` lists which weights were taken over and which not.
+
+    Raises ``BadFile`` if ``out`` already holds a run and ``resume`` is false, or if ``start_from`` has
+    nothing for this network.
     """
     if (out / METRICS).exists() and not resume:
         raise BadFile(out, "already holds a run", "continue it with --resume, or choose another --out")
@@ -90,8 +96,15 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
     device = choose_device(recipe.device)
     precision: Precision = recipe.precision if recipe.precision != "auto" else "bf16" if fast_bf16(device) else "fp32"
     network = build(recipe.network, len(classes), upsampling=recipe.upsampling)
-    preprocess = Preprocess(mean=report.mean, std=report.std)
+    preprocess = recipe.preprocess or Preprocess(mean=report.mean, std=report.std)
+    if recipe.start_from is not None:
+        moved, learned_on = _start(network, Path(recipe.start_from))
+        write_json(out / TRANSPLANT, asdict(moved))
+        preprocess = recipe.preprocess or learned_on or preprocess
+    if recipe.train_only == "scores":
+        network.trunk.requires_grad_(False)
     shares = torch.from_numpy(next(iter(report.splits.values())).shares)
+    weights, by_weight = class_weights(shares, power=recipe.balance), recipe.balance_by == "weighting"
     judge = partial(_segmenter, classes=classes, preprocess=preprocess, device=device, precision=precision)
     return Job(
         network=network.to(device),
@@ -101,12 +114,13 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
             learning_rate=recipe.learning_rate,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
+            bias_multipliers=recipe.bias_multipliers,
         ),
         views=Views(
             prepared.train,
             classes,
             preprocess,
-            Augmentation(recipe.crop, recipe.scale, recipe.flip, recipe.colour),
+            Augmentation(recipe.crop, recipe.scale, recipe.flip, recipe.colour, recipe.shift),
             seed=recipe.seed,
         ),
         validate=lambda network: evaluate(judge(network), prepared.val),
@@ -114,14 +128,17 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
         rate=partial(rate_at, schedule=recipe.schedule, power=recipe.power, warmup=recipe.warmup),
         classes=classes,
         preprocess=preprocess,
-        weights=class_weights(shares, power=recipe.balance).to(device) if recipe.balance else None,
+        normalization=recipe.normalization,
+        sampling=recipe.sampling,
+        keep=recipe.sampling if by_weight else recipe.sampling * weights / weights.max(),
+        weights=weights.to(device) if by_weight and recipe.balance else None,
         precision=precision,
         device=device,
         out=out,
         epochs=recipe.epochs,
         minutes=recipe.minutes,
         batch=recipe.batch,
-        accumulate=recipe.accumulate,
+        accumulate=max(1, round(recipe.accumulate / recipe.sampling)),
         workers=recipe.workers,
         validate_every=recipe.validate_every,
         learning_rate=recipe.learning_rate,
@@ -152,6 +169,23 @@ def _segmenter(
 ) -> Segmenter:
     place: DeviceName = "cuda" if device.type == "cuda" else "cpu"
     return Segmenter(network, classes=classes, preprocess=preprocess, device=place, precision=precision)
+
+
+def _start(network: FCN, source: Path) -> tuple[Transplant, Preprocess | None]:
+    """Take over trained weights; gives what moved and, of a model folder, the normalisation they were trained with."""
+    preprocess = None
+    if source.suffix == ".safetensors":
+        report = transplant(read_tensors(source), network)
+    else:
+        coarser, config = load_network(source)
+        report, preprocess = continue_from(coarser, network), config.preprocess
+    if not report.moved and not report.reshaped:
+        raise BadFile(
+            source,
+            "has no weights for this network: no name is the same",
+            "start from a model with this trunk, or leave start_from out",
+        )
+    return report, preprocess
 
 
 def _pictures(segmenter: Segmenter, pairs: Sequence[Pair]) -> np.ndarray:

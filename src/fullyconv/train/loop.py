@@ -23,7 +23,7 @@ from fullyconv.data.dataset import epoch_order
 from fullyconv.data.images import BadFile
 from fullyconv.engine import StopRequest
 from fullyconv.evaluation import Evaluation
-from fullyconv.losses import pixel_loss
+from fullyconv.losses import Normalization, pixel_loss, sample_terms
 from fullyconv.models.fcn import FCN
 from fullyconv.train.optim import optimizer_tensors, restore_optimizer
 from fullyconv.types import ClassSet, Preprocess
@@ -53,6 +53,9 @@ class Job:
     rate: Callable[[float], float]
     classes: ClassSet
     preprocess: Preprocess
+    normalization: Normalization
+    sampling: float
+    keep: float | Tensor  # the probability of a loss term, for all pixels or by class: ``sampling`` on the whole
     weights: Tensor | None
     precision: str
     device: torch.device
@@ -77,6 +80,7 @@ class Position:
     best: float = -1.0
     rate: float = 0.0  # the learning rate of the last update
     losses: list[float] = field(default_factory=list)  # of the epoch under way
+    finished: bool = False  # the schedule is done
 
 
 def fit(job: Job, watcher: Watcher, *, resume: bool = False) -> Position:
@@ -120,7 +124,26 @@ def fit(job: Job, watcher: Watcher, *, resume: bool = False) -> Position:
                 _end_epoch(job, position, watcher, writer, validate=validate)
     finally:
         writer.close()
+    position.finished = True
+    write_json(job.out / LAST / STATE, position.__dict__)
     return position
+
+
+def begun(run: Path) -> bool:
+    """Tell whether a folder holds a run that can be resumed."""
+    return (run / LAST / STATE).is_file()
+
+
+def finished(run: Path) -> bool:
+    """Tell whether the run in a folder has come to the end of its schedule."""
+    return begun(run) and bool(json.loads((run / LAST / STATE).read_text()).get("finished", False))
+
+
+def _rest_frozen_norms(network: torch.nn.Module) -> None:
+    """Keep the batch statistics of frozen layers as they are."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
+            module.eval()
 
 
 def _steps_per_epoch(job: Job) -> int:
@@ -154,14 +177,17 @@ def _update(
 ) -> float:
     """Make one update from ``accumulate`` batches; gives the mean loss."""
     # Dropout follows from the position, not from what was drawn before: a resumed run draws the same.
-    torch.manual_seed(int(np.random.SeedSequence((job.seed, *place)).generate_state(1)[0]))
+    seed = int(np.random.SeedSequence((job.seed, *place)).generate_state(1)[0])
+    torch.manual_seed(seed)
+    generator = torch.Generator(job.device).manual_seed(seed)
     for group in wired.optimizer.param_groups:
         group["lr"] = job.learning_rate * job.rate(progress)
+    _rest_frozen_norms(wired.network)
     wired.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for images, labels in zip(*batches, strict=True):
         scores = wired.network(images.to(job.device, memory_format=torch.channels_last))
-        loss = pixel_loss(scores, labels.to(job.device), weights=job.weights) / job.accumulate
+        loss = _loss(job, scores, labels.to(job.device), generator) / job.accumulate
         wired.fabric.backward(loss)
         total += float(loss.detach())
     if not np.isfinite(total):
@@ -171,6 +197,13 @@ def _update(
         )
     wired.optimizer.step()
     return total
+
+
+def _loss(job: Job, scores: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Give the loss of one batch, whose expectation does not depend on how many terms are sampled."""
+    kept = sample_terms(labels, probability=job.keep, generator=generator)
+    loss = pixel_loss(scores, kept, weights=job.weights, normalization=job.normalization)
+    return loss if job.normalization == "valid" else loss / job.sampling
 
 
 def _batches(job: Job, position: Position) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
@@ -266,7 +299,7 @@ def _save_last(job: Job, position: Position) -> None:
 def _restore(job: Job) -> Position:
     """Put weights and optimiser back as the interrupted run left them; raises ``BadFile`` if it left nothing."""
     folder = job.out / LAST
-    if not (folder / STATE).is_file():
+    if not begun(job.out):
         raise BadFile(folder, "no run to resume", "leave out --resume to start anew")
     job.network.load_state_dict(read_tensors(folder / "model.safetensors"))
     restore_optimizer(job.optimizer, read_tensors(folder / "optimizer.safetensors"))

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+
+OptimizerName = Literal["caffe-sgd", "sgd", "adamw"]
+BiasMultipliers = Literal["all", "scores"]
+BIAS_RATE = 2.0  # the reference's lr_mult of biases; their decay_mult is 0
 
 
 def make_optimizer(
     network: nn.Module,
-    kind: Literal["sgd", "adamw"],
+    kind: OptimizerName,
     *,
     learning_rate: float,
     momentum: float,
     weight_decay: float,
+    bias_multipliers: BiasMultipliers = "all",
 ) -> Optimizer:
     """Make an optimiser over the trainable parameters.
 
     Weights of convolutions decay; biases and normalisation parameters do not. ``fused`` runs the
-    whole update in one pass over memory.
+    whole update in one pass over memory. For ``caffe-sgd`` and ``bias_multipliers`` see
+    ``caffe_groups``.
     """
+    if kind == "caffe-sgd":
+        groups = caffe_groups(network, bias_multipliers=bias_multipliers)
+        return CaffeSGD(groups, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
@@ -30,6 +40,69 @@ def make_optimizer(
     if kind == "sgd":
         return SGD(groups, lr=learning_rate, momentum=momentum, fused=True)
     return AdamW(groups, lr=learning_rate, betas=(momentum, 0.999), fused=True)
+
+
+def caffe_groups(network: nn.Module, *, bias_multipliers: BiasMultipliers = "all") -> list[dict[str, Any]]:
+    """Group the trainable parameters as the reference's ``param`` entries do.
+
+    Biases of convolutions learn at twice the rate and do not decay, in ``all`` layers or only in the
+    ``scores`` (the reference's AlexNet: its trunk, ``trunk.…``, has no such entries); parameters of
+    normalisation layers learn at the rate itself and do not decay, and all else is a weight.
+    """
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        layer = network.get_submodule(name.rpartition(".")[0])
+        rate, decay = 1.0, 1.0
+        if isinstance(layer, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+            decay = 0.0
+        elif name.endswith("bias") and (bias_multipliers == "all" or not name.startswith("trunk.")):
+            rate, decay = BIAS_RATE, 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [
+        {"params": parameters, "rate_multiplier": rate, "decay_multiplier": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+class CaffeSGD(Optimizer):
+    """Stochastic gradient descent as Caffe's solver does it.
+
+    ``V <- momentum * V + lr * rate_multiplier * (g + weight_decay * decay_multiplier * W)``, then ``W <- W
+    - V``. The learning rate lies inside the velocity, so after it changes the old velocity runs out at
+    the old rate; ``torch.optim.SGD`` would rescale it (with a fixed rate the two agree). The multipliers are
+    given per parameter group and default to 1.
+    """
+
+    def __init__(
+        self, groups: Iterable[dict[str, Any]] | Iterable[Tensor], *, lr: float, momentum: float, weight_decay: float
+    ) -> None:
+        if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
+            raise ValueError(
+                f"lr and weight_decay are 0 or more and momentum lies from 0 to below 1, not {lr}, {weight_decay}, "
+                f"{momentum}"
+            )
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(cast("Any", groups), defaults | {"rate_multiplier": 1.0, "decay_multiplier": 1.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make one update; parameters without a gradient rest, their velocity too. Takes no closure."""
+        if closure is not None:
+            raise ValueError("CaffeSGD takes no closure: compute the gradients first, then call step()")
+        for group in self.param_groups:
+            rate = group["lr"] * group["rate_multiplier"]
+            decay = group["weight_decay"] * group["decay_multiplier"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if "velocity" not in state:
+                    state["velocity"] = torch.zeros_like(parameter)
+                velocity = state["velocity"].mul_(group["momentum"])
+                velocity.add_(parameter.grad, alpha=rate).add_(parameter, alpha=rate * decay)
+                parameter.sub_(velocity)
 
 
 def rate_at(progress: float, *, schedule: Literal["poly", "fixed"], power: float, warmup: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fullyconv.data.images import BadFile
 from fullyconv.engine import DeviceName, Precision
+from fullyconv.losses import Normalization
 from fullyconv.models import network_names
-from fullyconv.types import ClassSet
+from fullyconv.train.optim import BiasMultipliers, OptimizerName
+from fullyconv.types import ClassSet, Preprocess
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -27,20 +29,36 @@ class Recipe(BaseModel):
     upsampling: Literal["fixed", "learned"] = "fixed"
     classes: ClassSet | None = None
     """The classes of the data set; ``None`` takes them from its ``classes.yaml`` or infers them."""
+    start_from: str | None = None
+    """A model folder, or a ``.safetensors`` file of named weights: what has its name and size here is taken over.
+    Score layers it does not have start at zero; of a model of other classes only the trunk is taken."""
+    preprocess: Preprocess | None = None
+    """The normalisation of pixels; ``None`` takes that of ``start_from``'s model, else the data set's statistics."""
+    train_only: Literal["all", "scores"] = "all"
+    """``scores`` freezes the trunk: only score layers (and learned upsampling) train (paper's FCN-32s-fixed)."""
 
     crop: tuple[Positive, Positive] | None = (320, 320)
     """Height and width of the training views; ``null`` trains on whole images (batch 1 unless all are alike)."""
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
     flip: bool = True
     colour: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    shift: Annotated[int, Field(ge=0)] = 0
+    """Cut 0 to ``shift - 1`` pixels off the top and the left of each view; with ``sampling``, the network's stride."""
 
     epochs: Positive = 60
     minutes: Annotated[float, Field(gt=0)] | None = None
     """A budget: the schedule is shortened where the machine would need longer than this."""
     batch: Positive = 8
     accumulate: Positive = 1
-    """Batches whose gradients are added up before each update."""
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """Batches before each update, which follows the mean of their losses (Caffe's ``iter_size``)."""
+    normalization: Normalization = "valid"
+    """What divides a batch's summed loss: its labelled pixels, its images, all its pixels, or nothing."""
+    sampling: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Keep each pixel's loss with this probability p, for 1/p times as many batches per update: patchwise training."""
+    optimizer: OptimizerName = "adamw"
+    """``caffe-sgd`` is SGD with the reference's semantics: biases learn twice as fast and do not decay."""
+    bias_multipliers: BiasMultipliers = "all"
+    """With ``caffe-sgd``: whether ``all`` biases have that, or only those of the ``scores`` (reference AlexNet)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
@@ -50,6 +68,8 @@ class Recipe(BaseModel):
     """The share of the run in which the learning rate rises from zero."""
     balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Class weights share ** -balance: 0 none, 1 inverse frequency."""
+    balance_by: Literal["weighting", "sampling"] = "weighting"
+    """Multiply the loss of a pixel by its class's weight, or keep it with a probability proportional to that."""
 
     device: DeviceName = "auto"
     precision: Precision | Literal["auto"] = "auto"
@@ -117,16 +137,27 @@ def _number(value: Any) -> Any:
 
 def read_recipe(path: Path, named: dict[str, Recipe]) -> Recipe:
     """Read a YAML recipe; its ``base`` names the recipe it changes (default: ``default``)."""
+    return make_recipe(read_document(path), named, path)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; raises ``BadFile``."""
     try:
         document = yaml.safe_load(path.read_text()) or {}
     except (OSError, yaml.YAMLError) as error:
         raise BadFile(path, f"not usable as a recipe ({error})", "write a YAML mapping of recipe keys") from None
     if not isinstance(document, dict):
         raise BadFile(path, "not a mapping", "write lines of the form 'epochs: 20'")
-    base = document.pop("base", "default")
+    return document
+
+
+def make_recipe(document: Mapping[str, Any], named: Mapping[str, Recipe], path: Path) -> Recipe:
+    """Change the recipe that ``base`` names (default: ``default``) by the other keys of a file."""
+    base = document.get("base", "default")
     if base not in named:
         raise BadFile(path, f"unknown base{nearest(str(base), named)}", "correct it")
-    return change(named[base], {key: _number(value) for key, value in document.items()}, source=str(path))
+    settings = {key: _number(value) for key, value in document.items() if key != "base"}
+    return change(named[base], settings, source=str(path))
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

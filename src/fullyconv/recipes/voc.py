@@ -1,0 +1,91 @@
+"""PASCAL VOC with the extra masks of SBDD: the papers' trainings of FCN on VGG-16.
+
+The data set is a folder whose ``train`` split is SBDD's (8,498 images) and whose ``val`` split is
+seg11valid (736 images); 12 epochs are the reference's 100,000 updates of one image. ``VGG`` is a
+file of VGG-16's ImageNet weights in convolutional form, named as in ``fullyconv.backbones.vgg``
+(``trunk.block1.conv1_1.weight``, …), for the reference's input: BGR, 0..255, mean subtracted.
+Without it nothing is learned: zero scores over untrained features pass little on. Expected scores are the
+reference's mean IU on seg11valid.
+"""
+
+from fullyconv.train.chain import Chain
+from fullyconv.train.recipe import Recipe
+from fullyconv.types import ClassSet, Preprocess
+
+CLASSES = ClassSet(
+    names=(
+        "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+        "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    ),
+)  # fmt: skip
+
+PREPROCESS = Preprocess(mean=(104.00699, 116.66877, 122.67892), std=(1.0, 1.0, 1.0), order="BGR")
+
+HEAVY_32S = Recipe(
+    network="fcn32s-vgg16",
+    classes=CLASSES,
+    preprocess=PREPROCESS,
+    crop=None,
+    scale=(1.0, 1.0),
+    flip=False,
+    colour=0.0,
+    epochs=12,
+    batch=1,
+    optimizer="caffe-sgd",
+    learning_rate=1e-10,
+    momentum=0.99,
+    weight_decay=5e-4,
+    normalization="batch",
+    schedule="fixed",
+    warmup=0.0,
+    precision="fp32",
+)
+"""Heavy learning: whole images one by one, unnormalised loss, momentum 0.99 (PAMI paper; reference voc-fcn32s).
+
+``fullyconv train voc-fcn32s --data VOC --out RUN --set start_from=VGG``: 63.6.
+"""
+
+HEAVY_16S = HEAVY_32S.model_copy(update={"network": "fcn16s-vgg16", "learning_rate": 1e-12})
+"""The second stage, a hundredth of the rate: ``fullyconv train voc-fcn16s … --set start_from=RUN32S/model``: 65.0."""
+
+HEAVY_8S = HEAVY_32S.model_copy(update={"network": "fcn8s-vgg16", "learning_rate": 1e-14})
+"""The third stage, a hundredth again: ``fullyconv train voc-fcn8s … --set start_from=RUN16S/model``: 65.5."""
+
+STAGED = Chain({"fcn32s": HEAVY_32S, "fcn16s": HEAVY_16S, "fcn8s": HEAVY_8S})
+"""The three in one command: ``fullyconv train voc-staged --data VOC --out RUN --set start_from=VGG``: 63.6, 65.0, 65.5.
+
+``--set fcn16s.epochs=6`` changes one stage, ``--set epochs=6`` all of them.
+"""
+
+AT_ONCE = HEAVY_32S.model_copy(update={"network": "fcn8s-vgg16", "epochs": 36})
+"""All streams from the start, three times as long (reference voc-fcn8s-atonce, which also scales the skips).
+
+``fullyconv train voc-fcn8s-atonce --data VOC --out RUN --set start_from=VGG``: 65.4.
+"""
+
+ACCUMULATED = HEAVY_32S.model_copy(
+    update={
+        "epochs": 175,
+        "accumulate": 20,
+        "learning_rate": 1e-4,
+        "momentum": 0.9,
+        "normalization": "valid",
+    }
+)
+"""The CVPR paper's minibatches: 20 images per update, each with its mean loss, momentum 0.9, 175 epochs.
+
+``fullyconv train voc-fcn32s-accumulated --data VOC --out RUN --set start_from=VGG``: 59.4 (paper, table 2).
+"""
+
+FIXED = ACCUMULATED.model_copy(update={"train_only": "scores"})
+"""FCN-32s-fixed: only the last layer's 86,037 parameters train.
+
+``fullyconv train voc-fcn32s-fixed --data VOC --out RUN --set start_from=VGG``: 45.4 (paper, table 2).
+"""
+
+PATCHWISE = ACCUMULATED.model_copy(update={"sampling": 0.5, "shift": 32})
+"""Patchwise training as loss sampling: half of the loss terms of twice as many images, shifted below the stride.
+
+``fullyconv train voc-fcn32s-patchwise --data VOC --out RUN --set start_from=VGG``: as ``voc-fcn32s-accumulated``,
+in more time (paper, section 4.4).
+"""

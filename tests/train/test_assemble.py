@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fullyconv.checkpoint import read_tensors, write_tensors
+from fullyconv.data.images import BadFile
+from fullyconv.train.assemble import assemble, prepare
+from fullyconv.train.loop import BEST, Job, fit
+from fullyconv.train.recipe import Recipe
+
+TINY = Recipe(crop=(64, 64), epochs=1, batch=3, device="cpu", precision="fp32", network="fcn32s-resnet18")
+
+
+class Silent:
+    def step(self, **_: Any) -> None: ...
+
+    def epoch(self, figures: Any) -> None: ...
+
+
+def start(recipe: Recipe, data: Path, out: Path) -> Job:
+    return assemble(recipe, prepare(recipe, data), out)
+
+
+def test_a_run_starts_from_a_model_with_its_weights_and_its_normalisation(shapes: Path, tmp_path: Path) -> None:
+    job = start(TINY, shapes, tmp_path / "coarse")
+    fit(job, Silent())
+    fine = start(
+        TINY.model_copy(update={"network": "fcn8s-resnet18", "start_from": str(tmp_path / "coarse" / BEST)}),
+        shapes,
+        tmp_path / "fine",
+    )
+    trained = read_tensors(tmp_path / "coarse" / BEST / "model.safetensors")
+    assert torch.equal(fine.network.heads[0].weight, trained["heads.0.weight"])
+    assert not fine.network.heads[2].weight.any()
+    assert fine.preprocess == job.preprocess
+
+
+def test_a_run_starts_from_named_weights_and_not_from_those_of_another_trunk(shapes: Path, tmp_path: Path) -> None:
+    weights = {"trunk.stem.0.weight": torch.full((64, 3, 7, 7), 0.25)}
+    write_tensors(tmp_path / "pretrained.safetensors", weights)
+    recipe = TINY.model_copy(update={"start_from": str(tmp_path / "pretrained.safetensors")})
+    job = start(recipe, shapes, tmp_path / "run")
+    assert torch.equal(job.network.trunk.stem[0].weight, weights["trunk.stem.0.weight"])
+    write_tensors(tmp_path / "other.safetensors", {"conv1_1.weight": torch.zeros(1)})
+    with pytest.raises(BadFile, match="no name is the same"):
+        start(recipe.model_copy(update={"start_from": str(tmp_path / "other.safetensors")}), shapes, tmp_path / "no")
+
+
+def test_training_only_the_scores_leaves_the_trunk_bit_for_bit(shapes: Path, tmp_path: Path) -> None:
+    # Fact sheet, statement 8.
+    job = start(TINY.model_copy(update={"train_only": "scores", "optimizer": "caffe-sgd"}), shapes, tmp_path / "run")
+    before = {name: tensor.clone() for name, tensor in job.network.state_dict().items()}
+    fit(job, Silent())
+    after = job.network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"heads.0.weight", "heads.0.bias"}
+
+
+def test_sampled_training_takes_more_batches_per_update_and_repeats_itself(shapes: Path, tmp_path: Path) -> None:
+    # Fact sheet, statement 5; the sampled terms follow from the seed and the position.
+    recipe = TINY.model_copy(update={"sampling": 0.5, "shift": 32, "batch": 1, "normalization": "batch"})
+    results = []
+    for name in ("first", "second"):
+        job = start(recipe, shapes, tmp_path / name)
+        assert job.accumulate == 2
+        fit(job, Silent())
+        results.append(job.network.state_dict())
+    assert all(torch.equal(tensor, results[1][name]) for name, tensor in results[0].items())
+
+
+def test_balancing_by_sampling_keeps_all_of_the_rarest_class(shapes: Path, tmp_path: Path) -> None:
+    # Fact sheet, statement 6.
+    sampled = start(TINY.model_copy(update={"balance": 0.5, "balance_by": "sampling"}), shapes, tmp_path / "a")
+    weighted = start(TINY.model_copy(update={"balance": 0.5}), shapes, tmp_path / "b")
+    assert sampled.weights is None
+    assert weighted.keep == 1
+    assert float(sampled.keep.max()) == 1
+    torch.testing.assert_close(sampled.keep * weighted.weights.max(), weighted.weights)
+    fit(sampled, Silent())
