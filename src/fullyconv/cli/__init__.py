@@ -11,6 +11,7 @@ from fullyconv.cli.compress import compress
 from fullyconv.cli.console import complain
 from fullyconv.cli.evaluate import evaluate
 from fullyconv.cli.predict import predict
+from fullyconv.cli.reproduce import reproduce
 from fullyconv.cli.train import demo, train
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, demo, compress):
+for command in (train, evaluate, predict, demo, compress, reproduce):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(caffe.app, name="caffe")

@@ -13,6 +13,7 @@ from fullyconv.cli.options import SetOption
 from fullyconv.cli.predict import predict_tasks
 
 if TYPE_CHECKING:
+    from fullyconv.data.folder import Folder
     from fullyconv.evaluation import Evaluation
     from fullyconv.train.assemble import Prepared
     from fullyconv.train.chain import Chain
@@ -53,23 +54,31 @@ def train(
         _train_chain(changed, data, out_, resume=resume, skip_problems=skip_problems)
         return
     chosen = change(find_recipe(recipe), settings, source="--set")
-    _train(chosen, _prepare(chosen, data, skip_problems=skip_problems), out_, resume=resume)
+    train_recipe(chosen, prepare_data(chosen, data, skip_problems=skip_problems), out_, resume=resume)
 
 
 def _train_chain(chain: Chain, data: Path, out_: Path, *, resume: bool, skip_problems: bool) -> None:
+    prepared = prepare_data(next(iter(chain.stages.values())), data, skip_problems=skip_problems)
+    train_stages(chain, prepared, out_, resume=resume)
+
+
+def train_stages(chain: Chain, prepared: Prepared, out_: Path, *, resume: bool) -> dict[str, Path]:
+    """Train the stages of a chain that are not finished; gives each stage's evaluation file."""
     from fullyconv.train.chain import place
 
-    stages = place(chain, out_)
-    prepared = _prepare(stages[0].recipe, data, skip_problems=skip_problems)
-    for stage in stages:
-        if resume and stage.finished and (stage.run / EVALUATION).is_file():
+    files = {}
+    for stage in place(chain, out_):
+        files[stage.name] = stage.run / EVALUATION
+        if resume and stage.finished and files[stage.name].is_file():
             err.print(f"{stage.name}: finished before, {stage.run}")
             continue
         err.print(f"{stage.name}: {stage.run}")
-        _train(stage.recipe, prepared, stage.run, resume=resume and stage.begun)
+        train_recipe(stage.recipe, prepared, stage.run, resume=resume and stage.begun)
+    return files
 
 
-def _prepare(recipe: Recipe, data: Path, *, skip_problems: bool) -> Prepared:
+def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) -> Prepared:
+    """Check a data set with progress bars; prints what is wrong with it and exits if training refuses it."""
     from fullyconv.engine import keep_freed_memory
     from fullyconv.train.assemble import BadData, prepare
 
@@ -82,13 +91,14 @@ def _prepare(recipe: Recipe, data: Path, *, skip_problems: bool) -> Prepared:
         err.print("Training refuses this data set: correct it, or leave the bad pairs out with --skip-problems.")
         raise typer.Exit(1) from None
     if prepared.report.inferred:
-        write_inferred_classes(prepared.report, data)
+        write_inferred_classes(prepared.report, prepared.report.folder.root)
     if prepared.report.folder.note:
         err.print(prepared.report.folder.note)
     return prepared
 
 
-def _train(recipe: Recipe, prepared: Prepared, run: Path, *, resume: bool) -> Evaluation:
+def train_recipe(recipe: Recipe, prepared: Prepared, run: Path, *, resume: bool) -> Evaluation:
+    """Train with progress bars, score the best model, write the report."""
     from fullyconv.checkpoint import write_json
     from fullyconv.evaluation import evaluate
     from fullyconv.predict.image import load
@@ -133,7 +143,7 @@ def demo(
 
     shutil.rmtree(out_, ignore_errors=True)
     data = write_dataset(out_ / "data", train=320, val=40)
-    _train(RECIPES["demo"], _prepare(RECIPES["demo"], data, skip_problems=False), out_, resume=False)
+    train_recipe(RECIPES["demo"], prepare_data(RECIPES["demo"], data, skip_problems=False), out_, resume=False)
     tasks = find_images([data / "val" / "images"])
     predict_tasks(load(out_ / "model"), tasks, out_ / "predictions", probabilities=False)
     out.print(f"predictions {out_ / 'predictions'}\nOpen {out_ / 'report.html'} in a browser.")

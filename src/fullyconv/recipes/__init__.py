@@ -18,6 +18,7 @@ RECIPES: dict[str, Recipe] = {
     "voc-fcn16s": voc.HEAVY_16S,
     "voc-fcn8s": voc.HEAVY_8S,
     "voc-fcn8s-atonce": voc.AT_ONCE,
+    "voc-fcn-alexnet": voc.ALEXNET,
     "voc-fcn32s-accumulated": voc.ACCUMULATED,
     "voc-fcn32s-fixed": voc.FIXED,
     "voc-fcn32s-patchwise": voc.PATCHWISE,

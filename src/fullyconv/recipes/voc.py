@@ -8,23 +8,15 @@ Without it nothing is learned: zero scores over untrained features pass little o
 reference's mean IU on seg11valid.
 """
 
+from fullyconv.data.names import VOC
+from fullyconv.models.reference import preprocess_of
 from fullyconv.train.chain import Chain
 from fullyconv.train.recipe import Recipe
-from fullyconv.types import ClassSet, Preprocess
-
-CLASSES = ClassSet(
-    names=(
-        "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-        "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-    ),
-)  # fmt: skip
-
-PREPROCESS = Preprocess(mean=(104.00699, 116.66877, 122.67892), std=(1.0, 1.0, 1.0), order="BGR")
 
 HEAVY_32S = Recipe(
-    network="fcn32s-vgg16",
-    classes=CLASSES,
-    preprocess=PREPROCESS,
+    network="voc-fcn32s",
+    classes=VOC,
+    preprocess=preprocess_of("voc-fcn32s"),
     crop=None,
     scale=(1.0, 1.0),
     flip=False,
@@ -45,10 +37,10 @@ HEAVY_32S = Recipe(
 ``fullyconv train voc-fcn32s --data VOC --out RUN --set start_from=VGG``: 63.6.
 """
 
-HEAVY_16S = HEAVY_32S.model_copy(update={"network": "fcn16s-vgg16", "learning_rate": 1e-12})
+HEAVY_16S = HEAVY_32S.model_copy(update={"network": "voc-fcn16s", "learning_rate": 1e-12})
 """The second stage, a hundredth of the rate: ``fullyconv train voc-fcn16s … --set start_from=RUN32S/model``: 65.0."""
 
-HEAVY_8S = HEAVY_32S.model_copy(update={"network": "fcn8s-vgg16", "learning_rate": 1e-14})
+HEAVY_8S = HEAVY_32S.model_copy(update={"network": "voc-fcn8s", "learning_rate": 1e-14})
 """The third stage, a hundredth again: ``fullyconv train voc-fcn8s … --set start_from=RUN16S/model``: 65.5."""
 
 STAGED = Chain({"fcn32s": HEAVY_32S, "fcn16s": HEAVY_16S, "fcn8s": HEAVY_8S})
@@ -57,8 +49,8 @@ STAGED = Chain({"fcn32s": HEAVY_32S, "fcn16s": HEAVY_16S, "fcn8s": HEAVY_8S})
 ``--set fcn16s.epochs=6`` changes one stage, ``--set epochs=6`` all of them.
 """
 
-AT_ONCE = HEAVY_32S.model_copy(update={"network": "fcn8s-vgg16", "epochs": 36})
-"""All streams from the start, three times as long (reference voc-fcn8s-atonce, which also scales the skips).
+AT_ONCE = HEAVY_32S.model_copy(update={"network": "voc-fcn8s-atonce", "epochs": 36})
+"""All streams from the start, three times as long (the skips' maps are scaled down).
 
 ``fullyconv train voc-fcn8s-atonce --data VOC --out RUN --set start_from=VGG``: 65.4.
 """
@@ -77,10 +69,16 @@ ACCUMULATED = HEAVY_32S.model_copy(
 ``fullyconv train voc-fcn32s-accumulated --data VOC --out RUN --set start_from=VGG``: 59.4 (paper, table 2).
 """
 
-FIXED = ACCUMULATED.model_copy(update={"train_only": "scores"})
+FIXED = ACCUMULATED.model_copy(update={"network": "voc-fcn32s-fixed", "train_only": "scores"})
 """FCN-32s-fixed: only the last layer's 86,037 parameters train.
 
 ``fullyconv train voc-fcn32s-fixed --data VOC --out RUN --set start_from=VGG``: 45.4 (paper, table 2).
+"""
+
+ALEXNET = ACCUMULATED.model_copy(update={"network": "voc-fcn-alexnet", "epochs": 235, "bias_multipliers": "scores"})
+"""FCN-AlexNet on CaffeNet: 20 images per update, 100,000 updates (reference voc-fcn-alexnet).
+
+``fullyconv train voc-fcn-alexnet --data VOC --out RUN --set start_from=CAFFENET``: 48.0.
 """
 
 PATCHWISE = ACCUMULATED.model_copy(update={"sampling": 0.5, "shift": 32})

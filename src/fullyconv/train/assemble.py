@@ -16,7 +16,7 @@ from fullyconv.check import Progress, Report, check_folder
 from fullyconv.checkpoint import load_network, read_tensors, write_json
 from fullyconv.data.classes import FILE_NAME, write_classes
 from fullyconv.data.dataset import Views, read_sample
-from fullyconv.data.folder import Pair, open_folder, training_splits
+from fullyconv.data.folder import Folder, Pair, open_folder, training_splits
 from fullyconv.data.images import BadFile
 from fullyconv.draw import colourise
 from fullyconv.engine import DeviceName, Precision, choose_device, fast_bf16
@@ -54,13 +54,15 @@ class Prepared:
     val: list[Pair]
 
 
-def prepare(recipe: Recipe, data: Path, *, skip_problems: bool = False, progress: Progress | None = None) -> Prepared:
-    """Check a data set and choose its splits.
+def prepare(
+    recipe: Recipe, data: Path | Folder, *, skip_problems: bool = False, progress: Progress | None = None
+) -> Prepared:
+    """Check a data set, given by its path or already opened, and choose its splits.
 
     Raises ``BadData`` if anything is wrong with it; with ``skip_problems`` the pairs at fault are left
     out instead.
     """
-    folder = open_folder(data)
+    folder = open_folder(data) if isinstance(data, Path) else data
     # What is never trained or validated on need not be in order.
     folder.splits = {name: pairs for name, pairs in folder.splits.items() if name in ("train", "val", "all")}
     report = check_folder(folder, recipe.classes, progress=progress)

@@ -26,7 +26,8 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     network: str = "fcn8s-resnet18"
-    upsampling: Literal["fixed", "learned"] = "fixed"
+    upsampling: Literal["fixed", "learned"] | None = None
+    """``None`` is the network's own."""
     classes: ClassSet | None = None
     """The classes of the data set; ``None`` takes them from its ``classes.yaml`` or infers them."""
     start_from: str | None = None

@@ -1,0 +1,40 @@
+"""``fullyconv reproduce`` on a miniature in exactly the official layouts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import miniatures
+import pytest
+from typer.testing import CliRunner
+
+from fullyconv.cli import app
+
+STAGES = ("voc-fcn32s", "voc-fcn16s", "voc-fcn8s")
+SMALL = [f"--set={stage}.network={stage.removeprefix('voc-')}-resnet18" for stage in STAGES]
+
+
+@pytest.mark.parametrize(
+    "networks", [pytest.param(SMALL, id="compact"), pytest.param([], id="reference", marks=pytest.mark.slow)]
+)
+def test_the_whole_chain_runs_and_prints_ours_beside_the_papers(tmp_path: Path, networks: list[str]) -> None:
+    voc, sbdd = miniatures.voc(tmp_path), miniatures.sbdd(tmp_path)
+    command = ["reproduce", "voc-fcn8s", "--voc", str(voc), "--sbdd", str(sbdd), "--out", str(tmp_path / "runs")]
+    command += ["--set=epochs=1", "--set=device=cpu", *networks]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    for figure in ("63.6", "65.0", "65.5", "ours", "PAMI 2016"):
+        assert figure in result.output
+    assert "the papers' has 736" in result.output
+    for before, stage in zip(STAGES, STAGES[1:], strict=False):
+        moved = json.loads((tmp_path / "runs" / stage / "transplant.json").read_text())
+        assert moved["moved"], f"{stage} takes nothing over from {before}"
+    again = CliRunner().invoke(app, [*command, "--resume"])
+    assert again.exit_code == 0, again.output
+    assert again.output.count("finished before") == 3
+
+
+def test_networks_without_published_scores_are_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["reproduce", "voc-fcn9s", "--voc", "x", "--sbdd", "y"])
+    assert "did you mean 'voc-fcn" in str(result.exception)
