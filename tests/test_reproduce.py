@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
-import miniatures
 import pytest
 from typer.testing import CliRunner
 
+import miniatures
 from fullyconv.cli import app
 
 STAGES = ("voc-fcn32s", "voc-fcn16s", "voc-fcn8s")
@@ -27,7 +28,7 @@ def test_the_whole_chain_runs_and_prints_ours_beside_the_papers(tmp_path: Path, 
     for figure in ("63.6", "65.0", "65.5", "ours", "PAMI 2016"):
         assert figure in result.output
     assert "the papers' has 736" in result.output
-    for before, stage in zip(STAGES, STAGES[1:], strict=False):
+    for before, stage in pairwise(STAGES):
         moved = json.loads((tmp_path / "runs" / stage / "transplant.json").read_text())
         assert moved["moved"], f"{stage} takes nothing over from {before}"
     again = CliRunner().invoke(app, [*command, "--resume"])

@@ -81,3 +81,9 @@ def test_balancing_by_sampling_keeps_all_of_the_rarest_class(shapes: Path, tmp_p
     assert float(sampled.keep.max()) == 1
     torch.testing.assert_close(sampled.keep * weighted.weights.max(), weighted.weights)
     fit(sampled, Silent())
+
+
+@pytest.mark.parametrize("name", ["siftflow-fcn32s", "nyud-fcn32s-color-d"])
+def test_networks_of_two_heads_or_more_channels_are_refused_in_words(shapes: Path, tmp_path: Path, name: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=f"{name} takes"):
+        start(TINY.model_copy(update={"network": name}), shapes, tmp_path / "run")

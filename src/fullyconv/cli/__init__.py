@@ -31,6 +31,6 @@ def main() -> None:
     """Run the command line; what the user can correct ends in one line and exit status 2, not a traceback."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         complain("error", error)
         sys.exit(2)

@@ -24,6 +24,7 @@ from fullyconv.evaluation import evaluate
 from fullyconv.losses import class_weights
 from fullyconv.models import build
 from fullyconv.models.fcn import FCN
+from fullyconv.models.heads import TwoHeads
 from fullyconv.predict.image import Segmenter
 from fullyconv.surgery import Transplant, continue_from, transplant
 from fullyconv.train.loop import LAST, METRICS, Job
@@ -35,6 +36,7 @@ RECIPE = "recipe.yaml"
 CHANGEABLE = ("epochs", "minutes", "device", "workers", "validate_every")  # when a run is resumed
 PICTURED = 4  # validation images shown in TensorBoard
 TRANSPLANT = "transplant.json"
+COLOURS = 3
 
 
 class BadData(ValueError):
@@ -98,6 +100,7 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
     device = choose_device(recipe.device)
     precision: Precision = recipe.precision if recipe.precision != "auto" else "bf16" if fast_bf16(device) else "fp32"
     network = build(recipe.network, len(classes), upsampling=recipe.upsampling)
+    _check_trainable(network, recipe.network)
     preprocess = recipe.preprocess or Preprocess(mean=report.mean, std=report.std)
     if recipe.start_from is not None:
         moved, learned_on = _start(network, Path(recipe.start_from))
@@ -146,6 +149,15 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
     )
+
+
+def _check_trainable(network: FCN, name: str) -> None:
+    """Refuse networks that need more than a picture and a mask."""
+    if network.in_channels != COLOURS or isinstance(network, TwoHeads):
+        raise ValueError(
+            f"{name} takes {network.in_channels} channels and has {1 + isinstance(network, TwoHeads)} score maps: "
+            "train takes pictures of 3 channels and one mask each; train its parts one by one, or in a loop of your own"
+        )
 
 
 def _check_same_run(recipe: Recipe, path: Path) -> None:

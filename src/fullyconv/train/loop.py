@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
 from fullyconv.checkpoint import read_tensors, save, write_json, write_tensors
-from fullyconv.data.dataset import epoch_order
+from fullyconv.data.dataset import Views
 from fullyconv.data.images import BadFile
 from fullyconv.engine import StopRequest
 from fullyconv.evaluation import Evaluation
 from fullyconv.losses import Normalization, pixel_loss, sample_terms
 from fullyconv.models.fcn import FCN
+from fullyconv.train.batches import prepare_batches, steps_per_epoch, update_batches
 from fullyconv.train.optim import optimizer_tensors, restore_optimizer
 from fullyconv.types import ClassSet, Preprocess
 
@@ -47,7 +46,7 @@ class Job:
 
     network: FCN
     optimizer: Optimizer
-    views: Dataset[tuple[Tensor, Tensor]]
+    views: Views
     validate: Callable[[FCN], Evaluation]
     pictures: Callable[[FCN], np.ndarray]  # H x W x 3 uint8: some validation images, truth, prediction
     rate: Callable[[float], float]
@@ -100,12 +99,17 @@ def fit(job: Job, watcher: Watcher, *, resume: bool = False) -> Position:
     position = _restore(job) if resume else Position()
     started = time.monotonic() - position.seconds
     writer = SummaryWriter(str(job.out / "tensorboard"), purge_step=position.epoch)
-    steps = _steps_per_epoch(job)
+    steps = steps_per_epoch(job.views, job.batch * job.accumulate)
     try:
         with StopRequest() as stop:
             while position.epoch < job.epochs and _progress(job, position, steps, started) < 1:
                 wired.network.train()
-                for images, labels in _batches(job, position):
+                chosen = update_batches(
+                    job.views, epoch=position.epoch, start=position.step, batch=job.batch, accumulate=job.accumulate
+                )
+                for images, labels in prepare_batches(
+                    job.views, chosen, accumulate=job.accumulate, workers=job.workers
+                ):
                     progress = _progress(job, position, steps, started)
                     if progress >= 1 or stop.asked:
                         break
@@ -144,10 +148,6 @@ def _rest_frozen_norms(network: torch.nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
             module.eval()
-
-
-def _steps_per_epoch(job: Job) -> int:
-    return max(1, len(cast("Any", job.views)) // (job.batch * job.accumulate))
 
 
 def _progress(job: Job, position: Position, steps: int, started: float) -> float:
@@ -204,48 +204,6 @@ def _loss(job: Job, scores: Tensor, labels: Tensor, generator: torch.Generator) 
     kept = sample_terms(labels, probability=job.keep, generator=generator)
     loss = pixel_loss(scores, kept, weights=job.weights, normalization=job.normalization)
     return loss if job.normalization == "valid" else loss / job.sampling
-
-
-def _batches(job: Job, position: Position) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Give each update its batches, from the position on, prepared ahead of the training."""
-    order = epoch_order(count=len(cast("Any", job.views)), epoch=position.epoch, seed=job.seed)
-    while len(order) < job.batch * job.accumulate:  # a set smaller than one update: go round again
-        order = order + order
-    steps = len(order) // (job.batch * job.accumulate)
-    chosen = [order[i * job.batch : (i + 1) * job.batch] for i in range(steps * job.accumulate)]
-    chosen = chosen[position.step * job.accumulate :]
-    if job.workers:
-        loader: Iterator[tuple[Tensor, Tensor]] = iter(
-            DataLoader(job.views, batch_sampler=chosen, num_workers=job.workers)
-        )
-    else:
-        loader = _threaded(job.views, chosen)
-    group: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for images, labels in loader:
-        group[0].append(images)
-        group[1].append(labels)
-        if len(group[0]) == job.accumulate:
-            yield group
-            group = ([], [])
-
-
-def _threaded(views: Dataset[tuple[Tensor, Tensor]], chosen: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Collate batches one ahead in a thread: decoding and resizing release the interpreter lock.
-
-    NumPy does the stacking: PyTorch would start a second team of threads here, which takes the cores
-    from the training.
-    """
-
-    def prepare(indices: list[int]) -> tuple[Tensor, Tensor]:
-        images, labels = zip(*(views[index] for index in indices), strict=True)
-        return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead = pool.submit(prepare, chosen[0]) if chosen else None
-        for index in range(len(chosen)):
-            batch = cast("Any", ahead).result()
-            ahead = pool.submit(prepare, chosen[index + 1]) if index + 1 < len(chosen) else None
-            yield batch
 
 
 def _end_epoch(job: Job, position: Position, watcher: Watcher, writer: SummaryWriter, *, validate: bool) -> None:
