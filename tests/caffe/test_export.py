@@ -226,7 +226,7 @@ def test_nets_that_are_no_network_of_the_papers_say_how_near_they_are(tmp_path: 
     weights = read_weights(caffemodel)
     renamed = {{"ip1": "fc", "score_fr": "scores"}.get(name, name): ("", blobs) for name, blobs in weights.items()}
     write_weights(caffemodel, "n", renamed)
-    with pytest.raises(BadFile, match="has no layer called score_fr"):
+    with pytest.raises(BadFile, match="has no layer with weights called score_fr"):
         import_model(prototxt, caffemodel)
 
 

@@ -58,9 +58,12 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
 
     ``path`` is what errors call the net. Raises ``BadFile`` naming the nearest network where there is none.
     """
-    classes = next((layer for score in SCORES for layer in net.described if layer.name == score), None)
+    weighted = {layer.name: layer for layer in net.described if net.blobs(layer)}
+    classes = next((weighted[score] for score in SCORES if score in weighted), None)
     if classes is None:
-        raise BadFile(path, f"has no layer called {', '.join(SCORES)}", "use fullyconv.caffe.load for other nets")
+        raise BadFile(
+            path, f"has no layer with weights called {', '.join(SCORES)}", "use fullyconv.caffe.load for other nets"
+        )
     wide = net.blobs(classes)[0][1].shape[0]
     numbering = Numbering()
     wanted = numbering.outputs(net)
