@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from fullyconv import Segmenter, build, save
 from fullyconv.caffe import Net, export, import_model, load
 from fullyconv.caffe.convert import recognise
 from fullyconv.caffe.export import network_layers
-from fullyconv.caffe.text import to_text
+from fullyconv.caffe.text import Written, to_text
 from fullyconv.caffe.wire import read_weights, write_weights
 from fullyconv.checkpoint import load_network
 from fullyconv.cli import app
@@ -109,6 +110,55 @@ def test_a_description_without_a_name_is_the_first_network_that_fits(tmp_path: P
         recognise(net, "net", "voc-fcn16s")
 
 
+CONNECTED = ("fc6", "fc7", "fc8", "ip1", "ip2", "loss3/classifier")
+
+
+def connected(name: str, folder: Path) -> Path:
+    """Describe a classifier as the model zoo does: with InnerProduct layers, GoogLeNet's average before them."""
+    with torch.device("meta"):
+        *layers, score, _ = network_layers(build(name))
+    if name == "googlenet":
+        average = {"pool": "AVE", "kernel_size": 7, "stride": 1}
+        layers.append(Written("pool5/7x7_s1", "Pooling", score.bottoms, "pool5/7x7_s1", average))
+        score = replace(score, bottoms=("pool5/7x7_s1",))
+    layers = [
+        replace(layer, kind="InnerProduct", fields={"num_output": layer.fields["num_output"]})
+        if layer.name in CONNECTED
+        else layer
+        for layer in [*layers, score]
+    ]
+    path = folder / "deploy.prototxt"
+    path.write_text(to_text("zoo", [*layers, Written("prob", "Softmax", (score.top,), "prob")]))
+    return path
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers_of_the_model_zoo_are_recognised(name: str, tmp_path: Path) -> None:
+    with torch.device("meta"):
+        net = load(connected(name, tmp_path))
+    assert net.inputs["data"][2] == CLASSIFIERS[name].side
+    assert net({"data": torch.zeros(2, *net.inputs["data"][1:], device="meta")})["prob"].shape == (
+        2,
+        CLASSIFIERS[name].classes,
+    )
+    assert recognise(net, "net", None)[0].architecture.name == name
+
+
+@pytest.mark.parametrize("name", ["lenet", "googlenet"])
+def test_a_classifier_of_the_model_zoo_keeps_its_scores(name: str, tmp_path: Path) -> None:
+    _, weights = export(wake(build(name)), tmp_path)
+    flat = {
+        layer: ("", [blob.reshape(len(blob), -1) if layer in CONNECTED and blob.ndim > 1 else blob for blob in blobs])
+        for layer, blobs in read_weights(weights).items()
+    }
+    write_weights(weights, "zoo", flat)
+    path = connected(name, tmp_path)
+    net, model = load(path, weights), import_model(path, weights)
+    image = torch.randn(2, *net.inputs["data"][1:])
+    with torch.inference_mode():
+        torch.testing.assert_close(net({"data": image})["prob"], model(image).softmax(1), rtol=1e-3, atol=1e-5)
+
+
 def same(one: nn.Module, other: nn.Module) -> bool:
     states = one.state_dict(), other.state_dict()
     return states[0].keys() == states[1].keys() and all(
@@ -176,7 +226,7 @@ def test_nets_that_are_no_network_of_the_papers_say_how_near_they_are(tmp_path: 
     weights = read_weights(caffemodel)
     renamed = {{"ip1": "fc", "score_fr": "scores"}.get(name, name): ("", blobs) for name, blobs in weights.items()}
     write_weights(caffemodel, "n", renamed)
-    with pytest.raises(BadFile, match="has no layer called score_fr"):
+    with pytest.raises(BadFile, match="has no layer with weights called score_fr"):
         import_model(prototxt, caffemodel)
 
 

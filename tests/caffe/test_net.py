@@ -229,6 +229,12 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert isinstance(load(path, tmp_path / "w"), Net)
 
 
+def test_weights_may_share_a_name_across_phases(tmp_path: Path) -> None:
+    phases = [layer("ReLU", f'param {{ name: "w" }} include {{ phase: {phase} }}') for phase in ("TRAIN", "TEST")]
+    image = torch.randn(1, 4, 9, 8)
+    torch.testing.assert_close(run(tmp_path, "".join(phases), data=image), image.relu())
+
+
 def test_names_that_modules_cannot_have(tmp_path: Path) -> None:
     text = "".join(
         f'layer {{ name: "{name}" type: "Convolution" bottom: "data" top: "{name}" '

@@ -65,6 +65,7 @@ def test_an_empty_list_is_an_absent_field() -> None:
         ("name 3", "where ':' or '{' is expected"),
         ("name: :", "in the place of a value"),
         (r'name: "\xZZ"', "bad escape"),
+        (r'name: "\\\é"', "bad escape"),
         ("inner {" * 100, "nested over"),
     ],
 )

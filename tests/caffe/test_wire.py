@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fullyconv.caffe import wire
 from fullyconv.caffe.wire import read_weights, write_weights
 from fullyconv.data.images import BadFile
 
@@ -101,6 +103,13 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, data: st.DataObject) 
         read_weights(saved(tmp_path / "w", bytes(content[: data.draw(st.integers(0, len(content)))])))
     except BadFile as error:
         assert error.fix  # noqa: PT017
+
+
+def test_the_absence_of_protobuf_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire._messages.cache_clear()
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    with pytest.raises(ImportError, match=r"pip install 'fullyconv\[caffe\]'"):
+        read_weights(tmp_path / "w")
 
 
 def test_files_beyond_protobuf_are_refused_unread(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fullyconv import build, save
 from fullyconv.checkpoint import load_network
+from fullyconv.geometry import axis_map, size
 from fullyconv.models import CLASSIFIERS, architecture_of, network_names
 from fullyconv.models.classifier import Classifier
 from fullyconv.models.fcn import FCN
@@ -72,6 +73,31 @@ def test_crops_kernels_and_smallest_inputs(name: str) -> None:
     assert net.smallest_input == ((31, 31) if name == "voc-fcn-googlenet" else (1, 1))
 
 
+@pytest.mark.parametrize(
+    ("name", "maps", "upsampled"),  # section 1.4: sizes over 500 pixels, coarse to fine, and before the crop
+    [
+        ("voc-fcn32s", [16], [544]),
+        ("voc-fcn16s", [16, 44], [34, 560]),
+        ("voc-fcn8s", [16, 44, 88], [34, 70, 568]),
+        ("voc-fcn-alexnet", [16], [543]),
+    ],
+)
+def test_sizes_at_500_pixels(name: str, maps: list[int], upsampled: list[int]) -> None:
+    net = meta(name)
+    plan = net.plans[0]
+    assert [size(path, 500) for path in plan.taps] == maps
+    units = maps[0]
+    for upsampler, expected in zip(net.upsamplers, upsampled, strict=True):
+        assert upsampler.full_size(units, 0) == expected
+        units = expected
+
+
+@pytest.mark.parametrize(("name", "field", "stride"), [("voc-fcn8s", 404, 32), ("voc-fcn-alexnet", 355, 32)])
+def test_receptive_fields_are_those_of_the_paper(name: str, field: int, stride: int) -> None:
+    line = axis_map(meta(name).plans[0].taps[0])
+    assert (line.field, line.scale) == (field, stride)
+
+
 @pytest.mark.parametrize("name", RELEASED)
 def test_only_trunk_and_scores_learn_and_upsampling_is_fixed(name: str) -> None:
     net = meta(name)
@@ -111,7 +137,7 @@ def test_classifiers(name: str, parameters: int) -> None:
         image = torch.zeros(2, 1 if name == "lenet" else 3, side, side)
         assert isinstance(net, Classifier)
         assert count(net) == parameters
-        assert net(image).shape == (2, CLASSIFIERS[name][1])
+        assert net(image).shape == (2, CLASSIFIERS[name].classes)
         window = 7 if name == "googlenet" else 1
         assert net.heat_map(image).shape[2:] == (window, window)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fullyconv.caffe.description import describe_text
-from fullyconv.caffe.export import bilinear_bank, network_layers
+from fullyconv.caffe.export import CLASSIFIER_SCORES, bilinear_bank, network_layers
 from fullyconv.caffe.net import Net, load
 from fullyconv.caffe.structure import Numbering, differences
 from fullyconv.caffe.text import Written, to_text
@@ -22,7 +22,8 @@ from fullyconv.models.fcn import FCN, Upsampling
 from fullyconv.models.reference import REFERENCES
 from fullyconv.upsample import Upsample
 
-SCORES = ("score_fr", "score_fr_sem", "score_frcolor", "score_map")  # the layers that say how many classes there are
+# The layers that say how many classes there are.
+SCORES = ("score_fr", "score_fr_sem", "score_frcolor", *dict.fromkeys(CLASSIFIER_SCORES.values()))
 TOLERANCE = 1e-6  # on bilinear weights, which programs compute in float32 or in float64
 
 
@@ -30,6 +31,7 @@ def import_model(prototxt: Path | str, caffemodel: Path | str, *, name: str | No
     """Read a Caffe net as the network of ``fullyconv.build`` that it is, with its weights.
 
     The net must compute what that network computes, layer for layer, under the names of the release;
+    for a classifier, whose fully connected layers become convolutions, under those of Caffe's model zoo.
     ``name`` says which network it is where several have the same layers (default: the name in the
     file, else the first that fits). Upsampling that is bilinear stays fixed; one kernel per class that
     is not becomes learned upsampling. Raises ``BadFile`` for a net that is no such network and for
@@ -44,7 +46,8 @@ def import_model(prototxt: Path | str, caffemodel: Path | str, *, name: str | No
     for layer in layers:
         for blob, values in zip(layer.blobs, blobs.get(layer.name, []), strict=True):
             if blob.key is not None:
-                state[blob.key] = values if layer.kind != "Deconvolution" else _diagonal(values)
+                kept = values if layer.kind != "Deconvolution" else _diagonal(values)
+                state[blob.key] = kept.reshape(blob.values.shape)  # a matrix fills the convolution it stands for
     _check_scales(layers, blobs, str(caffemodel))
     network.load_state_dict(state, assign=True)
     return network.eval()
@@ -55,14 +58,17 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
 
     ``path`` is what errors call the net. Raises ``BadFile`` naming the nearest network where there is none.
     """
-    classes = next((layer for score in SCORES for layer in net.described if layer.name == score), None)
+    weighted = {layer.name: layer for layer in net.described if net.blobs(layer)}
+    classes = next((weighted[score] for score in SCORES if score in weighted), None)
     if classes is None:
-        raise BadFile(path, f"has no layer called {', '.join(SCORES)}", "use fullyconv.caffe.load for other nets")
+        raise BadFile(
+            path, f"has no layer with weights called {', '.join(SCORES)}", "use fullyconv.caffe.load for other nets"
+        )
     wide = net.blobs(classes)[0][1].shape[0]
     numbering = Numbering()
     wanted = numbering.outputs(net)
     nearest: list[tuple[int, str]] = []
-    for candidate in [name] if name else _candidates(net.name, wide):
+    for candidate in [name] if name else _candidates(net.name, classes.name, wide):
         with torch.device("meta"):
             network: FCN | Classifier = build(candidate, wide)
             layers = network_layers(network)
@@ -78,12 +84,14 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
     )
 
 
-def _candidates(stated: str, classes: int) -> Iterator[str]:
+def _candidates(stated: str, score: str, classes: int) -> Iterator[str]:
     """Order the networks to compare with: the one stated, those with as many classes, the generic, the rest."""
+    if score in CLASSIFIER_SCORES.values():
+        return (name for name in CLASSIFIERS if CLASSIFIER_SCORES[name] == score)
     generic = [name for name in generic_names() if "resnet" not in name]
     fitting = [name for name, reference in REFERENCES.items() if reference.classes == classes]
-    stated_first = [stated] if stated in {*REFERENCES, *generic, *CLASSIFIERS} else []
-    ordered: Iterable[str] = chain(stated_first, fitting, generic, REFERENCES, CLASSIFIERS)
+    stated_first = [stated] if stated in {*REFERENCES, *generic} else []
+    ordered: Iterable[str] = chain(stated_first, fitting, generic, REFERENCES)
     return iter(dict.fromkeys(ordered))
 
 

@@ -146,7 +146,7 @@ def _describe(root: Message, phase: Phase | None) -> Description:
             f"give a prototxt with 1 to {MOST_LAYERS} layer {{ … }} entries",
         )
     kept = [layer for layer, rules in layers if _included(layer, rules, state)]
-    _check_sharing([message for found in entries.values() for message in found])
+    _check_sharing(layer.message for layer in kept)
     return Description(root.path, top.name, _inputs(top, root), kept)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fullyconv.caffe.text import Blob, Value, Written, to_text
 from fullyconv.caffe.trunk import TrunkWriter, convolution, sides
 from fullyconv.caffe.wire import write_weights
-from fullyconv.models import architecture_of
+from fullyconv.models import CLASSIFIERS, architecture_of
 from fullyconv.models.classifier import Classifier
 from fullyconv.models.fcn import FCN
 from fullyconv.models.fusion import WEIGHTS, LateFusion
@@ -21,6 +21,11 @@ from fullyconv.upsample import Upsample, bilinear_taps
 
 SIDE = 500  # the height and width written as the input's default
 FIRST_OF_FOUR = {"conv1_1": "conv1_1_bgrd"}  # renamed, for its weights no longer fit the three-channel net's
+
+# The layer of each classifier that scores its classes.
+CLASSIFIER_SCORES = {
+    "vgg16": "fc8", "caffenet": "fc8", "alexnet": "fc8", "googlenet": "loss3/classifier", "lenet": "ip2"
+}  # fmt: skip
 
 
 def bilinear_bank(upsampler: Upsample) -> Tensor:
@@ -46,8 +51,8 @@ class _Writer:
         self.layers.append(Written(name, kind, bottoms, name, fields))
         return name
 
-    def input(self, name: str, channels: int) -> str:
-        shape: dict[str, Value] = {"dim": [1, channels, SIDE, SIDE]}
+    def input(self, name: str, channels: int, side: int = SIDE) -> str:
+        shape: dict[str, Value] = {"dim": [1, channels, side, side]}
         return self.add(name, "Input", (), {"shape": shape})
 
     def trunk(self, place: str, bottom: str, suffix: str = "") -> list[str]:
@@ -179,8 +184,8 @@ def _late_fusion(writer: _Writer, net: LateFusion) -> None:
 
 def _classifier(writer: _Writer, net: Classifier) -> None:
     channels = next(layer.in_channels for layer in net.trunk.modules() if isinstance(layer, nn.Conv2d))
-    maps = writer.trunk("trunk", writer.input("data", channels))
-    score = writer.convolution(net.score, "score_map", maps[0], "score")
+    maps = writer.trunk("trunk", writer.input("data", channels, CLASSIFIERS[writer.name].side))
+    score = writer.convolution(net.score, CLASSIFIER_SCORES[writer.name], maps[0], "score")
     writer.add("score", "Pooling", (score,), {"pool": "AVE", "global_pooling": True})
 
 

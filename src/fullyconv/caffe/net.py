@@ -36,6 +36,8 @@ class Net(nn.Module):
         self.name, self.path = description.name, description.path
         self.inputs: dict[str, tuple[int, ...]] = {}
         self._keys: dict[Layer, str] = {}
+        self.bottom_sizes: dict[Layer, tuple[int, ...]] = {}
+        """The size of each layer's first bottom, at the sizes that ``inputs`` says."""
         self._unsized: set[str] = set()  # blobs whose height and width stand in for unknown ones
         self.layers = nn.ModuleDict()
         blobs: dict[str, Tensor] = {}
@@ -90,6 +92,7 @@ class Net(nn.Module):
             key += "_"
         self.layers[key] = module
         self._keys[layer] = key
+        self.bottom_sizes[layer] = tuple(bottoms[0].shape) if bottoms else ()
         blobs.update(self._sizes(layer, module, bottoms))
 
     def _sizes(self, layer: Layer, module: nn.Module, bottoms: Sequence[Tensor]) -> dict[str, Tensor]:

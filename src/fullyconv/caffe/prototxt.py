@@ -30,6 +30,7 @@ _TOKEN = re.compile(
       | (?P<mark>[{}<>:\[\]])""",
     re.VERBOSE,
 )
+_BAD_ESCAPE = re.compile(r"""(?<!\\)(?:\\\\)*\\[^abfnrtvx0-7\\'"]""")
 _CLOSING = {"{": "}", "<": ">"}
 _BOOLS = {"true": True, "True": True, "t": True, "1": True, "false": False, "False": False, "f": False, "0": False}
 
@@ -186,6 +187,8 @@ def _unescape(raw: str, where: str) -> str:
     if "\\" not in raw:
         return raw
     try:
+        if _BAD_ESCAPE.search(raw):
+            raise ValueError
         return codecs.escape_decode(raw.encode())[0].decode()
     except ValueError:
         raise BadFile(where, f"a string with a bad escape: {raw[:40]!r}", "correct the string") from None

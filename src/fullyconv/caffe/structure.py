@@ -15,12 +15,13 @@ from torch import nn
 
 from fullyconv.caffe.build import KINDS
 from fullyconv.caffe.description import Layer
-from fullyconv.caffe.modules import Concat, Crop, Eltwise, Pooling, Scale
+from fullyconv.caffe.modules import Concat, Crop, Eltwise, InnerProduct, Pooling, Scale
 from fullyconv.caffe.net import Net
 
 Traits = tuple[Hashable, ...]
 
 INPUT = "input"
+AVERAGE = "average of all positions"
 SILENT = ("Dropout", "Split")
 
 
@@ -71,10 +72,22 @@ TRAITS: dict[type[nn.Module], Callable[[Any, str], Traits]] = {
 }
 
 
-def traits(layer: Layer, module: nn.Module) -> Traits:
+def traits(net: Net, layer: Layer) -> Traits:
     """Give what a layer computes, but for the values of its weights; layers of other kinds differ by name."""
+    module = net.module(layer)
+    if isinstance(module, InnerProduct) and module.axis == 1 and not module.transpose:
+        # A matrix over a C x h x w map is one position of an h x w convolution (paper, section 3.1).
+        _, channels, *window = (*net.bottom_sizes[layer], 1, 1)[:4]
+        shape = (module.weight.shape[0], channels, *window)
+        return ("Convolution", layer.name, shape, (1, 1), (0, 0), (1, 1), 1, module.bias is not None)
+    if isinstance(module, Pooling) and _averages_all(module, net.bottom_sizes[layer]):
+        return (AVERAGE, max(net.bottom_sizes[layer][2:]) > 1)
     describe = TRAITS.get(type(module))
     return (layer.kind, layer.name) if describe is None else describe(module, layer.name)
+
+
+def _averages_all(module: Pooling, size: tuple[int, ...]) -> bool:
+    return module.kind == "AVE" and not any(module.pad) and module.kernel in (None, size[2:])
 
 
 class Numbering:
@@ -82,13 +95,17 @@ class Numbering:
 
     def __init__(self) -> None:
         self._numbers: dict[Hashable, int] = {}
+        self._expressions: list[Hashable] = []
         self._inputs: set[int] = set()
 
     def _number(self, expression: Hashable) -> int:
-        return self._numbers.setdefault(expression, len(self._numbers))
+        if expression not in self._numbers:
+            self._numbers[expression] = len(self._expressions)
+            self._expressions.append(expression)
+        return self._numbers[expression]
 
     def outputs(self, net: Net) -> set[int]:
-        """Number the blobs of a net that nothing but losses uses, by what they are."""
+        """Number the blobs of a net that nothing but losses and a last Softmax uses, by what they are."""
         fed = [name for name in net.inputs if _is_used(net, name)]
         blobs = {}
         for name in fed:
@@ -100,26 +117,45 @@ class Numbering:
         for layer in net.described:
             if KINDS[layer.kind].observes or not layer.tops:
                 continue
-            number = self._layer(layer, net.module(layer), [blobs[bottom] for bottom in layer.bottoms])
+            number = self._layer(net, layer, [blobs[bottom] for bottom in layer.bottoms])
             used.update(layer.bottoms)
             for index, top in enumerate(layer.tops):
                 blobs[top] = number if len(layer.tops) == 1 or layer.kind == "Split" else self._number((number, index))
             used.difference_update(layer.tops)
             tops.update(layer.tops)
-        return {blobs[top] for top in tops - used}
+        return {self._before_softmax(blobs[top]) for top in tops - used}
 
-    def _layer(self, layer: Layer, module: nn.Module, bottoms: list[int]) -> int:
-        if layer.kind in SILENT:
+    def _before_softmax(self, number: int) -> int:
+        expression = self._expressions[number]
+        return expression[-1] if isinstance(expression, tuple) and expression[0] == "Softmax" else number
+
+    def _average(self, number: int) -> int:
+        """Number the average of a map's positions: a 1 x 1 convolution may as well come after it."""
+        expression = self._expressions[number]
+        if isinstance(expression, tuple) and expression[0] == "Convolution" and _is_pointwise(expression):
+            return self._number((*expression[:-1], self._average(expression[-1])))
+        return self._number((AVERAGE, number))
+
+    def _layer(self, net: Net, layer: Layer, bottoms: list[int]) -> int:
+        module, what = net.module(layer), traits(net, layer)
+        if layer.kind in SILENT or what == (AVERAGE, False):
             return bottoms[0]
+        if what == (AVERAGE, True):
+            return self._average(bottoms[0])
         if isinstance(module, Crop):  # of the second bottom it takes the size, which all inputs share
             reference = INPUT if bottoms[1] in self._inputs else bottoms[1]
-            return self._number((*traits(layer, module), bottoms[0], reference))
+            return self._number((*what, bottoms[0], reference))
         if isinstance(module, Eltwise) and not module.coefficients:
             bottoms = sorted(bottoms)
-        number = self._number((*traits(layer, module), *bottoms))
+        number = self._number((*what, *bottoms))
         if isinstance(module, Concat) and self._inputs.issuperset(bottoms):
             self._inputs.add(number)
         return number
+
+
+def _is_pointwise(convolution: tuple[Any, ...]) -> bool:
+    _, _, shape, stride, pad, *_ = convolution
+    return (shape[2:], stride, pad) == ((1, 1), (1, 1), (0, 0))
 
 
 def _is_used(net: Net, name: str) -> bool:
@@ -129,8 +165,8 @@ def _is_used(net: Net, name: str) -> bool:
 
 def differences(net: Net, other: Net) -> list[str]:
     """Name the layers with weights in which ``net`` is not ``other``, each with what was found and expected."""
-    found = {layer.name: traits(layer, net.module(layer)) for layer in net.described if net.blobs(layer)}
-    expected = {layer.name: traits(layer, other.module(layer)) for layer in other.described if other.blobs(layer)}
+    found = {layer.name: traits(net, layer) for layer in net.described if net.blobs(layer)}
+    expected = {layer.name: traits(other, layer) for layer in other.described if other.blobs(layer)}
     return [
         f"{name} is {found.get(name, 'absent')}, not {expected.get(name, 'there')}"
         for name in [*expected, *(name for name in found if name not in expected)]

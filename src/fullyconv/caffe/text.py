@@ -42,6 +42,7 @@ BLOCKS = {
     "Input": "input_param", "Convolution": "convolution_param", "Deconvolution": "convolution_param",
     "Pooling": "pooling_param", "LRN": "lrn_param", "Dropout": "dropout_param", "Crop": "crop_param",
     "Eltwise": "eltwise_param", "Scale": "scale_param", "Concat": "concat_param",
+    "InnerProduct": "inner_product_param",
 }  # fmt: skip
 
 

@@ -85,10 +85,9 @@ def read_weights(path: Path | str) -> dict[str, list[np.ndarray]]:
     ``BadFile`` for a file that is damaged, too large, or whose shapes do not match its numbers, and
     ``ImportError`` if protobuf is not installed.
     """
+    path, net = Path(path), _messages()["Net"]()
     from google.protobuf.message import DecodeError
 
-    path = Path(path)
-    net = _messages()["Net"]()
     try:
         if path.stat().st_size > MOST_BYTES:
             raise BadFile(path, f"larger than {MOST_BYTES} bytes", "no protobuf message can be")

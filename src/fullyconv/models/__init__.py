@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 from torch import nn
 
@@ -40,13 +40,21 @@ BORDERS: dict[str, Border] = {"resnet18": "replicate"}
 
 ClassifierName = Literal["vgg16", "caffenet", "alexnet", "googlenet", "lenet"]
 
-# Trunks padded as the classifiers are, and the classes they were published with.
-CLASSIFIERS: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "vgg16": (partial(VGG16, image_pad=1), 1000),
-    "caffenet": (partial(CaffeNet, image_pad=0), 1000),
-    "alexnet": (partial(CaffeNet, image_pad=0, norm_first=True), 1000),
-    "googlenet": (GoogLeNet, 1000),
-    "lenet": (partial(LeNet, image_pad=0), 10),
+
+class Published(NamedTuple):
+    """A classifier: its trunk, padded as published, its classes, the side of the pictures it was made for."""
+
+    trunk: Callable[[], nn.Module]
+    classes: int
+    side: int
+
+
+CLASSIFIERS = {
+    "vgg16": Published(partial(VGG16, image_pad=1), 1000, 224),
+    "caffenet": Published(partial(CaffeNet, image_pad=0), 1000, 227),
+    "alexnet": Published(partial(CaffeNet, image_pad=0, norm_first=True), 1000, 227),
+    "googlenet": Published(GoogLeNet, 1000, 224),
+    "lenet": Published(partial(LeNet, image_pad=0), 10, 28),
 }
 
 USUAL_CLASSES = 21
@@ -92,8 +100,8 @@ def build(name: str, classes: int | None = None, *, upsampling: Upsampling | Non
     if name in CLASSIFIERS:
         if upsampling == "learned":
             raise ValueError(f"{name} is a classifier and upsamples nothing: leave upsampling out")
-        make, published = CLASSIFIERS[name]
-        network = Classifier(make(), classes=published if classes is None else classes)
+        published = CLASSIFIERS[name]
+        network = Classifier(published.trunk(), classes=published.classes if classes is None else classes)
     elif name in REFERENCES:
         network = _build_reference(REFERENCES[name], classes, upsampling)
     elif name in generic_names():
