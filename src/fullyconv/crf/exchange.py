@@ -1,0 +1,150 @@
+"""Messages between pixels over one or more lattices at once: splat, blur, slice, fused with the softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fullyconv.crf.lattice import LEAST_SHARE, Lattice, kernels
+from fullyconv.crf.threads import Team, shares
+
+WIDEST = 64  # labels in one machine vector; more go block by block
+LANES = 8
+
+
+def lanes_for(labels: int) -> tuple[tuple[None, ...], int]:
+    """Choose the machine vector and the number of blocks that hold a row of labels."""
+    blocks = -(-labels // WIDEST)
+    lanes = -(-labels // (blocks * LANES)) * LANES
+    lanes = lanes if labels > 1 else 1  # one number per pixel: for norms
+    return (None,) * lanes, blocks
+
+
+class Exchange:
+    """Room for the rows of labels on the vertices of ``lattices``, and the passes over them.
+
+    ``offsets`` is N x K int32, the lattices' offsets side by side. Rows live in two regions per
+    lattice, between which the blur goes back and forth; ``side`` says which holds them now. The last
+    row of a lattice's region is zero: the neighbour that is not there.
+    """
+
+    def __init__(self, lattices: Sequence[Lattice], offsets: np.ndarray, *, labels: int, team: Team) -> None:
+        self.lattices, self.offsets, self.team = list(lattices), offsets, team
+        self.lanes, self.blocks = lanes_for(labels)
+        self.width = len(self.lanes) * self.blocks
+        self.firsts = np.cumsum([0, *(lattice.vertices + 1 for lattice in lattices)])
+        self.side = [0] * len(self.lattices)
+        self.pool = np.zeros(2 * self._region, np.float32)
+        self._parts = shares(len(offsets), max(1, min(team.size, len(offsets) // LEAST_SHARE)))
+        self._sums = [np.zeros(self._region, np.float32) for _ in self._parts[1:]]
+        self._kernels: Any = kernels()[0]
+
+    @property
+    def _region(self) -> int:
+        return int(self.firsts[-1]) * self.width
+
+    def _first_rows(self, sides: Sequence[int]) -> np.ndarray:
+        """Give the first row of each lattice's region in the pool."""
+        return np.asarray(self.firsts[:-1] + np.array(sides, np.int64) * self.firsts[-1])
+
+    def _shifts(self, first_rows: np.ndarray) -> np.ndarray:
+        """Repeat a number per lattice for each of its columns of ``offsets``."""
+        return np.repeat(first_rows, [lattice.axes for lattice in self.lattices])
+
+    def rows(self, index: int) -> np.ndarray:
+        """Show the rows of one lattice where they are now, V x width."""
+        first = int(self._first_rows(self.side)[index])
+        held: np.ndarray = self.pool.reshape(-1, self.width)[first : first + self.lattices[index].vertices]
+        return held
+
+    def update(
+        self, rows: np.ndarray, slices: np.ndarray, splats: np.ndarray, *, modes: tuple[bool, bool, bool]
+    ) -> None:
+        """Slice, softmax, splat in one pass; ``modes``: see ``kernels.update``."""
+        other = [1 - side for side in self.side]
+        if modes[1]:
+            self._clear(other)
+        whence, own = self._shifts(self._first_rows(self.side)), self._shifts(self.firsts[:-1])
+        into_pool = np.stack([whence, self._shifts(self._first_rows(other))])
+        into_own = np.stack([whence, own])
+        jobs = []
+        for index, (start, stop) in enumerate(self._parts):
+            sums, shifts = (self._sums[index - 1], into_own) if index else (self.pool, into_pool)
+            given = (rows, self.pool, sums, self.offsets, slices, splats, shifts, modes, self.lanes, self.blocks)
+            jobs.append(partial(self._kernels.update, *given, start, stop))
+        self.team.run(jobs)
+        if modes[1]:
+            self.side = other
+            self._merge()
+
+    def scatter(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        """Splat rows onto the vertices."""
+        self._clear(self.side)
+        into_pool, into_own = self._shifts(self._first_rows(self.side)), self._shifts(self.firsts[:-1])
+        jobs = []
+        for index, (start, stop) in enumerate(self._parts):
+            sums, shifts = (self._sums[index - 1], into_own) if index else (self.pool, into_pool)
+            given = (rows, self.offsets, weights, shifts, sums, self.lanes, self.blocks)
+            jobs.append(partial(self._kernels.scatter, *given, start, stop))
+        self.team.run(jobs)
+        self._merge()
+
+    def gather(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        """Add to every row what its corners hold."""
+        shifts = self._shifts(self._first_rows(self.side))
+        given = (self.pool, self.offsets, weights, shifts, rows, self.lanes, self.blocks)
+        self.team.run([partial(self._kernels.gather, *given, start, stop) for start, stop in self._parts])
+
+    def answers(self, index: int, columns: tuple[int, int], weights: np.ndarray) -> np.ndarray:
+        """Slice one lattice (its range of columns) when rows are one number wide; gives a number per pixel."""
+        found = np.empty(len(self.offsets), np.float32)
+        first = int(self._first_rows(self.side)[index])
+        given = (self.pool, self.offsets, weights, columns, first, found)
+        self.team.run([partial(self._kernels.respond, *given, start, stop) for start, stop in self._parts])
+        return found
+
+    def blur(self, *, backwards: bool = False) -> None:
+        """Blur every lattice along all its axes; ``backwards`` is the transposed operation."""
+        for step in range(max((lattice.axes for lattice in self.lattices), default=0)):
+            jobs = []
+            for index, lattice in enumerate(self.lattices):
+                if step >= lattice.axes:
+                    continue
+                axis = lattice.axes - 1 - step if backwards else step
+                source, target = (
+                    int(self._first_rows(sides)[index]) for sides in (self.side, [1 - side for side in self.side])
+                )
+                given = (self.pool, lattice.neighbours[axis], source, target, self.lanes, self.blocks)
+                jobs.append(
+                    [partial(self._kernels.blur, *given, *part) for part in shares(lattice.vertices, self.team.size)]
+                )
+                self.side[index] = 1 - self.side[index]
+            self.team.run([partial(_each, together) for together in zip(*jobs, strict=True)])
+
+    def _clear(self, sides: Sequence[int]) -> None:
+        for first, lattice in zip(self._first_rows(sides), self.lattices, strict=True):
+            self.pool[first * self.width : (first + lattice.vertices) * self.width] = 0
+
+    def _merge(self) -> None:
+        """Add the other threads' sums to the pool, always in the same order."""
+        if not self._sums:
+            return
+        jobs = []
+        for start, stop in shares(self._region, self.team.size):
+            together = []
+            for index, first in enumerate(self._first_rows(self.side)):
+                mine = int(self.firsts[index]) * self.width
+                a, b = max(start, mine), min(stop, int(self.firsts[index + 1]) * self.width)
+                if a < b:
+                    to = int(first) * self.width - mine
+                    together += [partial(self._kernels.merge, sums, self.pool, to, a, b) for sums in self._sums]
+            jobs.append(partial(_each, together))
+        self.team.run(jobs)
+
+
+def _each(jobs: Sequence[Any]) -> None:
+    for job in jobs:
+        job()
