@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fullyconv.crf.parameters import CRFParameters
 from fullyconv.data.images import BadFile
 from fullyconv.models import Architecture, architecture_of, build
 from fullyconv.models.fcn import FCN
@@ -30,6 +31,7 @@ class Config(BaseModel):
     architecture: Architecture
     classes: ClassSet
     preprocess: Preprocess
+    crf: CRFParameters | None = None  # what `fullyconv crf tune` found
     notes: dict[str, Any] = {}  # how the model came to be: recipe, scores, versions
 
 
@@ -39,6 +41,7 @@ def save(
     *,
     classes: ClassSet | None = None,
     preprocess: Preprocess | None = None,
+    crf: CRFParameters | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a model folder; each file appears whole or not at all.
@@ -54,6 +57,7 @@ def save(
         architecture=architecture,
         classes=classes,
         preprocess=preprocess or Preprocess(),
+        crf=crf,
         notes=dict(notes or {}),
     )
     folder = Path(folder)
@@ -101,6 +105,12 @@ def read_config(folder: Path) -> Config:
     if config.format != 1:
         raise BadFile(path, f"format {config.format}", "update fullyconv: this version reads format 1")
     return config
+
+
+def store_crf(folder: Path, parameters: CRFParameters) -> None:
+    """Put CRF parameters into a model's ``config.json``; raises ``BadFile`` if there is none."""
+    config = read_config(folder).model_copy(update={"crf": parameters})
+    write_json(folder / CONFIG, config.model_dump())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

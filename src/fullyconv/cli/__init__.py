@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fullyconv.cli import data
+from fullyconv.cli import crf, data
 from fullyconv.cli.console import complain
 from fullyconv.cli.evaluate import evaluate
 from fullyconv.cli.predict import predict
@@ -22,6 +22,7 @@ app = typer.Typer(
 for command in (train, evaluate, predict, demo):
     app.command()(command)
 app.add_typer(data.app, name="data")
+app.add_typer(crf.app, name="crf")
 
 
 def main() -> None:
