@@ -130,7 +130,7 @@ def test_masked_pixels_keep_their_own_beliefs() -> None:
     np.testing.assert_array_equal(crf.marginals(disturbed, iterations=3)[:, mask], found[:, mask])
 
 
-@pytest.mark.parametrize("labels", [1, 2, 8, 21, 64, 65, 150])
+@pytest.mark.parametrize("labels", [1, 21, 65, 150])
 def test_any_number_of_labels(labels: int) -> None:
     unary, image = problem(9, 11, labels=labels)
     features = appearance(image, 5, 20)

@@ -15,12 +15,11 @@ WIDEST = 64  # labels in one machine vector; more go block by block
 LANES = 8
 
 
-def lanes_for(labels: int) -> tuple[tuple[None, ...], int]:
-    """Choose the machine vector and the number of blocks that hold a row of labels."""
+def lanes_for(labels: int) -> tuple[int, int]:
+    """Choose how many lanes of a machine vector, and how many vectors, hold a row of labels."""
     blocks = -(-labels // WIDEST)
     lanes = -(-labels // (blocks * LANES)) * LANES
-    lanes = lanes if labels > 1 else 1  # one number per pixel: for norms
-    return (None,) * lanes, blocks
+    return (lanes if labels > 1 else 1), blocks  # one number per pixel: for norms
 
 
 class Exchange:
@@ -33,8 +32,9 @@ class Exchange:
 
     def __init__(self, lattices: Sequence[Lattice], offsets: np.ndarray, *, labels: int, team: Team) -> None:
         self.lattices, self.offsets, self.team = list(lattices), offsets, team
-        self.lanes, self.blocks = lanes_for(labels)
-        self.width = len(self.lanes) * self.blocks
+        lanes, blocks = lanes_for(labels)
+        self._shape = ((None,) * lanes, (None,) * blocks, (None,) * offsets.shape[1])
+        self.width = lanes * blocks
         self.firsts = np.cumsum([0, *(lattice.vertices + 1 for lattice in lattices)])
         self.side = [0] * len(self.lattices)
         self.pool = np.zeros(2 * self._region, np.float32)
@@ -61,20 +61,33 @@ class Exchange:
         return held
 
     def update(
-        self, rows: np.ndarray, slices: np.ndarray, splats: np.ndarray, *, modes: tuple[bool, bool, bool]
+        self,
+        rows: np.ndarray,
+        slices: np.ndarray,
+        splats: np.ndarray,
+        *,
+        modes: tuple[bool, bool, bool],
+        planes: np.ndarray | None = None,
     ) -> None:
-        """Slice, softmax, splat in one pass; ``modes``: see ``kernels.update``."""
+        """Slice, softmax, splat in one pass; ``modes``: see ``kernels.update``.
+
+        ``planes`` (C x P) are the energies that fill the rows before the first update, which does not
+        slice, or receive the beliefs after the last.
+        """
         other = [1 - side for side in self.side]
         if modes[1]:
             self._clear(other)
         whence, own = self._shifts(self._first_rows(self.side)), self._shifts(self.firsts[:-1])
         into_pool = np.stack([whence, self._shifts(self._first_rows(other))])
         into_own = np.stack([whence, own])
+        kernel = self._kernels.update
+        if planes is not None:
+            kernel = partial(self._kernels.finish if modes[0] else self._kernels.begin, planes)
         jobs = []
         for index, (start, stop) in enumerate(self._parts):
             sums, shifts = (self._sums[index - 1], into_own) if index else (self.pool, into_pool)
-            given = (rows, self.pool, sums, self.offsets, slices, splats, shifts, modes, self.lanes, self.blocks)
-            jobs.append(partial(self._kernels.update, *given, start, stop))
+            given = (rows, self.pool, sums, self.offsets, slices, splats, shifts, modes, self._shape)
+            jobs.append(partial(kernel, *given, start, stop))
         self.team.run(jobs)
         if modes[1]:
             self.side = other
@@ -87,7 +100,7 @@ class Exchange:
         jobs = []
         for index, (start, stop) in enumerate(self._parts):
             sums, shifts = (self._sums[index - 1], into_own) if index else (self.pool, into_pool)
-            given = (rows, self.offsets, weights, shifts, sums, self.lanes, self.blocks)
+            given = (rows, self.offsets, weights, shifts, sums, self._shape)
             jobs.append(partial(self._kernels.scatter, *given, start, stop))
         self.team.run(jobs)
         self._merge()
@@ -95,14 +108,16 @@ class Exchange:
     def gather(self, rows: np.ndarray, weights: np.ndarray) -> None:
         """Add to every row what its corners hold."""
         shifts = self._shifts(self._first_rows(self.side))
-        given = (self.pool, self.offsets, weights, shifts, rows, self.lanes, self.blocks)
+        given = (self.pool, self.offsets, weights, shifts, rows, self._shape)
         self.team.run([partial(self._kernels.gather, *given, start, stop) for start, stop in self._parts])
 
-    def answers(self, index: int, columns: tuple[int, int], weights: np.ndarray) -> np.ndarray:
-        """Slice one lattice (its range of columns) when rows are one number wide; gives a number per pixel."""
+    def answers(self, index: int, weights: np.ndarray) -> np.ndarray:
+        """Slice one lattice when rows are one number wide; gives a number per pixel."""
         found = np.empty(len(self.offsets), np.float32)
         first = int(self._first_rows(self.side)[index])
-        given = (self.pool, self.offsets, weights, columns, first, found)
+        column = sum(lattice.axes for lattice in self.lattices[:index])
+        columns = (None,) * self.lattices[index].axes
+        given = (self.pool, self.offsets, weights, column, columns, first, found)
         self.team.run([partial(self._kernels.respond, *given, start, stop) for start, stop in self._parts])
         return found
 
@@ -117,7 +132,7 @@ class Exchange:
                 source, target = (
                     int(self._first_rows(sides)[index]) for sides in (self.side, [1 - side for side in self.side])
                 )
-                given = (self.pool, lattice.neighbours[axis], source, target, self.lanes, self.blocks)
+                given = (self.pool, lattice.neighbours[axis], source, target, self._shape)
                 jobs.append(
                     [partial(self._kernels.blur, *given, *part) for part in shares(lattice.vertices, self.team.size)]
                 )

@@ -96,7 +96,7 @@ class DenseCRF:
         first = 0
         for index, (term, lattice) in enumerate(zip(self._terms, self._lattices, strict=True)):
             columns = (first, first + lattice.axes)
-            sums = exchange.answers(index, columns, self._splats) * np.float32(lattice.gain)
+            sums = exchange.answers(index, self._splats) * np.float32(lattice.gain)
             own = None if self._keep_diagonal else self._diagonal(lattice, team)
             if own is not None:
                 sums -= own * ones
@@ -138,43 +138,49 @@ class DenseCRF:
         with Team() as team:
             exchange = Exchange(self._lattices, self._offsets, labels=labels, team=team)
             rows = np.empty(self.points * exchange.width, np.float32)
-            self._share(team, self._kernels.to_rows, planes, -1.0, rows, exchange.width)
-            if self._grids or self._selves:
-                rows = self._settle_with_rows(exchange, rows, labels, iterations)
-            else:
-                self._settle(exchange, rows, labels, iterations)
-            self._share(team, self._kernels.to_planes, rows, found.reshape(labels, -1), exchange.width)
+            simple = not self._grids and not self._selves and iterations > 0
+            settle = self._settle if simple else self._settle_with_rows
+            settle(exchange, rows, (planes, found.reshape(labels, -1)), iterations)
         return found
 
     def _share(self, team: Team, kernel: Any, *given: Any) -> None:
         team.run([partial(kernel, *given, *part) for part in shares(self.points, team.size)])
 
-    def _settle(self, exchange: Exchange, rows: np.ndarray, labels: int, iterations: int) -> None:
+    def _settle(
+        self, exchange: Exchange, rows: np.ndarray, planes: tuple[np.ndarray, np.ndarray], iterations: int
+    ) -> None:
         """Iterate on lattices alone: beliefs are never written down before the last update."""
-        exchange.update(rows, self._slices, self._splats, modes=(False, iterations > 0, iterations == 0))
+        weights = self._slices, self._splats
+        exchange.update(rows, *weights, modes=(False, True, False), planes=planes[0])
         for iteration in range(iterations):
-            self._deliver(exchange, labels)
-            last = iteration == iterations - 1
-            exchange.update(rows, self._slices, self._splats, modes=(True, not last, last))
+            self._deliver(exchange, len(planes[0]))
+            if iteration < iterations - 1:
+                exchange.update(rows, *weights, modes=(True, True, False))
+        exchange.update(rows, *weights, modes=(True, False, True), planes=planes[1])
 
-    def _settle_with_rows(self, exchange: Exchange, rows: np.ndarray, labels: int, iterations: int) -> np.ndarray:
+    def _settle_with_rows(
+        self, exchange: Exchange, rows: np.ndarray, planes: tuple[np.ndarray, np.ndarray], iterations: int
+    ) -> None:
         """Iterate with the beliefs at hand, for kernels that are not on a lattice and for the diagonal."""
+        labels, weights = len(planes[0]), (self._slices, self._splats)
+        self._share(exchange.team, self._kernels.to_rows, planes[0], -1.0, rows, exchange.width)
         unary = rows.copy()
-        exchange.update(rows, self._slices, self._splats, modes=(False, iterations > 0, True))
+        exchange.update(rows, *weights, modes=(False, iterations > 0, True))
         for iteration in range(iterations):
-            beliefs = rows.reshape(self.points, -1)[:, :labels]  # P x C
             energies = unary.copy()
-            messages = energies.reshape(self.points, -1)[:, :labels]
-            for grid in self._grids:
-                messages += _transformed(grid(beliefs), grid.term)
-            for own, term in zip(self._selves, self._terms, strict=False):
-                messages -= _transformed(own[:, None] * beliefs, term)
-            if self._lattices:
-                self._deliver(exchange, labels)
+            self._whisper(energies.reshape(self.points, -1)[:, :labels], rows.reshape(self.points, -1)[:, :labels])
+            self._deliver(exchange, labels)
             rows[:] = energies
-            last = iteration == iterations - 1
-            exchange.update(rows, self._slices, self._splats, modes=(True, not last, True))
-        return rows
+            exchange.update(rows, *weights, modes=(True, iteration < iterations - 1, True))
+        self._share(exchange.team, self._kernels.to_planes, rows, planes[1], exchange.width)
+
+    def _whisper(self, energies: np.ndarray, beliefs: np.ndarray) -> None:
+        """Add to P x C negative energies what does not go over a lattice: grid kernels, less the pixels' own part."""
+        for grid in self._grids:
+            energies += _transformed(grid(beliefs), grid.term)
+        if self._selves:
+            for own, term in zip(self._selves, self._terms, strict=True):
+                energies -= _transformed(own[:, None] * beliefs, term)
 
     def _deliver(self, exchange: Exchange, labels: int) -> None:
         """Blur, and turn what was said of each label into energies where labels are not Potts."""
