@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fullyconv.crf.lattice import LEAST_SHARE, Lattice, kernels
+from fullyconv.crf.lattice import Lattice, kernels
 from fullyconv.crf.threads import Team, shares
 
 WIDEST = 64  # labels in one machine vector; more go block by block
@@ -38,7 +38,7 @@ class Exchange:
         self.firsts = np.cumsum([0, *(lattice.vertices + 1 for lattice in lattices)])
         self.side = [0] * len(self.lattices)
         self.pool = np.zeros(2 * self._region, np.float32)
-        self._parts = shares(len(offsets), max(1, min(team.size, len(offsets) // LEAST_SHARE)))
+        self._parts = lattices[0].parts if lattices else ((0, len(offsets)),)
         self._sums = [np.zeros(self._region, np.float32) for _ in self._parts[1:]]
         self._kernels: Any = kernels()[0]
 
@@ -140,24 +140,26 @@ class Exchange:
             self.team.run([partial(_each, together) for together in zip(*jobs, strict=True)])
 
     def _clear(self, sides: Sequence[int]) -> None:
+        jobs = []
         for first, lattice in zip(self._first_rows(sides), self.lattices, strict=True):
-            self.pool[first * self.width : (first + lattice.vertices) * self.width] = 0
+            jobs += [
+                partial(self._kernels.clear, self.pool, int(first + start) * self.width, int(first + stop) * self.width)
+                for start, stop in shares(lattice.vertices, self.team.size)
+            ]
+        self.team.run(jobs)
 
     def _merge(self) -> None:
-        """Add the other threads' sums to the pool, always in the same order."""
+        """Add the other threads' sums to the pool, always in the same order; each thread takes a run of vertices."""
         if not self._sums:
             return
-        jobs = []
-        for start, stop in shares(self._region, self.team.size):
-            together = []
-            for index, first in enumerate(self._first_rows(self.side)):
-                mine = int(self.firsts[index]) * self.width
-                a, b = max(start, mine), min(stop, int(self.firsts[index + 1]) * self.width)
-                if a < b:
-                    to = int(first) * self.width - mine
-                    together += [partial(self._kernels.merge, sums, self.pool, to, a, b) for sums in self._sums]
-            jobs.append(partial(_each, together))
-        self.team.run(jobs)
+        together: list[list[Any]] = [[] for _ in range(self.team.size)]
+        for lattice, mine, first in zip(self.lattices, self.firsts, self._first_rows(self.side), strict=False):
+            for sums, touched in zip(self._sums, lattice.touched, strict=True):
+                given = (sums, self.pool, touched, int(mine), int(first), self._shape)
+                for jobs, (start, stop) in zip(together, shares(lattice.vertices, self.team.size), strict=True):
+                    run = np.searchsorted(touched, (start, stop))
+                    jobs.append(partial(self._kernels.merge, *given, int(run[0]), int(run[1])))
+        self.team.run([partial(_each, jobs) for jobs in together])
 
 
 def _each(jobs: Sequence[Any]) -> None:

@@ -189,11 +189,30 @@ def blur(pool: Floats, neighbours: Ints, source: int, target: int, shape: Shape,
 
 
 @compiled
-def merge(sums: Floats, pool: Floats, first: int, start: int, stop: int) -> None:
-    """Add one thread's sums to the pool, from ``first`` on, and clear them for the next time."""
-    for place in range(start, stop):
-        pool[first + place] += sums[place]
-        sums[place] = np.float32(0)
+def merge(
+    sums: Floats, pool: Floats, touched: Ints, mine: int, first: int, shape: Shape, start: int, stop: int
+) -> None:
+    """Add one thread's sums at the ``touched`` vertices to the pool, and clear them for the next time.
+
+    ``mine`` and ``first`` are where the lattice's rows begin in the sums and in the pool.
+    """
+    lanes, blocks, _ = shape
+    wide, width = len(lanes), len(lanes) * len(blocks)
+    own, vertices = pointer(sums), pointer(pool)
+    for index in range(start, stop):
+        given, place = (mine + touched[index]) * width, (first + touched[index]) * width
+        for block in range(0, width, wide):
+            row = load(own, given + block, lanes)
+            store(vertices, place + block, add(row, load(vertices, place + block, lanes)))
+            store(own, given + block, scale(np.float32(0), row))
+
+
+@compiled
+def clear(pool: Floats, start: int, stop: int) -> None:
+    """Set part of the pool to zero."""
+    part = pool[start:stop]
+    for place in range(part.size):
+        part[place] = np.float32(0)
 
 
 @compiled

@@ -29,12 +29,15 @@ class Lattice:
 
     ``offsets`` (int32) and ``weights`` (float32), N x (d+1): each point's corners and its share in
     them, which add up to 1. ``neighbours``, (d+1) x V x 2 int32: the vertices before and after along
-    each axis, V where there is none.
+    each axis, V where there is none. ``parts`` are the shares of the points (start, stop) that
+    threads build and use side by side; ``touched`` the vertices of every share but the first, in order.
     """
 
     offsets: np.ndarray
     weights: np.ndarray
     neighbours: np.ndarray
+    parts: tuple[tuple[int, int], ...]
+    touched: tuple[np.ndarray, ...]
 
     @property
     def vertices(self) -> int:
@@ -79,10 +82,11 @@ def build_lattice(
     axes = (None,) * (dims + 1)
     embed = partial(simplex.embed, features, scales.astype(np.float32), lows, strides, axes, offsets, weights)
     (table, count), *others = team.run([partial(embed, *part) for part in parts])
-    renumberings = []
+    renumberings, touched = [], []
     for (start, stop), (found, new) in zip(parts[1:], others, strict=True):
         numbers = np.empty(new, np.int32)
         table, count = simplex.absorb(simplex.keys_of(found, new), count, table, numbers)
+        touched.append(np.sort(numbers))
         renumberings += [
             partial(simplex.renumber, offsets, numbers, start + a, start + b)
             for a, b in shares(stop - start, team.size)
@@ -92,7 +96,7 @@ def build_lattice(
     neighbours = np.full((dims + 1, count, 2), count, np.int32)
     connect = partial(simplex.connect, keys, table, strides, base, neighbours)
     team.run([partial(connect, *part) for part in shares(count, team.size)])
-    return Lattice(offsets, weights, neighbours)
+    return Lattice(offsets, weights, neighbours, tuple(parts), tuple(touched))
 
 
 def _key_plan(features: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
