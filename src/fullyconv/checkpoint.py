@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fullyconv.crf.parameters import CRFParameters
 from fullyconv.data.images import BadFile
 from fullyconv.models import Architecture, architecture_of, build
 from fullyconv.models.fcn import FCN
@@ -33,6 +34,7 @@ class Config(BaseModel):
     architecture: Architecture
     classes: ClassSet
     preprocess: Preprocess
+    crf: CRFParameters | None = None  # what `fullyconv crf tune` found
     notes: dict[str, Any] = {}  # how the model came to be: recipe, scores, versions
 
 
@@ -110,6 +112,12 @@ def read_config(folder: Path) -> Config:
     if config.format != 1:
         raise BadFile(path, f"format {config.format}", "update fullyconv: this version reads format 1")
     return config
+
+
+def store_crf(folder: Path, parameters: CRFParameters) -> None:
+    """Put CRF parameters into a model's ``config.json``; raises ``BadFile`` if there is none."""
+    config = read_config(folder).model_copy(update={"crf": parameters})
+    write_json(folder / CONFIG, config.model_dump())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -20,6 +20,7 @@ from fullyconv.data.folder import Pair
 from fullyconv.draw import colourise, errors
 from fullyconv.evaluation import Evaluation
 from fullyconv.predict.image import Segmenter
+from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.train.loop import METRICS
 
 FILE_NAME = "report.html"
@@ -181,15 +182,25 @@ def _figure(value: float) -> str:
 
 def _row(segmenter: Segmenter, pair: Pair, iu: float) -> str:
     sample = read_sample(pair, segmenter.classes)
-    guess = segmenter.predict(sample.image).labels
-    pictures = (
-        ("image", sample.image),
-        ("truth", colourise(sample.labels, segmenter.classes)),
-        ("prediction", colourise(guess, segmenter.classes)),
-        ("errors", errors(sample.labels, guess)),
-    )
-    cells = "".join(_picture(pixels, alt) for alt, pixels in pictures)
-    caption = f"{html.escape(pair.name)}: mean IU {iu:.3f} (image, truth, prediction, errors)"
+    truth = colourise(sample.labels, segmenter.classes)
+    if isinstance(segmenter, CRFSegmenter):
+        before, after = (prediction.labels for prediction in segmenter.predict_both(sample.image))
+        pictures = {
+            "image": sample.image,
+            "before the CRF": colourise(before, segmenter.classes),
+            "after": colourise(after, segmenter.classes),
+            "truth": truth,
+        }
+    else:
+        guess = segmenter.predict(sample.image).labels
+        pictures = {
+            "image": sample.image,
+            "truth": truth,
+            "prediction": colourise(guess, segmenter.classes),
+            "errors": errors(sample.labels, guess),
+        }
+    cells = "".join(_picture(pixels, alt) for alt, pixels in pictures.items())
+    caption = f"{html.escape(pair.name)}: mean IU {iu:.3f} ({', '.join(pictures)})"
     return f'<div class="row"><p>{caption}</p>{cells}</div>'
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fullyconv.cli.console import Bars, complain, out, print_evaluation
-from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument, PrecisionOption
+from fullyconv.cli.crf import print_comparison, with_crf
+from fullyconv.cli.options import CRFOption, DataArgument, DeviceOption, ModelArgument, PrecisionOption
+
+if TYPE_CHECKING:
+    from fullyconv.data.folder import Pair
+    from fullyconv.evaluation import Evaluation
+    from fullyconv.predict.refine import CRFSegmenter
 
 
 def evaluate(
@@ -18,19 +24,23 @@ def evaluate(
         Path | None, typer.Option("--json", help="Write the figures here, and the confusion matrix beside it.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to score; default: val, test or all.")] = None,
+    crf: CRFOption = False,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write report.html with the best and worst images into this folder.")
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
 ) -> None:
     """Score a model over a data set at native resolution.
 
     Example: `fullyconv evaluate runs/camvid/model camvid/val --json scores.json` also writes scores.png,
-    the confusion matrix.
+    the confusion matrix. With --crf all scores, and those of boundaries, before and after a dense CRF.
     """
     from fullyconv.checkpoint import write_json
     from fullyconv.data.folder import evaluation_split, open_folder
     from fullyconv.evaluation import evaluate as score
     from fullyconv.predict.image import load
-    from fullyconv.report import plot_confusion, save_figure
+    from fullyconv.report import plot_confusion, save_figure, write_report
 
     segmenter = load(model, device=device, precision=precision)
     folder = open_folder(data)
@@ -39,11 +49,29 @@ def evaluate(
         complain("careful", f"the model's classes are named otherwise than those of {data}: their order decides")
     for problem in folder.problems:
         complain("not scored", problem)
-    with Bars() as bars:
-        evaluation = score(segmenter, pairs, progress=lambda n, total: bars("evaluating", n, total))
-    print_evaluation(evaluation)
+    if crf:
+        segmenter = with_crf(segmenter, model)
+        evaluation, document = _compare(segmenter, pairs)
+    else:
+        with Bars() as bars:
+            evaluation = score(segmenter, pairs, progress=lambda n, total: bars("evaluating", n, total))
+        print_evaluation(evaluation)
+        document = evaluation.document()
+    if report is not None:
+        report.mkdir(parents=True, exist_ok=True)
+        out.print(f"report {write_report(report, segmenter, evaluation, pairs, title=f'fullyconv: {data}')}")
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(json_file, evaluation.document())
+        write_json(json_file, document)
         save_figure(plot_confusion(evaluation), json_file.with_suffix(".png"))
         out.print(f"figures {json_file}\nconfusion matrix {json_file.with_suffix('.png')}")
+
+
+def _compare(segmenter: CRFSegmenter, pairs: list[Pair]) -> tuple[Evaluation, dict[str, Any]]:
+    """Score before and after the CRF; gives the evaluation after it, and the document of both."""
+    from fullyconv.refinement import compare
+
+    with Bars() as bars:
+        comparison = compare(segmenter, pairs, progress=lambda n, total: bars("evaluating", n, total))
+    print_comparison(comparison)
+    return comparison.after.evaluation, comparison.document()

@@ -17,3 +17,4 @@ SetOption = Annotated[
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic: bf16 is quicker where the machine has it.")]
+CRFOption = Annotated[bool, typer.Option("--crf", help="Let a dense CRF sharpen the labels (extra: crf).")]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fullyconv.cli.console import Bars, complain, out
-from fullyconv.cli.options import DeviceOption, ModelArgument, PrecisionOption
+from fullyconv.cli.crf import with_crf
+from fullyconv.cli.options import CRFOption, DeviceOption, ModelArgument, PrecisionOption
 
 if TYPE_CHECKING:
     from fullyconv.predict.folder import Task
@@ -22,6 +23,7 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write C x H x W float16 class probabilities (.npz).")
     ] = False,
+    crf: CRFOption = False,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
 ) -> None:
@@ -35,6 +37,7 @@ def predict(
     from fullyconv.predict.image import load
 
     segmenter = load(model, device=device, precision=precision)
+    segmenter = with_crf(segmenter, model) if crf else segmenter
     tasks = find_images(inputs)
     bad = predict_tasks(segmenter, tasks, out_, probabilities=probabilities)
     out.print(f"{len(tasks) - bad} of {len(tasks)} images labelled in {out_}")

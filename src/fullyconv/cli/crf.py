@@ -1,0 +1,93 @@
+"""``fullyconv crf …``: the dense CRF behind a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from fullyconv.cli.console import Bars, out
+from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument
+
+if TYPE_CHECKING:
+    from fullyconv.predict.image import Segmenter
+    from fullyconv.predict.refine import CRFSegmenter
+    from fullyconv.refinement import Comparison
+
+app = typer.Typer(help="The dense CRF behind a model.", no_args_is_help=True)
+SHOWN_WIDTHS = (1, 2, 3, 5, 10, 20)
+
+
+@app.command("tune")
+def tune(
+    model: ModelArgument,
+    data: DataArgument,
+    split: Annotated[str | None, typer.Option(help="Split to search on; default: val, test or all.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images to search on, spread over the split.")] = 20,
+    search: Annotated[Literal["random", "grid"], typer.Option(help="How to choose candidates.")] = "random",
+    trials: Annotated[int, typer.Option(min=1, help="Candidates of a random search.")] = 40,
+    seed: int = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Search for the CRF's weights and bandwidths on labelled images and save the best with the model.
+
+    Example: `fullyconv crf tune runs/camvid/model camvid/ --images 20 --trials 40`
+    """
+    from fullyconv.checkpoint import store_crf
+    from fullyconv.crf import CRFParameters
+    from fullyconv.data.folder import evaluation_split, open_folder
+    from fullyconv.predict.image import load
+    from fullyconv.predict.refine import CRFSegmenter
+    from fullyconv.refinement import grid_candidates, random_candidates
+    from fullyconv.refinement import tune as score
+
+    segmenter = CRFSegmenter(load(model, device=device), CRFParameters())
+    pairs = evaluation_split(open_folder(data), split)
+    pairs = [pairs[index * len(pairs) // min(images, len(pairs))] for index in range(min(images, len(pairs)))]
+    base = CRFParameters()
+    candidates = grid_candidates(base) if search == "grid" else random_candidates(base, count=trials, seed=seed)
+    with Bars() as bars:
+        plain, found = score(segmenter, pairs, candidates, progress=lambda n, total: bars("trying", n, total))
+    names = list(CRFParameters.__dataclass_fields__)
+    table = Table("mean IU", *(name.replace("_", " ") for name in names), title=f"best of {len(found)} trials")
+    for trial in found[:10]:
+        table.add_row(f"{trial.mean_iu:.4f}", *(f"{getattr(trial.parameters, name):g}" for name in names))
+    out.print(table)
+    best = found[0]
+    verdict = "better" if best.mean_iu > plain else "no better"
+    out.print(f"mean IU on {len(pairs)} images: {plain:.4f} without, {best.mean_iu:.4f} with the CRF, {verdict}")
+    store_crf(model, best.parameters)
+    out.print(f"saved in {model / 'config.json'}: predict --crf and evaluate --crf use it")
+
+
+def with_crf(segmenter: Segmenter, model: Path) -> CRFSegmenter:
+    """Put the CRF behind a segmenter: with the model's own parameters, or with the usual ones."""
+    from fullyconv.checkpoint import read_config
+    from fullyconv.crf import CRFParameters
+    from fullyconv.predict.refine import CRFSegmenter
+
+    stored = read_config(model).crf
+    if stored is None:
+        out.print("the model holds no CRF parameters: the usual ones are taken (find better: fullyconv crf tune)")
+    return CRFSegmenter(segmenter, stored or CRFParameters())
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print scores before and after the CRF side by side."""
+    sides = (comparison.before, comparison.after)
+    table = Table("", "before", "after", "change", title=f"{len(sides[0].evaluation.image_iu)} images, dense CRF")
+    rows = {
+        key.replace("_", " "): [float(getattr(side.evaluation.scores, key)) for side in sides]
+        for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+    }
+    rows["boundary F-score"] = [side.boundaries.f_score for side in sides]
+    for width in SHOWN_WIDTHS:
+        rows[f"trimap IU, {width} px"] = [side.boundaries.trimap_iu[width] for side in sides]
+    for index, name in enumerate(comparison.before.evaluation.classes.names):
+        rows[f"IU {name}"] = [side.evaluation.scores.per_class_iu[index] for side in sides]
+    for name, (before, after) in rows.items():
+        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+    out.print(table)
+    out.print(f"{comparison.parameters}\nconvention: {comparison.before.document()['boundary_convention']}")

@@ -1,0 +1,33 @@
+"""Conditional random fields that sharpen what a network says: fully connected ones, and those of a pixel grid.
+
+The dense CRF compiles its loops with numba (extra ``crf``) when it is first used.
+"""
+
+from fullyconv.crf.dense import dense_crf, image_crf
+from fullyconv.crf.grid import icm
+from fullyconv.crf.meanfield import DenseCRF
+from fullyconv.crf.parameters import CRFParameters
+from fullyconv.crf.terms import (
+    Gaussian,
+    GridGaussian,
+    appearance,
+    positions,
+    unary_from_labels,
+    unary_from_probabilities,
+    unary_from_scores,
+)
+
+__all__ = [
+    "CRFParameters",
+    "DenseCRF",
+    "Gaussian",
+    "GridGaussian",
+    "appearance",
+    "dense_crf",
+    "icm",
+    "image_crf",
+    "positions",
+    "unary_from_labels",
+    "unary_from_probabilities",
+    "unary_from_scores",
+]

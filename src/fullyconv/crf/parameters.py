@@ -1,0 +1,35 @@
+"""The numbers of a dense CRF for images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class CRFParameters:
+    """How strongly, and how far, pixels pull on each other (Krähenbühl & Koltun 2011, section 4).
+
+    ``iterations`` mean-field updates (5 to 10 settle); a smoothness kernel over positions with
+    standard deviation ``smoothness_sxy`` px; an appearance kernel over positions and colours with
+    ``appearance_sxy`` px and ``appearance_srgb`` grey levels of 0..255. A weight of 0 leaves its
+    kernel out. Raises ``ValueError`` for values out of range.
+    """
+
+    iterations: int = 10
+    smoothness_weight: float = 3.0
+    smoothness_sxy: float = 3.0
+    appearance_weight: float = 10.0
+    appearance_sxy: float = 80.0
+    appearance_srgb: float = 13.0
+
+    def __post_init__(self) -> None:
+        if self.iterations < 0:
+            raise ValueError(f"iterations of a CRF are 0 or more, not {self.iterations}")
+        for name, value in asdict(self).items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, not {value}")
+            if name.endswith(("_sxy", "_srgb")) and value <= 0:
+                raise ValueError(f"{name} is a standard deviation and must be positive, not {value}")
+            if name.endswith("_weight") and value < 0:
+                raise ValueError(f"{name} must not be negative, not {value}: 0 leaves the kernel out")

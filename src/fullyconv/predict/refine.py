@@ -1,0 +1,54 @@
+"""Prediction with a dense CRF behind the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fullyconv.crf import CRFParameters, image_crf
+from fullyconv.predict.image import Prediction, Segmenter, as_pixels
+
+
+class CRFSegmenter(Segmenter):
+    """A segmenter whose labels are the most probable ones of a dense CRF over the network's probabilities.
+
+    Large images go through the network in tiles and through the CRF as a whole, which takes about
+    ``(2 C + 40) * 4`` bytes per pixel.
+    """
+
+    def __init__(self, segmenter: Segmenter, parameters: CRFParameters) -> None:
+        super().__init__(
+            segmenter.network,
+            classes=segmenter.classes,
+            preprocess=segmenter.preprocess,
+            device="cuda" if segmenter.device.type == "cuda" else "cpu",
+            precision=segmenter.precision,
+        )
+        self.parameters = parameters
+
+    def predict(self, image: Path | str | Image.Image | np.ndarray, *, probabilities: bool = False) -> Prediction:
+        """Label every pixel as ``Segmenter.predict`` does, then let the pixels agree."""
+        return self.predict_both(image, probabilities=probabilities)[1]
+
+    def predict_both(
+        self, image: Path | str | Image.Image | np.ndarray, *, probabilities: bool = False
+    ) -> tuple[Prediction, Prediction]:
+        """Predict before and after the CRF."""
+        pixels = as_pixels(image)
+        unary = self.energies(pixels)
+        before = self._prediction(pixels, unary, np.exp(-unary) if probabilities else None)
+        marginals = image_crf(pixels, self.parameters).marginals(unary, iterations=self.parameters.iterations)
+        return before, self._prediction(pixels, -marginals, marginals if probabilities else None)
+
+    def energies(self, pixels: np.ndarray) -> np.ndarray:
+        """Give the network's -log probabilities of H x W x 3 uint8 pixels, C x H x W float32."""
+        unary = np.empty((len(self.classes), *pixels.shape[:2]), np.float32)
+        for rows, columns, scores in self._tiles(pixels):
+            unary[:, rows, columns] = (-scores.float().log_softmax(0)).cpu().numpy()
+        return unary
+
+    def _prediction(self, pixels: np.ndarray, costs: np.ndarray, chances: np.ndarray | None) -> Prediction:
+        labels = costs.argmin(0).astype(np.min_scalar_type(len(self.classes) - 1))
+        return Prediction(pixels, labels, self.classes, None if chances is None else chances.astype(np.float16))
