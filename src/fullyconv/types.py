@@ -78,16 +78,23 @@ class ClassSet:
 class Preprocess:
     """How pixels become network input: ``(pixel - mean) / std`` in the given channel order.
 
-    Pixels, means and deviations are on the 0..255 scale; the statistics are in ``order``.
+    Pixels, means and deviations are on the 0..255 scale; the statistics are in ``order``. Networks that
+    see more than colour have further channels (log-depth, HHA) behind the three, which keep their order.
     """
 
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
     order: Literal["RGB", "BGR"] = "RGB"
 
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or len(self.mean) < 3:
+            raise ValueError(f"three or more means need as many deviations: {len(self.mean)} and {len(self.std)}")
+
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Normalise H x W x 3 uint8 RGB to 3 x H x W float32."""
-        pixels = image[..., ::-1] if self.order == "BGR" else image
+        """Normalise H x W x K (RGB, then any further channels) to K x H x W float32."""
+        pixels = image
+        if self.order == "BGR":
+            pixels = image[..., [2, 1, 0, *range(3, len(self.mean))]]
         std = np.asarray(self.std, np.float32)
         planes = pixels * (1 / std) - np.asarray(self.mean, np.float32) / std
         return np.ascontiguousarray(planes.astype(np.float32, copy=False).transpose(2, 0, 1))
@@ -95,7 +102,7 @@ class Preprocess:
     @property
     def fill(self) -> tuple[int, int, int]:
         """The RGB colour that normalises to (about) zero: what lies outside an image."""
-        mean = self.mean[::-1] if self.order == "BGR" else self.mean
+        mean = self.mean[2::-1] if self.order == "BGR" else self.mean[:3]
         red, green, blue = (round(value) for value in mean)
         return red, green, blue
 

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fullyconv import ClassSet, Preprocess, Segmenter, build
+from fullyconv import ClassSet, Preprocess, Segmenter, build, load, save
 from fullyconv.data.images import BadFile
+from fullyconv.models.reference import REFERENCES, preprocess_of
 from fullyconv.predict import image as module
 from fullyconv.predict.image import as_pixels
 
@@ -108,3 +109,30 @@ def test_preprocessing_orders_and_scales() -> None:
     assert Preprocess((1, 2, 3), (1, 2, 3), "RGB")(pixels).ravel().tolist() == pytest.approx([9, 9, 9])
     assert Preprocess((3, 2, 1), (1, 1, 1), "BGR")(pixels).ravel().tolist() == pytest.approx([27, 18, 9])
     assert Preprocess((3, 2, 1), (1, 1, 1), "BGR").fill == (1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["nyud-fcn32s-color-d", "nyud-fcn32s-color-hha"])
+def test_networks_that_see_more_than_colour_take_arrays_of_their_channels(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fullyconv.backbones.vgg.HIDDEN", 16)
+    monkeypatch.setattr("fullyconv.backbones.vgg.VGG16.channels", (256, 512, 16))
+    network = build(name)
+    for parameter in network.heads.parameters():
+        nn.init.normal_(parameter)
+    save(network, tmp_path, preprocess=preprocess_of(name))
+    model = load(tmp_path)
+    channels = network.in_channels
+    image = RNG.uniform(0, 255, (20, 30, channels)).astype(np.float32)
+    prediction = model.predict(image)
+    assert prediction.labels.shape == (20, 30)
+    assert prediction.overlay().size == (30, 20)
+    planes = np.concatenate([image[..., 2::-1], image[..., 3:]], axis=2) - np.array(REFERENCES[name].mean, np.float32)
+    with torch.inference_mode():
+        scores = network.eval()(torch.from_numpy(planes.transpose(2, 0, 1).copy())[None])
+    np.testing.assert_array_equal(prediction.labels, scores[0].argmax(0).numpy())
+    with pytest.raises(ValueError, match=f"H x W x {channels} array"):
+        model.predict(image[..., :3])
+    image[0, 0, -1] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        model.predict(image)

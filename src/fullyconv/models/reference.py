@@ -68,9 +68,8 @@ RELEASED = tuple(REFERENCES)[:15]
 def preprocess_of(name: str) -> Preprocess:
     """Give the normalisation of a network of the papers; of any other, that of the VOC nets.
 
-    Mean-free BGR at its full range, HHA in its own order; of a network that sees several pictures,
-    that of the first.
+    Mean-free BGR at its full range, then log-depth or HHA where the network sees those; HHA alone in
+    its own order.
     """
-    reference = REFERENCES.get(name, REFERENCES["voc-fcn32s"])
-    first, second, third = reference.mean[:3]
-    return Preprocess((first, second, third), (1.0, 1.0, 1.0), "RGB" if reference.mean == NYUD_HHA else "BGR")
+    mean = REFERENCES.get(name, REFERENCES["voc-fcn32s"]).mean
+    return Preprocess(mean, (1.0,) * len(mean), "RGB" if mean == NYUD_HHA else "BGR")

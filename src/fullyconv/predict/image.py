@@ -21,6 +21,7 @@ from fullyconv.types import ClassSet, Preprocess
 
 WHOLE_PIXELS = 1_500_000  # larger images go through the network tile by tile
 TILE_CORE = 1024
+COLOURS = 3
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ class Segmenter:
 
         Images of over 1.5 million pixels are cut into tiles that overlap by what the network sees,
         so the result is that of the whole image in a fraction of the memory. Raises ``BadFile`` for a
-        file that cannot be read, ``ValueError`` for an array that is no image.
+        file that cannot be read, ``ValueError`` for an array that is no image. A network of K > 3 channels
+        takes an H x W x K array of numbers: RGB, then what it sees beside colour (log-depth, HHA).
         """
-        pixels = as_pixels(image)
+        channels = self.network.in_channels
+        pixels = as_pixels(image) if channels == COLOURS else as_channels(image, channels)
         height, width = pixels.shape[:2]
         labels = np.empty((height, width), np.min_scalar_type(len(self.classes) - 1))
         chances = np.empty((len(self.classes), height, width), np.float16) if probabilities else None
@@ -74,7 +77,8 @@ class Segmenter:
             labels[rows, columns] = scores.max(0).indices.cpu().numpy()
             if chances is not None:
                 chances[:, rows, columns] = scores.softmax(0).half().cpu().numpy()
-        return Prediction(pixels, labels, self.classes, chances)
+        seen = pixels if channels == COLOURS else np.clip(pixels[..., :COLOURS], 0, 255).astype(np.uint8)
+        return Prediction(seen, labels, self.classes, chances)
 
     def _tiles(self, pixels: np.ndarray) -> Iterator[tuple[slice, slice, Tensor]]:
         """Give the scores of every pixel once: where they belong, and C x h x w."""
@@ -95,7 +99,7 @@ class Segmenter:
             yield slice(y.core_start, y.core_stop), slice(x.core_start, x.core_stop), core
 
     def scores(self, pixels: np.ndarray) -> Tensor:
-        """Give the class scores of H x W x 3 uint8 RGB pixels in one pass, C x H x W float32.
+        """Give the class scores of H x W x K pixels (RGB first) in one pass, C x H x W float32.
 
         Those of the first task where a network has two.
         """
@@ -121,6 +125,16 @@ def as_pixels(image: Path | str | Image.Image | np.ndarray) -> np.ndarray:
     if image.shape[2] not in (3, 4):
         raise ValueError(f"an image array has 1, 3 or 4 channels (grey, RGB, RGBA), not {image.shape[2]}")
     return np.ascontiguousarray(image[..., :3])
+
+
+def as_channels(image: Path | str | Image.Image | np.ndarray, channels: int) -> np.ndarray:
+    """Check an H x W x K array of finite numbers for a network that sees more than colour."""
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+        given = image.shape if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"this network takes an H x W x {channels} array (RGB, then its other channels), not {given}")
+    if image.dtype.kind not in "uif" or not np.isfinite(image).all():
+        raise ValueError(f"an image array holds finite numbers, not {image.dtype} with NaN or infinity")
+    return image
 
 
 def load(folder: Path | str, *, device: DeviceName = "auto", precision: Precision = "fp32") -> Segmenter:

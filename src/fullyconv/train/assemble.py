@@ -98,7 +98,7 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
     write_classes(classes, out / FILE_NAME)
     torch.manual_seed(recipe.seed)
     device = choose_device(recipe.device)
-    precision: Precision = recipe.precision if recipe.precision != "auto" else "bf16" if fast_bf16(device) else "fp32"
+    precision = _choose_precision(recipe, device)
     network = build(recipe.network, len(classes), upsampling=recipe.upsampling)
     _check_trainable(network, recipe.network)
     preprocess = recipe.preprocess or Preprocess(mean=report.mean, std=report.std)
@@ -149,6 +149,12 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
     )
+
+
+def _choose_precision(recipe: Recipe, device: torch.device) -> Precision:
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bf16" if fast_bf16(device) else "fp32"
 
 
 def _check_trainable(network: FCN, name: str) -> None:
