@@ -74,7 +74,10 @@ def save(
 
 
 def load_network(folder: Path | str) -> tuple[FCN, Config]:
-    """Read a model folder; raises ``BadFile`` when a file is missing, damaged or does not fit the architecture."""
+    """Read a model folder, a classifier's too.
+
+    Raises ``BadFile`` when a file is missing, damaged or does not fit the architecture.
+    """
     folder = Path(folder)
     config = read_config(folder)
     network = build(**asdict(config.architecture))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from fullyconv import build, save
 from fullyconv.checkpoint import read_tensors, write_tensors
 from fullyconv.data.images import BadFile
 from fullyconv.train.assemble import assemble, prepare
@@ -87,3 +88,13 @@ def test_balancing_by_sampling_keeps_all_of_the_rarest_class(shapes: Path, tmp_p
 def test_networks_of_two_heads_or_more_channels_are_refused_in_words(shapes: Path, tmp_path: Path, name: str) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=f"{name} takes"):
         start(TINY.model_copy(update={"network": name}), shapes, tmp_path / "run")
+
+
+def test_a_run_starts_from_a_classifier_in_a_model_folder(shapes: Path, tmp_path: Path) -> None:
+    classifier = build("googlenet", 6)
+    save(classifier, tmp_path / "classifier")
+    recipe = TINY.model_copy(update={"network": "fcn32s-googlenet", "start_from": str(tmp_path / "classifier")})
+    job = start(recipe, shapes, tmp_path / "run")
+    moved, expected = job.network.trunk.state_dict(), classifier.trunk.state_dict()
+    assert all(torch.equal(moved[name], expected[name]) for name in expected)
+    assert not any(parameter.any() for parameter in job.network.heads.parameters())

@@ -197,8 +197,10 @@ def _start(network: FCN, source: Path) -> tuple[Transplant, Preprocess | None]:
     if source.suffix == ".safetensors":
         report = transplant(read_tensors(source), network)
     else:
-        coarser, config = load_network(source)
-        report, preprocess = continue_from(coarser, network), config.preprocess
+        trained, config = load_network(source)
+        preprocess = config.preprocess
+        # Of a classifier there is only a trunk to take.
+        report = continue_from(trained, network) if isinstance(trained, FCN) else transplant(trained, network)
     if not report.moved and not report.reshaped:
         raise BadFile(
             source,
