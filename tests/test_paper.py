@@ -239,7 +239,42 @@ def test_skips_refine_what_the_coarse_network_blurs(tmp_path: Path) -> None:
     assert last["fcn8s"]["per_class_iu"][WIRE] > last["fcn32s"]["per_class_iu"][WIRE] + 0.1
 
 
-def train(recipe: Recipe, data: Path, run: Path) -> dict[str, Any]:
+def test_max_fusion_switches_the_gradient_between_streams_and_the_sum_does_not() -> None:
+    # Statement 11: why maximum fusion is hard to train.
+    for fuse, reached in ((torch.maximum, 1), (torch.add, 2)):
+        coarse, fine = (torch.randn(1, 3, 8, 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        fuse(coarse, fine).sum().backward()
+        assert coarse.grad is not None
+        assert fine.grad is not None
+        assert ((coarse.grad != 0).int() + (fine.grad != 0).int() == reached).all()
+
+
+def test_without_the_last_stride_fc6_would_have_to_be_14_x_14() -> None:
+    # Statement 11: halving pool5's stride is no way to finer output, for fc6 must still cover 7 of its old steps.
+    with torch.device("meta"):
+        vgg = build("fcn32s-vgg16")
+    path = vgg.plans[0].taps[0]
+    fc6 = next(index for index, layer in enumerate(path) if layer.kernel == 7)
+    before, after = axis_map(path[: fc6 - 1]).scale, axis_map(path[:fc6]).scale
+    assert path[fc6].kernel * after / before == 14
+
+
+@pytest.mark.slow
+def test_mirroring_and_random_scores_make_no_noticeable_difference(tmp_path: Path) -> None:
+    # Statement 12, on generated pictures: within 0.1 of mean IU of plain training from zero scores.
+    data = write_dataset(tmp_path / "data", train=96, val=24)
+    plain = DEMO_STAGED.stages["fcn32s"].model_copy(
+        update={"minutes": None, "epochs": 6, "validate_every": 6, "precision": "fp32", "device": "cpu", "flip": False}
+    )
+    expected = train(plain, data, tmp_path / "plain")["mean_iu"]
+    mirrored = train(plain.model_copy(update={"flip": True}), data, tmp_path / "mirrored")["mean_iu"]
+    random = train(plain, data, tmp_path / "random", score_std=0.01)["mean_iu"]
+    assert abs(mirrored - expected) < 0.1
+    assert abs(random - expected) < 0.1
+    assert expected > 0.2  # it has learned something: one class alone gives 0.13
+
+
+def train(recipe: Recipe, data: Path, run: Path, *, score_std: float = 0.0) -> dict[str, Any]:
     class Last:
         figures: dict[str, Any]
 
@@ -249,5 +284,9 @@ def train(recipe: Recipe, data: Path, run: Path) -> dict[str, Any]:
             self.figures = figures
 
     watcher = Last()
-    fit(assemble(recipe, prepare(recipe, data), run), watcher)
+    job = assemble(recipe, prepare(recipe, data), run)
+    if score_std:
+        for head in job.network.heads:
+            nn.init.normal_(head.weight, std=score_std)
+    fit(job, watcher)
     return watcher.figures

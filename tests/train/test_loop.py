@@ -128,3 +128,11 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(shapes: Path, tmp_path:
     more = Watcher()
     run(shapes, tmp_path / "run", more, resume=True, epochs=2)
     assert [figures["epoch"] for figures in more.epochs] == [2]
+
+
+def test_whole_images_of_different_sizes_need_batches_of_one(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"views of different sizes cannot share a batch: .* set batch=1"):
+        run(shapes, tmp_path / "run", Watcher(), crop=None)
+    alone = Watcher()
+    run(shapes, tmp_path / "alone", alone, crop=None, batch=1, epochs=1)
+    assert len(alone.losses) == 6

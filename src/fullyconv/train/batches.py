@@ -51,6 +51,12 @@ def _threaded(views: Views, chosen: Sequence[list[int]]) -> Iterator[tuple[Tenso
 
     def prepare(indices: list[int]) -> tuple[Tensor, Tensor]:
         images, labels = zip(*(views[index] for index in indices), strict=True)
+        sizes = {tuple(each.shape) for each in labels}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"views of different sizes cannot share a batch: {', '.join(f'{h} x {w}' for h, w in sorted(sizes))}: "
+                "set batch=1 (and accumulate), or a crop and shift=0"
+            )
         return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
 
     with ThreadPoolExecutor(max_workers=1) as pool:
