@@ -7,13 +7,13 @@ from pathlib import Path
 from fullyconv.data.images import BadFile
 from fullyconv.data.names import CONTEXT
 from fullyconv.data.pairs import Folder, Places, Storage, compare_counts, pair_listed, read_list
-from fullyconv.types import Preprocess
+from fullyconv.models.reference import preprocess_of
 
 COUNTS = {"train": 4998, "val": 5105}
 RENAMED = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 """Classes of the task that the data set's own list spells otherwise."""
 
-PREPROCESS = Preprocess(mean=(104.007, 116.669, 122.679), std=(1, 1, 1), order="BGR")
+PREPROCESS = preprocess_of("pascalcontext-fcn32s")
 REST = 0  # the class of every label outside the task: an ordinary one, trained and scored
 PICTURES = (".", "VOC2010", "VOCdevkit/VOC2010", "../VOC2010", "../VOCdevkit/VOC2010", "../voc2010/VOCdevkit/VOC2010")
 

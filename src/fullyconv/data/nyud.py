@@ -15,6 +15,7 @@ from fullyconv.data.images import BadFile, open_picture, read_image
 from fullyconv.data.mat import read_mat
 from fullyconv.data.names import NYUD
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.models.reference import preprocess_of
 from fullyconv.types import VOID, Preprocess
 
 Stream = Literal["colour", "hha"]
@@ -27,8 +28,8 @@ ARCHIVE_SPLITS = "data/benchmarkData/metadata/nyusplits.mat"  # variables train,
 
 STORED = Storage("segmentation", (VOID, *range(len(NYUD))))  # 0 void, 1..40
 PREPROCESS: dict[Stream, Preprocess] = {
-    "colour": Preprocess(mean=(116.190, 97.203, 92.318), std=(1, 1, 1), order="BGR"),
-    "hha": Preprocess(mean=(132.431, 94.076, 118.477), std=(1, 1, 1), order="RGB"),  # as the pictures have it
+    "colour": preprocess_of("nyud-fcn32s-color"),
+    "hha": preprocess_of("nyud-fcn32s-hha"),
 }
 LOG_DEPTH_MEAN = 7.844  # of the fourth channel of early fusion
 COUNTS = {"train": 381, "val": 414, "trainval": 795, "test": 654}

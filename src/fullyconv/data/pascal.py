@@ -8,10 +8,10 @@ from pathlib import Path
 from fullyconv.data.images import BadFile
 from fullyconv.data.names import VOC
 from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
-from fullyconv.types import Preprocess
+from fullyconv.models.reference import preprocess_of
 
 SBDD_MASKS = Storage(variable="GTcls.Segmentation")
-PREPROCESS = Preprocess(mean=(104.00699, 116.66877, 122.67892), std=(1, 1, 1), order="BGR")
+PREPROCESS = preprocess_of("voc-fcn32s")
 NUMBERED = re.compile(r"(20\d\d_)?\d{6}")  # 000032 in 2007, 2007_000027 from 2008 on
 COUNTS = {  # of the segmentation lists, by year
     "VOC2007": {"train": 209, "val": 213, "trainval": 422, "test": 210},

@@ -11,14 +11,15 @@ from typing import Literal
 from fullyconv.data.images import SUFFIXES, BadFile
 from fullyconv.data.names import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
 from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
-from fullyconv.types import VOID, Preprocess
+from fullyconv.models.reference import preprocess_of
+from fullyconv.types import VOID
 
 Target = Literal["semantic", "geometric"]
 
 SUBFOLDER = "spatial_envelope_256x256_static_8outdoorcategories"
 UNANNOTATED = ("highway_bost181", "street_urb506")
 
-PREPROCESS = Preprocess(mean=(114.578, 115.294, 108.353), std=(1, 1, 1), order="BGR")
+PREPROCESS = preprocess_of("siftflow-fcn32s")
 COUNTS = {"train": 2486, "test": 200}
 FOLDERS: dict[Target, str] = {"semantic": "SemanticLabels", "geometric": "GeoLabels"}
 CLASSES = {"semantic": SIFTFLOW_SEMANTIC, "geometric": SIFTFLOW_GEOMETRIC}
