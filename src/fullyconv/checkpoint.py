@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fullyconv.crf.parameters import CRFParameters
 from fullyconv.data.images import BadFile
+from fullyconv.files import whole_file
 from fullyconv.models import Architecture, architecture_of, build
 from fullyconv.models.fcn import FCN
 from fullyconv.surgery import factor_like
@@ -125,12 +126,11 @@ def store_crf(folder: Path, parameters: CRFParameters) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to a safetensors file, under a temporary name first."""
-    draft = path.with_suffix(".tmp")
-    draft.touch()
-    mode = draft.stat().st_mode  # safetensors would make the file readable by its owner alone
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
-    draft.chmod(mode)
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.touch()
+        mode = draft.stat().st_mode  # safetensors would make the file readable by its owner alone
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
+        draft.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -165,9 +165,8 @@ def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def write_json(path: Path, document: Any) -> None:
     """Write JSON (NaN as null), under a temporary name first."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n")
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n")
 
 
 def _without_nan(value: Any) -> Any:

@@ -19,6 +19,7 @@ from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import Pair
 from fullyconv.draw import colourise, errors
 from fullyconv.evaluation import Evaluation
+from fullyconv.files import whole_file
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.train.loop import METRICS
@@ -73,9 +74,8 @@ def write_report(
         f"<title>{html.escape(title)}</title><style>{STYLE}</style><body>{''.join(sections)}</body></html>"
     )
     path = out / FILE_NAME
-    draft = path.with_suffix(".tmp")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(page, encoding="utf-8")
     return path
 
 
@@ -135,9 +135,8 @@ def plot_confusion(evaluation: Evaluation) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG."""
-    draft = path.with_name(path.name + ".tmp")
-    figure.savefig(draft, dpi=120, format="png")
-    draft.replace(path)
+    with whole_file(path) as draft:
+        figure.savefig(draft, dpi=120, format="png")
 
 
 def _absent(evaluation: Evaluation) -> str:

@@ -114,3 +114,61 @@ class Sample:
     image: np.ndarray
     labels: np.ndarray
     name: str = ""
+
+
+@dataclass(frozen=True)
+class Georeference:
+    """Where a scene lies: ``crs`` as WKT, and the affine ``transform`` (a, b, c, d, e, f) from pixel to map.
+
+    ``x = a * column + b * row + c``, ``y = d * column + e * row + f``, of the pixels' upper left corners.
+    """
+
+    crs: str
+    transform: tuple[float, float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A hyperspectral image: every pixel a spectrum.
+
+    ``cube`` is H x W x B of any number type, perhaps memory-mapped; ``labels`` H x W int16 (class index
+    or ``VOID``: not labelled) with their ``classes``, or neither. ``wavelengths`` are B numbers in
+    nanometres; ``bad_bands`` the bands (from 0) that the file itself marks as useless.
+    """
+
+    cube: np.ndarray
+    labels: np.ndarray | None = None
+    classes: ClassSet | None = None
+    wavelengths: tuple[float, ...] = ()
+    bad_bands: tuple[int, ...] = ()
+    georeference: Georeference | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class SpectralPreprocess:
+    """How spectra become network input: choose ``bands``, ``(value - mean) / std``, then project.
+
+    ``bands`` are indices from 0 into a scene of ``scene_bands`` bands; ``mean`` and ``std``, one each per
+    chosen band, are those of training pixels alone. ``components`` (K rows, one weight per chosen band;
+    empty: no projection) are principal components, divided by their deviations where they whiten.
+    """
+
+    scene_bands: int
+    bands: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    components: tuple[tuple[float, ...], ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """The number of channels that the network sees."""
+        return len(self.components) or len(self.bands)
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Normalise H x W x B to K x H x W float32."""
+        spectra = np.asarray(image[..., list(self.bands)], np.float32)
+        planes = (spectra - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        if self.components:
+            planes = planes @ np.asarray(self.components, np.float32).T
+        return np.ascontiguousarray(planes.transpose(2, 0, 1))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fullyconv.data.images import BadFile
+from fullyconv.files import whole_file
 
 MOST_BYTES = 2**31 - 1  # protobuf's own limit on a message
 MOST_AXES = 32  # Caffe's own limit
@@ -194,6 +195,5 @@ def write_weights(path: Path, name: str, layers: Mapping[str, tuple[str, Sequenc
             message = entry.blobs.add()
             message.shape.dim.extend(blob.shape)
             message.data.append(np.ascontiguousarray(blob, "<f4").tobytes())
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(net.SerializeToString())
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_bytes(net.SerializeToString())

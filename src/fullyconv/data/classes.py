@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fullyconv.data.images import BadFile, RawMask
+from fullyconv.files import whole_file
 from fullyconv.types import ClassSet, palette_colour
 
 FILE_NAME = "classes.yaml"
@@ -79,9 +80,8 @@ def write_classes(classes: ClassSet, path: Path) -> None:
     if classes.ignore_colours:
         document["ignore_colours"] = [list(colour) for colour in classes.ignore_colours]
     text = HEADER + yaml.safe_dump(document, sort_keys=False, default_flow_style=None)
-    draft = path.with_suffix(".tmp")
-    draft.write_text(text)
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(text)
 
 
 class ClassGuess:

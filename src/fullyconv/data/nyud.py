@@ -15,6 +15,7 @@ from fullyconv.data.images import BadFile, open_picture, read_image
 from fullyconv.data.mat import read_mat
 from fullyconv.data.names import NYUD
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.files import whole_file
 from fullyconv.models.reference import preprocess_of
 from fullyconv.types import VOID, Preprocess
 
@@ -134,9 +135,8 @@ def convert_depth(depth: Path, target: Path, camera: Intrinsics = NYUD_CAMERA) -
     except ValueError as error:
         raise BadFile(depth, str(error), "in-fill its depth, or remove it") from None
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".tmp")
-    Image.fromarray(picture).save(draft, "PNG")
-    draft.replace(target)
+    with whole_file(target) as draft:
+        Image.fromarray(picture).save(draft, "PNG")
 
 
 def _base(root: Path) -> Path:

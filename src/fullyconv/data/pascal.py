@@ -8,6 +8,7 @@ from pathlib import Path
 from fullyconv.data.images import BadFile
 from fullyconv.data.names import VOC
 from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.files import whole_file
 from fullyconv.models.reference import preprocess_of
 
 SBDD_MASKS = Storage(variable="GTcls.Segmentation")
@@ -113,9 +114,9 @@ def write_seg11valid(voc: Path, sbdd: Path) -> Path:
     """Write the list where VOC's other lists are, so that it is a split like them."""
     stems = seg11valid(voc, sbdd)
     target = voc / "ImageSets" / "Segmentation" / f"{SEG11VALID}.txt"
-    draft = target.with_suffix(".tmp")
-    draft.write_text("".join(f"{stem}\n" for stem in stems))
-    return draft.replace(target)
+    with whole_file(target) as draft:
+        draft.write_text("".join(f"{stem}\n" for stem in stems))
+    return target
 
 
 def _list(file: Path) -> Listing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from fullyconv.data.images import SUFFIXES, BadFile
 from fullyconv.draw import palette_image
+from fullyconv.files import whole_file
 from fullyconv.predict.image import Prediction, Segmenter
 
 
@@ -84,24 +85,12 @@ def write_prediction(prediction: Prediction, target: Path) -> Path:
     """Write the pictures of one prediction beside ``target``; each appears whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     mask = target.with_name(target.name + ".png")
-    _atomically(mask, lambda draft: palette_image(prediction.labels, prediction.classes).save(draft, "PNG"))
+    with whole_file(mask) as draft:
+        palette_image(prediction.labels, prediction.classes).save(draft, "PNG")
     picture = target.with_name(target.name + "_overlay.jpg")
-    _atomically(picture, lambda draft: prediction.overlay().save(draft, "JPEG", quality=90))
+    with whole_file(picture) as draft:
+        prediction.overlay().save(draft, "JPEG", quality=90)
     if prediction.probabilities is not None:
-        chances = prediction.probabilities
-        _atomically(target.with_name(target.name + ".npz"), lambda draft: _write_npz(draft, chances))
+        with whole_file(target.with_name(target.name + ".npz")) as draft, draft.open("wb") as file:
+            np.savez_compressed(file, probabilities=prediction.probabilities)
     return mask
-
-
-def _write_npz(path: Path, chances: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, probabilities=chances)
-
-
-def _atomically(path: Path, write: Callable[[Path], None]) -> None:
-    draft = path.with_name(path.name + ".tmp")
-    try:
-        write(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
