@@ -57,7 +57,7 @@ def test_wrong_number_of_classes_is_refused(tmp_path: Path) -> None:
 def test_networks_not_built_by_name_cannot_be_saved(tmp_path: Path) -> None:
     network = build("fcn32s-resnet18", 3)
     del network.architecture
-    with pytest.raises(ValueError, match=r"not made by build"):
+    with pytest.raises(ValueError, match=r"how this FCN was built is not known"):
         save(network, tmp_path)
 
 

@@ -16,7 +16,7 @@ from fullyconv.models import build
 from fullyconv.models.fcn import FCN
 from fullyconv.recipes.demo import DEMO_STAGED
 from fullyconv.surgery import conv_to_linear
-from fullyconv.trace import output_paths
+from fullyconv.trace import outputs
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.chain import change_chain, place
 from fullyconv.train.loop import BEST, fit
@@ -36,7 +36,7 @@ def unpadded() -> nn.Sequential:
 
 def patches(net: nn.Module, image: Tensor) -> Tensor:
     """Cut out the receptive field of every unit of the output, row by row."""
-    line, (high, wide) = axis_map(output_paths(net, 0)[0]), net(image).shape[-2:]
+    line, (high, wide) = axis_map(outputs(net).along(0)[0]), net(image).shape[-2:]
     field, stride = int(line.field), int(line.scale)
     return torch.cat(
         [
@@ -89,7 +89,7 @@ def test_sampling_loss_terms_keeps_the_expected_gradient() -> None:
 def test_shifts_below_the_stride_reach_every_patch() -> None:
     # Statement 5: without them only patches on the grid of the stride are ever seen.
     net = unpadded()
-    line = axis_map(output_paths(net, 0)[0])
+    line = axis_map(outputs(net).along(0)[0])
     image = torch.randn(1, 3, 50, 31, dtype=torch.float64)
     every = [image[..., top : top + int(line.field), :] for top in range(50 - int(line.field) + 1)]
     with torch.no_grad():

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.geometry import axis_map, size
-from fullyconv.trace import output_paths
+from fullyconv.trace import outputs
 
 
 class Forked(nn.Module):
@@ -26,21 +26,31 @@ class Forked(nn.Module):
 def test_sizes_along_every_path_equal_the_networks(axis: int) -> None:
     net = Forked()
     for height, width in ((16, 9), (31, 40)):
-        outputs = net(torch.zeros(1, 3, height, width))
-        for path, output in zip(output_paths(net, axis), outputs, strict=True):
+        maps = net(torch.zeros(1, 3, height, width))
+        for path, output in zip(outputs(net).along(axis), maps, strict=True):
             assert size(path, (height, width)[axis]) == output.shape[2 + axis]
 
 
 def test_the_branch_that_sees_most_stands_for_the_join() -> None:
-    rows, columns = output_paths(Forked(), 0), output_paths(Forked(), 1)
+    rows, columns = outputs(Forked()).along(0), outputs(Forked()).along(1)
     assert axis_map(rows[0]).field == 5
     assert axis_map(columns[0]).field == 3
     assert axis_map(rows[1]).scale == 1
 
 
+class Misjoined(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[..., ::2, :], x[..., :112, :]], 1)
+
+
 def test_branches_that_are_not_aligned_are_named() -> None:
-    with pytest.raises(ValueError, match="cat joins maps that are not aligned"):
-        output_paths(Forked(stride=1), 0)
+    with pytest.raises(ValueError, match=r"cat.* joins maps that are not aligned: their strides are 2, 1 px"):
+        outputs(Misjoined())
+
+
+def test_a_network_that_cannot_run_is_named() -> None:
+    with pytest.raises(ValueError, match=r"does not go through the network: Sizes of tensors must match"):
+        outputs(Forked(stride=1))
 
 
 class Flattening(nn.Module):
@@ -51,11 +61,11 @@ class Flattening(nn.Module):
 @pytest.mark.parametrize(
     ("net", "words"),
     [
-        (nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1)), r"1 \(AdaptiveAvgPool2d\)"),
-        (Flattening(), "flatten"),
-        (nn.Sequential(nn.Conv2d(3, 2, 3, padding="same")), "padding='same'"),
+        (nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(5)), r"1 \(AdaptiveAvgPool2d\): pools 222 x 222 units"),
+        (nn.Sequential(nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1)), "no map with rows and columns"),
+        (Flattening(), "flatten: the network's output is no map"),
     ],
 )
 def test_what_cannot_be_followed_is_named(net: nn.Module, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        output_paths(net, 0)
+        outputs(net).along(0)

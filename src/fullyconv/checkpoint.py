@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from fullyconv.crf.parameters import CRFParameters
 from fullyconv.data.images import BadFile
 from fullyconv.files import whole_file
-from fullyconv.models import Architecture, architecture_of, build
+from fullyconv.models import Architecture, architecture_of, rebuild
 from fullyconv.models.fcn import FCN
 from fullyconv.surgery import factor_like
 from fullyconv.types import ClassSet, Preprocess
@@ -81,7 +80,7 @@ def load_network(folder: Path | str) -> tuple[FCN, Config]:
     """
     folder = Path(folder)
     config = read_config(folder)
-    network = build(**asdict(config.architecture))
+    network = rebuild(config.architecture)
     tensors = expand(read_tensors(folder / WEIGHTS))
     factor_like(network, tensors)
     expected = network.state_dict()

@@ -13,7 +13,6 @@ the image alone would move zeros into the picture, and the two would differ at t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +21,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from fullyconv.models.fcn import FCN
-from fullyconv.trace import POINTWISE_FUNCTIONS, POINTWISE_MODULES
+from fullyconv.trace import record
+from fullyconv.trace.walk import is_pointwise
 
 Pair = tuple[int, int]
 
@@ -184,13 +184,8 @@ def _plan(model: nn.Module) -> _Plan:
         model = ScoreMap(model)
     elif isinstance(model, (nn.Conv2d, nn.MaxPool2d)):
         model = nn.Sequential(model)
-    try:
-        graph = fx.symbolic_trace(model).graph
-    except fx.proxy.TraceError as error:
-        raise ValueError(
-            f"the network's layers cannot be followed ({error}): give it without branches on data"
-        ) from None
-    layers, root = dict(model.named_modules()), nn.Module()
+    recorded = record(model)
+    graph, layers, root = recorded.graph, dict(recorded.named_modules()), nn.Module()
     windows: dict[str, _Window] = {}
     strides: dict[fx.Node, Pair] = {}
     for node in graph.nodes:
@@ -203,7 +198,7 @@ def _plan(model: nn.Module) -> _Plan:
             if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
                 windows[node.name] = _window(layer, stride, node.name)
                 stride = _times(stride, windows[node.name].stride)
-            elif not isinstance(layer, POINTWISE_MODULES):
+            elif not is_pointwise(node, layer):
                 raise ValueError(f"{node.name} ({type(layer).__name__}): no dense form of this layer is known")
         strides[node] = stride
     return _Plan(fx.GraphModule(root, graph), windows, stride)
@@ -218,8 +213,7 @@ def _common_stride(strides: list[Pair], where: str) -> Pair:
 def _check_operation(node: fx.Node) -> None:
     if node.op == "output" and not isinstance(node.args[0], fx.Node):
         raise ValueError("the network gives several maps: give a network with one, for example ScoreMap(fcn)")
-    known = cast("Callable[..., object]", node.target) in POINTWISE_FUNCTIONS
-    if node.op not in ("placeholder", "output", "call_module") and not known:
+    if node.op not in ("placeholder", "output", "call_module") and not is_pointwise(node, None):
         raise ValueError(f"{node.name} ({node.op} {node.target}): no dense form of this operation is known")
 
 

@@ -52,6 +52,13 @@ class Window:
     pad: int = 0
     dilation: int = 1
     ceil_mode: bool = False
+    pad_end: int | None = None  # after the last unit, where it differs from ``pad``; negative pads crop
+    least: int = 1  # the fewest input units it takes (padding by reflection needs something to reflect)
+
+    @property
+    def after(self) -> int:
+        """The padding after the last unit."""
+        return self.pad if self.pad_end is None else self.pad_end
 
     @property
     def extent(self) -> int:
@@ -64,7 +71,9 @@ class Window:
 
     def size(self, units: int) -> int:
         """Count the outputs over ``units`` inputs; less than 1 means that the input is too small."""
-        room = units + 2 * self.pad - self.extent
+        if units < self.least:
+            return 0
+        room = units + self.pad + self.after - self.extent
         if not self.ceil_mode:
             return room // self.stride + 1
         outputs = -(-room // self.stride) + 1

@@ -108,7 +108,7 @@ def train_recipe(recipe: Recipe, prepared: Prepared, run: Path, *, resume: bool)
 
     job = assemble(recipe, prepared, run, resume=resume)
     err.print(
-        f"{recipe.network}, {len(job.classes)} classes, {len(prepared.train)} training and {len(prepared.val)} "
+        f"{recipe.network_name}, {len(job.classes)} classes, {len(prepared.train)} training and {len(prepared.val)} "
         f"validation pairs, {job.device.type}, {job.precision}"
     )
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple, overload
 
@@ -11,15 +11,23 @@ from torch import nn
 
 from fullyconv.backbones import backbone
 from fullyconv.backbones.caffenet import CaffeNet
+from fullyconv.backbones.external import is_external
 from fullyconv.backbones.googlenet import GoogLeNet
 from fullyconv.backbones.lenet import LeNet
 from fullyconv.backbones.vgg import VGG16
+from fullyconv.models.architecture import USUAL_CLASSES, Architecture, architecture_of
 from fullyconv.models.classifier import Classifier
+from fullyconv.models.classifiers import from_classifier
 from fullyconv.models.fcn import FCN, Upsampling
 from fullyconv.models.fusion import LateFusion
 from fullyconv.models.heads import TwoHeads
 from fullyconv.models.reference import REFERENCES, Reference
 from fullyconv.upsample import Border
+
+__all__ = [
+    "CLASSIFIERS", "REFERENCES", "Architecture", "architecture_of", "build", "external_trunk", "from_classifier",
+    "generic_names", "network_names", "rebuild",
+]  # fmt: skip
 
 SKIPS = {"fcn32s": 0, "fcn16s": 1, "fcn8s": 2, "fcn4s": 0}
 
@@ -57,17 +65,6 @@ CLASSIFIERS = {
     "lenet": Published(partial(LeNet, image_pad=0), 10, 28),
 }
 
-USUAL_CLASSES = 21
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """All that is needed to build a network again."""
-
-    name: str
-    classes: int = USUAL_CLASSES
-    upsampling: Upsampling = "fixed"
-
 
 def generic_names() -> list[str]:
     """List the names that combine a variant and a trunk."""
@@ -75,8 +72,14 @@ def generic_names() -> list[str]:
 
 
 def network_names() -> list[str]:
-    """List the segmentation networks ``build`` knows; it also knows ``CLASSIFIERS``."""
+    """List the segmentation networks ``build`` knows; it also knows ``CLASSIFIERS`` and trunks from elsewhere."""
     return [*generic_names(), *REFERENCES]
+
+
+def external_trunk(name: str) -> tuple[int, str] | None:
+    """Split a network's name with a classifier from elsewhere, ``fcn8s-timm:resnet50``, into stride and classifier."""
+    found = re.fullmatch(r"fcn(\d+)s-(.+)", name)
+    return (int(found[1]), found[2]) if found and is_external(found[2]) else None
 
 
 @overload
@@ -91,12 +94,17 @@ def build(name: str, classes: int | None = None, *, upsampling: Upsampling | Non
     form), ``vgg16-same`` (padded by 1 instead of 100), ``resnet18``, …: N x 3 x H x W -> N x
     ``classes`` x H x W scores. A trunk's name alone (``CLASSIFIERS``) gives a classifier of whole
     pictures. ``classes`` and ``upsampling`` default to those of the named network, or to 21 classes
-    and fixed upsampling. Raises ``ValueError`` for any other name.
+    and fixed upsampling. Trunks from elsewhere are named as ``from_classifier`` takes them:
+    ``fcn8s-timm:convnext_tiny``. Raises ``ValueError`` for any other name.
 
     >>> build("fcn8s-resnet18", classes=5).smallest_input
     (1, 1)
     """
     network: FCN | Classifier
+    external = external_trunk(name)
+    if external is not None:
+        stride, trunk = external
+        return from_classifier(trunk, classes or USUAL_CLASSES, stride, upsampling=upsampling or "fixed")
     if name in CLASSIFIERS:
         if upsampling == "learned":
             raise ValueError(f"{name} is a classifier and upsamples nothing: leave upsampling out")
@@ -121,6 +129,22 @@ def build(name: str, classes: int | None = None, *, upsampling: Upsampling | Non
     return network
 
 
+def rebuild(architecture: Architecture) -> FCN:
+    """Build the network that an architecture describes, with fresh weights."""
+    external = external_trunk(architecture.name)
+    if external is None:
+        return build(architecture.name, architecture.classes, upsampling=architecture.upsampling)
+    stride, trunk = external
+    return from_classifier(
+        trunk,
+        architecture.classes,
+        stride,
+        taps=architecture.taps,
+        example=architecture.example,
+        upsampling=architecture.upsampling,
+    )
+
+
 def _build_reference(reference: Reference, classes: int | None, upsampling: Upsampling | None) -> FCN:
     classes = reference.classes if classes is None else classes
     upsampling = upsampling or reference.upsampling
@@ -136,11 +160,3 @@ def _build_reference(reference: Reference, classes: int | None, upsampling: Upsa
     if reference.trains == "score":
         network.trunk.requires_grad_(False)
     return network
-
-
-def architecture_of(network: nn.Module) -> Architecture:
-    """Tell how a network was built; raises ``ValueError`` if it was not built by name."""
-    architecture = getattr(network, "architecture", None)
-    if not isinstance(architecture, Architecture):
-        raise ValueError(f"{type(network).__name__} was not made by build(): its architecture is not known")
-    return architecture

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, lcm
 from typing import Literal, cast
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fullyconv.geometry import (
     AxisMap,
     Path,
     Spread,
+    Window,
     axis_map,
     bilinear_kernel_size,
     crop_offset,
     size,
     smallest_input,
 )
-from fullyconv.trace import output_paths
+from fullyconv.trace import input_channels, outputs
 from fullyconv.upsample import Border, Upsample
 
 Upsampling = Literal["fixed", "learned"]
 
 LONGEST_MINIMUM = 4096  # a network that needs more pixels than this per axis is a mistake
+LONGEST_MARGIN = 1024
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,15 @@ class AxisPlan:
     taps: tuple[Path, ...]  # coarse to fine
     stages: tuple[Stage, ...]  # one per tap; the last one meets the image
     output: AxisMap  # where an output pixel looks: scale 1, and the widest field
+    margin: int = 0  # zeros on each side of the image
+    multiple: int = 1  # what the trunk's input is a multiple of, by more zeros at the end
 
     @classmethod
-    def derive(cls, taps: Sequence[Path]) -> AxisPlan:
+    def derive(cls, taps: Sequence[Path], *, margin: int = 0, multiple: int = 1) -> AxisPlan:
         """Choose kernels and crops so that every fused unit and every output pixel is exactly centred."""
         stages = []
+        if margin:
+            taps = [(Window(1, pad=margin), *path) for path in taps]
         current, *finer_maps = [axis_map(path) for path in taps]
         for finer in [*finer_maps, AxisMap()]:
             ratio = current.scale / finer.scale
@@ -63,12 +70,29 @@ class AxisPlan:
             stages.append(Stage(kernel, int(ratio), offset))
             start = finer if offset >= 0 else upsampled
             current = AxisMap(start.scale, start.shift, max(upsampled.field, finer.field))
-        return cls(tuple(taps), tuple(stages), current)
+        return cls(tuple(taps), tuple(stages), current, margin, multiple)
+
+    @classmethod
+    def covering(cls, taps: Sequence[Path], border: Border, *, multiple: int) -> AxisPlan:
+        """Choose the smallest margin with which every image, however small, is covered by every map.
+
+        (The reference pads by 100 for the same reason.)
+        """
+        for margin in range(LONGEST_MARGIN):
+            plan = cls.derive(taps, margin=margin, multiple=multiple)
+            if all(plan.fits(length, border) for length in range(1, plan.stride + 1)):
+                return plan
+        raise ValueError(f"no margin up to {LONGEST_MARGIN} px makes the network's maps cover an image")
 
     @property
     def stride(self) -> int:
-        """The coarsest stride in pixels: an image shifted by it gives the same units."""
-        return int(axis_map(self.taps[0]).scale)
+        """The smallest shift in pixels after which an image gives the same units."""
+        return lcm(int(axis_map(self.taps[0]).scale), self.multiple)
+
+    def padding(self, length: int) -> tuple[int, int]:
+        """Tell how many zeros come before and after an axis of ``length`` pixels."""
+        whole = -(-(length + 2 * self.margin) // self.multiple) * self.multiple
+        return self.margin, whole - length - self.margin
 
     @property
     def reach(self) -> int:
@@ -77,7 +101,8 @@ class AxisPlan:
 
     def fits(self, length: int, border: Border) -> bool:
         """Tell whether every map has units and every crop stays inside its map, for an axis of ``length`` pixels."""
-        units, *finer_sizes = [size(path, length) for path in self.taps]
+        padded = sum(self.padding(length)) + length - 2 * self.margin  # the taps begin with the margin
+        units, *finer_sizes = [size(path, padded) for path in self.taps]
         for stage, finer in zip(self.stages, [*finer_sizes, length], strict=True):
             if min(units, finer) < 1:
                 return False
@@ -121,13 +146,15 @@ class FCN(nn.Module):
     ``skips + 1`` of them are scored by zero-initialised 1 x 1 convolutions, upsampled by bilinear
     transposed convolution and summed. Kernels, crops, smallest input and reach are derived from the
     trunk's graph, for rows and columns. ``upsampling`` fixed or learned, ``border``: see ``Upsample``.
-    ``scales``, one per skip, multiply the finer maps before they are scored (the at-once net).
+    ``scales``, one per skip, multiply the finer maps before they are scored (the at-once net). With
+    ``cover`` the image gets the smallest margin of zeros with which images of every size can be labelled.
+    ``remarks`` say what is to be known of the trunk's operations (``fullyconv.trace``).
 
     Takes K = ``in_channels`` (3 unless the trunk says otherwise) and any H and W from
     ``smallest_input`` on; raises ``ValueError`` for anything else.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the choices of one network)
         self,
         trunk: nn.Module,
         *,
@@ -136,6 +163,7 @@ class FCN(nn.Module):
         upsampling: Upsampling = "fixed",
         border: Border = "zero",
         scales: Sequence[float] = (),
+        cover: bool = False,
     ) -> None:
         super().__init__()
         if upsampling not in ("fixed", "learned"):
@@ -145,8 +173,15 @@ class FCN(nn.Module):
         self.trunk, self.classes, self.border, self.upsampling = trunk, classes, border, upsampling
         self.heads = score_heads(trunk, classes, skips)
         self.scales = (1.0, *(scales or (1.0,) * skips))
-        self.in_channels = next(layer.in_channels for layer in trunk.modules() if isinstance(layer, nn.Conv2d))
-        rows, columns = (AxisPlan.derive(output_paths(trunk, axis)[_coarsest(skips)]) for axis in (0, 1))
+        self.in_channels = input_channels(trunk)
+        traced = outputs(trunk)
+        self.remarks = traced.remarks
+        rows, columns = (
+            AxisPlan.covering(traced.along(axis)[_coarsest(skips)], border, multiple=traced.multiples[axis])
+            if cover
+            else AxisPlan.derive(traced.along(axis)[_coarsest(skips)], multiple=traced.multiples[axis])
+            for axis in (0, 1)
+        )
         self.plans = rows, columns
         self.upsamplers = self._upsamplers(classes)
         self.smallest_input = tuple(
@@ -170,7 +205,12 @@ class FCN(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Score every pixel of N x K x H x W."""
         self._check(image)
-        return self._climb(self._score(self.trunk(image), self.heads), self.upsamplers, image)
+        return self._climb(self._score(self.trunk(self.padded(image)), self.heads), self.upsamplers, image)
+
+    def padded(self, image: Tensor) -> Tensor:
+        """Put the margin of zeros around N x K x H x W that the trunk needs, if any."""
+        rows, columns = (plan.padding(length) for plan, length in zip(self.plans, image.shape[-2:], strict=True))
+        return functional.pad(image, (*columns, *rows)) if any((*rows, *columns)) else image
 
     def _check(self, image: Tensor) -> None:
         height, width = image.shape[-2:]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fullyconv.layers import conv_to_linear, conv_to_matrix, expand_inputs, linear_to_conv, replace_layer
 from fullyconv.surgery.compress import Compression, GlobalAverageHead, compress, factor_like, truncate_svd
-from fullyconv.surgery.layers import conv_to_linear, conv_to_matrix, expand_inputs, linear_to_conv, replace_layer
 from fullyconv.surgery.transplant import Transplant, continue_from, merge_streams, transplant
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fullyconv.surgery.layers import filled, linear_to_conv, replace_layer
+from fullyconv.layers import filled, linear_to_conv, replace_layer
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,8 @@ def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = Fa
     torch.manual_seed(recipe.seed)
     device = choose_device(recipe.device)
     precision = _choose_precision(recipe, device)
-    network = build(recipe.network, len(classes), upsampling=recipe.upsampling)
-    _check_trainable(network, recipe.network)
+    network = build(recipe.network_name, len(classes), upsampling=recipe.upsampling)
+    _check_trainable(network, recipe.network_name)
     preprocess = recipe.preprocess or Preprocess(mean=report.mean, std=report.std)
     if recipe.start_from is not None:
         moved, learned_on = _start(network, Path(recipe.start_from))

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from fullyconv.backbones.external import is_external
 from fullyconv.data.images import BadFile
 from fullyconv.engine import DeviceName, Precision
 from fullyconv.losses import Normalization
-from fullyconv.models import network_names
+from fullyconv.models import external_trunk, network_names
 from fullyconv.train.optim import BiasMultipliers, OptimizerName
 from fullyconv.types import ClassSet, Preprocess
 
@@ -26,6 +27,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     network: str = "fcn8s-resnet18"
+    trunk: str | None = None
+    """A classifier from elsewhere instead of the network's trunk: ``timm:convnext_tiny``, ``torchvision:resnet50``,
+    ``my_package.nets:build`` (a function that gives the classifier)."""
     upsampling: Literal["fixed", "learned"] | None = None
     """``None`` is the network's own."""
     classes: ClassSet | None = None
@@ -83,9 +87,21 @@ class Recipe(BaseModel):
     @field_validator("network")
     @classmethod
     def _known_network(cls, name: str) -> str:
-        if name not in network_names():
+        if name not in network_names() and external_trunk(name) is None:
             raise ValueError(f"unknown network{nearest(name, network_names())}")
         return name
+
+    @field_validator("trunk")
+    @classmethod
+    def _known_source(cls, name: str | None) -> str | None:
+        if name is not None and not is_external(name):
+            raise ValueError("write timm:NAME, torchvision:NAME or package.module:function")
+        return name
+
+    @property
+    def network_name(self) -> str:
+        """The network with its trunk, as ``build`` takes it."""
+        return f"{self.network.partition('-')[0]}-{self.trunk}" if self.trunk else self.network
 
     @field_validator("scale")
     @classmethod

@@ -1,0 +1,45 @@
+"""One walk over a network's graph: what it does, and where each of its tensors looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from fullyconv.geometry import Path
+from fullyconv.trace.positions import NotFollowed, Positions, Remark, Walk
+from fullyconv.trace.record import input_channels, record
+from fullyconv.trace.walk import walk
+
+__all__ = ["NotFollowed", "Outputs", "Positions", "Remark", "Walk", "input_channels", "outputs", "record", "walk"]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the maps that a network gives look at: for each the paths along rows and columns."""
+
+    paths: tuple[tuple[Path, Path], ...]
+    remarks: tuple[Remark, ...]
+    multiples: tuple[int, int]
+
+    def along(self, axis: int) -> list[Path]:
+        """Give the paths along one axis (0 rows, 1 columns), one per output."""
+        return [pair[axis] for pair in self.paths]
+
+
+def outputs(network: nn.Module) -> Outputs:
+    """Follow the picture through ``network`` to each of its outputs.
+
+    Raises ``ValueError`` naming the operation that cannot be followed.
+    """
+    recorded = record(network)
+    found = walk(recorded)
+    given = next(node for node in recorded.graph.nodes if node.op == "output").args[0]
+    paths = []
+    for node in given if isinstance(given, tuple | list) else (given,):
+        positions = found.positions.get(node) if isinstance(node, fx.Node) else None
+        if positions is None or not positions.is_map:
+            raise NotFollowed(f"{node}: the network's output is no map with rows and columns")
+        paths.append((positions.trails[0].path, positions.trails[1].path))
+    rows, columns = found.multiples
+    return Outputs(tuple(paths), tuple(found.remarks), (rows, columns))

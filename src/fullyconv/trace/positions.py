@@ -1,0 +1,175 @@
+"""Which axes of a tensor are rows and columns, and where their units look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from math import ceil, lcm
+from typing import Any, cast
+
+from torch import fx, nn
+
+from fullyconv.geometry import AxisMap, Layer, Path
+from fullyconv.trace.record import PATH, SHAPE
+
+ROWS, COLUMNS = 0, 1
+
+
+class NotFollowed(ValueError):
+    """An operation that has no fully convolutional form; the message names it and its module."""
+
+
+@dataclass(frozen=True)
+class Trail:
+    """The layers behind a map along one axis, with what they compose to."""
+
+    path: Path = ()
+    line: AxisMap = field(default_factory=AxisMap)
+
+    def then(self, layer: Layer) -> Trail:
+        """Add a layer."""
+        return Trail((*self.path, layer), self.line.then(layer.axis_map()))
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What the axes of a tensor mean; axes are counted from the end, -1 the last.
+
+    A map has ``rows`` and ``columns``, or both in one ``flat`` axis. A tensor that depends on the picture
+    without having positions (a pooled vector) has none of them. ``flattened`` is a map whose channels and
+    positions share one axis, as a fully connected layer reads it: its former axes in order, "C", "H" and "W",
+    each with its length.
+    """
+
+    rows: int | None = None
+    columns: int | None = None
+    flat: int | None = None
+    trails: tuple[Trail, Trail] = (Trail(), Trail())
+    flattened: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def is_map(self) -> bool:
+        """Tell whether both axes are there."""
+        return self.rows is not None and self.columns is not None
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes that hold positions."""
+        return tuple(axis for axis in (self.rows, self.columns, self.flat) if axis is not None)
+
+    @property
+    def stride(self) -> tuple[Fraction, Fraction]:
+        """Pixels between neighbouring units, along rows and columns."""
+        return self.trails[ROWS].line.scale, self.trails[COLUMNS].line.scale
+
+    def then(self, rows: Layer, columns: Layer) -> Positions:
+        """Move a window over the map."""
+        return replace(self, trails=(self.trails[ROWS].then(rows), self.trails[COLUMNS].then(columns)))
+
+    def moved(self, where: Callable[[int], int | None]) -> Positions:
+        """Give each axis the place that ``where`` says."""
+        rows, columns, flat = (None if axis is None else where(axis) for axis in (self.rows, self.columns, self.flat))
+        return replace(self, rows=rows, columns=columns, flat=flat)
+
+    def channels_first(self, dims: int) -> tuple[int, int, int, int] | None:
+        """Give the order of axes that makes N x C x h x w of a map, or ``None`` if it has none."""
+        if self.rows is None or self.columns is None or dims != 4:
+            return None
+        rows, columns = dims + self.rows, dims + self.columns
+        channels = next(axis for axis in (1, 2, 3) if axis not in (rows, columns))
+        return 0, channels, rows, columns
+
+
+POOLED = Positions()
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a user should know of an operation: ``kind`` is ``global``, ``misaligned`` or ``padding``."""
+
+    kind: str
+    text: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+@dataclass
+class Walk:
+    """The positions of every node that depends on the picture, and what is to be said of some.
+
+    ``multiples`` are numbers of which the picture's height and width must be multiples, because something
+    splits a map into blocks or joins it with one that was enlarged again.
+    """
+
+    positions: dict[fx.Node, Positions] = field(default_factory=dict)
+    remarks: list[Remark] = field(default_factory=list)
+    multiples: list[int] = field(default_factory=lambda: [1, 1])
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Give the shape of a node's tensor, or of the first of several, at the example's size."""
+    shape = node.meta.get(SHAPE, ())
+    if isinstance(shape, list):
+        shape = next(each for each in shape if each is not None)
+    return cast("tuple[int, ...]", shape)
+
+
+@dataclass
+class Call:
+    """One operation about to be followed."""
+
+    node: fx.Node
+    name: str
+    layer: nn.Module | None
+    walk: Walk
+
+    @property
+    def sources(self) -> list[fx.Node]:
+        """The arguments that depend on the picture."""
+        return [node for node in self.node.all_input_nodes if node in self.walk.positions]
+
+    @property
+    def source(self) -> Positions:
+        """The positions of the first of them."""
+        return self.walk.positions[self.sources[0]]
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """The shape of the first of them."""
+        return shape_of(self.sources[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the result, or of the first of several."""
+        return shape_of(self.node)
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        """Give an argument by position or name, else that of the layer, else ``default``.
+
+        Lengths that the network computes are given as their node.
+        """
+        if index < len(self.node.args):
+            return self.node.args[index]
+        return self.node.kwargs.get(name, getattr(self.layer, name, default))
+
+    def from_end(self, axis: int, dims: int | None = None) -> int:
+        """Count an axis from the end."""
+        return axis if axis < 0 else axis - (dims or len(self.before))
+
+    def remark(self, kind: str, text: str) -> None:
+        """Note something, once per module."""
+        found = Remark(kind, text, str(self.node.meta.get(PATH, "") or self.node.name))
+        if found not in self.walk.remarks:
+            self.walk.remarks.append(found)
+
+    def require(self, axis: int, stride: Fraction) -> None:
+        """Note that the units at this stride must divide the picture evenly."""
+        self.walk.multiples[axis] = lcm(self.walk.multiples[axis], ceil(stride))
+
+    def refuse(self, reason: str) -> NotFollowed:
+        """Make the error that says why this cannot be followed."""
+        kind = type(self.layer).__name__ if self.layer is not None else self.name
+        return NotFollowed(f"{self.node.meta.get(PATH, '') or self.node.name} ({kind}): {reason}")

@@ -1,0 +1,302 @@
+"""A network's operations as a graph, recorded by running it once on a picture without contents.
+
+Shape arithmetic is recorded too, so that the graph runs at other sizes; what Python decided on the way
+(branches, loop counts) stays as it was at the example's size. Nothing is computed: tensors are fake.
+"""
+
+from __future__ import annotations
+
+import operator
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+USUAL_SIDE = 224
+BATCH = 2  # a batch of one would be taken for any other axis of length 1
+
+# Noise of training, which evaluation skips and which must not be lost with it.
+NOISE = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock2D", "Dropout2d")
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+SHAPE, PATH, VALUE, FROZEN = "shape", "path", "value", "frozen"
+"""Keys of ``node.meta``: the shape of a tensor (or of each of several), the module that made it, a length, and
+whether padding that was computed from the size is now that of the example."""
+
+
+class Length(int):
+    """An axis length that knows how it was computed; to everything else it is the number at the example's size."""
+
+    _node: Callable[[], fx.Node]
+
+    def __new__(cls, value: int, node: Callable[[], fx.Node]) -> Length:
+        """Make the number ``value``; ``node`` gives its place in the graph when that is needed."""
+        length = super().__new__(cls, value)
+        length._node = node
+        return length
+
+    @property
+    def node(self) -> fx.Node:
+        """Its place in the graph."""
+        made = self._node()
+        made.meta[VALUE] = int(self)
+        self._node = lambda: made
+        return made
+
+
+def _arithmetic(name: str) -> Callable[[Length, Any], Any]:
+    function = getattr(operator, name.strip("_").removeprefix("r") if name.startswith("__r") else name.strip("_"))
+    reflected = name.startswith("__r")
+
+    def compute(self: Length, other: Any) -> Any:
+        value = getattr(int, name)(self, other)
+        if value is NotImplemented or type(other) not in (int, Length):
+            return value
+
+        def node() -> fx.Node:
+            pair = (self.node, other.node if isinstance(other, Length) else int(other))
+            return self.node.graph.call_function(function, pair[::-1] if reflected else pair)
+
+        return Length(value, node)
+
+    return compute
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod"):
+    setattr(Length, f"__{_name}__", _arithmetic(f"__{_name}__"))
+    setattr(Length, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Tell whether a module is one step of the graph: PyTorch's own, batch normalisation, noise of training."""
+    if isinstance(module, (*CONTAINERS, fx.GraphModule)):
+        return False
+    kind = type(module)
+    return kind.__module__.startswith("torch.nn.modules") or isinstance(module, _BatchNorm) or kind.__name__ in NOISE
+
+
+class _Recorder(TorchFunctionMode):
+    """Writes down every call of a function on tensors."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.names = {id(module): name for name, module in network.named_modules(remove_duplicate=False)}
+        self.parameters = dict(network.named_parameters()) | dict(network.named_buffers())
+        self.attributes = {id(tensor): name for name, tensor in self.parameters.items()}
+        self.constants: dict[str, Tensor] = {}
+        self.nodes: dict[int, fx.Node] = {}
+        self.kept: list[Tensor] = []  # an id stands for a tensor only as long as that lives
+        self.inside: list[str] = []
+        self.failed = ""
+        self.paused = False
+
+    def bind(self, value: Any, node: fx.Node) -> None:
+        """Remember which node gave a tensor, or each of several."""
+        if isinstance(value, Tensor):
+            self.nodes[id(value)] = node
+            self.kept.append(value)
+            node.meta[SHAPE] = tuple(map(int, value.shape))
+        elif isinstance(value, tuple | list):
+            node.meta[SHAPE] = [tuple(map(int, each.shape)) if isinstance(each, Tensor) else None for each in value]
+            for index, each in enumerate(value):
+                if isinstance(each, Tensor):
+                    self.bind(each, self._emit("call_function", operator.getitem, (node, index), {}))
+
+    def _emit(self, kind: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
+        node = self.graph.create_node(kind, target, args, kwargs)
+        node.meta[PATH] = self.inside[-1] if self.inside else ""
+        return node
+
+    def _given(self, value: Any) -> Any:
+        """Replace tensors and lengths by their nodes."""
+        if isinstance(value, Length):
+            return value.node
+        if isinstance(value, Tensor):
+            return self._node_of(value)
+        if isinstance(value, slice):
+            return slice(self._given(value.start), self._given(value.stop), self._given(value.step))
+        return value
+
+    def _node_of(self, tensor: Tensor) -> fx.Node:
+        if id(tensor) not in self.nodes:
+            name = self.attributes.get(id(tensor))
+            if name is None:  # a tensor that a module holds without having registered it
+                name = f"_constant{len(self.constants)}"
+                self.constants[name] = tensor
+            node = self.graph.create_node("get_attr", name)
+            self.bind(tensor, node)
+        return self.nodes[id(tensor)]
+
+    def record(self, kind: str, target: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Write down one call and bind what it gave."""
+        if not isinstance(result, Tensor | tuple | list):
+            return
+        args, kwargs = (tree_map(self._given, each) for each in (tuple(args), dict(kwargs)))
+        self.bind(result, self._emit(kind, target, args, kwargs))
+
+    def __torch_function__(
+        self, func: Any, types_: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run a function on tensors and write it down."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        result = func(*args, **kwargs)
+        if self.paused:
+            return result
+        if name == "__get__":
+            return self._property(func.__self__.__name__, args[0], result)
+        if name in ("size", "numel", "__len__") and isinstance(args[0], Tensor):
+            return self._measured(name, args[0], result, *args[1:], **kwargs)
+        if name == "__setitem__":
+            where = self.inside[-1] if self.inside else ""
+            raise ValueError(f"{where}: writing into part of a tensor is not followed: build the tensor with cat")
+        if _is_method(func):
+            self.record("call_method", name, args, kwargs, result)
+        else:
+            self.record("call_function", func, args, kwargs, result)
+        return result
+
+    def _property(self, name: str, tensor: Tensor, value: Any) -> Any:
+        if name == "shape":
+            return self._measured("size", tensor, value)
+        if isinstance(value, Tensor):
+            self.record("call_function", getattr, (tensor, name), {}, value)
+        return value
+
+    def _measured(self, name: str, tensor: Tensor, value: Any, dim: int | None = None) -> Any:
+        """Give lengths that know where they come from."""
+        if id(tensor) not in self.nodes:
+            return value
+        node = self.nodes[id(tensor)]
+
+        def length(number: int, method: str, *args: int) -> Length:
+            return Length(number, lambda: self.graph.call_method(method, (node, *args)))
+
+        if name == "size" and dim is None:
+            return torch.Size([length(number, "size", axis) for axis, number in enumerate(value)])
+        return length(value, "size", dim) if dim is not None else length(value, name)
+
+    @contextmanager
+    def watching_modules(self) -> Iterator[None]:
+        """See calls of modules too."""
+        original = nn.Module.__call__
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            name = self.names.get(id(module))
+            if self.paused or name is None:
+                return original(module, *args, **kwargs)
+            self.inside.append(name)
+            try:
+                if not is_leaf(module):
+                    return original(module, *args, **kwargs)
+                self.paused = True
+                try:
+                    result = original(module, *args, **kwargs)
+                finally:
+                    self.paused = False
+                self.record("call_module", name, args, kwargs, result)
+                return result
+            except Exception:
+                self.failed = self.failed or name
+                raise
+            finally:
+                self.inside.pop()
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            nn.Module.__call__ = original  # type: ignore[method-assign]
+
+
+def _is_method(func: Any) -> bool:
+    descriptors = (types.MethodDescriptorType, types.WrapperDescriptorType)
+    return isinstance(func, descriptors) or getattr(func, "__qualname__", "").startswith("Tensor.")
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def input_channels(network: nn.Module) -> int:
+    """Give the channels that a network reads: those it states, else those of its first convolution."""
+    stated = getattr(network, "in_channels", None)
+    if isinstance(stated, int):
+        return stated
+    return next((layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)), 3)
+
+
+def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> fx.GraphModule:
+    """Record what ``network`` does with N x C x H x W pictures, in evaluation mode.
+
+    ``example`` is (C, H, W): a size that the network takes; 224 x 224 pixels of as many channels as its first
+    convolution reads, unless it is given. The graph shares the network's modules and parameters, under
+    their names; ``meta`` of its nodes has the shapes and the path of the module they came from. Raises
+    ``ValueError`` naming the operation where the network cannot be run so.
+    """
+    example = example or (input_channels(network), USUAL_SIDE, USUAL_SIDE)
+    recorder = _Recorder(network)
+    with _evaluating(network), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        like = next(network.parameters(), torch.empty(0))
+        image = torch.empty(BATCH, *example, device=like.device, dtype=like.dtype)
+        recorder.bind(image, recorder.graph.placeholder("image"))
+        try:
+            with recorder.watching_modules(), recorder:
+                result = network(image)
+        except (RuntimeError, TypeError, AssertionError) as error:
+            where = f" at {recorder.failed!r}" if recorder.failed else ""
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"a picture of {example} does not go through the network{where}: {first}") from error
+    outputs = tree_map(lambda each: recorder.nodes[id(each)] if isinstance(each, Tensor) else each, result)
+    recorder.graph.output(outputs)
+    recorded = fx.GraphModule(_with_constants(network, recorder.constants), recorder.graph, type(network).__name__)
+    _freeze_padding(recorded)
+    recorded.graph.eliminate_dead_code()
+    recorded.recompile()
+    return recorded
+
+
+def operation(node: fx.Node) -> str:
+    """Name what a node does, whether it was written as function, method, operator or in place; "" for a module."""
+    if node.op == "call_module":
+        return ""
+    target: Any = node.target
+    name: str = target if isinstance(target, str) else target.__name__
+    plain = name.strip("_")
+    return {"iadd": "add", "imul": "mul", "isub": "sub", "itruediv": "div", "radd": "add", "rmul": "mul"}.get(
+        plain, {"rtruediv": "div", "rpow": "pow"}.get(plain, plain)
+    )
+
+
+def _freeze_padding(recorded: fx.GraphModule) -> None:
+    """Make padding that follows the picture's size that of the example: one network has one geometry."""
+    for node in recorded.graph.nodes:
+        if node.op in ("call_function", "call_method") and operation(node) == "pad":
+            settled = tree_map(lambda each: each.meta[VALUE] if VALUE in getattr(each, "meta", ()) else each, node.args)
+            node.meta[FROZEN] = settled != node.args
+            node.args = settled
+
+
+def _with_constants(network: nn.Module, constants: dict[str, Tensor]) -> nn.Module | dict[str, Any]:
+    """Put the constants beside what the network has, without changing the network."""
+    if not constants:
+        return network
+    root: dict[str, Any] = dict(network.named_modules()) | dict(network.named_parameters())
+    root |= dict(network.named_buffers()) | constants
+    root.pop("", None)
+    return root
