@@ -18,7 +18,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from fullyconv.layers import filled, linear_to_conv
 from fullyconv.trace.positions import NotFollowed, Positions, Walk, shape_of
 from fullyconv.trace.record import PATH, SHAPE, operation
-from fullyconv.trace.walk import layer_of
+from fullyconv.trace.walk import is_pointwise, layer_of
 
 Pair = tuple[int, int]
 
@@ -289,19 +289,11 @@ class _Rewriter:
                 return self._call(per_channel, argument, like=node)
             return argument
 
-        if operation(node) not in _POINTWISE:
+        if not is_pointwise(node, None) and operation(node) != "conv2d":
             raise self._refuse(node, "has no counterpart at every position")
         made = self.graph.node_copy(node, given)
         made.meta[PATH] = node.meta.get(PATH, "")
         return made
-
-
-_POINTWISE = frozenset((
-    "add", "batch_norm", "cat", "clamp", "clone", "contiguous", "conv2d", "detach", "div", "dropout", "elu", "exp",
-    "feature_dropout", "float", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "maximum", "minimum",
-    "mish", "mul", "neg", "pow", "relu", "relu6", "rsqrt", "selu", "sigmoid", "silu", "softplus", "sqrt", "sub",
-    "tanh", "to", "true_divide", "truediv", "type_as",
-))  # fmt: skip
 
 
 def _for_maps(norm: nn.BatchNorm1d) -> nn.BatchNorm2d:

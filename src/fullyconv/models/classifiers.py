@@ -9,7 +9,7 @@ from torch import nn
 
 from fullyconv.backbones.classifier import ClassifierTrunk, Example, cut_trunk
 from fullyconv.backbones.external import classifier as build_classifier
-from fullyconv.backbones.external import origins, usual_example
+from fullyconv.backbones.external import origins, outline, usual_example
 from fullyconv.models.architecture import USUAL_CLASSES, Architecture
 from fullyconv.models.fcn import FCN, Upsampling
 
@@ -60,8 +60,7 @@ def _origin(
     shapes = _shapes(classifier)
     for name in origins(classifier):
         try:
-            with torch.device("meta"):
-                rebuilt = build_classifier(name)
+            rebuilt = outline(name)
             if not shapes.keys() <= _shapes(rebuilt).keys():
                 continue
             other = cut_trunk(rebuilt, stride=stride, taps=taps, example=example)

@@ -69,6 +69,11 @@ def _arithmetic(name: str) -> Callable[[Length, Any], Any]:
     return compute
 
 
+def _negated(self: Length) -> Length:
+    return Length(-int(self), lambda: self.node.graph.call_function(operator.neg, (self.node,)))
+
+
+Length.__neg__ = _negated  # type: ignore[assignment]
 for _name in ("add", "sub", "mul", "floordiv", "mod"):
     setattr(Length, f"__{_name}__", _arithmetic(f"__{_name}__"))
     setattr(Length, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
@@ -250,6 +255,7 @@ def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> f
     ``ValueError`` naming the operation where the network cannot be run so.
     """
     example = example or (input_channels(network), USUAL_SIDE, USUAL_SIDE)
+    network = nn.Sequential(network) if is_leaf(network) else network
     recorder = _Recorder(network)
     with _evaluating(network), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         like = next(network.parameters(), torch.empty(0))

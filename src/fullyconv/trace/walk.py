@@ -14,7 +14,7 @@ from math import ceil
 
 from torch import fx, nn
 
-from fullyconv.geometry import Window
+from fullyconv.geometry import Path, Window, axis_map, size
 from fullyconv.trace import axes, windows
 from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Positions, Trail, Walk
 from fullyconv.trace.record import NOISE, SHAPE, operation
@@ -33,15 +33,17 @@ def _pointwise(call: Call) -> Positions:
     first = placed[0]
     if any(set(each.axes) != set(first.axes) for each in placed):
         raise call.refuse("joins maps whose rows and columns are different axes")
-    rows, columns = (_join([each.trails[axis] for each in placed], call) for axis in (ROWS, COLUMNS))
+    rows, columns = (_join([each.trails[axis] for each in placed], call, axis) for axis in (ROWS, COLUMNS))
     return replace(first, trails=(rows, columns))
 
 
-def _join(trails: list[Trail], call: Call) -> Trail:
+def _join(trails: list[Trail], call: Call, axis: int) -> Trail:
     if len({trail.line.scale for trail in trails}) > 1:
         strides = ", ".join(str(trail.line.scale) for trail in trails)
         raise call.refuse(f"joins maps that are not aligned: their strides are {strides} px")
     widest = max(trails, key=lambda trail: trail.line.field)
+    if any(_rounds_apart(trail.path, widest.path) for trail in trails):
+        call.require(axis, widest.line.scale)
     line = widest.line
     if len({trail.line.shift for trail in trails}) > 1:
         apart = max(abs(trail.line.shift - line.shift) for trail in trails)
@@ -50,6 +52,18 @@ def _join(trails: list[Trail], call: Call) -> Trail:
     extra = max(abs(trail.line.shift - line.shift) + trail.line.reach - line.reach for trail in trails)
     margin = ceil(extra / line.scale)
     return widest.then(Window(2 * margin + 1, pad=margin)) if margin > 0 else widest
+
+
+def _rounds_apart(first: Path, second: Path) -> bool:
+    """Tell whether two branches come to different numbers of units for some size."""
+    shared = next((index for index, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
+    if shared is None:
+        shared = min(len(first), len(second))
+    ends = first[shared:], second[shared:]
+    step = max(ceil(axis_map(end).scale) for end in ends)
+    longest = sum(layer.axis_map().field for end in ends for layer in end)
+    start = step * ceil(longest / step)
+    return any(size(ends[0], units) != size(ends[1], units) for units in range(start, start + 2 * step))
 
 
 def _cat(call: Call) -> Positions:
