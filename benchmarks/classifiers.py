@@ -1,7 +1,7 @@
 """Every classifier of timm and torchvision as a fully convolutional network, with random weights.
 
     python benchmarks/classifiers.py --out runs/classifiers            # one model of each family, minutes
-    python benchmarks/classifiers.py --all --out runs/classifiers      # all of them, hours; continues where it stopped
+    python benchmarks/classifiers.py --all --out runs/classifiers      # all in random order, hours; continues
 
 For each: whether ``convolutionize`` takes it, the largest difference between the mean of its map and the
 classifier's scores on the example (relative to the largest score), the taps and offsets of ``from_classifier`` at
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import random
 import re
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from fullyconv import convolutionize, from_classifier, save
 from fullyconv.backbones.external import _library, classifier, outline, usual_example
 from fullyconv.checkpoint import load_network
 from fullyconv.models import Architecture
+from fullyconv.trace import record, walk
 
 SIZE = (97, 131)
 TOLERANCE = 1e-4
@@ -61,7 +63,10 @@ def main() -> None:
         return
     journal = given.out / "rows.jsonl"
     done = {row["name"] for row in rows_of(journal)}
-    names = given.names or (every_name() if given.all else one_of_each_family(every_name()))
+    names = given.names or one_of_each_family(every_name())
+    if given.all:
+        names = every_name()
+        random.Random(0).shuffle(names)  # so that a part of them is a fair sample
     for name in names:
         if name not in done:
             row = measure(name, given.most_millions)
@@ -100,8 +105,14 @@ def one_of_each_family(names: list[str]) -> list[str]:
 def measure(name: str, most_millions: float) -> dict[str, Any]:
     """Convert one classifier and compare."""
     began = time.perf_counter()
-    millions = sum(parameter.numel() for parameter in outline(name).parameters()) / 1e6
+    shape = outline(name)
+    millions = sum(parameter.numel() for parameter in shape.parameters()) / 1e6
     row: dict[str, Any] = {"name": name, "millions": round(millions, 1)}
+    example = usual_example(shape) or ((3, 299, 299) if "inception" in name else (3, 224, 224))
+    try:
+        walk(record(shape, example))
+    except ValueError as error:  # what is refused need not be built
+        return row | {"error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
     if millions > most_millions:
         return row | {"left out": "too large"}
     torch.manual_seed(0)
@@ -110,7 +121,6 @@ def measure(name: str, most_millions: float) -> dict[str, Any]:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
             layer.running_mean.normal_(0, 0.1)
             layer.running_var.uniform_(0.5, 1.5)
-    example = usual_example(network) or ((3, 299, 299) if "inception" in name else (3, 224, 224))
     try:
         dense = convolutionize(network, example)
         image = torch.randn(1, *example)

@@ -250,11 +250,18 @@ class _Rewriter:
             layer = ChannelsLast(layer)
         elif isinstance(layer, nn.Softmax):
             layer = nn.Softmax(1)
-        name = str(node.target)
+        name = self._free_name(node)
         self.head.recorded.add_submodule(name, layer)
         made = self.graph.call_module(name, (source,))
         made.meta[PATH] = name
         return made
+
+    def _free_name(self, node: fx.Node) -> str:
+        """Give the layer's own name, unless something else uses the layer or its parameters."""
+        name = str(node.target)
+        others = (each for each in self.graph.nodes if each is not node and each.op in ("call_module", "get_attr"))
+        taken = any(f"{each.target}.".startswith(f"{name}.") for each in others)
+        return f"{name}_dense" if taken else name
 
     def _convolution(self, node: fx.Node, linear: nn.Linear) -> nn.Conv2d:
         order = self.head.walk.positions[self._source(node)].flattened

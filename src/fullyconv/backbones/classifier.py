@@ -12,9 +12,11 @@ from torch import Tensor, fx, nn
 from fullyconv.recast import Head
 from fullyconv.trace import NotFollowed, Positions, Walk, record, walk
 from fullyconv.trace.positions import shape_of
-from fullyconv.trace.record import PATH, operation
+from fullyconv.trace.record import PATH, SHAPE, operation
+from fullyconv.trace.walk import layer_of
 
 Example = tuple[int, int, int]
+PADS = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)
 
 
 class ClassifierTrunk(nn.Module):
@@ -88,7 +90,7 @@ def _by_stride(recorded: fx.GraphModule, found: Walk, head: Head, finest: int) -
     for nodes in (ancestors, dominators):  # dominators replace what they can
         for node in nodes:
             stride = _stride(found.positions[node])
-            if stride is not None and len(shape_of(node)) == 4 and operation(node) != "pad":
+            if stride is not None and _is_features(recorded, node):
                 last[stride] = node
     start = found.positions[coarsest].stride[0]
     strides = sorted(stride for stride in last if finest <= stride < start)
@@ -96,6 +98,12 @@ def _by_stride(recorded: fx.GraphModule, found: Walk, head: Head, finest: int) -
         known = ", ".join(str(stride) for stride in sorted({*last, start}) if stride > 1)
         raise ValueError(f"the classifier has no map at stride {finest}: it has maps at strides {known}")
     return [coarsest, *(last[stride] for stride in reversed(strides))]
+
+
+def _is_features(recorded: fx.GraphModule, node: fx.Node) -> bool:
+    """Tell whether a node is a map of features, not several of them and not one with a border put on or cut off."""
+    frames = operation(node) in ("pad", "getitem") or isinstance(layer_of(recorded, node), PADS)
+    return isinstance(node.meta[SHAPE], tuple) and len(shape_of(node)) == 4 and not frames
 
 
 def _order(recorded: fx.GraphModule, found: Walk, target: fx.Node) -> tuple[list[fx.Node], list[fx.Node]]:

@@ -70,7 +70,7 @@ def convolutionize(classifier: nn.Module, example: tuple[int, int, int] = (3, 22
     recorded = record(copy.deepcopy(classifier), example)
     trunk = walk(recorded)
     head = Head.of(recorded, trunk)
-    slides = not head.is_affine or bool(head.windows)
+    slides, windows = not head.is_affine or bool(head.windows), head.windows
     scores = head.make_dense(slide=slides)
     next(node for node in recorded.graph.nodes if node.op == "output").args = (scores,)
     recorded.graph.eliminate_dead_code()
@@ -79,7 +79,7 @@ def convolutionize(classifier: nn.Module, example: tuple[int, int, int] = (3, 22
     dense = record(recorded, example).train(classifier.training)
     found = walk(dense)
     # Windows that slide shrink to a smaller map; those of convolutions cannot.
-    rows, columns = (_smallest(found if head.windows else trunk, axis) for axis in (0, 1))
+    rows, columns = (_smallest(found if windows else trunk, axis) for axis in (0, 1))
     return FullyConvolutional(dense, found, slides=slides, smallest_input=(rows, columns))
 
 

@@ -101,6 +101,7 @@ class _Recorder(TorchFunctionMode):
         self.kept: list[Tensor] = []  # an id stands for a tensor only as long as that lives
         self.inside: list[str] = []
         self.failed = ""
+        self.replayed: str | None = None
         self.paused = False
 
     def bind(self, value: Any, node: fx.Node) -> None:
@@ -198,8 +199,10 @@ class _Recorder(TorchFunctionMode):
             name = self.names.get(id(module))
             if self.paused or name is None:
                 return original(module, *args, **kwargs)
-            self.inside.append(name)
+            self.inside.append(name if self.replayed is None else self.replayed)
             try:
+                if isinstance(module, fx.GraphModule):
+                    return _Replay(module, self).run(*args)
                 if not is_leaf(module):
                     return original(module, *args, **kwargs)
                 self.paused = True
@@ -222,9 +225,30 @@ class _Recorder(TorchFunctionMode):
             nn.Module.__call__ = original  # type: ignore[method-assign]
 
 
+class _Replay(fx.Interpreter):
+    """Runs what was recorded before, and keeps what is known of its operations."""
+
+    def __init__(self, module: fx.GraphModule, recorder: _Recorder) -> None:
+        super().__init__(module)
+        self._recorder = recorder
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one operation under the path of the module that it once came from."""
+        before, self._recorder.replayed = self._recorder.replayed, str(n.meta.get(PATH, ""))
+        self._recorder.inside.append(self._recorder.replayed)
+        try:
+            result = super().run_node(n)
+        finally:
+            self._recorder.inside.pop()
+            self._recorder.replayed = before
+        if n.meta.get(FROZEN):
+            next(reversed(self._recorder.graph.nodes)).meta[FROZEN] = True
+        return result
+
+
 def _is_method(func: Any) -> bool:
     descriptors = (types.MethodDescriptorType, types.WrapperDescriptorType)
-    return isinstance(func, descriptors) or getattr(func, "__qualname__", "").startswith("Tensor.")
+    return isinstance(func, descriptors) or getattr(func, "__qualname__", "").startswith(("Tensor.", "TensorBase."))
 
 
 @contextmanager
@@ -294,7 +318,7 @@ def _freeze_padding(recorded: fx.GraphModule) -> None:
     for node in recorded.graph.nodes:
         if node.op in ("call_function", "call_method") and operation(node) == "pad":
             settled = tree_map(lambda each: each.meta[VALUE] if VALUE in getattr(each, "meta", ()) else each, node.args)
-            node.meta[FROZEN] = settled != node.args
+            node.meta[FROZEN] = node.meta.get(FROZEN, False) or settled != node.args
             node.args = settled
 
 
