@@ -20,6 +20,7 @@ RANGE_NM = (400.0, 2400.0)
 WATER_NM = (1400.0, 1900.0)  # where the air's water vapour absorbs most of the light
 FULL = 10_000  # the number that stands for a reflectance of 1
 GROUND = 3  # kinds of ground between the labelled fields
+SHIFTS = 4  # smooth ways in which the spectra of one class differ
 FIELD_PX = 40  # over what distance light and composition change
 BLOCK_ROWS = 64
 
@@ -29,7 +30,7 @@ class Look:
     """How hard a generated scene is."""
 
     spread_px: float = 0.7  # deviation of the sensor's point spread, which mixes neighbours
-    contrast: float = 0.35  # how far the classes' spectra lie apart
+    contrast: float = 0.08  # how far the classes' spectra lie apart
     variation: float = 0.15  # within a class, as a share of its spectrum
     light: float = 0.25  # uneven illumination
     noise: float = 0.02  # of a reflectance of 1, in the worst band
@@ -54,7 +55,7 @@ def scene_rows(
     """Make some rows of a scene, h x W x bands uint16."""
     look = look or Look()
     height, width = labels.shape
-    spectra, noise = _spectra(len(classes), bands, seed, look)
+    spectra, shifts, noise = _spectra(len(classes), bands, seed, look)
     parts = _mixture(_materials(labels, rows, len(classes), seed, look), look.spread_px)  # h x W x materials
     first = np.random.default_rng((seed, 1))
     size = (height, width)
@@ -63,7 +64,7 @@ def scene_rows(
     cube = parts @ spectra * (1 + tilt) * light[..., None]
     for offset, row in enumerate(range(rows.start, rows.stop)):
         rng = np.random.default_rng((seed, 2, row))
-        cube[offset] *= 1 + look.variation / 3 * rng.standard_normal((width, 1), np.float32)
+        cube[offset] *= 1 + look.variation * rng.standard_normal((width, SHIFTS), np.float32) @ shifts
         cube[offset] += noise * rng.standard_normal((width, bands), np.float32)
     numbers: np.ndarray = np.clip(cube * FULL, 0, 65_535).astype(np.uint16)
     return numbers
@@ -125,21 +126,25 @@ def _blocks(height: int) -> Iterator[slice]:
         yield slice(start, min(start + BLOCK_ROWS, height))
 
 
-def _spectra(classes: int, bands: int, seed: int, look: Look) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the materials' spectra, (classes + GROUND) x B, and the deviation of each band's noise, B."""
+def _spectra(classes: int, bands: int, seed: int, look: Look) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw the materials' spectra, (classes + GROUND) x B, and how pixels stray from them.
+
+    That is ``SHIFTS`` x B of smooth changes, and the deviation of each band's noise, B.
+    """
     rng = np.random.default_rng((seed, 0))
     nm = np.array(wavelengths(bands))
     common = _bumps(rng, nm, 6, 300)
+    common = 0.1 + 0.5 * (common - common.min()) / max(1e-9, np.ptp(common))
     water = np.prod([1 - 0.8 * np.exp(-(((nm - centre) / 45) ** 2)) for centre in WATER_NM], axis=0)
     spectra = []
     for _ in range(classes + GROUND):
-        own = common + look.contrast * _bumps(rng, nm, 8, 150)
-        own = 0.1 + 0.5 * (own - own.min()) / max(1e-9, np.ptp(own))
+        own = common * (1 + look.contrast * _bumps(rng, nm, 8, 150))
         for _ in range(3):  # absorption features
-            own *= 1 - rng.uniform(0.1, 0.5) * np.exp(-(((nm - rng.uniform(*RANGE_NM)) / rng.uniform(15, 60)) ** 2))
+            own *= 1 - look.contrast * rng.uniform(0.1, 1) * np.exp(-(((nm - rng.uniform(*RANGE_NM)) / rng.uniform(15, 60)) ** 2))
         spectra.append(own * water)
     noise = look.noise * (0.3 + 0.7 * rng.uniform(0, 1, bands) ** 4)
-    return np.array(spectra, np.float32), noise.astype(np.float32)
+    shifts = [_bumps(rng, nm, 4, 300) for _ in range(SHIFTS)]
+    return np.array(spectra, np.float32), np.array(shifts, np.float32), noise.astype(np.float32)
 
 
 def _bumps(rng: np.random.Generator, nm: np.ndarray, count: int, width_nm: float) -> np.ndarray:
