@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from fullyconv import Segmenter
 from fullyconv.data.scenes.files import open_scene, save_scene
 from fullyconv.data.scenes.labels import class_set
 from fullyconv.data.scenes.normalise import fit_spectral
-from fullyconv.data.scenes.synthetic import make_scene, random_map
+from fullyconv.data.scenes.synthetic import make_scene, random_map, write_large
 from fullyconv.models.fcn import FCN
 from fullyconv.predict import image as module
 from fullyconv.predict.scenes import Output, find_scenes, predict_scenes
@@ -149,3 +152,46 @@ def test_maps_are_written_where_the_scene_lies_and_a_bad_scene_stops_nothing(sce
     assert np.asarray(Image.open(out / "a_false_colour.png")).std(axis=(0, 1)).min() > 20
     with np.load(out / "a.npz", allow_pickle=False) as file:
         assert file["probabilities"].shape == (4, 75, 61)
+
+
+LARGE = """
+import resource, sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from test_scenes import segmenter
+from fullyconv.data.scenes.files import open_scene
+from fullyconv.data.scenes.labels import class_set
+
+scene = open_scene(Path(sys.argv[2]))
+crop = np.array(scene.cube[:200, :200])
+model = segmenter(replace(scene, cube=crop, classes=class_set(9)))
+labels = model.predict(scene).labels
+peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+rows, columns = model.network.plans
+halo = -(-max(rows.reach, columns.reach) // rows.stride) * rows.stride
+top, left = 1000 - halo, 2000 - halo
+whole = model.predict(np.array(scene.cube[top : 1400 + halo, left : 2400 + halo])).labels
+same = np.array_equal(whole[halo:-halo, halo:-halo], labels[1000:1400, 2000:2400])
+print(peak_mib, same, len(np.unique(labels)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".npy", ".hdr"])
+def test_a_cube_of_3_gigabytes_is_predicted_in_one_of_memory(suffix: str, tmp_path: Path) -> None:
+    if shutil.disk_usage(tmp_path).free < 5 << 30:
+        pytest.skip("less than 5 GiB of disk")
+    write_large(tmp_path / f"large{suffix}", size=(4000, 4000), bands=100)
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", LARGE, here, str(tmp_path / f"large{suffix}")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    for file in tmp_path.iterdir():
+        file.unlink()
+    peak_mib, same, classes = result.stdout.split()
+    assert int(peak_mib) < 1024
+    assert same == "True"
+    assert int(classes) > 1

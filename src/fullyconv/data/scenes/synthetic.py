@@ -32,7 +32,7 @@ class Look:
     spread_px: float = 0.7  # deviation of the sensor's point spread, which mixes neighbours
     contrast: float = 0.08  # how far the classes' spectra lie apart
     variation: float = 0.15  # within a class, as a share of its spectrum
-    light: float = 0.25  # uneven illumination
+    light: float = 0.15  # uneven illumination
     noise: float = 0.02  # of a reflectance of 1, in the worst band
 
 
