@@ -1,0 +1,147 @@
+"""Scores of a scene's test pixels, each with the leakage of its split, and their spread over several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fullyconv.evaluation import Evaluation
+from fullyconv.hyperspectral.trial import Trial
+from fullyconv.metrics import Scores, confusion, score
+from fullyconv.splits import SplitKind, Windows
+from fullyconv.types import ClassSet
+
+
+@dataclass(frozen=True)
+class SceneEvaluation:
+    """The counts of a scene's test pixels, and how its split was made."""
+
+    evaluation: Evaluation
+    kind: SplitKind
+    guard: int
+    leakage: float  # the share of the test pixels that training has seen
+    pixels: np.ndarray  # training, test and discarded pixels of each class, C x 3
+    note: str = ""
+
+    @property
+    def scores(self) -> Scores:
+        """The scores of the test pixels."""
+        return self.evaluation.scores
+
+    @property
+    def leakage_line(self) -> str:
+        """The split and its leakage in words."""
+        train, test, discarded = self.pixels.sum(0)
+        guard = f" behind a guard of {self.guard} px" if self.kind == "blocks" else ""
+        return (
+            f"split {self.kind}{guard}: {train} training, {test} test, {discarded} discarded pixels; "
+            f"leakage {self.leakage:.2%} of the test pixels lie in what training has seen{self.note}"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """Give everything as plain values for JSON; per-class figures in the order of ``classes``."""
+        columns = zip(("train", "test", "discarded"), self.pixels.T.tolist(), strict=True)
+        return {
+            **self.evaluation.document(),
+            "split": {"kind": self.kind, "guard": self.guard, **dict(columns)},
+            "leakage": self.leakage,
+        }
+
+
+def evaluate_map(trial: Trial, labels: np.ndarray, windows: Windows, *, note: str = "") -> SceneEvaluation:
+    """Score a map of the whole scene on the test pixels alone."""
+    truth = np.where(trial.split.test, trial.labels, -1)
+    counts = confusion(truth, labels, classes=len(trial.classes))
+    return SceneEvaluation(
+        Evaluation(trial.classes, counts, truth.size - int(counts.sum()), {trial.scene.name: score(counts).mean_iu}),
+        trial.split.kind,
+        trial.split.guard,
+        trial.leakage(windows),
+        trial.split.counts(trial.labels, len(trial.classes)),
+        note,
+    )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The mean of several runs' figure, and its standard deviation (n - 1; 0 for a single run)."""
+
+    mean: float
+    deviation: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.deviation:.2f}"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Summarise one figure of several runs, without those where it has no value.
+
+    >>> str(spread([1.0, 2.0, 3.0]))
+    '2.00 ± 1.00'
+    """
+    known = np.array([value for value in values if not np.isnan(value)])
+    if not known.size:
+        return Spread(float("nan"), float("nan"))
+    return Spread(float(known.mean()), float(known.std(ddof=1)) if known.size > 1 else 0.0)
+
+
+FIGURES: dict[str, Callable[[SceneEvaluation], float]] = {
+    "OA": lambda run: 100 * run.scores.pixel_accuracy,
+    "AA": lambda run: 100 * run.scores.mean_accuracy,
+    "kappa × 100": lambda run: 100 * run.scores.kappa,
+    "leakage %": lambda run: 100 * run.leakage,
+}
+
+
+def summary(runs: Sequence[SceneEvaluation]) -> dict[str, Spread]:
+    """Summarise runs: overall and average accuracy, kappa and leakage, all in hundredths."""
+    return {name: spread([figure(run) for run in runs]) for name, figure in FIGURES.items()}
+
+
+def class_summary(runs: Sequence[SceneEvaluation]) -> list[tuple[Spread, Spread]]:
+    """Summarise each class: accuracy and F1, in hundredths."""
+    classes = range(len(runs[0].evaluation.classes))
+    return [
+        (
+            spread([100 * run.scores.per_class_accuracy[index] for run in runs]),
+            spread([100 * run.scores.per_class_f1[index] for run in runs]),
+        )
+        for index in classes
+    ]
+
+
+def summary_document(methods: Mapping[str, Sequence[SceneEvaluation]]) -> dict[str, Any]:
+    """Give the figures of every method and run as plain values for JSON."""
+    return {
+        method: {
+            "summary": {name: [each.mean, each.deviation] for name, each in summary(runs).items()},
+            "runs": [run.document() for run in runs],
+        }
+        for method, runs in methods.items()
+    }
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Write a table whose first row is its head."""
+    head, *body = rows
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *body))
+
+
+def score_rows(methods: Mapping[str, Sequence[SceneEvaluation]]) -> list[list[str]]:
+    """Lay out overall scores: a row per method."""
+    rows = [["method", *FIGURES]]
+    return rows + [[method, *map(str, summary(runs).values())] for method, runs in methods.items()]
+
+
+def class_rows(methods: Mapping[str, Sequence[SceneEvaluation]], classes: ClassSet) -> list[list[str]]:
+    """Lay out scores per class, accuracy / F1: a row per class, a column per method."""
+    columns = {method: class_summary(runs) for method, runs in methods.items()}
+    rows = [["class: accuracy, F1", *columns]]
+    for index, name in enumerate(classes.names):
+        figures = [f"{accuracy}, {f1}" for accuracy, f1 in (column[index] for column in columns.values())]
+        rows.append([name, *figures])
+    return rows
