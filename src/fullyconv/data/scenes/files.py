@@ -68,15 +68,9 @@ def read_scene(
     """Read a scene as ``open_scene`` does, without looking at its values."""
     contents = read_contents(cube)
     stored = find_cube(contents, cube_key)
+    scene = _unlabelled(contents, stored)
     source = contents if labels in (None, cube) else _label_contents(labels)
     found = find_labels(source, label_key, stored, optional=labels is None)
-    scene = Scene(
-        contents.read(stored),
-        wavelengths=contents.wavelengths,
-        bad_bands=contents.bad_bands,
-        georeference=contents.georeference,
-        name=cube.stem,
-    )
     if found is None:
         return scene
     if found.shape[:2] != stored.shape[:2]:
@@ -86,6 +80,25 @@ def read_scene(
     count = max(1, int(indices.max()) + 1, found.shape[2] if len(found.shape) == 3 else 1)
     classes = class_set(count, source.class_names or contents.class_names)
     return replace(scene, labels=indices, classes=classes)
+
+
+def open_cube(path: Path, *, key: str | None = None) -> Scene:
+    """Read a scene without labels, as ``open_scene`` does; what labels its file holds does not matter."""
+    contents = read_contents(path)
+    scene = _unlabelled(contents, find_cube(contents, key))
+    for problem in scene_problems(scene, path, None, finite=False):
+        raise problem
+    return scene
+
+
+def _unlabelled(contents: Contents, cube: Stored) -> Scene:
+    return Scene(
+        contents.read(cube),
+        wavelengths=contents.wavelengths,
+        bad_bands=contents.bad_bands,
+        georeference=contents.georeference,
+        name=contents.path.stem,
+    )
 
 
 def open_labels(path: Path | str, *, key: str | None = None) -> tuple[np.ndarray, ClassSet]:

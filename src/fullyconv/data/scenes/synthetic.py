@@ -59,7 +59,7 @@ def scene_rows(
     parts = _mixture(_materials(labels, rows, len(classes), seed, look), look.spread_px)  # h x W x materials
     first = np.random.default_rng((seed, 1))
     size = (height, width)
-    light = 1 + look.light * smooth_field(first, size, rows)
+    light = np.exp(look.light * smooth_field(first, size, rows))
     tilt = look.variation * smooth_field(first, size, rows)[..., None] * np.linspace(-1, 1, bands, dtype=np.float32)
     cube = parts @ spectra * (1 + tilt) * light[..., None]
     for offset, row in enumerate(range(rows.start, rows.stop)):
@@ -140,7 +140,9 @@ def _spectra(classes: int, bands: int, seed: int, look: Look) -> tuple[np.ndarra
     for _ in range(classes + GROUND):
         own = common * (1 + look.contrast * _bumps(rng, nm, 8, 150))
         for _ in range(3):  # absorption features
-            own *= 1 - look.contrast * rng.uniform(0.1, 1) * np.exp(-(((nm - rng.uniform(*RANGE_NM)) / rng.uniform(15, 60)) ** 2))
+            own *= 1 - look.contrast * rng.uniform(0.1, 1) * np.exp(
+                -(((nm - rng.uniform(*RANGE_NM)) / rng.uniform(15, 60)) ** 2)
+            )
         spectra.append(own * water)
     noise = look.noise * (0.3 + 0.7 * rng.uniform(0, 1, bands) ** 4)
     shifts = [_bumps(rng, nm, 4, 300) for _ in range(SHIFTS)]
