@@ -17,8 +17,15 @@ from fullyconv.hyperspectral.baselines import PATCH_PX, Labeller, fit_forest, fi
 from fullyconv.hyperspectral.fit import fit
 from fullyconv.hyperspectral.recipe import SceneRecipe
 from fullyconv.hyperspectral.scoring import (
-    SceneEvaluation, Spread, class_rows, evaluate_map, markdown, score_rows, spread, summary_document,
-)  # fmt: skip
+    SceneEvaluation,
+    Spread,
+    class_rows,
+    evaluate_map,
+    markdown,
+    score_rows,
+    spread,
+    summary_document,
+)
 from fullyconv.hyperspectral.trial import Trial, make_trial, network_windows
 from fullyconv.predict.image import Segmenter
 from fullyconv.splits import Windows, within
@@ -32,9 +39,7 @@ MIB = 1 << 20
 def fit_network(trial: Trial) -> Labeller:
     """Train the recipe's network; its map is one pass over the scene."""
     network = fit(trial)
-    segmenter = Segmenter(
-        network, classes=trial.classes, preprocess=trial.preprocess, device=trial.recipe.device
-    )
+    segmenter = Segmenter(network, classes=trial.classes, preprocess=trial.preprocess, device=trial.recipe.device)
 
     def label() -> np.ndarray:
         return segmenter.predict(trial.scene).labels.astype(np.int64)
@@ -99,7 +104,7 @@ class Comparison:
                     method,
                     str(spread([run.cost.train_seconds for run in runs])),
                     f"{spread([run.cost.train_bytes / MIB for run in runs]).mean:.0f}",
-                    "{0.mean:.3f} ± {0.deviation:.3f}".format(spread([run.cost.map_seconds for run in runs])),
+                    spread([run.cost.map_seconds for run in runs]).to(3),
                     f"{spread([run.cost.map_bytes / MIB for run in runs]).mean:.0f}",
                 ]
             )
@@ -116,7 +121,9 @@ class Comparison:
         """Write the tables."""
         tables = (score_rows(self.evaluations), self.cost_rows(), class_rows(self.evaluations, self.classes))
         faster = self.speed_up()
-        line = "" if faster is None else f"\nThe FCN labels the scene {faster.mean:.0f} times faster than the patch CNN.\n"
+        line = (
+            "" if faster is None else f"\nThe FCN labels the scene {faster.mean:.0f} times faster than the patch CNN.\n"
+        )
         return "\n".join(map(markdown, tables)) + line
 
     def document(self) -> dict[str, Any]:

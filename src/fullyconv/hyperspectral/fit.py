@@ -92,7 +92,7 @@ def fit(trial: Trial, *, out: Path | None = None, watch: Watch | None = None, re
                     _save_last(trial, network, optimizer, position, out)
                 raise KeyboardInterrupt
     if out is not None:
-        notes = {"steps": position.step, "seconds": round(position.seconds, 3)}
+        notes = {"scene": trial.scene.name, "steps": position.step, "seconds": round(position.seconds, 3)}
         save(network, out / BEST, classes=trial.classes, preprocess=trial.preprocess, notes=notes)
     return network.eval()
 

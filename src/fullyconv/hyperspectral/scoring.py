@@ -67,13 +67,18 @@ def evaluate_map(trial: Trial, labels: np.ndarray, windows: Windows, *, note: st
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean of several runs' figure, and its standard deviation (n - 1; 0 for a single run)."""
+    """The mean of several runs' figure, and its standard deviation (n - 1; NaN for a single run)."""
 
     mean: float
     deviation: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ± {self.deviation:.2f}"
+        return self.to(2)
+
+    def to(self, digits: int) -> str:
+        """Write it with so many digits after the point."""
+        mean = f"{self.mean:.{digits}f}"
+        return mean if np.isnan(self.deviation) else f"{mean} ± {self.deviation:.{digits}f}"
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -85,7 +90,7 @@ def spread(values: Sequence[float]) -> Spread:
     known = np.array([value for value in values if not np.isnan(value)])
     if not known.size:
         return Spread(float("nan"), float("nan"))
-    return Spread(float(known.mean()), float(known.std(ddof=1)) if known.size > 1 else 0.0)
+    return Spread(float(known.mean()), float(known.std(ddof=1)) if known.size > 1 else float("nan"))
 
 
 FIGURES: dict[str, Callable[[SceneEvaluation], float]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,16 @@ from fullyconv.hyperspectral.recipe import SceneRecipe
 from fullyconv.models import build
 from fullyconv.models.fcn import FCN
 from fullyconv.splits import (
-    Split, Windows, block_split, farthest, leakage, mask_split, random_split, turned, within,
-)  # fmt: skip
+    Split,
+    Windows,
+    block_split,
+    farthest,
+    leakage,
+    mask_split,
+    random_split,
+    turned,
+    within,
+)
 from fullyconv.types import ClassSet, Scene, SpectralPreprocess
 
 WHOLE_PIXELS = 1_000_000  # larger scenes train tile by tile
@@ -90,7 +98,7 @@ def make_split(recipe: SceneRecipe, labels: np.ndarray, *, guard: int = 0) -> Sp
     elif recipe.masks is None:
         raise ValueError("split=masks needs the masks: --set masks=FILE.npz")
     else:
-        split = mask_split(labels, *read_masks(Path(recipe.masks)))
+        split = read_split(Path(recipe.masks), labels)
     split.check(labels)
     return split
 
@@ -118,16 +126,23 @@ def tile_side(recipe: SceneRecipe, shape: tuple[int, int]) -> int | None:
     return None if side is None or side >= max(shape) else side
 
 
-def read_masks(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read the masks ``train`` and ``test`` of an .npz file; raises ``BadFile``."""
+def read_split(path: Path, labels: np.ndarray) -> Split:
+    """Read the masks ``train`` and ``test`` of an .npz file, perhaps by ``write_split``; raises ``BadFile``."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["train"], arrays["test"]
+            given = mask_split(labels, arrays["train"], arrays["test"])
+            if "kind" not in arrays:
+                return given
+            split = replace(given, kind=str(arrays["kind"]), guard=int(arrays["guard"]))
+            split.check(labels)
+            return split
     except (OSError, ValueError, KeyError) as error:
-        raise BadFile(path, f"has no masks 'train' and 'test' ({error})", "write them with numpy.savez") from None
+        raise BadFile(
+            path, f"is no split of these labels ({error})", "write masks 'train' and 'test' with numpy.savez"
+        ) from None
 
 
 def write_split(split: Split, path: Path) -> None:
-    """Write the masks of a split, for ``read_masks``."""
+    """Write a split, for ``read_split``."""
     with whole_file(path) as draft, draft.open("wb") as file:
-        np.savez_compressed(file, train=split.train, test=split.test, discarded=split.discarded)
+        np.savez_compressed(file, train=split.train, test=split.test, kind=split.kind, guard=split.guard)
