@@ -34,7 +34,7 @@ BLOCKS_PER_SIDE = (
     20,
 )  # of the scene's shorter side, where no block size is asked for
 TRIALS = 6  # block layouts per size; as many again, several times, while the guard does not fit
-MOST_ROUNDS = 5
+MOST_ROUNDS = 10
 
 
 @dataclass(frozen=True)

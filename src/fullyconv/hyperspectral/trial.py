@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from fullyconv.models import build
 from fullyconv.models.fcn import FCN
 from fullyconv.splits import (
     Split,
+    SplitKind,
     Windows,
     block_split,
     farthest,
@@ -133,7 +135,7 @@ def read_split(path: Path, labels: np.ndarray) -> Split:
             given = mask_split(labels, arrays["train"], arrays["test"])
             if "kind" not in arrays:
                 return given
-            split = replace(given, kind=str(arrays["kind"]), guard=int(arrays["guard"]))
+            split = replace(given, kind=cast("SplitKind", str(arrays["kind"])), guard=int(arrays["guard"]))
             split.check(labels)
             return split
     except (OSError, ValueError, KeyError) as error:
