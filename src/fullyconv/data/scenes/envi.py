@@ -13,6 +13,7 @@ import numpy as np
 from fullyconv.data.images import BadFile
 from fullyconv.data.scenes.contents import Contents, Stored, nanometres, needs, unreadable
 from fullyconv.data.scenes.geotiff import georeference_of, quiet_rasterio
+from fullyconv.data.scenes.mapped import row_blocks
 from fullyconv.files import whole_file
 from fullyconv.types import Georeference, Scene
 
@@ -20,7 +21,6 @@ Interleave = Literal["bsq", "bil", "bip"]
 AXES: dict[Interleave, tuple[int, int, int]] = {"bsq": (2, 0, 1), "bil": (0, 2, 1), "bip": (0, 1, 2)}
 DATA = (".img", ".dat", ".bsq", ".bil", ".bip", ".raw", "")  # where no header says, spectral looks for these
 UNLABELLED_NAME = "Unclassified"
-BLOCK_BYTES = 64 << 20
 
 
 def header_of(path: Path) -> Path:
@@ -96,14 +96,16 @@ def write_classification(
 def write_raw(path: Path, cube: np.ndarray, fields: Mapping[str, Any], *, interleave: Interleave) -> None:
     """Write H x W x B numbers block by block, then the header that makes them an image."""
     kind = _storable(cube.dtype)
+    height, width, bands = cube.shape
     with whole_file(path.with_suffix(".img")) as draft, draft.open("wb") as file:
-        if interleave == "bsq":
-            for band in range(cube.shape[2]):
-                file.write(np.ascontiguousarray(cube[..., band], kind).data)
-        else:
-            step = max(1, BLOCK_BYTES // max(1, cube[:1].nbytes))
-            for row in range(0, len(cube), step):
-                file.write(np.ascontiguousarray(cube[row : row + step].transpose(AXES[interleave]), kind).data)
+        for rows in row_blocks(cube):
+            block = np.ascontiguousarray(cube[rows].transpose(AXES[interleave]), kind)
+            if interleave != "bsq":
+                file.write(block.data)
+                continue
+            for band in range(bands):
+                file.seek((band * height + rows.start) * width * kind.itemsize)
+                file.write(block[band].data)
     write_header(path, cube.shape, kind, fields, interleave=interleave)
 
 

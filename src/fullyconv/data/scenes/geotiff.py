@@ -13,6 +13,7 @@ import numpy as np
 
 from fullyconv.data.images import BadFile
 from fullyconv.data.scenes.contents import NUMBERS, Contents, Stored, check_bytes, nanometres, needs, unreadable
+from fullyconv.data.scenes.mapped import row_blocks
 from fullyconv.types import Georeference, Scene
 
 CLASS_NAMES = "class_names"  # a tag: JSON, the names of the values 1, 2, …
@@ -123,10 +124,12 @@ def _strip_start(raster: Any, strip: int, band: int) -> int | None:
 
 def write_geotiff(path: Path, scene: Scene) -> None:
     """Write a scene's cube with its georeference; wavelengths and bad bands become tags of the bands."""
-    cube = scene.cube if scene.cube.dtype != np.float16 else scene.cube.astype(np.float32)
+    cube = scene.cube
     with open_geotiff(path, cube, scene.georeference) as raster:
+        for rows in row_blocks(cube):
+            window = ((rows.start, rows.stop), (0, cube.shape[1]))
+            raster.write(np.ascontiguousarray(cube[rows].transpose(2, 0, 1), raster.dtypes[0]), window=window)
         for band in range(cube.shape[2]):
-            raster.write(np.ascontiguousarray(cube[..., band]), band + 1)
             tags: dict[str, str] = {}
             if scene.wavelengths:
                 tags = {"wavelength": repr(scene.wavelengths[band]), "wavelength_units": "Nanometers"}
@@ -150,15 +153,15 @@ def write_class_map(
 def open_geotiff(
     path: Path, cube: np.ndarray, place: Georeference | None, *, compress: str | None = None
 ) -> Iterator[Any]:
-    """Open a GeoTIFF file of the size and type of ``cube`` for writing, one band after the other."""
+    """Open a GeoTIFF file of the size and type of ``cube`` for writing."""
     rasterio = needs("rasterio", to="write GeoTIFF files")
     where = {} if place is None else {"crs": place.crs, "transform": rasterio.Affine(*place.transform)}
     height, width, bands = cube.shape
-    kind = "uint8" if cube.dtype == bool else cube.dtype.name
+    kind = {"bool": "uint8", "float16": "float32"}.get(cube.dtype.name, cube.dtype.name)
     with (
         quiet_rasterio(),
         rasterio.open(
-            path, "w", driver="GTiff", height=height, width=width, count=bands, dtype=kind, interleave="band",
+            path, "w", driver="GTiff", height=height, width=width, count=bands, dtype=kind, interleave="pixel",
             compress=compress, bigtiff="if_safer", **where,
         ) as raster,
     ):  # fmt: skip

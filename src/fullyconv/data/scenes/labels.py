@@ -10,6 +10,13 @@ from fullyconv.data.images import BadFile
 from fullyconv.types import MOST_CLASSES, VOID, ClassSet, palette_colour
 
 UNLABELLED = 0  # in every data set of the field
+COLOURS = (
+    (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240),
+    (240, 50, 230), (210, 245, 60), (0, 128, 128), (170, 110, 40), (128, 0, 0), (128, 128, 0), (0, 0, 128),
+    (250, 190, 212), (170, 255, 195), (220, 190, 255), (255, 215, 180), (128, 128, 128), (255, 250, 200),
+)  # fmt: skip
+"""Twenty colours that can be told apart (S. Trubetskoy's); classes beyond them get VOC's."""
+
 PURE = 0.8  # of a pixel that counts as one of its largest part's class
 
 
@@ -61,7 +68,7 @@ def class_set(count: int, names: tuple[str, ...] = ()) -> ClassSet:
         usual = list(names)
     return ClassSet(
         tuple(usual),
-        colours=tuple(palette_colour(number) for number in range(1, len(usual) + 1)),  # black is for the unlabelled
+        colours=(*COLOURS[: len(usual)], *map(palette_colour, range(len(COLOURS) + 1, len(usual) + 1))),
         ignore_index=UNLABELLED,
         values=tuple(range(1, len(usual) + 1)),
     )

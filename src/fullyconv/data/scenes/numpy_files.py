@@ -56,7 +56,7 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray], scene: Scene) -> None:
     """Write arrays and notes to an archive."""
     notes = {name: np.asarray(value) for name, value in write_notes(scene).items()}
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays, **notes)
+        np.savez(file, **arrays, **notes)  # type: ignore[arg-type]  # allow_pickle is not among them
 
 
 def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype]:

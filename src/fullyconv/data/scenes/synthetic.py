@@ -22,7 +22,7 @@ FULL = 10_000  # the number that stands for a reflectance of 1
 GROUND = 3  # kinds of ground between the labelled fields
 SHIFTS = 4  # smooth ways in which the spectra of one class differ
 FIELD_PX = 40  # over what distance light and composition change
-BLOCK_ROWS = 64
+BLOCK_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Look:
     spread_px: float = 0.7  # deviation of the sensor's point spread, which mixes neighbours
     contrast: float = 0.08  # how far the classes' spectra lie apart
     variation: float = 0.15  # within a class, as a share of its spectrum
-    light: float = 0.25  # uneven illumination
+    light: float = 0.15  # uneven illumination
     noise: float = 0.02  # of a reflectance of 1, in the worst band
 
 
@@ -60,14 +60,18 @@ def scene_rows(
     first = np.random.default_rng((seed, 1))
     size = (height, width)
     light = np.exp(look.light * smooth_field(first, size, rows))
-    tilt = look.variation * smooth_field(first, size, rows)[..., None] * np.linspace(-1, 1, bands, dtype=np.float32)
-    cube = parts @ spectra * (1 + tilt) * light[..., None]
-    for offset, row in enumerate(range(rows.start, rows.stop)):
+    tilt = look.variation * smooth_field(first, size, rows)
+    slope = np.linspace(-1, 1, bands, dtype=np.float32)
+    cube = np.empty((rows.stop - rows.start, width, bands), np.uint16)
+    for offset, row in enumerate(range(rows.start, rows.stop)):  # a row at a time stays in the processor's cache
         rng = np.random.default_rng((seed, 2, row))
-        cube[offset] *= 1 + look.variation * rng.standard_normal((width, SHIFTS), np.float32) @ shifts
-        cube[offset] += noise * rng.standard_normal((width, bands), np.float32)
-    numbers: np.ndarray = np.clip(cube * FULL, 0, 65_535).astype(np.uint16)
-    return numbers
+        line = parts[offset] @ spectra  # W x B
+        line *= (1 + tilt[offset, :, None] * slope) * light[offset, :, None]
+        line *= 1 + look.variation * rng.standard_normal((width, SHIFTS), np.float32) @ shifts
+        line += noise * rng.standard_normal((width, bands), np.float32)
+        line *= FULL
+        cube[offset] = line.clip(0, 65_535, out=line)
+    return cube
 
 
 def wavelengths(bands: int) -> list[float]:
@@ -176,11 +180,14 @@ def _mixture(shares: np.ndarray, spread_px: float) -> np.ndarray:
     radius = _radius(spread_px)
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(spread_px, 1e-6)) ** 2)
     taps = (taps / taps.sum()).astype(np.float32)
-    for axis in (0, 1):
-        length = shares.shape[axis] - 2 * radius
-        shifted = [shares.take(range(at, at + length), axis=axis) for at in range(len(taps))]
-        shares = np.sum([tap * part for tap, part in zip(taps, shifted, strict=True)], axis=0)
-    return shares
+    height, width = (length - 2 * radius for length in shares.shape[:2])
+    down = np.zeros((height, *shares.shape[1:]), np.float32)
+    for at, tap in enumerate(taps):
+        down += tap * shares[at : at + height]
+    across = np.zeros((height, width, shares.shape[2]), np.float32)
+    for at, tap in enumerate(taps):
+        across += tap * down[:, at : at + width]
+    return across
 
 
 def _radius(spread_px: float) -> int:
