@@ -6,7 +6,7 @@ test pixel, the training has seen that pixel's spectrum: the test is no longer o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
@@ -181,13 +181,13 @@ def block_split(
     _check_request(labels, fraction, per_class)
     if guard < 0 or (block is not None and block < 1):
         raise ValueError(f"guard is 0 or more pixels and block 1 or more, not {guard} and {block}")
-    present = np.unique(labels[labels >= 0])
+    places = [np.flatnonzero(labels == index) for index in np.unique(labels[labels >= 0])]
     best: tuple[tuple[int, int, float], np.ndarray, np.ndarray] | None = None
     for index, (train, region) in enumerate(_layouts(labels, fraction, per_class, block, seed)):
-        if best is not None and index % _round(block) == 0 and best[0][:2] == (len(present), guard):
+        if best is not None and index % _round(block) == 0 and best[0][:2] == (len(places), guard):
             break
         away = np.where((labels >= 0) & ~region, distance(train, guard), 0)
-        merit = _merit(labels, train, away, present, guard)
+        merit = _merit(train, away, places, guard)
         if best is None or merit > best[0]:
             best = merit, train, away
     if best is None or best[0][0] == 0:
@@ -272,22 +272,23 @@ def distance(mask: np.ndarray, most: int) -> np.ndarray:
     return away
 
 
-def _merit(
-    labels: np.ndarray, train: np.ndarray, away: np.ndarray, present: np.ndarray, guard: int
-) -> tuple[int, int, float]:
+def _merit(train: np.ndarray, away: np.ndarray, places: Sequence[np.ndarray], guard: int) -> tuple[int, int, float]:
     """Judge a layout: classes on both sides, the guard (as far as wanted) they leave room for, the worst share.
 
-    ``away`` is each test pixel's distance from the training pixels, 0 for what cannot be tested.
+    ``away`` is each test pixel's distance from the training pixels, 0 for what cannot be tested; ``places``
+    are the flat indices of each class's pixels.
     """
-    margins, shares = [], []
-    for index in present:
-        here = labels == index
-        least = max(1, ceil(LEAST_SHARE * here.sum()))
-        distances = np.sort(away[here])[::-1]
-        trained = int((train & here).sum())
-        margins.append(int(distances[least - 1]) - 1 if trained else -1)
-        shares.append((trained, distances, here.sum()))
+    trained = [int(np.count_nonzero(train.flat[here])) for here in places]
+    distances = [away.flat[here] for here in places]
+    margins = [
+        int(np.partition(apart, -least)[-least]) - 1
+        for count, apart in zip(trained, distances, strict=True)
+        if count and (least := max(1, ceil(LEAST_SHARE * len(apart))))
+    ]
     both = [margin for margin in margins if margin >= 0]
     fits = min([guard, *both]) if both else 0
-    worst = min(min(trained, int((distances > fits).sum())) / total for trained, distances, total in shares)
-    return len(both), fits, worst
+    shares = [
+        min(count, int(np.count_nonzero(apart > fits))) / len(apart)
+        for count, apart in zip(trained, distances, strict=True)
+    ]
+    return len(both), fits, min(shares)
