@@ -6,7 +6,7 @@ test pixel, the training has seen that pixel's spectrum: the test is no longer o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Literal
@@ -33,8 +33,8 @@ BLOCKS_PER_SIDE = (
     17,
     20,
 )  # of the scene's shorter side, where no block size is asked for
-TRIALS = 6  # block layouts per size; as many again, several times, while the guard does not fit
-MOST_ROUNDS = 10
+TRIALS = 6  # layouts per size and round
+MOST_ROUNDS = 20  # while the guard does not fit
 
 
 @dataclass(frozen=True)
@@ -182,23 +182,26 @@ def block_split(
     if guard < 0 or (block is not None and block < 1):
         raise ValueError(f"guard is 0 or more pixels and block 1 or more, not {guard} and {block}")
     places = [np.flatnonzero(labels == index) for index in np.unique(labels[labels >= 0])]
-    best: tuple[tuple[int, int, float], np.ndarray, np.ndarray] | None = None
-    for index, (train, region) in enumerate(_layouts(labels, fraction, per_class, block, seed)):
-        if best is not None and index % _round(block) == 0 and best[0][:2] == (len(places), guard):
+    sides = [max(1, min(labels.shape) // parts) for parts in BLOCKS_PER_SIDE] if block is None else [block]
+    rng = np.random.default_rng(seed)
+    best: tuple[tuple[int, int, float], int, np.ndarray, np.ndarray] | None = None
+    for _ in range(MOST_ROUNDS):
+        for side in TRIALS * sides:
+            region = _deal(labels, side, fraction, rng)
+            train = _draw(labels, region & (labels >= 0), per_class, rng)
+            away = np.where((labels >= 0) & ~region, distance(train, guard), 0)
+            merit = _merit(train, away, places, guard)
+            if best is None or merit > best[0]:
+                best = merit, side, train, away
+        if best is None or best[0][:2] == (len(places), guard):
             break
-        away = np.where((labels >= 0) & ~region, distance(train, guard), 0)
-        merit = _merit(train, away, places, guard)
-        if best is None or merit > best[0]:
-            best = merit, train, away
+        if block is None:  # the best size so far suits the class that is hardest to cut: look around it
+            sides = [side for side in range(best[1] - 2, best[1] + 3) if side >= 1]
     if best is None or best[0][0] == 0:
         raise ValueError("no layout of blocks has a class on both sides: choose a smaller block, or a random split")
-    (_, kept_guard, _), train, away = best
+    (_, kept_guard, _), _, train, away = best
     test = away > kept_guard
     return Split(train, test, (labels >= 0) & ~train & ~test, "blocks", kept_guard)
-
-
-def _round(block: int | None) -> int:
-    return TRIALS * (len(BLOCKS_PER_SIDE) if block is None else 1)
 
 
 def _check_request(labels: np.ndarray, fraction: float, per_class: int | None) -> None:
@@ -206,21 +209,6 @@ def _check_request(labels: np.ndarray, fraction: float, per_class: int | None) -
         raise ValueError("no pixel of the scene is labelled: give the label map")
     if not 0 < fraction < 1 or (per_class is not None and per_class < 1):
         raise ValueError(f"fraction lies between 0 and 1 and per_class is 1 or more, not {fraction} and {per_class}")
-
-
-def _layouts(
-    labels: np.ndarray, fraction: float, per_class: int | None, block: int | None, seed: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Deal out blocks of many sizes and offsets; gives the training pixels and the training side."""
-    sides = [max(1, min(labels.shape) // parts) for parts in BLOCKS_PER_SIDE] if block is None else [block]
-    rng = np.random.default_rng(seed)
-    for _ in range(MOST_ROUNDS * TRIALS):
-        for side in sides:
-            region = _deal(labels, side, fraction, rng)
-            train = region & (labels >= 0)
-            if per_class is not None:
-                train = _draw(labels, train, per_class, rng)
-            yield train, region
 
 
 def _deal(labels: np.ndarray, side: int, fraction: float, rng: np.random.Generator) -> np.ndarray:
@@ -248,7 +236,9 @@ def _deal(labels: np.ndarray, side: int, fraction: float, rng: np.random.Generat
     return region
 
 
-def _draw(labels: np.ndarray, allowed: np.ndarray, per_class: int, rng: np.random.Generator) -> np.ndarray:
+def _draw(labels: np.ndarray, allowed: np.ndarray, per_class: int | None, rng: np.random.Generator) -> np.ndarray:
+    if per_class is None:
+        return allowed
     drawn = np.zeros(labels.shape, bool)
     for index in np.unique(labels[allowed]):
         places = np.flatnonzero(allowed & (labels == index))

@@ -15,6 +15,7 @@ from fullyconv.hyperspectral.scoring import (
     spread,
     summary,
     summary_document,
+    tables,
 )
 from fullyconv.hyperspectral.trial import make_trial
 from fullyconv.splits import within
@@ -49,8 +50,10 @@ def test_tables_hold_a_row_per_method_and_per_class(scene: Scene) -> None:
     assert [row[0] for row in rows] == ["method", "one", "other"]
     assert rows[2][1] == "100.00"
     assert rows[1][1] == str(summary(runs)["OA"])
-    names = [row[0] for row in class_rows(methods, trial.classes)]
-    assert names[1:] == list(trial.classes.names)
+    accuracy = class_rows(methods, "accuracy")
+    assert [row[0] for row in accuracy[1:]] == list(trial.classes.names)
+    assert accuracy[1][1:] == ["100.00 ± 0.00", "100.00"]
+    assert tables(methods) == [rows, accuracy, class_rows(methods, "F1")]
     assert markdown([["a", "b"], ["c", "1"]]) == "| a | b |\n| --- | ---: |\n| c | 1 |\n"
     document = json.loads(json.dumps(summary_document(methods)))
     assert document["one"]["runs"][0]["kappa"] == 1

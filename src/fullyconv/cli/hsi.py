@@ -110,7 +110,7 @@ def compare(
         stem = method.replace(" ", "-").replace("×", "x")
         Image.fromarray(pictures["map"]).save(out_ / f"{stem}.png")
         Image.fromarray(pictures["errors on the test pixels"]).save(out_ / f"{stem}-errors.png")
-    _print_scores(comparison.evaluations, comparison.classes)
+    _print_scores(comparison.evaluations)
     _print_table(comparison.cost_rows(), title="cost")
     faster = comparison.speed_up()
     if faster is not None:
@@ -123,7 +123,7 @@ def train_scenes(recipe: SceneRecipe, data: Path, out_: Path, *, runs: int, resu
     from fullyconv.checkpoint import write_json
     from fullyconv.engine import keep_freed_memory
     from fullyconv.hyperspectral.run import read_labelled, train_scene
-    from fullyconv.hyperspectral.scoring import class_rows, markdown, score_rows, summary_document
+    from fullyconv.hyperspectral.scoring import markdown, summary_document, tables
 
     keep_freed_memory()
     scene = read_labelled(recipe, data)
@@ -153,10 +153,9 @@ def train_scenes(recipe: SceneRecipe, data: Path, out_: Path, *, runs: int, resu
         out.print(f"model {out_ / 'model'}\nreport {out_ / 'report.html'}")
         return
     methods = {recipe.network: done}
-    classes = done[0].evaluation.classes
     write_json(out_ / f"{SCORES}.json", summary_document(methods))
-    (out_ / f"{SCORES}.md").write_text("\n".join(map(markdown, (score_rows(methods), class_rows(methods, classes)))))
-    _print_scores(methods, classes)
+    (out_ / f"{SCORES}.md").write_text("\n".join(map(markdown, tables(methods))))
+    _print_scores(methods)
     out.print(f"tables {out_ / SCORES}.md, {out_ / SCORES}.json; runs {out_}/1 … {out_}/{runs}")
 
 
@@ -221,12 +220,12 @@ def _print_scene(result: SceneEvaluation) -> None:
     )
 
 
-def _print_scores(methods: Mapping[str, Sequence[SceneEvaluation]], classes: ClassSet) -> None:
-    from fullyconv.hyperspectral.scoring import class_rows, score_rows
+def _print_scores(methods: Mapping[str, Sequence[SceneEvaluation]]) -> None:
+    from fullyconv.hyperspectral.scoring import tables
 
     runs = len(next(iter(methods.values())))
-    _print_table(score_rows(methods), title=f"test pixels, %, mean ± standard deviation of {runs} runs")
-    _print_table(class_rows(methods, classes), title="classes, %")
+    for rows in tables(methods):
+        _print_table(rows, title=f"test pixels, %, mean ± standard deviation of {runs} runs" if runs > 1 else "%")
     for method, evaluations in methods.items():
         out.print(f"{method}: {evaluations[0].leakage_line}")
 

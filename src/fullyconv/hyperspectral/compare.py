@@ -19,12 +19,11 @@ from fullyconv.hyperspectral.recipe import SceneRecipe
 from fullyconv.hyperspectral.scoring import (
     SceneEvaluation,
     Spread,
-    class_rows,
     evaluate_map,
     markdown,
-    score_rows,
     spread,
     summary_document,
+    tables,
 )
 from fullyconv.hyperspectral.trial import Trial, make_trial, network_windows
 from fullyconv.predict.image import Segmenter
@@ -119,12 +118,12 @@ class Comparison:
 
     def markdown(self) -> str:
         """Write the tables."""
-        tables = (score_rows(self.evaluations), self.cost_rows(), class_rows(self.evaluations, self.classes))
+        overall, *classes = tables(self.evaluations)
         faster = self.speed_up()
         line = (
             "" if faster is None else f"\nThe FCN labels the scene {faster.mean:.0f} times faster than the patch CNN.\n"
         )
-        return "\n".join(map(markdown, tables)) + line
+        return "\n".join(map(markdown, [overall, self.cost_rows(), *classes])) + line
 
     def document(self) -> dict[str, Any]:
         """Give all figures as plain values for JSON."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from fullyconv.evaluation import Evaluation
 from fullyconv.hyperspectral.trial import Trial
 from fullyconv.metrics import Scores, confusion, score
 from fullyconv.splits import SplitKind, Windows
-from fullyconv.types import ClassSet
 
 
 @dataclass(frozen=True)
@@ -100,22 +99,16 @@ FIGURES: dict[str, Callable[[SceneEvaluation], float]] = {
     "leakage %": lambda run: 100 * run.leakage,
 }
 
+ClassFigure = Literal["accuracy", "F1"]
+CLASS_FIGURES: dict[ClassFigure, Callable[[Scores], tuple[float, ...]]] = {
+    "accuracy": lambda scores: scores.per_class_accuracy,
+    "F1": lambda scores: scores.per_class_f1,
+}
+
 
 def summary(runs: Sequence[SceneEvaluation]) -> dict[str, Spread]:
     """Summarise runs: overall and average accuracy, kappa and leakage, all in hundredths."""
     return {name: spread([figure(run) for run in runs]) for name, figure in FIGURES.items()}
-
-
-def class_summary(runs: Sequence[SceneEvaluation]) -> list[tuple[Spread, Spread]]:
-    """Summarise each class: accuracy and F1, in hundredths."""
-    classes = range(len(runs[0].evaluation.classes))
-    return [
-        (
-            spread([100 * run.scores.per_class_accuracy[index] for run in runs]),
-            spread([100 * run.scores.per_class_f1[index] for run in runs]),
-        )
-        for index in classes
-    ]
 
 
 def summary_document(methods: Mapping[str, Sequence[SceneEvaluation]]) -> dict[str, Any]:
@@ -142,11 +135,16 @@ def score_rows(methods: Mapping[str, Sequence[SceneEvaluation]]) -> list[list[st
     return rows + [[method, *map(str, summary(runs).values())] for method, runs in methods.items()]
 
 
-def class_rows(methods: Mapping[str, Sequence[SceneEvaluation]], classes: ClassSet) -> list[list[str]]:
-    """Lay out scores per class, accuracy / F1: a row per class, a column per method."""
-    columns = {method: class_summary(runs) for method, runs in methods.items()}
-    rows = [["class: accuracy, F1", *columns]]
+def class_rows(methods: Mapping[str, Sequence[SceneEvaluation]], figure: ClassFigure) -> list[list[str]]:
+    """Lay out one figure of every class: a row per class, a column per method."""
+    classes = next(iter(methods.values()))[0].evaluation.classes
+    rows = [[f"class: {figure}", *methods]]
     for index, name in enumerate(classes.names):
-        figures = [f"{accuracy}, {f1}" for accuracy, f1 in (column[index] for column in columns.values())]
-        rows.append([name, *figures])
+        columns = [[100 * CLASS_FIGURES[figure](run.scores)[index] for run in runs] for runs in methods.values()]
+        rows.append([name, *map(str, map(spread, columns))])
     return rows
+
+
+def tables(methods: Mapping[str, Sequence[SceneEvaluation]]) -> list[list[list[str]]]:
+    """Lay out everything: overall scores, then accuracy and F1 of every class."""
+    return [score_rows(methods), class_rows(methods, "accuracy"), class_rows(methods, "F1")]
