@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -274,3 +275,33 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
     with pytest.raises(ImportError, match=r"pip install 'fullyconv\[hsi\]'"):
         open_scene(path)
+
+
+@settings(max_examples=40)
+@given(
+    suffix=st.sampled_from(SUFFIXES),
+    damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=5),
+    kept=st.one_of(st.just(1.0), st.floats(0, 1)),
+)
+def test_damaged_files_open_or_are_refused(
+    suffix: str, damage: list[tuple[float, int]], kept: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"damaged{suffix}"
+    save_scene(scene(), path)
+    content = bytearray(path.read_bytes())
+    for place, value in damage:
+        content[int(place * len(content))] = value
+    path.write_bytes(content[: int(kept * len(content))])
+    with contextlib.suppress(BadFile):
+        open_scene(path)
+
+
+def test_nested_cells_in_a_matlab_file_are_not_followed(tmp_path: Path) -> None:
+    cell = np.empty((1, 1), object)
+    cell[0, 0] = "x"
+    for _ in range(50):
+        outer = np.empty((1, 1), object)
+        outer[0, 0] = cell
+        cell = outer
+    scipy.io.savemat(tmp_path / "x.mat", {"labels": cell, "class_names": cell, "cube": CUBE})
+    assert open_scene(tmp_path / "x.mat").labels is None
