@@ -129,11 +129,10 @@ def print_problems(problems: Sequence[object]) -> None:
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print scores per class and for the whole set."""
     document, scores = evaluation.document(), evaluation.scores
-    table = Table("class", "IU", "accuracy", title=f"{document['images']} images at native resolution")
-    for name, iu, accuracy in zip(
-        evaluation.classes.names, scores.per_class_iu, scores.per_class_accuracy, strict=True
-    ):
-        table.add_row(name, f"{iu:.3f}", f"{accuracy:.3f}")
+    table = Table("class", "IU", "accuracy", "F1", title=f"{document['images']} images at native resolution")
+    figures = (scores.per_class_iu, scores.per_class_accuracy, scores.per_class_f1)
+    for name, *values in zip(evaluation.classes.names, *figures, strict=True):
+        table.add_row(name, *(f"{value:.3f}" for value in values))
     out.print(table)
     for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
         out.print(f"{key.replace('_iu', ' IU').replace('_', ' ')} {document[key]:.4f}")
