@@ -26,3 +26,12 @@ def camvid() -> Path:
     if not folder.is_dir():
         pytest.skip("CamVid is not beside the repository (../shared/data/camvid)")
     return folder
+
+
+@pytest.fixture
+def hyperspectral() -> Path:
+    """The folder of real hyperspectral data, where it is at hand."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "hyperspectral"
+    if not folder.is_dir():
+        pytest.skip("hyperspectral data are not beside the repository (../shared/data/hyperspectral)")
+    return folder

@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from fullyconv import ClassSet, Preprocess, build, load, save
-from fullyconv.checkpoint import load_network
+from fullyconv.checkpoint import Config, load_network
 from fullyconv.data.images import BadFile
+from fullyconv.types import SpectralPreprocess
 
 CLASSES = ClassSet(("ground", "tree"), colours=((1, 2, 3), (4, 5, 6)), values=(3, 9), ignore_index=0)
 PREPROCESS = Preprocess(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), order="BGR")
@@ -99,3 +102,16 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(BadFile, match="not readable"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("components", [(), ((0.1, -1 / 3),)])
+def test_spectral_normalisation_comes_back_exactly(components: tuple[tuple[float, ...], ...]) -> None:
+    fitted = SpectralPreprocess(4, (1, 3), (0.1, 1 / 3), (2 / 3, 7.0), components)
+    network = build("fcn32s-resnet18", 2)
+    config = Config(architecture=network.architecture, classes=ClassSet(("a", "b")), preprocess=fitted)
+    assert Config.model_validate_json(json.dumps(config.model_dump())).preprocess == fitted
+    usual = config.model_copy(update={"preprocess": Preprocess()})
+    assert Config.model_validate_json(json.dumps(usual.model_dump())).preprocess == Preprocess()
+    damaged = config.model_dump() | {"preprocess": {**asdict(fitted), "bands": (1, 4)}}
+    with pytest.raises(ValidationError, match="bands 1 to 4 of a scene of 4"):
+        Config.model_validate_json(json.dumps(damaged))

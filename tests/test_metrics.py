@@ -64,3 +64,15 @@ def test_predictions_that_are_no_class_are_refused() -> None:
         confusion(np.zeros((1, 2), int), np.array([[0, 2]]), classes=2)
     with pytest.raises(ValueError, match="differ in size"):
         confusion(np.zeros((1, 2), int), np.zeros((2, 1), int), classes=2)
+
+
+@given(st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_kappa_and_f1_equal_scikit_learns(classes: int, seed: int) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(seed)
+    truth, guess = rng.integers(0, classes, 50), rng.integers(0, classes, 50)
+    scores, names = score(confusion(truth, guess, classes=classes)), range(classes)
+    assert scores.kappa == pytest.approx(sklearn.cohen_kappa_score(truth, guess, labels=names))
+    expected = sklearn.f1_score(truth, guess, labels=names, average=None, zero_division=np.nan)
+    np.testing.assert_allclose(scores.per_class_f1, expected)
+    assert scores.pixel_accuracy == sklearn.accuracy_score(truth, guess)

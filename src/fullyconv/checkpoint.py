@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,11 +19,22 @@ from fullyconv.files import whole_file
 from fullyconv.models import Architecture, architecture_of, rebuild
 from fullyconv.models.fcn import FCN
 from fullyconv.surgery import factor_like
-from fullyconv.types import ClassSet, Preprocess
+from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 SCALE = ".scale"  # what stands behind the name of an 8-bit tensor's scales
 MOST_CONFIG_BYTES = 16 << 20
+
+
+def _kind(preprocess: Any) -> str:
+    """Tell spectra from colours; without it what is no valid one would be tried as the other."""
+    spectral = "scene_bands" in preprocess if isinstance(preprocess, dict) else hasattr(preprocess, "scene_bands")
+    return "spectra" if spectral else "colours"
+
+
+AnyPreprocess = Annotated[
+    Annotated[Preprocess, Tag("colours")] | Annotated[SpectralPreprocess, Tag("spectra")], Discriminator(_kind)
+]
 
 
 class Config(BaseModel):
@@ -33,7 +44,7 @@ class Config(BaseModel):
     format: int = 1
     architecture: Architecture
     classes: ClassSet
-    preprocess: Preprocess
+    preprocess: AnyPreprocess
     crf: CRFParameters | None = None  # what `fullyconv crf tune` found
     notes: dict[str, Any] = {}  # how the model came to be: recipe, scores, versions
 
@@ -43,7 +54,7 @@ def save(
     folder: Path | str,
     *,
     classes: ClassSet | None = None,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | SpectralPreprocess | None = None,
     notes: Mapping[str, Any] | None = None,
     compact: bool = False,
 ) -> Path:

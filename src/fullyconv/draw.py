@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from fullyconv.types import ClassSet
 
 UNSCORED = (224, 224, 192)  # VOC's colour of void
+LEGEND_PX = 260  # room for two columns of names
 
 
 def colourise(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
@@ -60,3 +61,11 @@ def legend(classes: ClassSet, *, width: int, row_px: int = 22) -> np.ndarray:
         pen.rectangle((x, y, x + 15, y + 15), fill=colour, outline="black")
         pen.text((x + 21, y + 2), name, fill="black")
     return np.asarray(picture)
+
+
+def map_with_legend(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
+    """Paint H x W labels above their legend, as wide as the map or as its names need; H' x W' x 3 uint8."""
+    painted = colourise(labels, classes)
+    names = legend(classes, width=max(painted.shape[1], LEGEND_PX))
+    margin = np.full((len(painted), names.shape[1] - painted.shape[1], 3), 255, np.uint8)
+    return np.concatenate([np.concatenate([painted, margin], axis=1), names])

@@ -40,6 +40,9 @@ class Scores:
     per_class_accuracy: tuple[float, ...]
     mean_iu_present: float
     """Mean IU over the classes in the truth alone, as SIFT Flow is scored (three of its classes are never tested)."""
+    kappa: float
+    """Cohen's kappa: accuracy beyond what the two margins of the matrix give by chance; 1 at best, 0 by chance."""
+    per_class_f1: tuple[float, ...]
 
 
 def score(counts: np.ndarray) -> Scores:
@@ -51,9 +54,11 @@ def score(counts: np.ndarray) -> Scores:
     hits, truth = np.diag(counts).astype(np.float64), counts.sum(1).astype(np.float64)
     union = truth + counts.sum(0) - hits
     with np.errstate(invalid="ignore", divide="ignore"):
-        accuracy, iu = hits / truth, hits / union
+        accuracy, iu, f1 = hits / truth, hits / union, 2 * hits / (truth + counts.sum(0))
         pixel = hits.sum() / truth.sum()
         share = truth / truth.sum()
+        chance = (share * counts.sum(0)).sum() / truth.sum()
+        kappa = (pixel - chance) / (1 - chance)
     there = truth > 0
     return Scores(
         pixel_accuracy=float(pixel),
@@ -63,6 +68,8 @@ def score(counts: np.ndarray) -> Scores:
         per_class_iu=tuple(map(float, iu)),
         per_class_accuracy=tuple(map(float, accuracy)),
         mean_iu_present=_mean(iu[there]),
+        kappa=float(kappa),
+        per_class_f1=tuple(map(float, f1)),
     )
 
 

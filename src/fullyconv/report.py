@@ -61,19 +61,23 @@ def write_report(
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{len(pairs)} images, {evaluation.void_share:.1%} of their pixels void. {_absent(evaluation)}</p>",
         _headline(evaluation),
-        "<h2>Classes</h2>" + _class_table(evaluation),
-        f'<h2>Curves</h2><div class="plots">{_embed(plot_curves(epochs))}</div>' if epochs else "",
-        f'<h2>Confusions</h2><div class="plots">{_embed(plot_confusion(evaluation))}</div>',
+        "<h2>Classes</h2>" + class_table(evaluation),
+        f'<h2>Curves</h2><div class="plots">{embed(plot_curves(epochs))}</div>' if epochs else "",
+        f'<h2>Confusions</h2><div class="plots">{embed(plot_confusion(evaluation))}</div>',
         "<h2>Worst images</h2>" + "".join(_row(segmenter, pair, iu) for pair, iu in worst),
         "<h2>Best images</h2>" + "".join(_row(segmenter, pair, iu) for pair, iu in best),
         f"<h2>Recipe</h2><pre>{html.escape(recipe)}</pre>" if recipe else "",
         f"<p>Scores: {html.escape(evaluation.document()['convention'])}.</p>",
     ]
+    return write_page(out / FILE_NAME, title, sections)
+
+
+def write_page(path: Path, title: str, sections: Sequence[str]) -> Path:
+    """Write sections of HTML as one page."""
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style><body>{''.join(sections)}</body></html>"
     )
-    path = out / FILE_NAME
     with whole_file(path) as draft:
         draft.write_text(page, encoding="utf-8")
     return path
@@ -158,20 +162,23 @@ def _headline(evaluation: Evaluation) -> str:
     )
 
 
-def _class_table(evaluation: Evaluation) -> str:
+def class_table(evaluation: Evaluation) -> str:
+    """Lay out the scores of every class."""
     scores, classes = evaluation.scores, evaluation.classes
     shares = evaluation.counts.sum(1) / max(1, evaluation.counts.sum())
     rows = []
     for index, name in enumerate(classes.names):
-        iu, accuracy = scores.per_class_iu[index], scores.per_class_accuracy[index]
+        iu, accuracy, f1 = (
+            figures[index] for figures in (scores.per_class_iu, scores.per_class_accuracy, scores.per_class_f1)
+        )
         width = 0 if np.isnan(iu) else 100 * iu
         swatch = f'<span class="swatch" style="background:rgb{classes.colours[index]}"></span>'
         rows.append(
             f"<tr><td>{swatch}{html.escape(name)}</td>"
-            f"<td>{shares[index]:.1%}</td><td>{_figure(accuracy)}</td><td>{_figure(iu)}</td>"
+            f"<td>{shares[index]:.1%}</td><td>{_figure(accuracy)}</td><td>{_figure(f1)}</td><td>{_figure(iu)}</td>"
             f'<td style="width:320px"><div class="bar" style="width:{width:.1f}%"></div></td></tr>'
         )
-    head = "<tr><th>class</th><th>share</th><th>accuracy</th><th>IU</th><th></th></tr>"
+    head = "<tr><th>class</th><th>share</th><th>accuracy</th><th>F1</th><th>IU</th><th></th></tr>"
     return f"<table>{head}{''.join(rows)}</table>"
 
 
@@ -211,7 +218,8 @@ def _picture(pixels: np.ndarray, alt: str) -> str:
     return f'<img alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def _embed(figure: Figure) -> str:
+def embed(figure: Figure) -> str:
+    """Put a plot on the page."""
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "fullyconv"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})

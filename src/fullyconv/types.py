@@ -160,6 +160,13 @@ class SpectralPreprocess:
     std: tuple[float, ...]
     components: tuple[tuple[float, ...], ...] = ()
 
+    def __post_init__(self) -> None:
+        sizes = {len(self.mean), len(self.std), *map(len, self.components)}
+        if not self.bands or sizes != {len(self.bands)}:
+            raise ValueError(f"each of {len(self.bands)} bands needs one number, in each row: {sorted(sizes)}")
+        if min(self.bands) < 0 or max(self.bands) >= self.scene_bands:
+            raise ValueError(f"bands {min(self.bands)} to {max(self.bands)} of a scene of {self.scene_bands}")
+
     @property
     def channels(self) -> int:
         """The number of channels that the network sees."""
@@ -167,8 +174,9 @@ class SpectralPreprocess:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Normalise H x W x B to K x H x W float32."""
-        spectra = np.asarray(image[..., list(self.bands)], np.float32)
-        planes = (spectra - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        spectra = image[..., list(self.bands)].astype(np.float32, copy=False)  # a copy already
+        spectra -= np.asarray(self.mean, np.float32)
+        spectra /= np.asarray(self.std, np.float32)
         if self.components:
-            planes = planes @ np.asarray(self.components, np.float32).T
-        return np.ascontiguousarray(planes.transpose(2, 0, 1))
+            spectra = spectra @ np.asarray(self.components, np.float32).T
+        return np.ascontiguousarray(spectra.transpose(2, 0, 1))

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from fullyconv.data.images import BadFile
-from fullyconv.recipes import CHAINS, RECIPES, find_chain, find_recipe, voc
-from fullyconv.train.recipe import Recipe
+from fullyconv.hyperspectral.recipe import SceneRecipe
+from fullyconv.recipes import CHAINS, RECIPES, find_chain, find_recipe, find_scene_recipe, voc
+from fullyconv.train.recipe import Recipe, read_recipe, write_recipe
 
 ALL = RECIPES | {f"{chain}/{name}": stage for chain, value in CHAINS.items() for name, stage in value.stages.items()}
 
@@ -57,3 +58,18 @@ def test_a_file_with_stages_is_a_chain(tmp_path: Path) -> None:
         find_chain(str(path))
     with pytest.raises(ValueError, match="is a chain of recipes"):
         find_recipe("voc-staged")
+
+
+def test_scene_recipes_are_found_by_name_and_in_files_based_on_one(tmp_path: Path) -> None:
+    assert find_scene_recipe("hsi") == SceneRecipe()
+    assert find_scene_recipe("camvid") is None
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: hsi-random\nper_class: 50\nlearning_rate: 1e-3\nbands: [3, [450, 900]]\n")
+    found = find_scene_recipe(str(path))
+    assert found is not None
+    assert (found.split, found.per_class, found.learning_rate) == ("random", 50, 1e-3)
+    assert found.bands == (3, (450, 900))
+    write_recipe(found, path)
+    assert read_recipe(path, {"default": SceneRecipe()}) == found
+    path.write_text("base: demo\nepochs: 2\n")
+    assert find_scene_recipe(str(path)) is None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import torch
 from torch import nn
 
 from fullyconv.backbones.caffenet import CaffeNet
 from fullyconv.backbones.googlenet import GoogLeNet
 from fullyconv.backbones.lenet import LeNet
 from fullyconv.backbones.resnet import ResNet18
+from fullyconv.backbones.spectral import Spectral
 from fullyconv.backbones.vgg import VGG16
 
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
@@ -22,11 +24,31 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "alexnet": partial(CaffeNet, norm_first=True),
     "googlenet": GoogLeNet,
     "lenet": LeNet,
+    "spectral1": partial(Spectral, coarsest=1),
+    "spectral2": partial(Spectral, coarsest=2),
+    "spectral4": partial(Spectral, coarsest=4),
+    "spectral8": partial(Spectral, coarsest=8),
 }
 
 
-def backbone(name: str) -> nn.Module:
-    """Build a trunk with fresh weights; raises ``ValueError`` for a name that is not in ``BACKBONES``."""
+def backbone(name: str, channels: int | None = None) -> nn.Module:
+    """Build a trunk with fresh weights, for images of ``channels`` if they are not those it is made for.
+
+    Raises ``ValueError`` for a name that is not in ``BACKBONES``.
+    """
     if name not in BACKBONES:
         raise ValueError(f"unknown trunk {name!r}: choose one of {', '.join(BACKBONES)}")
-    return BACKBONES[name]()
+    trunk = BACKBONES[name]()
+    if channels is not None:
+        _read(trunk, channels)
+    return trunk
+
+
+def _read(trunk: nn.Module, channels: int) -> None:
+    """Give the first layer fresh weights for ``channels`` inputs, of a size that keeps its responses alike."""
+    if channels < 1:
+        raise ValueError(f"an image has at least one channel, not {channels}")
+    conv = next(layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d))
+    deviation = float(conv.weight.detach().std()) * (conv.in_channels / channels) ** 0.5
+    conv.weight = nn.Parameter(deviation * torch.randn(conv.out_channels, channels, *conv.kernel_size))
+    conv.in_channels = channels

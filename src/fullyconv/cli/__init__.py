@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from fullyconv.cli import caffe, crf, data
+from fullyconv.cli import caffe, crf, data, hsi
 from fullyconv.cli.compress import compress
 from fullyconv.cli.console import complain
 from fullyconv.cli.evaluate import evaluate
@@ -26,6 +26,7 @@ for command in (train, evaluate, predict, demo, compress, reproduce):
 app.add_typer(data.app, name="data")
 app.add_typer(caffe.app, name="caffe")
 app.add_typer(crf.app, name="crf")
+app.add_typer(hsi.app, name="hsi")
 
 
 def main() -> None:

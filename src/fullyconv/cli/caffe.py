@@ -54,8 +54,13 @@ def export(
     """
     from fullyconv.caffe import export as write
     from fullyconv.checkpoint import load_network
+    from fullyconv.types import Preprocess
 
     network, config = load_network(model)
+    if not isinstance(config.preprocess, Preprocess):
+        raise ValueError(
+            f"{model} labels hyperspectral scenes, which Caffe has no input for: export a model of pictures"
+        )
     prototxt, caffemodel = write(network, out_)
     order, mean, std = config.preprocess.order, config.preprocess.mean, config.preprocess.std
     out.print(f"description {prototxt}\nweights {caffemodel}")

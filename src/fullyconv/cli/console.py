@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from fullyconv.check import Report
+    from fullyconv.data.scenes.check import SceneReport
     from fullyconv.evaluation import Evaluation
 
 out = Console(soft_wrap=True, highlight=False)
@@ -86,19 +87,52 @@ def print_report(report: Report) -> None:
         shares.add_row(name, *(f"{figures.shares[index]:.2%}" for figures in report.splits.values()))
     out.print(shares)
     out.print(f"mean {report.mean}  standard deviation {report.std}  (RGB, 0..255)")
-    for problem in report.problems:
+    print_problems(report.problems)
+
+
+def print_scene(report: SceneReport) -> None:
+    """Print what a scene holds and what is wrong with it."""
+    scene = report.scene
+    height, width, bands = scene.cube.shape
+    out.print(f"{height} x {width} pixels (rows x columns), {bands} bands of {scene.cube.dtype}")
+    span = f"{min(scene.wavelengths):g} to {max(scene.wavelengths):g} nm" if scene.wavelengths else "not said"
+    out.print(
+        f"wavelengths {span}, values {report.low:g} to {report.high:g}, georeference {_whether(scene.georeference)}"
+    )
+    out.print(f"bad bands {_whether(scene.bad_bands)}, constant bands {_whether(report.constant)} (counted from 0)")
+    if scene.classes is not None:
+        labelled = max(1, int(report.pixels.sum()))
+        table = Table(
+            "label", "class", "pixels", "share", title=f"{labelled / (height * width):.1%} of the pixels labelled"
+        )
+        for value, name, count in zip(scene.classes.values, scene.classes.names, report.pixels, strict=True):
+            table.add_row(str(value), name, str(count), f"{count / labelled:.2%}")
+        out.print(table)
+    else:
+        out.print("no labels")
+    print_problems(report.problems)
+
+
+def _whether(value: object) -> str:
+    if value is None or isinstance(value, list | tuple):
+        return ", ".join(map(str, value or ())) or "none"
+    return "given"
+
+
+def print_problems(problems: Sequence[object]) -> None:
+    """Print what is wrong with a data set, and how much."""
+    for problem in problems:
         out.print(f"[red]problem:[/] {escape(str(problem))}")
-    out.print(f"{len(report.problems)} problem{'s' * (len(report.problems) != 1)}")
+    out.print(f"{len(problems)} problem{'s' * (len(problems) != 1)}")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print scores per class and for the whole set."""
     document, scores = evaluation.document(), evaluation.scores
-    table = Table("class", "IU", "accuracy", title=f"{document['images']} images at native resolution")
-    for name, iu, accuracy in zip(
-        evaluation.classes.names, scores.per_class_iu, scores.per_class_accuracy, strict=True
-    ):
-        table.add_row(name, f"{iu:.3f}", f"{accuracy:.3f}")
+    table = Table("class", "IU", "accuracy", "F1", title=f"{document['images']} images at native resolution")
+    figures = (scores.per_class_iu, scores.per_class_accuracy, scores.per_class_f1)
+    for name, *values in zip(evaluation.classes.names, *figures, strict=True):
+        table.add_row(name, *(f"{value:.3f}" for value in values))
     out.print(table)
     for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
         out.print(f"{key.replace('_iu', ' IU').replace('_', ' ')} {document[key]:.4f}")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullyconv.cli.console import Bars, complain, err, out, print_report
-from fullyconv.cli.options import DataArgument
+from fullyconv.cli.console import Bars, complain, err, out, print_problems, print_report, print_scene
 
 if TYPE_CHECKING:
     from fullyconv.check import Report
@@ -18,14 +17,25 @@ app = typer.Typer(help="Look at data sets, fetch published ones, make one to try
 
 
 @app.command("check")
-def check(data: DataArgument) -> None:
+def check(
+    data: Annotated[Path, typer.Argument(help="Data-set folder, or a hyperspectral scene's file.", show_default=False)],
+    labels: Annotated[Path | None, typer.Option(help="Of a scene: the file of its label map.")] = None,
+    cube_key: Annotated[str | None, typer.Option(help="Of a scene: name of the cube in its file.")] = None,
+    label_key: Annotated[str | None, typer.Option(help="Of a scene: name of the label map.")] = None,
+) -> None:
     """Read a data set once and list what is in it and what is wrong with it; exit status 1 if anything is.
 
-    Example: `fullyconv data check photos/`
+    Examples: `fullyconv data check photos/`, and for a scene (MATLAB, ENVI, GeoTIFF, NumPy)
+    `fullyconv data check PaviaU.mat --labels PaviaU_gt.mat`.
     """
     from fullyconv.check import check_folder
     from fullyconv.data.folder import open_folder
 
+    if data.is_file():
+        _check_scene(data, labels, cube_key, label_key)
+        return
+    if labels or cube_key or label_key:
+        raise ValueError(f"{data} is no scene's file: --labels, --cube-key and --label-key are for scenes")
     with Bars() as bars:
         report = check_folder(open_folder(data), progress=bars)
     print_report(report)
@@ -35,6 +45,41 @@ def check(data: DataArgument) -> None:
         write_inferred_classes(report, data)
     if report.problems:
         raise typer.Exit(1)
+
+
+def _check_scene(cube: Path, labels: Path | None, cube_key: str | None, label_key: str | None) -> None:
+    from fullyconv.data.images import BadFile
+    from fullyconv.data.scenes.check import check_scene
+
+    try:
+        report = check_scene(cube, labels, cube_key=cube_key, label_key=label_key)
+    except BadFile as problem:
+        print_problems([problem])
+        raise typer.Exit(1) from None
+    print_scene(report)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command("scene")
+def scene(
+    labels: Annotated[Path, typer.Argument(help="A label map: MATLAB, ENVI, GeoTIFF, .npy or PNG; 0 is not labelled.")],
+    out_: Annotated[Path, typer.Option("--out", help="Scene to write: .mat, .npz, .hdr (ENVI), .tif or .npy.")],
+    bands: Annotated[int, typer.Option(min=3, help="Bands, from 400 to 2400 nm.")] = 103,
+    label_key: Annotated[str | None, typer.Option(help="Name of the map in a file of several.")] = None,
+    seed: int = 0,
+) -> None:
+    """Make a hyperspectral scene for a label map: spectra per class, mixed at borders, unevenly lit, with noise.
+
+    Example: `fullyconv data scene PaviaU_gt.mat --out pavia.mat`, then `fullyconv data check pavia.mat`.
+    """
+    from fullyconv.data.scenes.files import open_labels, save_scene
+    from fullyconv.data.scenes.synthetic import make_scene
+
+    made = make_scene(*open_labels(labels, key=label_key), bands=bands, seed=seed)
+    beside = save_scene(made, out_)
+    height, width, _ = made.cube.shape
+    out.print(f"{height} x {width} pixels (rows x columns), {bands} bands in {out_}, labels in {beside}")
 
 
 @app.command("demo")

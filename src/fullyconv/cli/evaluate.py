@@ -9,7 +9,8 @@ import typer
 
 from fullyconv.cli.console import Bars, complain, out, print_evaluation
 from fullyconv.cli.crf import print_comparison, with_crf
-from fullyconv.cli.options import CRFOption, DataArgument, DeviceOption, ModelArgument, PrecisionOption
+from fullyconv.cli.hsi import evaluate_on_scene
+from fullyconv.cli.options import CRFOption, DeviceOption, ModelArgument, PrecisionOption
 
 if TYPE_CHECKING:
     from fullyconv.data.folder import Pair
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: ModelArgument,
-    data: DataArgument,
+    data: Annotated[Path, typer.Argument(help="Data-set folder, or a scene's file.", show_default=False)],
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the figures here, and the confusion matrix beside it.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to score; default: val, test or all.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Scenes: the label map, if the scene's file has none.")] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Scenes: split (.npz) whose test pixels to score; default: that of the run.")
+    ] = None,
     crf: CRFOption = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write report.html with the best and worst images into this folder.")
@@ -35,14 +40,19 @@ def evaluate(
 
     Example: `fullyconv evaluate runs/camvid/model camvid/val --json scores.json` also writes scores.png,
     the confusion matrix. With --crf all scores, and those of boundaries, before and after a dense CRF.
+    `fullyconv evaluate runs/scene/model scene.mat --labels gt.mat` scores the run's test pixels and prints the leakage.
     """
     from fullyconv.checkpoint import write_json
     from fullyconv.data.folder import evaluation_split, open_folder
     from fullyconv.evaluation import evaluate as score
     from fullyconv.predict.image import load
     from fullyconv.report import plot_confusion, save_figure, write_report
+    from fullyconv.types import SpectralPreprocess
 
     segmenter = load(model, device=device, precision=precision)
+    if isinstance(segmenter.preprocess, SpectralPreprocess):
+        evaluate_on_scene(model, segmenter, data, labels=labels, masks=masks, json_file=json_file)
+        return
     folder = open_folder(data)
     pairs = evaluation_split(folder, split)
     if folder.classes is not None and folder.classes.names != segmenter.classes.names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,18 +13,25 @@ from fullyconv.cli.crf import with_crf
 from fullyconv.cli.options import CRFOption, DeviceOption, ModelArgument, PrecisionOption
 
 if TYPE_CHECKING:
-    from fullyconv.predict.folder import Task
+    from fullyconv.predict.folder import Outcome, Task
     from fullyconv.predict.image import Segmenter
 
 
 def predict(
     model: ModelArgument,
-    inputs: Annotated[list[str], typer.Argument(help="Images, folders or globs.")],
-    out_: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")],
+    inputs: Annotated[list[str], typer.Argument(help="Images or scenes: files, folders or globs.")],
+    out_: Annotated[Path, typer.Option("--out", help="Folder for the pictures and maps.")],
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write C x H x W float16 class probabilities (.npz).")
     ] = False,
     crf: CRFOption = False,
+    cube_key: Annotated[
+        str | None, typer.Option(help="Of scenes: name of the cube in files that hold several.")
+    ] = None,
+    rgb: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(help="Of scenes: wavelengths in nm to show as red, green and blue; default: 650 550 450."),
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
 ) -> None:
@@ -32,15 +40,32 @@ def predict(
     Examples: `fullyconv predict runs/photos/model holiday.jpg --out labelled`,
     `fullyconv predict runs/photos/model photos/ "scans/*.tif" --out labelled --probabilities`.
     A bad file is reported and skipped; exit status 1 then.
+
+    A model of hyperspectral scenes takes MATLAB, ENVI (.hdr), GeoTIFF and NumPy files, and writes the map as PNG,
+    with a legend, as ENVI Classification and as GeoTIFF (where the scene lies), and the scene in false colours:
+    `fullyconv predict runs/pavia/model PaviaU.mat --out maps`.
     """
     from fullyconv.predict.folder import find_images
     from fullyconv.predict.image import load
+    from fullyconv.types import SpectralPreprocess
 
     segmenter = load(model, device=device, precision=precision)
+    of_scenes = isinstance(segmenter.preprocess, SpectralPreprocess)
+    if (crf and of_scenes) or ((cube_key or rgb) and not of_scenes):
+        wrong = "a CRF compares colours, which" if crf else "--cube-key and --rgb are for scenes, which"
+        raise ValueError(f"{wrong} this model's inputs do not have: leave it out")
     segmenter = with_crf(segmenter, model) if crf else segmenter
-    tasks = find_images(inputs)
-    bad = predict_tasks(segmenter, tasks, out_, probabilities=probabilities)
-    out.print(f"{len(tasks) - bad} of {len(tasks)} images labelled in {out_}")
+    if of_scenes:
+        from fullyconv.data.scenes.pictures import RGB_NM
+        from fullyconv.predict.scenes import Output, find_scenes, predict_scenes
+
+        tasks = find_scenes(inputs)
+        output = Output(cube_key, probabilities, rgb or RGB_NM)
+        bad = _follow(predict_scenes(segmenter, tasks, out_, output), len(tasks))
+    else:
+        tasks = find_images(inputs)
+        bad = predict_tasks(segmenter, tasks, out_, probabilities=probabilities)
+    out.print(f"{len(tasks) - bad} of {len(tasks)} {'scenes' if of_scenes else 'images'} labelled in {out_}")
     if bad:
         raise typer.Exit(1)
 
@@ -49,12 +74,16 @@ def predict_tasks(segmenter: Segmenter, tasks: list[Task], folder: Path, *, prob
     """Predict with a progress bar; gives the number of bad files."""
     from fullyconv.predict.folder import predict_files
 
+    return _follow(predict_files(segmenter, tasks, folder, probabilities=probabilities), len(tasks))
+
+
+def _follow(outcomes: Iterator[Outcome], total: int) -> int:
+    """Show progress and problems; gives the number of bad files."""
     bad = 0
     with Bars() as bars:
-        outcomes = predict_files(segmenter, tasks, folder, probabilities=probabilities)
         for done, outcome in enumerate(outcomes, start=1):
             if outcome.problem is not None:
                 bad += 1
                 complain("skipped", outcome.problem)
-            bars("predicting", done, len(tasks), outcome.task.image.name)
+            bars("predicting", done, total, outcome.task.image.name)
     return bad

@@ -9,6 +9,7 @@ import typer
 
 from fullyconv.cli.console import Bars, TrainingBars, err, out, print_evaluation, print_report
 from fullyconv.cli.data import write_inferred_classes
+from fullyconv.cli.hsi import train_scenes
 from fullyconv.cli.options import SetOption
 from fullyconv.cli.predict import predict_tasks
 
@@ -25,15 +26,16 @@ EVALUATION = "evaluation.json"
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="Recipe (default, camvid, demo, voc-fcn32s, …), chain (voc-staged), or a YAML file.")
+        str, typer.Argument(help="Recipe (default, camvid, hsi, voc-fcn32s, …), chain (voc-staged), or a YAML file.")
     ],
-    data: Annotated[Path, typer.Option(help="Data-set folder.")],
+    data: Annotated[Path, typer.Option(help="Data-set folder; of scene recipes (hsi) the scene's file.")],
     out_: Annotated[Path, typer.Option("--out", help="Folder for the run.")],
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     skip_problems: Annotated[
         bool, typer.Option("--skip-problems", help="Leave out pairs that data check complains of.")
     ] = False,
+    runs: Annotated[int, typer.Option(min=1, help="Scene recipes: train so often, with other splits and seeds.")] = 1,
 ) -> None:
     """Train a model and measure it: RUN/model (the best), RUN/report.html, RUN/metrics.jsonl, TensorBoard events.
 
@@ -41,13 +43,20 @@ def train(
     `fullyconv train camvid --data camvid/ --out runs/camvid --set minutes=30 --set network=fcn16s-resnet18`.
     A chain trains its stages one after the other, each from the best model of the one before, into RUN/STAGE:
     `fullyconv train voc-staged --data voc/ --out runs/staged --set start_from=vgg16.safetensors --set fcn16s.epochs=6`.
-    Ctrl-C saves the run; `--resume` continues it.
+    Ctrl-C saves the run; `--resume` continues it. One hyperspectral scene: `fullyconv train hsi --data scene.mat
+    --set labels=gt.mat --out runs/scene --runs 5`.
     """
-    from fullyconv.recipes import find_chain, find_recipe
+    from fullyconv.recipes import find_chain, find_recipe, find_scene_recipe
     from fullyconv.train.chain import change_chain
     from fullyconv.train.recipe import change, parse_settings
 
     settings = parse_settings(set_ or [])
+    scene_recipe = find_scene_recipe(recipe)
+    if scene_recipe is not None:
+        train_scenes(change(scene_recipe, settings, source="--set"), data, out_, runs=runs, resume=resume)
+        return
+    if runs > 1:
+        raise ValueError(f"--runs is for scene recipes (hsi); {recipe} is none: train it again with --set seed=…")
     chain = find_chain(recipe)
     if chain is not None:
         changed = change_chain(chain, settings, source="--set")

@@ -29,9 +29,7 @@ __all__ = [
     "generic_names", "network_names", "rebuild",
 ]  # fmt: skip
 
-SKIPS = {"fcn32s": 0, "fcn16s": 1, "fcn8s": 2, "fcn4s": 0}
-
-# Which FCNs each trunk has the maps for.
+# Which FCNs each trunk has the maps for: of its coarsest map alone, with one skip, with two, …
 VARIANTS: dict[str, tuple[str, ...]] = {
     "vgg16": ("fcn32s", "fcn16s", "fcn8s"),
     "vgg16-same": ("fcn32s", "fcn16s", "fcn8s"),
@@ -40,11 +38,16 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "alexnet": ("fcn32s",),
     "googlenet": ("fcn32s",),
     "lenet": ("fcn4s",),
+    "spectral1": ("fcn1s",),
+    "spectral2": ("fcn2s", "fcn1s"),
+    "spectral4": ("fcn4s", "fcn2s", "fcn1s"),
+    "spectral8": ("fcn8s", "fcn4s", "fcn2s", "fcn1s"),
 }
 
 # The reference lets scores fade towards the edge, as its zero-padded upsampling does; the compact
-# trunk has no reference to match and repeats the edge instead.
-BORDERS: dict[str, Border] = {"resnet18": "replicate"}
+# trunks have no reference to match and repeat the edge instead.
+COMPACT = ("resnet18", "spectral1", "spectral2", "spectral4", "spectral8")
+BORDERS: dict[str, Border] = dict.fromkeys(COMPACT, "replicate")
 
 ClassifierName = Literal["vgg16", "caffenet", "alexnet", "googlenet", "lenet"]
 
@@ -85,8 +88,12 @@ def external_trunk(name: str) -> tuple[int, str] | None:
 @overload
 def build(name: ClassifierName, classes: int | None = None) -> Classifier: ...  # type: ignore[overload-overlap]
 @overload
-def build(name: str, classes: int | None = None, *, upsampling: Upsampling | None = None) -> FCN: ...
-def build(name: str, classes: int | None = None, *, upsampling: Upsampling | None = None) -> FCN | Classifier:
+def build(
+    name: str, classes: int | None = None, *, upsampling: Upsampling | None = None, channels: int | None = None
+) -> FCN: ...
+def build(
+    name: str, classes: int | None = None, *, upsampling: Upsampling | None = None, channels: int | None = None
+) -> FCN | Classifier:
     """Build a network with fresh weights.
 
     ``name`` is a network of the papers (``REFERENCES``: ``voc-fcn8s``, ``siftflow-fcn16s``, …), or a
@@ -95,7 +102,8 @@ def build(name: str, classes: int | None = None, *, upsampling: Upsampling | Non
     ``classes`` x H x W scores. A trunk's name alone (``CLASSIFIERS``) gives a classifier of whole
     pictures. ``classes`` and ``upsampling`` default to those of the named network, or to 21 classes
     and fixed upsampling. Trunks from elsewhere are named as ``from_classifier`` takes them:
-    ``fcn8s-timm:convnext_tiny``. Raises ``ValueError`` for any other name.
+    ``fcn8s-timm:convnext_tiny``. ``channels`` lets a variant of a trunk read images of so many instead of
+    colours; ``fcn1s-spectral4`` and its like are made for that. Raises ``ValueError`` for any other name.
 
     >>> build("fcn8s-resnet18", classes=5).smallest_input
     (1, 1)
@@ -104,7 +112,11 @@ def build(name: str, classes: int | None = None, *, upsampling: Upsampling | Non
     external = external_trunk(name)
     if external is not None:
         stride, trunk = external
-        return from_classifier(trunk, classes or USUAL_CLASSES, stride, upsampling=upsampling or "fixed")
+        return from_classifier(
+            trunk, classes or USUAL_CLASSES, stride, upsampling=upsampling or "fixed", channels=channels
+        )
+    if channels is not None and (name in CLASSIFIERS or name in REFERENCES):
+        raise ValueError(f"{name} reads the channels it was published with: leave channels out")
     if name in CLASSIFIERS:
         if upsampling == "learned":
             raise ValueError(f"{name} is a classifier and upsamples nothing: leave upsampling out")
@@ -115,16 +127,16 @@ def build(name: str, classes: int | None = None, *, upsampling: Upsampling | Non
     elif name in generic_names():
         variant, _, trunk = name.partition("-")
         network = FCN(
-            backbone(trunk),
+            backbone(trunk, channels),
             classes=USUAL_CLASSES if classes is None else classes,
-            skips=SKIPS[variant],
+            skips=VARIANTS[trunk].index(variant),
             upsampling=upsampling or "fixed",
             border=BORDERS.get(trunk, "zero"),
         )
     else:
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join([*network_names(), *CLASSIFIERS])}")
     network.architecture = Architecture(  # type: ignore[assignment]
-        name, network.classes, network.upsampling if isinstance(network, FCN) else "fixed"
+        name, network.classes, network.upsampling if isinstance(network, FCN) else "fixed", channels
     )
     return network
 
@@ -133,7 +145,9 @@ def rebuild(architecture: Architecture) -> FCN:
     """Build the network that an architecture describes, with fresh weights."""
     external = external_trunk(architecture.name)
     if external is None:
-        return build(architecture.name, architecture.classes, upsampling=architecture.upsampling)
+        return build(
+            architecture.name, architecture.classes, upsampling=architecture.upsampling, channels=architecture.channels
+        )
     stride, trunk = external
     return from_classifier(
         trunk,
@@ -142,6 +156,7 @@ def rebuild(architecture: Architecture) -> FCN:
         taps=architecture.taps,
         example=architecture.example,
         upsampling=architecture.upsampling,
+        channels=architecture.channels,
     )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from fullyconv.backbones.classifier import ClassifierTrunk, Example, cut_trunk
 from fullyconv.backbones.external import classifier as build_classifier
 from fullyconv.backbones.external import origins, outline, usual_example
+from fullyconv.layers import expand_inputs, replace_layer
 from fullyconv.models.architecture import USUAL_CLASSES, Architecture
 from fullyconv.models.fcn import FCN, Upsampling
 
@@ -22,6 +23,7 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     taps: Sequence[str] = (),
     example: Example | None = None,
     upsampling: Upsampling = "fixed",
+    channels: int | None = None,
     origin: str | None = None,
 ) -> FCN:
     """Make an FCN-32s, -16s, -8s (or -4s, …) on a classifier, with a copy of its weights.
@@ -30,6 +32,9 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     ``torchvision:resnet50``, ``my_package.nets:build``) stands for a fresh one. ``stride`` is that of the finest map
     to score: 32 is FCN-32s, 8 FCN-8s. ``taps`` names the modules to tap instead, as in ``named_modules``.
     ``example`` (C, H, W) is a size the classifier takes: timm's own for its models, else 3 x 224 x 224.
+
+    ``channels`` widens the first layer to images of so many: its filters are kept, each further channel starts
+    with their mean (the reference's rule for colour and depth).
 
     Score layers start at zero; kernels, crops, the margin of zeros around the image and all offsets follow from the
     classifier's graph (``fullyconv inspect`` prints them); images of any size are labelled. A saved model records the
@@ -42,15 +47,27 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
         origin, classifier = classifier, build_classifier(classifier)
     example = example or usual_example(classifier)
     trunk = cut_trunk(classifier, stride=stride, taps=taps, example=example)
+    origin = origin or _origin(classifier, trunk, stride=stride, taps=taps, example=example)
+    if channels is not None:
+        _widen(trunk, channels)
     network = FCN(
         trunk, classes=classes, skips=len(trunk.channels) - 1, upsampling=upsampling, border="replicate", cover=True
     )
-    origin = origin or _origin(classifier, trunk, stride=stride, taps=taps, example=example)
     if origin is not None:
         network.architecture = Architecture(  # type: ignore[assignment]
-            f"fcn{stride}s-{origin}", classes, upsampling, taps=tuple(taps), example=example
+            f"fcn{stride}s-{origin}", classes, upsampling, channels, tuple(taps), example
         )
     return network
+
+
+def _widen(trunk: ClassifierTrunk, channels: int) -> None:
+    name, first = next((name, layer) for name, layer in trunk.named_modules() if isinstance(layer, nn.Conv2d))
+    if first.in_channels != trunk.in_channels:
+        raise ValueError(
+            f"{name} reads {first.in_channels} channels, not the image: only such a first layer is widened"
+        )
+    replace_layer(trunk, name, expand_inputs(first, channels))
+    trunk.in_channels = channels
 
 
 def _origin(

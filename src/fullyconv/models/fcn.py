@@ -18,6 +18,7 @@ from fullyconv.geometry import (
     axis_map,
     bilinear_kernel_size,
     crop_offset,
+    seen,
     size,
     smallest_input,
 )
@@ -94,15 +95,41 @@ class AxisPlan:
         whole = -(-(length + 2 * self.margin) // self.multiple) * self.multiple
         return self.margin, whole - length - self.margin
 
+    def _padded(self, length: int) -> int:
+        """Count the pixels that the taps' paths, which begin with the margin, start from."""
+        return length + sum(self.padding(length)) - 2 * self.margin
+
     @property
     def reach(self) -> int:
         """How many pixels away the network can see: the halo that makes a tile exact."""
         return ceil(self.output.reach)
 
+    def windows(self, length: int) -> list[tuple[int, int]]:
+        """Give the first and the last pixel that each output pixel reads, over an axis of ``length`` pixels.
+
+        Upsampling makes the window depend on the pixel's phase; ``reach`` is the farthest of them.
+        """
+        sizes = [size(path, self._padded(length)) for path in self.taps]
+        for index, stage in enumerate(self.stages[:-1], start=1):
+            if stage.offset < 0:  # the upsampled map starts after the finer one, and is fused whole
+                sizes[index] = Spread(stage.kernel, stage.factor).size(sizes[index - 1])
+        return [self._seen(pixel, sizes, length) for pixel in range(length)]
+
+    def _seen(self, pixel: int, sizes: Sequence[int], length: int) -> tuple[int, int]:
+        """Climb down the ladder, whose fused maps have ``sizes`` units, and note what each map's units read."""
+        first = last = pixel
+        ends = [pixel]
+        for index in range(len(self.stages) - 1, -1, -1):
+            stage, crop = self.stages[index], max(self.stages[index].offset, 0)
+            first, last = Spread(stage.kernel, stage.factor).seen(first + crop, last + crop)
+            first, last = (min(max(unit, 0), sizes[index] - 1) for unit in (first, last))  # beyond: edge, or nothing
+            start = max(-self.stages[index - 1].offset, 0) if index else 0
+            ends += seen(self.taps[index], first + start, last + start)
+        return max(min(ends), 0), min(max(ends), length - 1)
+
     def fits(self, length: int, border: Border) -> bool:
         """Tell whether every map has units and every crop stays inside its map, for an axis of ``length`` pixels."""
-        padded = sum(self.padding(length)) + length - 2 * self.margin  # the taps begin with the margin
-        units, *finer_sizes = [size(path, padded) for path in self.taps]
+        units, *finer_sizes = [size(path, self._padded(length)) for path in self.taps]
         for stage, finer in zip(self.stages, [*finer_sizes, length], strict=True):
             if min(units, finer) < 1:
                 return False

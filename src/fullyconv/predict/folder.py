@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,16 @@ class Outcome:
 
 
 def find_images(inputs: Iterable[Path | str]) -> list[Task]:
+    """Expand files, folders (with their subfolders) and globs to pictures, as ``find_files`` does."""
+    return find_files(inputs, _is_image, "image", SUFFIXES)
+
+
+def find_files(
+    inputs: Iterable[Path | str], wanted: Callable[[Path], bool], what: str, suffixes: Sequence[str]
+) -> list[Task]:
     """Expand files, folders (with their subfolders) and globs; raises ``BadFile`` for an input that matches nothing.
+
+    Of folders and globs the ``wanted`` files are taken; ``what`` they are and their ``suffixes`` are named in errors.
 
     Outputs are named after their inputs, in the same subfolders; inputs that would share a name keep
     their suffix in it (``a.jpg`` and ``a.png`` give ``a.jpg.png`` and ``a.png.png``).
@@ -42,17 +51,17 @@ def find_images(inputs: Iterable[Path | str]) -> list[Task]:
     for given in map(str, inputs):
         path = Path(given)
         if path.is_dir():
-            matches = {file: file.relative_to(path) for file in sorted(path.rglob("*")) if _is_image(file)}
+            matches = {file: file.relative_to(path) for file in sorted(path.rglob("*")) if wanted(file)}
         elif path.is_file():
             matches = {path: Path(path.name)}
         else:
             matches = {
                 Path(file): Path(Path(file).name)
                 for file in sorted(glob.glob(given, recursive=True))
-                if _is_image(Path(file))
+                if wanted(Path(file))
             }
         if not matches:
-            raise BadFile(given, "no image there", f"name files, folders or globs of {', '.join(SUFFIXES)}")
+            raise BadFile(given, f"no {what} there", f"name files, folders or globs of {', '.join(suffixes)}")
         found |= matches
     stems = [target.with_suffix("") for target in found.values()]
     return [
@@ -84,13 +93,24 @@ def predict_files(
 def write_prediction(prediction: Prediction, target: Path) -> Path:
     """Write the pictures of one prediction beside ``target``; each appears whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    mask = target.with_name(target.name + ".png")
-    with whole_file(mask) as draft:
-        palette_image(prediction.labels, prediction.classes).save(draft, "PNG")
+    mask = write_mask(prediction, target)
     picture = target.with_name(target.name + "_overlay.jpg")
     with whole_file(picture) as draft:
         prediction.overlay().save(draft, "JPEG", quality=90)
+    write_probabilities(prediction, target)
+    return mask
+
+
+def write_mask(prediction: Prediction, target: Path) -> Path:
+    """Write the labels as ``STEM.png``, palette indices."""
+    mask = target.with_name(target.name + ".png")
+    with whole_file(mask) as draft:
+        palette_image(prediction.labels, prediction.classes).save(draft, "PNG")
+    return mask
+
+
+def write_probabilities(prediction: Prediction, target: Path) -> None:
+    """Write the probabilities as ``STEM.npz``, if there are any."""
     if prediction.probabilities is not None:
         with whole_file(target.with_name(target.name + ".npz")) as draft, draft.open("wb") as file:
             np.savez_compressed(file, probabilities=prediction.probabilities)
-    return mask

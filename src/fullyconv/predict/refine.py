@@ -9,6 +9,7 @@ from PIL import Image
 
 from fullyconv.crf import CRFParameters, image_crf
 from fullyconv.predict.image import Prediction, Segmenter, as_pixels
+from fullyconv.types import Scene
 
 
 class CRFSegmenter(Segmenter):
@@ -28,12 +29,14 @@ class CRFSegmenter(Segmenter):
         )
         self.parameters = parameters
 
-    def predict(self, image: Path | str | Image.Image | np.ndarray, *, probabilities: bool = False) -> Prediction:
+    def predict(
+        self, image: Path | str | Image.Image | np.ndarray | Scene, *, probabilities: bool = False
+    ) -> Prediction:
         """Label every pixel as ``Segmenter.predict`` does, then let the pixels agree."""
         return self.predict_both(image, probabilities=probabilities)[1]
 
     def predict_both(
-        self, image: Path | str | Image.Image | np.ndarray, *, probabilities: bool = False
+        self, image: Path | str | Image.Image | np.ndarray | Scene, *, probabilities: bool = False
     ) -> tuple[Prediction, Prediction]:
         """Predict before and after the CRF."""
         pixels = as_pixels(image)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fullyconv.recipes import voc
+from fullyconv.hyperspectral.recipe import SceneRecipe
+from fullyconv.recipes import hsi, voc
 from fullyconv.recipes.camvid import CAMVID
 from fullyconv.recipes.demo import DEMO, DEMO_STAGED
 from fullyconv.train.chain import Chain, read_chain
-from fullyconv.train.recipe import Recipe, nearest, read_recipe
+from fullyconv.train.recipe import Recipe, make_recipe, nearest, read_document, read_recipe
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
@@ -24,6 +25,8 @@ RECIPES: dict[str, Recipe] = {
     "voc-fcn32s-patchwise": voc.PATCHWISE,
 }
 
+SCENE_RECIPES: dict[str, SceneRecipe] = {"hsi": hsi.HSI, "hsi-random": hsi.HSI_RANDOM}
+
 CHAINS: dict[str, Chain] = {"demo-staged": DEMO_STAGED, "voc-staged": voc.STAGED}
 
 
@@ -35,7 +38,7 @@ def find_recipe(name: str) -> Recipe:
         return read_recipe(Path(name), RECIPES)
     if name in CHAINS:
         raise ValueError(f"{name!r} is a chain of recipes, not one: choose one of {', '.join(RECIPES)}")
-    raise ValueError(f"unknown recipe{nearest(name, [*RECIPES, *CHAINS])} (or a .yaml file)")
+    raise ValueError(f"unknown recipe{nearest(name, [*RECIPES, *CHAINS, *SCENE_RECIPES])} (or a .yaml file)")
 
 
 def find_chain(name: str) -> Chain | None:
@@ -43,3 +46,13 @@ def find_chain(name: str) -> Chain | None:
     if name in CHAINS:
         return CHAINS[name]
     return read_chain(Path(name), RECIPES) if name.endswith((".yaml", ".yml")) else None
+
+
+def find_scene_recipe(name: str) -> SceneRecipe | None:
+    """Give a scene recipe by its name or from a YAML file whose ``base`` is one; ``None`` for what is none."""
+    if name in SCENE_RECIPES:
+        return SCENE_RECIPES[name]
+    if not name.endswith((".yaml", ".yml")):
+        return None
+    document = read_document(Path(name))
+    return make_recipe(document, SCENE_RECIPES, Path(name)) if document.get("base") in SCENE_RECIPES else None

@@ -198,7 +198,7 @@ def _start(network: FCN, source: Path) -> tuple[Transplant, Preprocess | None]:
         report = transplant(read_tensors(source), network)
     else:
         trained, config = load_network(source)
-        preprocess = config.preprocess
+        preprocess = config.preprocess if isinstance(config.preprocess, Preprocess) else None
         # Of a classifier there is only a trunk to take.
         report = continue_from(trained, network) if isinstance(trained, FCN) else transplant(trained, network)
     if not report.moved and not report.reshaped:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -19,6 +19,8 @@ from fullyconv.train.optim import BiasMultipliers, OptimizerName
 from fullyconv.types import ClassSet, Preprocess
 
 Positive = Annotated[int, Field(ge=1)]
+Choices = TypeVar("Choices", bound=BaseModel)
+"""A ``Recipe``, or another frozen value of choices."""
 
 
 class Recipe(BaseModel):
@@ -118,13 +120,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" {word!r}: did you mean {close[0]!r}?" if close else f" {word!r}: choose one of {', '.join(names)}"
 
 
-def change(recipe: Recipe, settings: dict[str, Any], *, source: str) -> Recipe:
+def change(recipe: Choices, settings: dict[str, Any], *, source: str) -> Choices:
     """Replace fields of a recipe; raises ``ValueError`` naming ``source`` for unknown keys and bad values."""
+    fields = type(recipe).model_fields
     for key in settings:
-        if key not in Recipe.model_fields:
-            raise ValueError(f"{source}: unknown key{nearest(key, Recipe.model_fields)}")
+        if key not in fields:
+            raise ValueError(f"{source}: unknown key{nearest(key, fields)}")
     try:
-        return Recipe.model_validate(recipe.model_dump() | settings)
+        return type(recipe).model_validate(recipe.model_dump() | settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -152,7 +155,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def read_recipe(path: Path, named: dict[str, Recipe]) -> Recipe:
+def read_recipe(path: Path, named: Mapping[str, Choices]) -> Choices:
     """Read a YAML recipe; its ``base`` names the recipe it changes (default: ``default``)."""
     return make_recipe(read_document(path), named, path)
 
@@ -168,7 +171,7 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def make_recipe(document: Mapping[str, Any], named: Mapping[str, Recipe], path: Path) -> Recipe:
+def make_recipe(document: Mapping[str, Any], named: Mapping[str, Choices], path: Path) -> Choices:
     """Change the recipe that ``base`` names (default: ``default``) by the other keys of a file."""
     base = document.get("base", "default")
     if base not in named:
@@ -177,7 +180,7 @@ def make_recipe(document: Mapping[str, Any], named: Mapping[str, Recipe], path: 
     return change(named[base], settings, source=str(path))
 
 
-def write_recipe(recipe: Recipe, path: Path) -> None:
+def write_recipe(recipe: BaseModel, path: Path) -> None:
     """Write every choice of a run, so that the file alone repeats it."""
     document = recipe.model_dump(mode="json")
     path.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None))

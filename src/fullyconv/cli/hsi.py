@@ -1,0 +1,243 @@
+"""``fullyconv hsi …``, and ``train`` and ``evaluate`` on hyperspectral scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from fullyconv.cli.console import Bars, complain, err, out, print_evaluation
+from fullyconv.cli.options import SetOption
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fullyconv.hyperspectral.recipe import SceneRecipe
+    from fullyconv.hyperspectral.scoring import SceneEvaluation
+    from fullyconv.predict.image import Segmenter
+    from fullyconv.types import ClassSet
+
+app = typer.Typer(help="Hyperspectral scenes: splits without leakage, methods side by side.", no_args_is_help=True)
+
+SceneArgument = Annotated[Path, typer.Argument(help="The scene: .mat, .hdr, .tif, .npy or .npz.", show_default=False)]
+RecipeOption = Annotated[str, typer.Option(help="Scene recipe (hsi, hsi-random) or a YAML file based on one.")]
+LabelsOption = Annotated[Path | None, typer.Option(help="The label map, if the scene's file has none.")]
+SCORES = "scores"
+
+
+@app.command("split")
+def split(
+    scene: SceneArgument,
+    out_: Annotated[Path | None, typer.Option("--out", help="Folder for split.npz and split.png.")] = None,
+    labels: LabelsOption = None,
+    kind: Annotated[str | None, typer.Option("--split", help="random, blocks or masks.")] = None,
+    recipe: RecipeOption = "hsi",
+    set_: SetOption = None,
+) -> None:
+    """Split the labelled pixels of a scene; prints the counts of every class and the leakage.
+
+    Example: `fullyconv hsi split scene.mat --labels gt.mat --split blocks --set network=fcn1s-spectral2 --out split`.
+    Cubes are not read: a label map by itself will do for SCENE.
+    """
+    from PIL import Image
+
+    from fullyconv.hyperspectral.report import split_picture
+    from fullyconv.hyperspectral.trial import make_split, network_windows, write_split
+    from fullyconv.splits import leakage
+
+    chosen = _recipe(recipe, set_, labels, kind)
+    truth, classes = _labels_of(chosen, scene)
+    made = make_split(chosen, truth)
+    _print_table(
+        _count_rows(made.counts(truth, len(classes)).tolist(), classes), title=f"{made.kind} split of {scene.name}"
+    )
+    windows = network_windows(chosen, (truth.shape[0], truth.shape[1]))
+    guard = f"guard {made.guard} px; " if made.kind == "blocks" else ""
+    share = leakage(made.train, made.test, windows)
+    out.print(f"{guard}leakage with {chosen.network}: {share:.2%} of the test pixels lie in what training sees")
+    for index in made.one_sided(truth):
+        complain("careful", f"{classes.names[index]} is not on both sides")
+    if out_ is not None:
+        out_.mkdir(parents=True, exist_ok=True)
+        write_split(made, out_ / "split.npz")
+        Image.fromarray(split_picture(truth, made, classes)).save(out_ / "split.png")
+        out.print(f"masks {out_ / 'split.npz'}\npicture {out_ / 'split.png'}")
+
+
+@app.command("compare")
+def compare(
+    scene: SceneArgument,
+    out_: Annotated[Path, typer.Option("--out", help="Folder for the tables and maps.")],
+    labels: LabelsOption = None,
+    runs: Annotated[int, typer.Option(min=1, help="Train so often, with other splits and seeds.")] = 1,
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", help="SVM, random forest, patch CNN 15×15, FCN; default: all.")
+    ] = None,
+    recipe: RecipeOption = "hsi",
+    set_: SetOption = None,
+) -> None:
+    """Train SVM, random forest, a patch CNN and the FCN on the same pixels: scores, seconds and memory side by side.
+
+    Example: `fullyconv hsi compare scene.mat --labels gt.mat --runs 5 --out compared` writes scores.md, scores.json
+    and the maps of the first run.
+    """
+    from PIL import Image
+
+    from fullyconv.checkpoint import write_json
+    from fullyconv.hyperspectral.compare import METHODS
+    from fullyconv.hyperspectral.compare import compare as run
+    from fullyconv.hyperspectral.report import scene_pictures
+    from fullyconv.hyperspectral.run import read_labelled
+
+    chosen = _recipe(recipe, set_, labels)
+    with Bars() as bars:
+        comparison = run(
+            chosen,
+            read_labelled(chosen, scene),
+            methods=methods or tuple(METHODS),
+            runs=runs,
+            progress=lambda done, total, method: bars("comparing", done, total, method),
+        )
+    out_.mkdir(parents=True, exist_ok=True)
+    (out_ / f"{SCORES}.md").write_text(comparison.markdown())
+    write_json(out_ / f"{SCORES}.json", comparison.document())
+    trial = comparison.trials[0]
+    for method, outcomes in comparison.outcomes.items():
+        pictures = scene_pictures(trial, outcomes[0].labels)
+        stem = method.replace(" ", "-").replace("×", "x")
+        Image.fromarray(pictures["map"]).save(out_ / f"{stem}.png")
+        Image.fromarray(pictures["errors on the test pixels"]).save(out_ / f"{stem}-errors.png")
+    _print_scores(comparison.evaluations)
+    _print_table(comparison.cost_rows(), title="cost")
+    faster = comparison.speed_up()
+    if faster is not None:
+        out.print(f"the FCN labels the scene {faster.mean:.0f} times faster than the patch CNN")
+    out.print(f"tables {out_ / SCORES}.md, {out_ / SCORES}.json; maps {out_}/*.png")
+
+
+def train_scenes(recipe: SceneRecipe, data: Path, out_: Path, *, runs: int, resume: bool) -> None:
+    """Train on a scene with a progress bar, ``runs`` times; prints the scores, or their mean and deviation."""
+    from fullyconv.checkpoint import write_json
+    from fullyconv.engine import keep_freed_memory
+    from fullyconv.hyperspectral.run import read_labelled, train_scene
+    from fullyconv.hyperspectral.scoring import markdown, summary_document, tables
+
+    keep_freed_memory()
+    scene = read_labelled(recipe, data)
+    done: list[SceneEvaluation] = []
+    for run in range(runs):
+        place = out_ / str(run + 1) if runs > 1 else out_
+        seeded = recipe.model_copy(update={"seed": recipe.seed + run})
+        try:
+            with Bars() as bars:
+                name = f"run {run + 1}/{runs}"
+                done.append(
+                    train_scene(
+                        seeded,
+                        scene,
+                        place,
+                        watch=lambda step, steps, loss, name=name: bars(name, step, steps, f"loss {loss:.3f}"),  # type: ignore[misc]
+                        resume=resume and place.exists(),
+                    )
+                )
+        except KeyboardInterrupt:
+            err.print("stopped; run the same command with --resume to continue")
+            raise typer.Exit(130) from None
+        if runs > 1:
+            err.print(f"{place}: overall accuracy {done[-1].scores.pixel_accuracy:.4f}; {done[-1].leakage_line}")
+    if runs == 1:
+        _print_scene(done[0])
+        out.print(f"model {out_ / 'model'}\nreport {out_ / 'report.html'}")
+        return
+    methods = {recipe.network: done}
+    write_json(out_ / f"{SCORES}.json", summary_document(methods))
+    (out_ / f"{SCORES}.md").write_text("\n".join(map(markdown, tables(methods))))
+    _print_scores(methods)
+    out.print(f"tables {out_ / SCORES}.md, {out_ / SCORES}.json; runs {out_}/1 … {out_}/{runs}")
+
+
+def evaluate_on_scene(
+    model: Path,
+    segmenter: Segmenter,
+    data: Path,
+    *,
+    labels: Path | None,
+    masks: Path | None,
+    json_file: Path | None,
+) -> None:
+    """Score a model on the test pixels of a scene, and print the leakage."""
+    from fullyconv.checkpoint import write_json
+    from fullyconv.data.scenes.files import open_scene
+    from fullyconv.hyperspectral.run import evaluate_scene
+    from fullyconv.report import plot_confusion, save_figure
+
+    evaluation = evaluate_scene(model, segmenter, open_scene(data, labels), masks=masks)
+    _print_scene(evaluation)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(json_file, evaluation.document())
+        save_figure(plot_confusion(evaluation.evaluation), json_file.with_suffix(".png"))
+        out.print(f"figures {json_file}\nconfusion matrix {json_file.with_suffix('.png')}")
+
+
+def _labels_of(recipe: SceneRecipe, scene: Path) -> tuple[np.ndarray, ClassSet]:
+    """Read the labels of a scene, or a label map that has no cube beside it."""
+    from fullyconv.data.images import BadFile
+    from fullyconv.data.scenes.files import open_labels
+    from fullyconv.hyperspectral.run import read_labelled
+    from fullyconv.hyperspectral.trial import labelled
+
+    if recipe.labels is not None:
+        return open_labels(recipe.labels, key=recipe.label_key)
+    try:
+        found = read_labelled(recipe, scene)
+    except BadFile:
+        return open_labels(scene, key=recipe.label_key)
+    return labelled(found)
+
+
+def _recipe(name: str, set_: list[str] | None, labels: Path | None, kind: str | None = None) -> SceneRecipe:
+    from fullyconv.recipes import SCENE_RECIPES, find_scene_recipe
+    from fullyconv.train.recipe import change, nearest, parse_settings
+
+    recipe = find_scene_recipe(name)
+    if recipe is None:
+        raise ValueError(f"unknown scene recipe{nearest(name, SCENE_RECIPES)} (or a .yaml file with such a base)")
+    given = {"labels": None if labels is None else str(labels), "split": kind}
+    recipe = change(recipe, {key: value for key, value in given.items() if value is not None}, source="the command")
+    return change(recipe, parse_settings(set_ or []), source="--set")
+
+
+def _print_scene(result: SceneEvaluation) -> None:
+    print_evaluation(result.evaluation)
+    scores = result.scores
+    out.print(
+        f"overall accuracy {scores.pixel_accuracy:.4f}  average accuracy {scores.mean_accuracy:.4f}  "
+        f"kappa {scores.kappa:.4f}\n{result.leakage_line}"
+    )
+
+
+def _print_scores(methods: Mapping[str, Sequence[SceneEvaluation]]) -> None:
+    from fullyconv.hyperspectral.scoring import tables
+
+    runs = len(next(iter(methods.values())))
+    for rows in tables(methods):
+        _print_table(rows, title=f"test pixels, %, mean ± standard deviation of {runs} runs" if runs > 1 else "%")
+    for method, evaluations in methods.items():
+        out.print(f"{method}: {evaluations[0].leakage_line}")
+
+
+def _count_rows(counts: Sequence[Sequence[int]], classes: ClassSet) -> list[list[str]]:
+    rows = [["class", "training", "test", "discarded"]]
+    rows += [[name, *map(str, each)] for name, each in zip(classes.names, counts, strict=True)]
+    return [*rows, ["all", *(str(sum(column)) for column in zip(*counts, strict=True))]]
+
+
+def _print_table(rows: Sequence[Sequence[str]], *, title: str) -> None:
+    table = Table(*rows[0], title=title)
+    for row in rows[1:]:
+        table.add_row(*row)
+    out.print(table)

@@ -1,0 +1,1 @@
+"""Hyperspectral scenes: files to ``Scene`` and back, normalisation, generated scenes."""

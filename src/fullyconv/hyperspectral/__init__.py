@@ -1,0 +1,1 @@
+"""Learning to label one hyperspectral scene: recipe, training, scores, comparison with other methods."""
