@@ -76,6 +76,11 @@ def test_an_interrupted_run_continues_bit_for_bit(scene: Scene, tmp_path: Path) 
     assert config.architecture.channels == 20
 
 
+def test_a_run_that_saved_nothing_starts_anew(scene: Scene, tmp_path: Path) -> None:
+    trial = make_trial(TINY, scene)
+    assert same(weights(fit(trial, out=tmp_path, resume=True)), weights(fit(trial)))
+
+
 def test_a_sample_holds_as_many_of_each_class_as_there_are() -> None:
     labels = np.array([[0] * 50, [1] * 50, [-1] * 47 + [2] * 3])
     kept = sample_classes(labels, 10, np.random.default_rng(0))

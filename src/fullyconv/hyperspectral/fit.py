@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fullyconv.checkpoint import load_network, read_tensors, save, write_json, write_tensors
-from fullyconv.data.images import BadFile
 from fullyconv.engine import StopRequest, choose_device
 from fullyconv.hyperspectral.recipe import SceneRecipe
 from fullyconv.hyperspectral.trial import Trial, tile_side
@@ -66,8 +65,8 @@ def fit(trial: Trial, *, out: Path | None = None, watch: Watch | None = None, re
     Every update sees the scene (or a tile of it with all that its pixels see), turned at random, and
     learns from a sample of the training pixels that holds as many of each class. With ``out`` the
     network is saved to ``out/model``. On Ctrl-C or SIGTERM the update under way is finished, the state
-    saved to ``out/last``, and ``KeyboardInterrupt`` raised; ``resume`` continues from there, bit for
-    bit unless a time budget shortened the run.
+    saved to ``out/last``, and ``KeyboardInterrupt`` raised; ``resume`` continues from there (from the
+    start, if nothing was saved), bit for bit unless a time budget shortened the run.
     """
     recipe, device = trial.recipe, choose_device(trial.recipe.device)
     network = make_network(trial).to(device)
@@ -182,8 +181,8 @@ def _save_last(trial: Trial, network: FCN, optimizer: Optimizer, position: Posit
 
 def _restore(network: FCN, optimizer: Optimizer, out: Path) -> Position:
     folder = out / LAST
-    if not (folder / STATE).is_file():
-        raise BadFile(folder, "no run to resume", "leave out --resume to start anew")
+    if not (folder / STATE).is_file():  # the run ended before it could save anything
+        return Position()
     network.load_state_dict(read_tensors(folder / "model.safetensors"))
     restore_optimizer(optimizer, read_tensors(folder / "optimizer.safetensors"))
     return Position(**json.loads((folder / STATE).read_text()))
