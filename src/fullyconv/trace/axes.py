@@ -130,7 +130,8 @@ def reshape(call: Call) -> Positions:
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
     """Cut two shapes where the products of what came before agree, as often as possible; gives the ends."""
-    ends, taken, made = [], 0, 0
+    ends: list[tuple[int, int]] = []
+    taken = made = 0
     while taken < len(before) or made < len(after):
         left = right = 1
         start = taken, made
@@ -141,6 +142,8 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]
             else:
                 right *= after[made]
                 made += 1
+        if ends and made == ends[-1][1]:  # axes of length 1 that disappear
+            ends.pop()
         ends.append((taken, made))
     return ends
 
