@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from fullyconv.upsample import Upsample, bilinear_taps
+from fullyconv.geometry import AxisMap
+from fullyconv.upsample import Upsample, bilinear_taps, lay_over
 
 
 def caffe_filler(kernel: int) -> list[float]:
@@ -69,3 +72,12 @@ def test_scores_stay_float32_under_autocast() -> None:
     layer = Upsample(1, kernel=(4, 4), stride=(2, 2))
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(torch.ones(1, 1, 2, 2, dtype=torch.bfloat16), (0, 0), (4, 4)).dtype == torch.float32
+
+
+def test_laying_over_puts_every_value_where_its_unit_looks() -> None:
+    lines = AxisMap(Fraction(4), Fraction(3, 2)), AxisMap(Fraction(3), Fraction(-2))
+    rows, columns = (float(line.scale) * torch.arange(6).double() + float(line.shift) for line in lines)
+    laid = lay_over(rows[:, None] + 10 * columns, *lines, (20, 12))
+    plane = torch.arange(20.0).double()[:, None] + 10 * torch.arange(12.0).double()
+    torch.testing.assert_close(laid[2:], plane[2:], rtol=0, atol=1e-10)
+    torch.testing.assert_close(laid[0], plane[0] + 1.5, rtol=0, atol=1e-10)  # before the first unit: as there

@@ -25,6 +25,34 @@ def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassSet, *, alpha: 
     return blended.round().astype(np.uint8)
 
 
+def heat(image: np.ndarray, values: np.ndarray, *, low: float, high: float, alpha: float = 0.6) -> np.ndarray:
+    """Paint H x W numbers over an H x W x 3 uint8 image that is made grey, dark for ``low``, bright for ``high``."""
+    grey = image.mean(-1, keepdims=True)
+    painted: np.ndarray = (grey * (1 - alpha) + _heat_colours(values, low, high) * alpha).round().astype(np.uint8)
+    return painted
+
+
+def _heat_colours(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Give the colours of numbers, 0..255."""
+    import matplotlib as mpl
+
+    level = np.clip((values - low) / max(high - low, np.finfo(np.float64).tiny), 0, 1)
+    painted: np.ndarray = mpl.colormaps["inferno"](level)[..., :3] * 255
+    return painted
+
+
+def colour_bar(title: str, *, low: float, high: float, width: int) -> np.ndarray:
+    """Draw what the colours of ``heat`` stand for, H x ``width`` x 3 uint8."""
+    picture = Image.new("RGB", (width, 46), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.text((6, 4), title, fill="black")
+    ramp = _heat_colours(np.linspace(low, high, width - 12), low, high).round().astype(np.uint8)
+    picture.paste(Image.fromarray(ramp[None].repeat(12, 0)), (6, 18))
+    pen.text((6, 31), f"{low:.3g}", fill="black")
+    pen.text((width - 6, 31), f"{high:.3g}", fill="black", anchor="ra")
+    return np.asarray(picture)
+
+
 def errors(truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
     """Paint where a prediction is wrong: red wrong, white right, grey not scored; H x W x 3 uint8."""
     painted = np.full((*truth.shape, 3), 255, np.uint8)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullyconv.geometry import AxisMap
+
 Border = Literal["zero", "replicate"]
 
 
@@ -23,6 +25,28 @@ def bilinear_taps(kernel: int) -> Tensor:
     factor = (kernel + 1) // 2
     centre = factor - 1 if kernel % 2 else factor - 0.5
     return 1 - (torch.arange(kernel, dtype=torch.float64) - centre).abs() / factor
+
+
+def lay_over(values: Tensor, rows: AxisMap, columns: AxisMap, size: tuple[int, int]) -> Tensor:
+    """Interpolate ... x h x w to pictures of ``size``, linearly between units that lie where the lines say.
+
+    Beyond the outermost units their value is repeated. Unlike resizing, this puts a value where the network looked.
+
+    >>> from fractions import Fraction
+    >>> line = AxisMap(scale=Fraction(2), shift=Fraction(1))
+    >>> lay_over(torch.tensor([[0.0, 4.0]]), AxisMap(), line, (1, 5)).tolist()
+    [[0.0, 0.0, 2.0, 4.0, 4.0]]
+    """
+    down, across = (
+        _placing(values.shape[axis - 2], line, size[axis]).to(values) for axis, line in enumerate((rows, columns))
+    )
+    return down @ values @ across.T
+
+
+def _placing(units: int, line: AxisMap, size: int) -> Tensor:
+    """Write the interpolation as a matrix, size x units, float64."""
+    place = (torch.arange(size, dtype=torch.float64) - float(line.shift)) / float(line.scale)
+    return (1 - (place.clamp(0, units - 1)[:, None] - torch.arange(units)).abs()).clamp(min=0)
 
 
 @lru_cache(maxsize=64)
@@ -77,6 +101,13 @@ class Upsample(nn.Module):
     def full_size(self, units: int, axis: int) -> int:
         """Count the outputs of ``units`` inputs along an axis before any crop."""
         return self.stride[axis] * (units - 1) + self.kernel[axis]
+
+    def multiply_adds(self, units: tuple[int, int], size: tuple[int, int]) -> int:
+        """Count those of upsampling ``units`` rows and columns to ``size``."""
+        if self.weight is None:
+            return self.channels * size[0] * (units[0] * units[1] + units[1] * size[1])
+        ghosts = 2 * (self.border == "replicate")
+        return int(self.weight.numel()) * (units[0] + ghosts) * (units[1] + ghosts)
 
     def forward(self, scores: Tensor, offset: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """Upsample N x C x h x w and keep ``size`` rows and columns from ``offset`` on.

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.geometry import axis_map, size
-from fullyconv.trace import outputs
+from fullyconv.trace import outputs, record, walk
 
 
 class Forked(nn.Module):
@@ -69,3 +69,9 @@ class Flattening(nn.Module):
 def test_what_cannot_be_followed_is_named(net: nn.Module, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         outputs(net).along(0)
+
+
+def test_a_single_unit_may_be_flattened_like_any_map() -> None:
+    recorded = record(nn.Sequential(nn.Conv2d(3, 5, 8), nn.Flatten(), nn.Linear(5, 2)), (3, 8, 8))
+    flattened = list(walk(recorded).positions.values())[-2].flattened
+    assert flattened == (("C", 5), ("H", 1), ("W", 1))

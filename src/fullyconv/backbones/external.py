@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fullyconv.types import Preprocess
+
 PATTERN = re.compile(r"(timm|torchvision|[A-Za-z_]\w*(?:\.\w+)*):([\w.]+)")
 
 # What torchvision describes at import and a wheel built for another PyTorch cannot register.
@@ -129,3 +131,19 @@ def usual_example(network: nn.Module) -> tuple[int, int, int] | None:
     """Give the size (C, H, W) that a classifier says it was made for, if it says so."""
     size = (getattr(network, "pretrained_cfg", None) or {}).get("input_size")
     return (int(size[0]), int(size[1]), int(size[2])) if size else None
+
+
+def usual_preprocess(network: nn.Module) -> Preprocess:
+    """Give the normalisation that a classifier says it was trained with, or the usual one."""
+    config = getattr(network, "pretrained_cfg", None) or {}
+    mean, std = (tuple(255 * float(value) for value in config.get(name) or ()) for name in ("mean", "std"))
+    return Preprocess(mean, std) if len(mean) == len(std) == 3 else Preprocess()
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """Give the names of ImageNet's 1000 classes in their usual order; none where torchvision is missing."""
+    try:
+        models: Any = _library("torchvision").models
+    except ImportError:
+        return ()
+    return tuple(models.get_model_weights("resnet18").DEFAULT.meta["categories"])

@@ -10,6 +10,7 @@ from fullyconv.cli import caffe, crf, data, hsi
 from fullyconv.cli.compress import compress
 from fullyconv.cli.console import complain
 from fullyconv.cli.evaluate import evaluate
+from fullyconv.cli.inspect import inspect
 from fullyconv.cli.predict import predict
 from fullyconv.cli.reproduce import reproduce
 from fullyconv.cli.train import demo, train
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, demo, compress, reproduce):
+for command in (train, evaluate, predict, demo, inspect, compress, reproduce):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(caffe.app, name="caffe")

@@ -11,6 +11,7 @@ from torch.nn import functional
 from fullyconv.geometry import Path, size, smallest_input
 from fullyconv.recast import Head
 from fullyconv.trace import Walk, record, walk
+from fullyconv.trace.positions import shape_of
 
 LONGEST_MINIMUM = 4096
 
@@ -27,6 +28,7 @@ class FullyConvolutional(nn.Module):
     def __init__(self, network: fx.GraphModule, found: Walk, *, slides: bool, smallest_input: tuple[int, int]) -> None:
         super().__init__()
         self.network, self.slides, self.remarks = network, slides, found.remarks
+        self.in_channels = shape_of(next(iter(network.graph.nodes)))[1]
         scores = next(node for node in network.graph.nodes if node.op == "output").args[0]
         positions = found.positions[cast("fx.Node", scores)]
         self.rows, self.columns = (trail.line for trail in positions.trails)
@@ -37,11 +39,16 @@ class FullyConvolutional(nn.Module):
         """Score every window of N x C x H x W pictures."""
         if image.ndim != 4:
             raise ValueError(f"pictures are N x C x H x W, not {tuple(image.shape)}")
-        (top, bottom), (left, right) = (
-            _padding(length, least, multiple)
-            for length, least, multiple in zip(image.shape[-2:], self.smallest_input, self.multiples, strict=True)
-        )
+        (top, bottom), (left, right) = self.padding((image.shape[-2], image.shape[-1]))
         return cast("Tensor", self.network(functional.pad(image, (left, right, top, bottom))))
+
+    def padding(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Tell how many zeros come before and after the rows and the columns of a picture of ``size``."""
+        rows, columns = (
+            _padding(length, least, multiple)
+            for length, least, multiple in zip(size, self.smallest_input, self.multiples, strict=True)
+        )
+        return rows, columns
 
 
 def _padding(length: int, least: int, multiple: int) -> tuple[int, int]:

@@ -1,0 +1,131 @@
+"""What a name on the command line stands for: a model folder, a network or a classifier."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fullyconv.models.fcn import FCN
+    from fullyconv.types import Preprocess
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to look into, with the names of its classes as far as they are known.
+
+    ``example`` is the size (C, H, W) a classifier was made for, ``None`` for a segmentation network. ``trained``
+    tells whether its weights come from a file.
+    """
+
+    network: nn.Module
+    preprocess: Preprocess
+    classes: tuple[str, ...] = ()
+    example: tuple[int, int, int] | None = None
+    trained: bool = False
+
+
+def open_subject(name: str, *, weights: Path | None, side: tuple[int, int] | None) -> Subject:
+    """Open a model folder, or build what a name stands for and fill it with ``weights`` if they are given.
+
+    ``side`` is the height and width a classifier was made for, where it does not say so itself. Raises
+    ``ValueError`` for what is neither.
+    """
+    from fullyconv.backbones.external import is_external
+    from fullyconv.models import CLASSIFIERS, external_trunk, network_names
+
+    if Path(name).is_dir():
+        return _open_model(Path(name), weights)
+    if name in CLASSIFIERS:
+        subject = _published(name)
+    elif name in network_names() or external_trunk(name) is not None:
+        subject = _network(name)
+    elif is_external(name):
+        subject = _external(name, side)
+    else:
+        raise ValueError(_unknown(name, [*CLASSIFIERS, *network_names()]))
+    return subject if weights is None else _filled(subject, weights)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, 3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"networks are {', '.join(known)}"
+    return (
+        f"{name!r} is no model folder, network or classifier: {hint} "
+        "(or timm:NAME, torchvision:NAME, package.module:function)"
+    )
+
+
+def _open_model(folder: Path, weights: Path | None) -> Subject:
+    from fullyconv.checkpoint import load_network
+
+    if weights is not None:
+        raise ValueError(f"{folder} is a model and has its weights: leave --weights out, or name its network")
+    network, config = load_network(folder)
+    return Subject(network, config.preprocess, config.classes.names, trained=True)
+
+
+def _network(name: str) -> Subject:
+    from fullyconv.backbones.external import usual_preprocess
+    from fullyconv.models import REFERENCES, build
+    from fullyconv.models.reference import preprocess_of
+
+    network: FCN = build(name)
+    preprocess = preprocess_of(name) if name in REFERENCES else usual_preprocess(network)
+    return Subject(network, preprocess)
+
+
+def _published(name: str) -> Subject:
+    from fullyconv.backbones.external import imagenet_classes
+    from fullyconv.models import CLASSIFIERS, build
+    from fullyconv.models.reference import preprocess_of
+    from fullyconv.trace import input_channels
+
+    side, network = CLASSIFIERS[name].side, build(name)
+    classes = imagenet_classes() if CLASSIFIERS[name].classes == 1000 else ()
+    return Subject(network, preprocess_of(name), classes, (input_channels(network), side, side))
+
+
+def _external(name: str, side: tuple[int, int] | None) -> Subject:
+    from fullyconv.backbones.external import classifier, imagenet_classes, usual_example, usual_preprocess
+    from fullyconv.trace import input_channels
+    from fullyconv.trace.record import USUAL_SIDE
+
+    network = classifier(name)
+    channels, *own = usual_example(network) or (input_channels(network), USUAL_SIDE, USUAL_SIDE)
+    height, width = side or own
+    classes = imagenet_classes() if name.startswith(("timm:", "torchvision:")) else ()
+    return Subject(network, usual_preprocess(network), classes, (channels, height, width))
+
+
+def _filled(subject: Subject, weights: Path) -> Subject:
+    from fullyconv.checkpoint import expand, read_tensors
+    from fullyconv.cli.console import err
+    from fullyconv.data.images import BadFile
+    from fullyconv.surgery import transplant
+
+    moved = transplant(expand(read_tensors(weights)), subject.network)
+    if not (moved.moved or moved.reshaped):
+        raise BadFile(weights, "no tensor has a name of this network's", f"it needs {', '.join(moved.missing[:3])}, …")
+    err.print(f"weights: {moved}", markup=False)
+    return replace(subject, trained=True)
+
+
+def class_index(wanted: str, names: Sequence[str], count: int) -> int:
+    """Find a class by its number or its name (or a part of it that no other has); raises ``ValueError``."""
+    if wanted.isdecimal():
+        if int(wanted) < count:
+            return int(wanted)
+        raise ValueError(f"there is no class {wanted}: the network scores {count}, 0 to {count - 1}")
+    exact = [index for index, name in enumerate(names) if name == wanted]
+    found = exact or [index for index, name in enumerate(names) if wanted.lower() in name.lower()]
+    if exact or len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{names[index]} ({index})" for index in found[:8]) or ", ".join(names[:8])
+    known = f"{'several match' if found else 'there are'} {listed}" if names else "only numbers are known here"
+    raise ValueError(f"no one class is called {wanted!r}: {known}")
