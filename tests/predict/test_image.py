@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fullyconv import ClassSet, Preprocess, Segmenter, build, load, save
+from fullyconv import ClassSet, Preprocess, Segmenter, build, from_classifier, load, save
 from fullyconv.data.images import BadFile
 from fullyconv.models.reference import REFERENCES, preprocess_of
 from fullyconv.predict import image as module
@@ -136,3 +136,12 @@ def test_networks_that_see_more_than_colour_take_arrays_of_their_channels(
     image[0, 0, -1] = np.nan
     with pytest.raises(ValueError, match="finite"):
         model.predict(image)
+
+
+def test_tiles_of_a_network_that_sees_everything_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = from_classifier("timm:mobilenetv3_small_050", 3, 32)
+    segmenter = Segmenter(network, classes=ClassSet(("a", "b", "c")), preprocess=Preprocess())
+    segmenter.predict(np.zeros((40, 50, 3), np.uint8))
+    monkeypatch.setattr("fullyconv.predict.image.WHOLE_PIXELS", 1)
+    with pytest.warns(UserWarning, match=r"se: sees the whole picture at every position \(\d+ such operations\)"):
+        segmenter.predict(np.zeros((40, 50, 3), np.uint8))

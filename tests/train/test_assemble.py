@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from fullyconv import build, save
+from fullyconv import build, load, save
+from fullyconv.backbones.external import classifier
 from fullyconv.checkpoint import read_tensors, write_tensors
 from fullyconv.data.images import BadFile
 from fullyconv.train.assemble import assemble, prepare
@@ -49,6 +52,25 @@ def test_a_run_starts_from_named_weights_and_not_from_those_of_another_trunk(sha
     write_tensors(tmp_path / "other.safetensors", {"conv1_1.weight": torch.zeros(1)})
     with pytest.raises(BadFile, match="no name is the same"):
         start(recipe.model_copy(update={"start_from": str(tmp_path / "other.safetensors")}), shapes, tmp_path / "no")
+
+
+def test_a_trunk_from_elsewhere_starts_from_its_librarys_weights_and_trains(shapes: Path, tmp_path: Path) -> None:
+    pretrained = classifier("torchvision:squeezenet1_1")
+    write_tensors(tmp_path / "squeezenet.safetensors", pretrained.state_dict())
+    choices = {
+        "network": "fcn16s-resnet18",
+        "trunk": "torchvision:squeezenet1_1",
+        "start_from": str(tmp_path / "squeezenet.safetensors"),
+    }
+    job = start(TINY.model_copy(update=choices), shapes, tmp_path / "run")
+    first = job.network.trunk.classifier.get_submodule("features.0")
+    assert torch.equal(first.weight, pretrained.features[0].weight)
+    fit(job, Silent())
+    assert not torch.equal(first.weight, pretrained.features[0].weight)
+    segmenter = load(tmp_path / "run" / BEST)
+    assert segmenter.predict(np.zeros((31, 47, 3), np.uint8)).labels.shape == (31, 47)
+    stored = json.loads((tmp_path / "run" / BEST / "config.json").read_text())["architecture"]["name"]
+    assert stored == "fcn16s-torchvision:squeezenet1_1"
 
 
 def test_training_only_the_scores_leaves_the_trunk_bit_for_bit(shapes: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isqrt
@@ -104,6 +105,13 @@ class Segmenter:
         if core == 0:
             yield slice(0, height), slice(0, width), self.scores(pixels)
             return
+        everywhere = [str(remark) for remark in self.network.remarks if remark.kind == "global"]
+        if everywhere:
+            warnings.warn(
+                f"{everywhere[0]} ({len(everywhere)} such operations): cut into tiles, an image of {height} x {width} "
+                "gets labels that can differ from those of one pass",
+                stacklevel=3,
+            )
         rows, columns = self.network.plans
         plan = plan_tiles(
             height, width, core=core, reach=(rows.reach, columns.reach), align=(rows.stride, columns.stride)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fullyconv.augment import Augmentation
 from fullyconv.check import Progress, Report, check_folder
@@ -195,7 +196,7 @@ def _start(network: FCN, source: Path) -> tuple[Transplant, Preprocess | None]:
     """Take over trained weights; gives what moved and, of a model folder, the normalisation they were trained with."""
     preprocess = None
     if source.suffix == ".safetensors":
-        report = transplant(read_tensors(source), network)
+        report = transplant(_named_as_in(network, read_tensors(source)), network)
     else:
         trained, config = load_network(source)
         preprocess = config.preprocess if isinstance(config.preprocess, Preprocess) else None
@@ -208,6 +209,15 @@ def _start(network: FCN, source: Path) -> tuple[Transplant, Preprocess | None]:
             "start from a model with this trunk, or leave start_from out",
         )
     return report, preprocess
+
+
+def _named_as_in(network: FCN, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name a classifier's weights as its trunk's, where they are the trunk's by their own names."""
+    prefix = "trunk.classifier."
+    known = network.state_dict()
+    if any(name in known for name in tensors) or not any(prefix + name in known for name in tensors):
+        return tensors
+    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _pictures(segmenter: Segmenter, pairs: Sequence[Pair]) -> np.ndarray:
