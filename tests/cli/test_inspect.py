@@ -17,7 +17,7 @@ from fullyconv.cli import app, main
 from fullyconv.cli.inspect import read_size
 from fullyconv.cli.opening import class_index
 from fullyconv.models import build
-from fullyconv.types import ClassSet
+from fullyconv.types import ClassSet, SpectralPreprocess
 
 NETS = """
 from torch import nn
@@ -160,6 +160,16 @@ def test_mistakes_name_what_is_wrong(
     assert "no tensor has a name of this network's" in error("lenet", "--weights", tmp_path / "other.safetensors")
     heat = ("--heatmap", picture, "--out", tmp_path / "x.png", "--example", "32x32", "--stride", "4")
     assert "there is no class 3: the network scores 3, 0 to 2" in error(f"{nets}:small", *heat, "--class", "3")
+
+
+def test_a_model_of_spectra_is_inspected_but_not_painted(
+    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spectra = SpectralPreprocess(4, (0, 1, 3), (0.0,) * 3, (1.0,) * 3)
+    model = save(build("fcn32s-resnet18", classes=2), tmp_path / "model", preprocess=spectra)
+    assert run(model, "--size", "32x32").exit_code == 0
+    error = error_of(monkeypatch, capsys, model, "--heatmap", picture, "--out", tmp_path / "x.png")
+    assert "the model sees spectra" in error
 
 
 def test_classes_are_found_by_number_name_or_a_part_of_it() -> None:

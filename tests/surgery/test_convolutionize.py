@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv import convolutionize
+from fullyconv import convolutionize, from_classifier
 from fullyconv.trace import NotFollowed
 
 
@@ -160,3 +160,18 @@ def test_squeeze_and_excitation_is_kept_and_said() -> None:
     image = torch.randn(1, 3, 40, 31, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(dense(image).mean((2, 3)), net(image))
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(7), nn.AdaptiveMaxPool2d((7, 7))])
+@pytest.mark.parametrize(("side", "units"), [(14, (14, 20)), (28, (4, 7))])
+def test_adaptive_pooling_to_a_grid_keeps_the_window_it_has_at_the_example(
+    pool: nn.Module, side: int, units: tuple[int, int]
+) -> None:
+    head = (nn.Flatten(), nn.Linear(8 * 49, 6), nn.ReLU(), nn.Linear(6, 5))
+    net = settled(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), pool, *head))
+    dense, image = convolutionize(net, (3, side, side)), torch.randn(2, 3, side, side).double()
+    torch.testing.assert_close(dense(image)[..., 0, 0], net(image), rtol=0, atol=1e-10)
+    assert dense(torch.zeros(1, 3, 40, 52).double()).shape[2:] == units
+    segmenter = from_classifier(net, 3, side // 7, example=(3, side, side))
+    maps = segmenter.trunk(torch.zeros(1, 3, 56, 84).double())
+    assert maps[-1].shape[2:] == (56 * 7 // side, 84 * 7 // side)

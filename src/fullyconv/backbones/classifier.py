@@ -54,9 +54,9 @@ def cut_trunk(
     found = walk(recorded)
     head = Head.of(recorded, found)
     nodes = _named(recorded, found, taps) if taps else _by_stride(recorded, found, head, stride)
-    names = [str(node.meta[PATH] or node.name) for node in reversed(nodes)]
     if head.windows and not taps:
         nodes[0] = head.make_dense(slide=False, pad=True, until=head.last_linear)
+    names = [str(node.meta[PATH] or node.name) for node in reversed(nodes)]
     end = next(node for node in recorded.graph.nodes if node.op == "output")
     with recorded.graph.inserting_before(end):
         maps = tuple(_channels_first(recorded.graph, node, found) for node in reversed(nodes))

@@ -165,8 +165,10 @@ def _heat_map(subject: Subject, dense: FullyConvolutional | None, image: Path, *
     from fullyconv.data.images import read_image
     from fullyconv.predict.heatmap import classifier_heat_map, model_heat_map
     from fullyconv.predict.image import Segmenter
-    from fullyconv.types import ClassSet
+    from fullyconv.types import ClassSet, SpectralPreprocess
 
+    if isinstance(subject.preprocess, SpectralPreprocess):
+        raise ValueError("the model sees spectra: a heat map is painted over a picture, which it cannot read")
     if not subject.trained:
         complain("careful", "the weights are random, so the heat map means nothing: give --weights FILE.safetensors")
     pixels = read_image(image)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fullyconv.models.fcn import FCN
-    from fullyconv.types import Preprocess
+    from fullyconv.types import Preprocess, SpectralPreprocess
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Subject:
     """
 
     network: nn.Module
-    preprocess: Preprocess
+    preprocess: Preprocess | SpectralPreprocess
     classes: tuple[str, ...] = ()
     example: tuple[int, int, int] | None = None
     trained: bool = False

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -24,6 +25,14 @@ BATCH = 2  # a batch of one would be taken for any other axis of length 1
 
 # Noise of training, which evaluation skips and which must not be lost with it.
 NOISE = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock2D", "Dropout2d")
+ADAPTIVE: dict[str, Callable[..., Tensor]] = {
+    "adaptive_avg_pool2d": functional.avg_pool2d,
+    "adaptive_max_pool2d": functional.max_pool2d,
+}
+ADAPTIVE_LAYERS: dict[type[nn.Module], str] = {
+    nn.AdaptiveAvgPool2d: "adaptive_avg_pool2d",
+    nn.AdaptiveMaxPool2d: "adaptive_max_pool2d",
+}
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 SHAPE, PATH, VALUE, FROZEN = "shape", "path", "value", "frozen"
@@ -296,6 +305,7 @@ def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> f
     recorder.graph.output(outputs)
     recorded = fx.GraphModule(_with_constants(network, recorder.constants), recorder.graph, type(network).__name__)
     _freeze_padding(recorded)
+    _freeze_pooling(recorded)
     recorded.graph.eliminate_dead_code()
     recorded.recompile()
     return recorded
@@ -320,6 +330,27 @@ def _freeze_padding(recorded: fx.GraphModule) -> None:
             settled = tree_map(lambda each: each.meta[VALUE] if VALUE in getattr(each, "meta", ()) else each, node.args)
             node.meta[FROZEN] = node.meta.get(FROZEN, False) or settled != node.args
             node.args = settled
+
+
+def _freeze_pooling(recorded: fx.GraphModule) -> None:
+    """Give adaptive pooling the window it has at the example's size, unless it is global or has none."""
+    for node in list(recorded.graph.nodes):
+        layer = recorded.get_submodule(str(node.target)) if node.op == "call_module" else None
+        name = operation(node) if layer is None else ADAPTIVE_LAYERS.get(type(layer), "")
+        if name not in ADAPTIVE or isinstance(node.meta.get(SHAPE), list):
+            continue
+        source = node.all_input_nodes[0]
+        before, after = source.meta[SHAPE][-2:], node.meta[SHAPE][-2:]
+        if after == (1, 1) or before[0] % after[0] or before[1] % after[1]:
+            continue
+        window = before[0] // after[0], before[1] // after[1]
+        pooled = source
+        if window != (1, 1):
+            with recorded.graph.inserting_before(node):
+                pooled = recorded.graph.call_function(ADAPTIVE[name], (source, window, window))
+            pooled.meta.update(node.meta)
+        node.replace_all_uses_with(pooled)
+        recorded.graph.erase_node(node)
 
 
 def _with_constants(network: nn.Module, constants: dict[str, Tensor]) -> nn.Module | dict[str, Any]:
