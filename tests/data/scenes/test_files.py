@@ -228,6 +228,13 @@ def test_nan_in_bands_that_are_marked_bad_is_no_problem(tmp_path: Path) -> None:
     assert open_scene(path).bad_bands == (1,)
 
 
+def test_a_second_cube_is_no_label_map(tmp_path: Path) -> None:
+    path = write_mat(tmp_path / "x.mat", a=CUBE, b=2 * CUBE)
+    assert open_scene(path, cube_key="a").labels is None
+    with pytest.raises(BadFile, match="neither a label map nor abundances"):
+        open_scene(path, cube_key="a", label_key="b")
+
+
 def test_labels_of_another_size_are_refused(tmp_path: Path) -> None:
     cube, labels = write_mat(tmp_path / "x.mat", a=CUBE), write_mat(tmp_path / "l.mat", m=MAP[1:])
     with pytest.raises(BadFile, match=r"the cube is 4 x 5, the file has m \(3 x 5\)"):

@@ -12,7 +12,7 @@ from fullyconv.data.images import SUFFIXES, BadFile, read_raw_mask
 from fullyconv.data.scenes.contents import Contents, Stored, find_cube, find_labels, listed
 from fullyconv.data.scenes.envi import DATA, UNLABELLED_NAME, read_envi, write_classification, write_envi
 from fullyconv.data.scenes.geotiff import read_geotiff, write_class_map, write_geotiff
-from fullyconv.data.scenes.labels import PURE, class_set, read_labels
+from fullyconv.data.scenes.labels import PURE, are_abundances, class_set, read_labels
 from fullyconv.data.scenes.mapped import FINITE, not_finite, unusable_bands
 from fullyconv.data.scenes.matlab import read_matlab, write_matlab
 from fullyconv.data.scenes.numpy_files import read_npy, read_npz, write_npy, write_npz
@@ -76,7 +76,10 @@ def read_scene(
     if found.shape[:2] != stored.shape[:2]:
         what = f"shape mismatch: the labels {found} do not cover the cube {stored}"
         raise BadFile(source.path, what, "labels and cube must be of one height and width")
-    indices = read_labels(source.read(found), source.path, threshold=threshold)
+    values = source.read(found)
+    if labels is None and label_key is None and not found.plane and not are_abundances(values):
+        return scene  # a second cube
+    indices = read_labels(values, source.path, threshold=threshold)
     count = max(1, int(indices.max()) + 1, found.shape[2] if len(found.shape) == 3 else 1)
     classes = class_set(count, source.class_names or contents.class_names)
     return replace(scene, labels=indices, classes=classes)

@@ -47,14 +47,18 @@ def labels_from_abundances(abundances: np.ndarray, threshold: float = PURE) -> n
     return np.where(pure, abundances.argmax(axis=2), VOID).astype(np.int16)
 
 
+def are_abundances(values: np.ndarray) -> bool:
+    """Tell whether an array holds shares of classes, H x W x C from 0 to (but for rounding) 1."""
+    return bool(values.ndim == 3 and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1.001)
+
+
 def read_labels(values: np.ndarray, path: Path, *, threshold: float = PURE) -> np.ndarray:
     """Turn a label map or abundances, whichever it is, into labels; raises ``BadFile``."""
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
     if values.ndim == 2:
         return labels_from_map(values, path)
-    fractions = values.ndim == 3 and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1.001
-    if not fractions:
+    if not are_abundances(values):
         shape = " x ".join(map(str, values.shape))
         what = f"{shape} numbers that are neither a label map nor abundances"
         raise BadFile(path, what, "give an H x W map of whole numbers, or H x W x classes of fractions from 0 to 1")
