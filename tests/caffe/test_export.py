@@ -20,7 +20,7 @@ from fullyconv.caffe.wire import read_weights, write_weights
 from fullyconv.checkpoint import load_network
 from fullyconv.cli import app
 from fullyconv.data.images import BadFile
-from fullyconv.models import CLASSIFIERS, generic_names
+from fullyconv.models import BORDERS, CLASSIFIERS, generic_names
 from fullyconv.models.reference import REFERENCES, RELEASED
 
 # Fact sheet, section 1.5: weights that learn, and dense weights of the fixed upsampling (and of the scales).
@@ -41,7 +41,7 @@ LEARNED_AND_FIXED = {
     "nyud-fcn32s-hha": (134_424_424, 6_553_600),
     "nyud-fcn32s-color-hha": (268_848_848, 6_553_600),
 }
-EXPORTABLE = [name for name in [*REFERENCES, *generic_names(), *CLASSIFIERS] if "resnet" not in name]
+EXPORTABLE = [name for name in [*REFERENCES, *generic_names(), *CLASSIFIERS] if name.partition("-")[2] not in BORDERS]
 LIGHT = ["fcn4s-lenet", "lenet", "voc-fcn-googlenet"]
 
 

@@ -16,7 +16,7 @@ from fullyconv.caffe.net import Net, load
 from fullyconv.caffe.structure import Numbering, differences
 from fullyconv.caffe.text import Written, to_text
 from fullyconv.data.images import BadFile
-from fullyconv.models import CLASSIFIERS, architecture_of, build, generic_names
+from fullyconv.models import BORDERS, CLASSIFIERS, architecture_of, build, generic_names
 from fullyconv.models.classifier import Classifier
 from fullyconv.models.fcn import FCN, Upsampling
 from fullyconv.models.reference import REFERENCES
@@ -88,7 +88,7 @@ def _candidates(stated: str, score: str, classes: int) -> Iterator[str]:
     """Order the networks to compare with: the one stated, those with as many classes, the generic, the rest."""
     if score in CLASSIFIER_SCORES.values():
         return (name for name in CLASSIFIERS if CLASSIFIER_SCORES[name] == score)
-    generic = [name for name in generic_names() if "resnet" not in name]
+    generic = [name for name in generic_names() if name.partition("-")[2] not in BORDERS]
     fitting = [name for name, reference in REFERENCES.items() if reference.classes == classes]
     stated_first = [stated] if stated in {*REFERENCES, *generic} else []
     ordered: Iterable[str] = chain(stated_first, fitting, generic, REFERENCES)
