@@ -173,6 +173,7 @@ def attend(x: Tensor) -> Tensor:
         (lambda x: functional.linear(x.flatten(2), torch.ones(4, 64)), r"1 \(linear\): is fully connected over pos"),
         (lambda x: torch.cat([x.flatten(2), torch.zeros(2, 2, 1)], 2), r"1 \(cat\): adds tokens to the positions"),
         (lambda x: x.reshape(2, 2, 4, 16) + 0, r"1 \(reshape\): .*"),
+        (lambda x: x.permute(0, 2, 3, 1).reshape(-1, 2, 8, 2), r"1 \(reshape\): .* moves positions into the batch"),
         (lambda x: x.flatten(2).view(2, 2, 8, 8), r"1 \(view\): fixes rows and columns by reshaping"),
         (lambda x: functional.interpolate(x, size=(16, 16)), r"1 \(interpolate\): fixes rows and columns"),
         (lambda x: x.cumsum(2), r"1 \(cumsum\): how this operation treats positions is not known"),

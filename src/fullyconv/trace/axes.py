@@ -153,6 +153,10 @@ def _regroup(call: Call, result: Positions, old: list[int], new: list[int]) -> P
     held = [axis for axis in old if axis in call.source.axes]
     if not held:
         return result
+    if -len(call.before) in old:
+        raise call.refuse(
+            f"reshapes {call.before} to {call.shape}: it moves positions into the batch, as attention over windows does"
+        )
     wide_in = [axis for axis in old if call.before[axis] > 1 or axis in held]
     wide_out = [axis for axis in new if call.shape[axis] > 1] or new[:1]
     if len(held) == 2:
