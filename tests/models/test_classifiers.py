@@ -14,9 +14,11 @@ from fullyconv import build, convolutionize, from_classifier, save
 from fullyconv.backbones.external import classifier as build_classifier
 from fullyconv.backbones.external import is_external, usual_example
 from fullyconv.checkpoint import load_network
+from fullyconv.dense import to_atrous
 from fullyconv.geometry import axis_map
-from fullyconv.models import architecture_of
+from fullyconv.models import CLASSIFIERS, architecture_of
 from fullyconv.tiles import plan_axis
+from fullyconv.trace import input_channels
 
 # Small members of as many families, with what is derived for rows: strides of the taps, offsets, margin.
 FAMILIES = {
@@ -164,6 +166,44 @@ class SmallVGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc8(self.drop(torch.relu(self.fc6(self.features(x).flatten(1)))))
+
+
+def test_a_convolution_that_scores_positions_is_cut_off_too() -> None:
+    net = from_classifier("torchvision:squeezenet1_1", 3, 16)
+    assert net.trunk.channels == (512,)
+    assert not [name for name, _ in net.trunk.named_parameters() if "classifier.classifier" in name]
+
+
+@pytest.mark.parametrize("name", ["vgg16", "googlenet", "lenet", "caffenet"])
+def test_our_own_classifiers_go_through_the_same_door(name: str) -> None:
+    torch.manual_seed(0)
+    net = build(name).eval()
+    example = (input_channels(net), CLASSIFIERS[name].side, CLASSIFIERS[name].side)
+    image = torch.randn(1, *example)
+    with torch.inference_mode():
+        torch.testing.assert_close(convolutionize(net, example)(image).mean((2, 3)), net(image))
+
+
+def test_the_graph_of_an_fcn_serves_a_trous_too() -> None:
+    torch.manual_seed(0)
+    net = from_classifier("timm:resnet18", 3, 32).eval()
+    nn.init.normal_(net.heads[0].weight)
+    image = torch.randn(1, 3, 35, 33)
+    with torch.inference_mode():
+        dense, strided = to_atrous(net)(image), net.heads[0](net.trunk(image)[-1])
+    torch.testing.assert_close(dense[..., ::32, ::32], strided, rtol=1e-4, atol=1e-4)
+
+
+def test_a_trunk_is_widened_to_more_channels(tmp_path: Path) -> None:
+    first = build_classifier("timm:resnet18")
+    net = from_classifier(first, 3, 8, channels=7).eval()
+    weight = net.trunk.classifier.conv1.weight
+    assert torch.equal(weight[:, :3], first.conv1.weight)
+    torch.testing.assert_close(weight[:, 3:], first.conv1.weight.mean(1, keepdim=True).expand(-1, 4, -1, -1))
+    save(net, tmp_path)
+    image = torch.randn(1, 7, 30, 41)
+    with torch.inference_mode():
+        assert torch.equal(load_network(tmp_path)[0](image), net(image))
 
 
 def test_a_function_of_the_users_is_named_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from fullyconv.recast import Head
 from fullyconv.trace import NotFollowed, Positions, Walk, record, walk
 from fullyconv.trace.positions import shape_of
 from fullyconv.trace.record import PATH, SHAPE, operation
-from fullyconv.trace.walk import layer_of
+from fullyconv.trace.walk import is_pointwise, layer_of
 
 Example = tuple[int, int, int]
 PADS = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)
@@ -23,12 +23,13 @@ class ClassifierTrunk(nn.Module):
     """A classifier without its scores: N x C x H x W in, tapped maps out, fine to coarse.
 
     ``channels`` has one number for each map, ``tapped`` the module it comes from. The parameters keep the
-    names they have in the classifier, below ``classifier``.
+    names they have in the classifier, below ``classifier``. ``example`` (C, H, W) is a size it takes.
     """
 
     def __init__(self, classifier: fx.GraphModule, *, example: Example, tapped: Sequence[str]) -> None:
         super().__init__()
-        self.classifier, self.tapped, self.in_channels = classifier, tuple(tapped), example[0]
+        self.classifier, self.tapped = classifier, tuple(tapped)
+        self.in_channels, self.example = example[0], example
         outputs = next(node for node in record(classifier, example).graph.nodes if node.op == "output").args[0]
         self.channels = tuple(shape_of(node)[1] for node in cast("Iterable[fx.Node]", outputs))
 
@@ -42,7 +43,7 @@ def cut_trunk(
 ) -> ClassifierTrunk:
     """Cut a classifier (a copy of it) off before its scores and tap its maps.
 
-    Tapped are the last map before the head and, down to ``stride``, the last map at each stride that
+    Tapped are the last map before the scores and, down to ``stride``, the last map at each stride that
     everything coarser is computed from; where there is none, because branches of several strides run
     side by side, the last at that stride. Fully connected layers that read a map of several units become
     convolutions, padded by half their window, and belong to the trunk, but for the last, which scored the classes.
@@ -84,7 +85,7 @@ def _by_stride(recorded: fx.GraphModule, found: Walk, head: Head, finest: int) -
     """Choose the taps, coarse to fine."""
     if not head.maps:
         raise NotFollowed("the classifier has no map before its scores")
-    coarsest = head.maps[-1]
+    coarsest = head.maps[-1] if head.last_linear else _before_scores(recorded, found, head)
     ancestors, dominators = _order(recorded, found, coarsest)
     last: dict[Fraction, fx.Node] = {}
     for nodes in (ancestors, dominators):  # dominators replace what they can
@@ -98,6 +99,18 @@ def _by_stride(recorded: fx.GraphModule, found: Walk, head: Head, finest: int) -
         known = ", ".join(str(stride) for stride in sorted({*last, start}) if stride > 1)
         raise ValueError(f"the classifier has no map at stride {finest}: it has maps at strides {known}")
     return [coarsest, *(last[stride] for stride in reversed(strides))]
+
+
+def _before_scores(recorded: fx.GraphModule, found: Walk, head: Head) -> fx.Node:
+    """Step back over a convolution that scores every position before they are averaged (SqueezeNet)."""
+    node = head.maps[-1]
+    while is_pointwise(node, layer_of(recorded, node)) and len(node.all_input_nodes) == 1:
+        (node,) = node.all_input_nodes
+    layer = layer_of(recorded, node)
+    scores = isinstance(layer, nn.Conv2d) and layer.out_channels == shape_of(head.scores)[1]
+    if scores and node.all_input_nodes[0].op != "placeholder":
+        return node.all_input_nodes[0]
+    return head.maps[-1]
 
 
 def _is_features(recorded: fx.GraphModule, node: fx.Node) -> bool:

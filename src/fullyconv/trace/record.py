@@ -279,15 +279,21 @@ def input_channels(network: nn.Module) -> int:
     return next((layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)), 3)
 
 
+def usual_size(network: nn.Module) -> tuple[int, int]:
+    """Give a height and width that a network takes: those it states, else 224 x 224."""
+    stated = getattr(network, "example", None)
+    return (int(stated[1]), int(stated[2])) if isinstance(stated, tuple) else (USUAL_SIDE, USUAL_SIDE)
+
+
 def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> fx.GraphModule:
     """Record what ``network`` does with N x C x H x W pictures, in evaluation mode.
 
-    ``example`` is (C, H, W): a size that the network takes; 224 x 224 pixels of as many channels as its first
-    convolution reads, unless it is given. The graph shares the network's modules and parameters, under
-    their names; ``meta`` of its nodes has the shapes and the path of the module they came from. Raises
-    ``ValueError`` naming the operation where the network cannot be run so.
+    ``example`` is (C, H, W): a size that the network takes; unless it is given, what the network states itself,
+    or 224 x 224 pixels of as many channels as its first convolution reads. The graph shares the network's
+    modules and parameters, under their names; ``meta`` of its nodes has the shapes and the path of the module
+    they came from. Raises ``ValueError`` naming the operation where the network cannot be run so.
     """
-    example = example or (input_channels(network), USUAL_SIDE, USUAL_SIDE)
+    example = example or (input_channels(network), *usual_size(network))
     network = nn.Sequential(network) if is_leaf(network) else network
     recorder = _Recorder(network)
     with _evaluating(network), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
