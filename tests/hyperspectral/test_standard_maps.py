@@ -69,9 +69,10 @@ def test_random_splits_of_every_map_are_valid_and_leak(name: str, change: dict[s
 def test_scenes_made_of_every_map_go_from_end_to_end(name: str, split: SplitKind, tmp_path: Path) -> None:
     labels, classes = label_map(name)
     scene = make_scene(labels, classes, bands=40)
-    recipe = SceneRecipe(network="fcn1s-spectral2", split=split, steps=60, crop=128, device="cpu")
+    recipe = SceneRecipe(network="fcn1s-spectral2", split=split, steps=20, crop=128, device="cpu")
     result = train_scene(recipe, scene, tmp_path / "run")
-    assert result.scores.pixel_accuracy > 3 / len(classes)
+    assert result.evaluation.counts.sum() == result.pixels[:, 1].sum() > 0
+    assert result.leakage < 0.5 if split == "blocks" else result.leakage > 0.99
     assert (tmp_path / "run" / "report.html").is_file()
 
 
