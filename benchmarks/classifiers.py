@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import functional
 
 from fullyconv import convolutionize, from_classifier, save
-from fullyconv.backbones.external import _library, classifier, outline, usual_example
+from fullyconv.backbones.external import classifier, library, outline, usual_example
 from fullyconv.checkpoint import load_network
 from fullyconv.models import Architecture
 from fullyconv.trace import record, walk
@@ -83,8 +83,8 @@ def rows_of(journal: Path) -> list[dict[str, Any]]:
 
 def every_name() -> list[str]:
     """List all classifiers of both libraries."""
-    models: Any = _library("torchvision").models
-    timm: Any = _library("timm")
+    models: Any = library("torchvision").models
+    timm: Any = library("timm")
     return [
         *(f"torchvision:{name}" for name in models.list_models(module=models)),
         *(f"timm:{name}" for name in timm.list_models()),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fullyconv
 from fullyconv import build, convolutionize, from_classifier, save
 from fullyconv.backbones.external import classifier as build_classifier
-from fullyconv.backbones.external import is_external, usual_example
+from fullyconv.backbones.external import is_external, library, usual_example
 from fullyconv.checkpoint import load_network
 from fullyconv.dense import to_atrous
 from fullyconv.geometry import axis_map
@@ -222,9 +222,7 @@ def test_a_function_of_the_users_is_named_and_found_again(tmp_path: Path, monkey
 
 
 def test_the_origin_is_found_for_models_that_say_what_they_are() -> None:
-    import timm
-
-    net = from_classifier(timm.create_model("resnet18", num_classes=7), 3, 16)
+    net = from_classifier(library("timm").create_model("resnet18", num_classes=7), 3, 16)
     assert architecture_of(net).name == "fcn16s-timm:resnet18"
     other = from_classifier(build_classifier("torchvision:mobilenet_v2"), 3, 32)
     assert architecture_of(other).name == "fcn32s-torchvision:mobilenet_v2"

@@ -58,7 +58,7 @@ def outline(name: str) -> nn.Module:
 
 
 def _timm(entry: str) -> Any:
-    timm = _library("timm")
+    timm = library("timm")
     if not timm.is_model(entry):
         near = ", ".join(timm.list_models(f"*{entry.split('_')[0]}*")[:8])
         raise ValueError(f"timm has no model {entry!r}" + (f": it has {near}, …" if near else ""))
@@ -66,7 +66,7 @@ def _timm(entry: str) -> Any:
 
 
 def _torchvision(entry: str) -> Any:
-    models = _library("torchvision").models
+    models = library("torchvision").models
     names = models.list_models(module=models)
     if entry not in names:
         near = ", ".join([name for name in names if name[:3] == entry[:3]][:8] or names[:8])
@@ -89,7 +89,7 @@ def _function(module: str, entry: str) -> Any:
     return made()
 
 
-def _library(name: str) -> ModuleType:
+def library(name: str) -> ModuleType:
     """Import timm or torchvision, also beside a PyTorch for which torchvision's compiled operators were not built."""
     try:
         try:
@@ -98,10 +98,10 @@ def _library(name: str) -> ModuleType:
             if "torchvision::" not in str(error):
                 raise
         # Declaring the operators is enough for everything that is plain PyTorch, classifiers among it.
-        library: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+        declared: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for operator in OPERATORS:
-            library.define(f"{operator}(Tensor unused) -> Tensor")
-        _DECLARED.append(library)
+            declared.define(f"{operator}(Tensor unused) -> Tensor")
+        _DECLARED.append(declared)
         for module in [key for key in sys.modules if key.split(".")[0] in ("timm", "torchvision")]:
             del sys.modules[module]
         return importlib.import_module(name)
@@ -112,18 +112,18 @@ def _library(name: str) -> ModuleType:
 def origins(network: nn.Module) -> Iterator[str]:
     """Guess the names by which a classifier may have been built, from what it says of itself."""
     kind = type(network)
-    library = kind.__module__.split(".")[0]
-    if library == "timm":
+    home = kind.__module__.split(".")[0]
+    if home == "timm":
         config = getattr(network, "pretrained_cfg", None) or {}
         if config.get("architecture"):
             yield f"timm:{config['architecture']}"
-    elif library == "torchvision":
-        models: Any = _library("torchvision").models
+    elif home == "torchvision":
+        models: Any = library("torchvision").models
         for name in models.list_models(module=models):
             builder: Callable[..., nn.Module] = models.get_model_builder(name)
             if builder.__module__ == kind.__module__:
                 yield f"torchvision:{name}"
-    elif "<locals>" not in kind.__qualname__ and library not in sys.stdlib_module_names and library != "torch":
+    elif "<locals>" not in kind.__qualname__ and home not in sys.stdlib_module_names and home != "torch":
         yield f"{kind.__module__}:{kind.__qualname__}"
 
 
@@ -143,7 +143,7 @@ def usual_preprocess(network: nn.Module) -> Preprocess:
 def imagenet_classes() -> tuple[str, ...]:
     """Give the names of ImageNet's 1000 classes in their usual order; none where torchvision is missing."""
     try:
-        models: Any = _library("torchvision").models
+        models: Any = library("torchvision").models
     except ImportError:
         return ()
     return tuple(models.get_model_weights("resnet18").DEFAULT.meta["categories"])
