@@ -24,6 +24,7 @@ Pair = tuple[int, int]
 
 RESHAPES = ("flatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose", "getitem", "contiguous", "to")
 AVERAGES = ("mean", "adaptive_avg_pool2d", "avg_pool2d")
+REDUCTIONS = ("mean", "sum", "amax", "amin", "norm")
 POOLS = (*AVERAGES, "amax", "adaptive_max_pool2d")
 AFFINE = ("linear", "conv2d", "batch_norm", "add", "sub", "dropout", "clone", "detach", "float", "type_as")
 POOL_LAYERS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
@@ -211,6 +212,8 @@ class _Rewriter:
         source = self.dense[self._source(node)]
         if self.head.pools(node):
             return self._pool(node, source)
+        if name in REDUCTIONS and self._over_channels(node):
+            return self.graph.create_node(node.op, node.target, (source, 1), {"keepdim": True})
         if name in POOLS or isinstance(layer, POOL_LAYERS):  # of what is a single unit already
             return self._reshape(node, source)
         if layer is not None:
@@ -233,6 +236,11 @@ class _Rewriter:
         if not is_max and not self.slide:
             return source
         return self._call(sliding_max if is_max else sliding_mean, source, window, like=node)
+
+    def _over_channels(self, node: fx.Node) -> bool:
+        """Tell whether a mean or sum is one over the entries of a vector, which stays in place as one entry."""
+        before, after = shape_of(self._source(node)), shape_of(node)
+        return len(before) == len(after) and before[1] > 1 and after[1] == 1 and before[2:] == after[2:]
 
     def _map_shape(self, node: fx.Node) -> Pair:
         source = self._source(node)

@@ -49,6 +49,10 @@ def two_pools(net: Head, x: Tensor) -> Tensor:
     return net.fc(pooled)
 
 
+def rms_norm(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(dim=1, keepdim=True) + 1e-6)
+
+
 HEADS: dict[str, Callable[[Head, Tensor], Tensor]] = {
     "flatten": lambda net, x: net.fc(functional.dropout(torch.flatten(x, 1), training=net.training)),
     "view": lambda net, x: net.fc(x.view(x.size(0), -1)),
@@ -58,6 +62,7 @@ HEADS: dict[str, Callable[[Head, Tensor], Tensor]] = {
     "batch norm": lambda net, x: net.fc(net.batch(functional.avg_pool2d(x, 6).flatten(1))),
     "two heads": two_heads,
     "layer norm": lambda net, x: net.fc(net.norm(x.mean((2, 3)))),
+    "rms norm": lambda net, x: net.fc(rms_norm(x.mean((2, 3), keepdim=True)).flatten(1)),
     "hidden": lambda net, x: net.fc(functional.hardswish(net.middle(x.mean((2, 3))))),
     "max": lambda net, x: net.fc(x.amax((2, 3))),
     "average and maximum": two_pools,
@@ -65,7 +70,7 @@ HEADS: dict[str, Callable[[Head, Tensor], Tensor]] = {
 
 
 AFFINE = ["mean", "adaptive", "batch norm", "two heads"]
-WINDOWS = ["flatten", "view", "channels last", "layer norm", "hidden", "max", "average and maximum"]
+WINDOWS = ["flatten", "view", "channels last", "layer norm", "rms norm", "hidden", "max", "average and maximum"]
 
 
 @pytest.mark.parametrize("kind", [*AFFINE, *WINDOWS])
