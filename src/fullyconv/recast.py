@@ -212,23 +212,33 @@ class _Rewriter:
         source = self.dense[self._source(node)]
         if self.head.pools(node):
             return self._pool(node, source)
-        if name in REDUCTIONS and self._over_channels(node):
-            return self.graph.create_node(node.op, node.target, (source, 1), {"keepdim": True})
         if name in POOLS or isinstance(layer, POOL_LAYERS):  # of what is a single unit already
-            return self._reshape(node, source)
+            return self._over_channels(node, source) or self._reshape(node, source)
         if layer is not None:
             return self._layer(node, layer, source)
         if name in RESHAPES:
             return self._reshape(node, source)
         if name in ("linear", "layer_norm", "rms_norm"):
-            if self.head.walk.positions[self._source(node)].flattened:
-                raise self._refuse(node, "is a function that reads a flattened map: make it an nn.Linear")
-            last = self._call(torch.movedim, source, 1, -1, like=node)
-            made = self._call(cast("Any", node.target), last, *node.args[1:], like=node, **node.kwargs)
-            return self._call(torch.movedim, made, -1, 1, like=node)
+            return self._channels_last(node, source)
         if name in ("softmax", "log_softmax"):
             return self._call(cast("Any", node.target), source, 1, like=node)
-        return self._pointwise(node)
+        return self._over_channels(node, source) or self._pointwise(node)
+
+    def _channels_last(self, node: fx.Node, source: fx.Node) -> fx.Node:
+        """Apply a function of the last axis to the channels."""
+        if self.head.walk.positions[self._source(node)].flattened:
+            raise self._refuse(node, "is a function that reads a flattened map: make it an nn.Linear")
+        last = self._call(torch.movedim, source, 1, -1, like=node)
+        made = self._call(cast("Any", node.target), last, *node.args[1:], like=node, **node.kwargs)
+        return self._call(torch.movedim, made, -1, 1, like=node)
+
+    def _over_channels(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
+        """Reduce the channels to one, where that is what a mean or sum does with the entries of a vector."""
+        before, after = shape_of(self._source(node)), shape_of(node)
+        stays = len(before) == len(after) and before[1] > 1 and after[1] == 1 and before[2:] == after[2:]
+        if operation(node) not in REDUCTIONS or not stays:
+            return None
+        return self.graph.create_node(node.op, node.target, (source, 1), {"keepdim": True})
 
     def _pool(self, node: fx.Node, source: fx.Node) -> fx.Node:
         window = tuple(self._map_shape(node))
@@ -236,11 +246,6 @@ class _Rewriter:
         if not is_max and not self.slide:
             return source
         return self._call(sliding_max if is_max else sliding_mean, source, window, like=node)
-
-    def _over_channels(self, node: fx.Node) -> bool:
-        """Tell whether a mean or sum is one over the entries of a vector, which stays in place as one entry."""
-        before, after = shape_of(self._source(node)), shape_of(node)
-        return len(before) == len(after) and before[1] > 1 and after[1] == 1 and before[2:] == after[2:]
 
     def _map_shape(self, node: fx.Node) -> Pair:
         source = self._source(node)
