@@ -94,6 +94,18 @@ def test_noise_of_training_survives() -> None:
     assert recorded.eval()(image).abs().max() > 0
 
 
+class Dropping(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, 0.5, self.training) + functional.dropout(torch.ones_like(x), training=True) * 0
+
+
+def test_dropout_written_as_a_function_stays() -> None:
+    recorded = record(nn.Sequential(nn.Conv2d(3, 2, 1), Dropping()))
+    image = torch.randn(1, 3, 32, 32)
+    assert 0.3 < (recorded.train()(image) == 0).float().mean() < 0.7
+    assert (recorded.eval()(image) == 0).float().mean() == 0
+
+
 class Writing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x.clone()

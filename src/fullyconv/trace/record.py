@@ -311,6 +311,7 @@ def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> f
     recorder.graph.output(outputs)
     recorded = fx.GraphModule(_with_constants(network, recorder.constants), recorder.graph, type(network).__name__)
     _freeze_padding(recorded)
+    _keep_dropout(recorded)
     _freeze_pooling(recorded)
     recorded.graph.eliminate_dead_code()
     recorded.recompile()
@@ -357,6 +358,18 @@ def _freeze_pooling(recorded: fx.GraphModule) -> None:
             pooled.meta.update(node.meta)
         node.replace_all_uses_with(pooled)
         recorded.graph.erase_node(node)
+
+
+def _keep_dropout(recorded: fx.GraphModule) -> None:
+    """Make layers of the functions that drop something in training alone, which the recording sees switched off."""
+    kinds = {"dropout": nn.Dropout, "dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d}
+    for node in recorded.graph.nodes:
+        if node.op == "call_function" and operation(node) in kinds:
+            given = dict(zip(("input", "p", "training"), node.args, strict=False)) | node.kwargs
+            if given.get("training", True) is False:
+                name = f"_{node.name}"
+                recorded.add_submodule(name, kinds[operation(node)](given.get("p", 0.5)))
+                node.op, node.target, node.args, node.kwargs = "call_module", name, (given["input"],), {}
 
 
 def _with_constants(network: nn.Module, constants: dict[str, Tensor]) -> nn.Module | dict[str, Any]:
