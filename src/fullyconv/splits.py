@@ -19,20 +19,7 @@ Windows = tuple[np.ndarray, np.ndarray]
 """For every row and every column of a scene the first and the last that is read to label it: H x 2 and W x 2."""
 
 LEAST_SHARE = 0.05  # of a class's pixels (one at least) that must be on a side for the class to count as there
-BLOCKS_PER_SIDE = (
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    10,
-    12,
-    14,
-    17,
-    20,
-)  # of the scene's shorter side, where no block size is asked for
+BLOCKS_PER_SIDE = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20)  # of the shorter side, where no block size is asked for
 TRIALS = 6  # layouts per size and round
 MOST_ROUNDS = 20  # while the guard does not fit
 

@@ -41,6 +41,14 @@ def test_without_leakage_no_test_pixel_can_change_what_is_learned(change: dict[s
     assert same(weights(fit(trial)), weights(fit(other)))
 
 
+def test_a_trunk_from_elsewhere_is_widened_trained_saved_and_loaded(scene: Scene, tmp_path: Path) -> None:
+    trial = make_trial(TINY.model_copy(update={"network": "fcn32s-timm:resnet18", "steps": 1}), scene)
+    network = fit(trial, out=tmp_path)
+    assert network.in_channels == trial.preprocess.channels == 20
+    again, _ = load_network(tmp_path / "model")
+    assert same(weights(network), weights(again))
+
+
 def test_with_leakage_a_test_pixel_does_change_it(scene: Scene) -> None:
     recipe = TINY.model_copy(update={"split": "random"})
     trial = make_trial(recipe, scene)

@@ -35,6 +35,11 @@ def test_a_random_split_leaks_nearly_everything(scene: Scene) -> None:
     assert trial.leakage(within((64, 80), 0)) == 0
 
 
+def test_what_sees_the_whole_scene_leaks_all_of_it(scene: Scene) -> None:
+    recipe = SMALL.model_copy(update={"network": "fcn32s-timm:mobilenetv3_small_050", "guard": 2})
+    assert make_trial(recipe, scene).leakage(network_windows(recipe, (64, 80))) == 1
+
+
 def test_only_training_pixels_decide_the_normalisation(scene: Scene) -> None:
     trial = make_trial(SMALL, scene)
     cube = scene.cube.copy()

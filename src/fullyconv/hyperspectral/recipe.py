@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from fullyconv.engine import DeviceName
-from fullyconv.models import generic_names
+from fullyconv.models import external_trunk, generic_names
 from fullyconv.splits import SplitKind
 from fullyconv.train.recipe import nearest
 
@@ -21,7 +21,8 @@ class SceneRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     network: str = "fcn1s-spectral4"
-    """``spectral1``, ``2``, ``4`` or ``8`` sees 1, 5, 13 or 29 px far; any trunk of colours is widened to the bands."""
+    """``spectral1``, ``2``, ``4`` or ``8`` sees 1, 5, 13 or 29 px far; any trunk of colours is widened to the bands,
+    those from elsewhere too (``fcn8s-timm:resnet18``)."""
     start_from: str | None = None
     """A model folder: its weights are taken over, a first layer of fewer channels with their mean for the others."""
 
@@ -71,6 +72,6 @@ class SceneRecipe(BaseModel):
     @field_validator("network")
     @classmethod
     def _known_network(cls, name: str) -> str:
-        if name not in generic_names():
+        if name not in generic_names() and external_trunk(name) is None:
             raise ValueError(f"unknown network{nearest(name, generic_names())}")
         return name

@@ -86,7 +86,7 @@ def make_split(recipe: SceneRecipe, labels: np.ndarray, *, guard: int = 0) -> Sp
         split = random_split(labels, fraction=recipe.fraction, per_class=recipe.per_class, seed=recipe.seed)
     elif recipe.split == "blocks":
         if recipe.guard is None:
-            guard = max(guard, farthest(network_windows(recipe, (labels.shape[0], labels.shape[1]))))
+            guard = max(guard, farthest(_seen_windows(_outline(recipe), recipe, (labels.shape[0], labels.shape[1]))))
         else:
             guard = recipe.guard
         split = block_split(
@@ -107,13 +107,29 @@ def make_split(recipe: SceneRecipe, labels: np.ndarray, *, guard: int = 0) -> Sp
 
 def network_windows(recipe: SceneRecipe, shape: tuple[int, int]) -> Windows:
     """Give all that the recipe's network reads in training, from its own geometry."""
-    with torch.device("meta"):
-        network = build(recipe.network, 2)
-    return training_windows(network, recipe, shape)
+    return training_windows(_outline(recipe), recipe, shape)
+
+
+def _outline(recipe: SceneRecipe) -> FCN:
+    """Build the recipe's network without weights, if its constructor can do without numbers."""
+    try:
+        with torch.device("meta"):
+            return build(recipe.network, 2)
+    except NotImplementedError:
+        return build(recipe.network, 2)
 
 
 def training_windows(network: FCN, recipe: SceneRecipe, shape: tuple[int, int]) -> Windows:
-    """Give the windows of a network's training pixels, over all the views of the scene that it sees."""
+    """Give the windows of a network's training pixels, over all the views of the scene that it sees.
+
+    An operation over all positions (squeeze-and-excitation) makes them the whole scene.
+    """
+    if any(remark.kind == "global" for remark in network.remarks):
+        return within(shape, max(shape))
+    return _seen_windows(network, recipe, shape)
+
+
+def _seen_windows(network: FCN, recipe: SceneRecipe, shape: tuple[int, int]) -> Windows:
     if tile_side(recipe, shape) is not None:  # a tile's phase is not the scene's: the widest of all phases
         return within(shape, max(plan.reach for plan in network.plans))
     rows, columns = ([np.array(plan.windows(length)) for plan in network.plans] for length in shape)
