@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import cast
 
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fullyconv.recast import Head
 from fullyconv.trace import NotFollowed, Positions, Walk, record, walk
@@ -104,9 +105,11 @@ def _by_stride(recorded: fx.GraphModule, found: Walk, head: Head, finest: int) -
 def _before_scores(recorded: fx.GraphModule, found: Walk, head: Head) -> fx.Node:
     """Step back over a convolution that scores every position before they are averaged (SqueezeNet)."""
     node = head.maps[-1]
-    while is_pointwise(node, layer_of(recorded, node)) and len(node.all_input_nodes) == 1:
-        (node,) = node.all_input_nodes
     layer = layer_of(recorded, node)
+    # Features are normalised, scores are not.
+    while is_pointwise(node, layer) and len(node.all_input_nodes) == 1 and not isinstance(layer, _BatchNorm):
+        (node,) = node.all_input_nodes
+        layer = layer_of(recorded, node)
     scores = isinstance(layer, nn.Conv2d) and layer.out_channels == shape_of(head.scores)[1]
     if scores and node.all_input_nodes[0].op != "placeholder":
         return node.all_input_nodes[0]
