@@ -24,7 +24,7 @@ Pair = tuple[int, int]
 
 RESHAPES = ("flatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose", "getitem", "contiguous", "to")
 AVERAGES = ("mean", "adaptive_avg_pool2d", "avg_pool2d")
-REDUCTIONS = ("mean", "sum", "amax", "amin", "norm")
+REDUCTIONS = ("mean", "sum", "amax", "amin", "norm", "var", "std")
 POOLS = (*AVERAGES, "amax", "adaptive_max_pool2d")
 AFFINE = ("linear", "conv2d", "batch_norm", "add", "sub", "dropout", "clone", "detach", "float", "type_as")
 POOL_LAYERS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
@@ -238,7 +238,8 @@ class _Rewriter:
         stays = len(before) == len(after) and before[1] > 1 and after[1] == 1 and before[2:] == after[2:]
         if operation(node) not in REDUCTIONS or not stays:
             return None
-        return self.graph.create_node(node.op, node.target, (source, 1), {"keepdim": True})
+        kwargs = {key: value for key, value in node.kwargs.items() if key in ("correction", "unbiased")}
+        return self.graph.create_node(node.op, node.target, (source, 1), kwargs | {"keepdim": True})
 
     def _pool(self, node: fx.Node, source: fx.Node) -> fx.Node:
         window = tuple(self._map_shape(node))

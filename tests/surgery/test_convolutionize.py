@@ -50,7 +50,8 @@ def two_pools(net: Head, x: Tensor) -> Tensor:
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    return x * torch.rsqrt(x.pow(2).mean(dim=1, keepdim=True) + 1e-6)
+    spread = x.pow(2).mean(dim=1, keepdim=True) + torch.var(x, dim=1, correction=0, keepdim=True)
+    return x * torch.rsqrt(spread + 1e-6)
 
 
 HEADS: dict[str, Callable[[Head, Tensor], Tensor]] = {
