@@ -183,7 +183,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     lines += ["", "Not converted:", "", "| model | why |", "|---|---|"]
     lines += [
-        f"| {row['name']} | {row.get('error', row).__str__().replace('|', '/')} |" for row in [*failed, *excluded]
+        f"| {row['name']} | {row['error'].replace('|', '/')} |" for row in [*failed, *excluded]
     ]
     return "\n".join(lines) + "\n"
 
