@@ -182,9 +182,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         for row in agree
     ]
     lines += ["", "Not converted:", "", "| model | why |", "|---|---|"]
-    lines += [
-        f"| {row['name']} | {row['error'].replace('|', '/')} |" for row in [*failed, *excluded]
-    ]
+    lines += [f"| {row['name']} | {row['error'].replace('|', '/')} |" for row in [*failed, *excluded]]
     return "\n".join(lines) + "\n"
 
 

@@ -34,6 +34,13 @@ def test_a_scene_is_generated_and_checked(suffix: str, tmp_path: Path) -> None:
     assert "0 problems" in checked.output
 
 
+def test_a_scene_needs_no_map(tmp_path: Path) -> None:
+    assert run("data", "scene", "random", "--out", tmp_path / "x.npz", "--bands", 5).exit_code == 0
+    checked = run("data", "check", tmp_path / "x.npz")
+    assert checked.exit_code == 0, checked.output
+    assert "140 x 180 pixels (rows x columns), 5 bands" in checked.output
+
+
 def test_problems_of_a_scene_end_with_status_1(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", cube=np.random.default_rng(0).random((5, 6, 3)), labels=np.full((5, 6), 2))
     result = run("data", "check", tmp_path / "x.npz")

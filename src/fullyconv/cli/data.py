@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fullyconv.data.sources import Source
 
 app = typer.Typer(help="Look at data sets, fetch published ones, make one to try.", no_args_is_help=True)
+RANDOM_CLASSES = 6  # of a scene without a label map
 
 
 @app.command("check")
@@ -63,7 +64,9 @@ def _check_scene(cube: Path, labels: Path | None, cube_key: str | None, label_ke
 
 @app.command("scene")
 def scene(
-    labels: Annotated[Path, typer.Argument(help="A label map: MATLAB, ENVI, GeoTIFF, .npy or PNG; 0 is not labelled.")],
+    labels: Annotated[
+        str, typer.Argument(help="A label map (MATLAB, ENVI, GeoTIFF, .npy or PNG; 0 is not labelled), or random.")
+    ],
     out_: Annotated[Path, typer.Option("--out", help="Scene to write: .mat, .npz, .hdr (ENVI), .tif or .npy.")],
     bands: Annotated[int, typer.Option(min=3, help="Bands, from 400 to 2400 nm.")] = 103,
     label_key: Annotated[str | None, typer.Option(help="Name of the map in a file of several.")] = None,
@@ -71,12 +74,18 @@ def scene(
 ) -> None:
     """Make a hyperspectral scene for a label map: spectra per class, mixed at borders, unevenly lit, with noise.
 
-    Example: `fullyconv data scene PaviaU_gt.mat --out pavia.mat`, then `fullyconv data check pavia.mat`.
+    Examples: `fullyconv data scene PaviaU_gt.mat --out pavia.mat`, then `fullyconv data check pavia.mat`;
+    without a map at hand, `fullyconv data scene random --out scene.npz` draws one.
     """
     from fullyconv.data.scenes.files import open_labels, save_scene
-    from fullyconv.data.scenes.synthetic import make_scene
+    from fullyconv.data.scenes.labels import class_set
+    from fullyconv.data.scenes.synthetic import make_scene, random_map
 
-    made = make_scene(*open_labels(labels, key=label_key), bands=bands, seed=seed)
+    if labels == "random":
+        named = random_map(140, 180, classes=RANDOM_CLASSES, seed=seed), class_set(RANDOM_CLASSES)
+    else:
+        named = open_labels(Path(labels), key=label_key)
+    made = make_scene(*named, bands=bands, seed=seed)
     beside = save_scene(made, out_)
     height, width, _ = made.cube.shape
     out.print(f"{height} x {width} pixels (rows x columns), {bands} bands in {out_}, labels in {beside}")

@@ -1,7 +1,7 @@
 """A network's operations as a graph, recorded by running it once on a picture without contents.
 
 Shape arithmetic is recorded too, so that the graph runs at other sizes; what Python decided on the way
-(branches, loop counts) stays as it was at the example's size. Nothing is computed: tensors are fake.
+(branches, loop counts) stays as it was at the example's size. Nothing is computed: tensors have no contents.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
+
+from fullyconv.trace.layers import POINTWISE, result_shape
 
 USUAL_SIDE = 224
 BATCH = 2  # a batch of one would be taken for any other axis of length 1
@@ -106,6 +107,8 @@ class _Recorder(TorchFunctionMode):
         self.parameters = dict(network.named_parameters()) | dict(network.named_buffers())
         self.attributes = {id(tensor): name for name, tensor in self.parameters.items()}
         self.constants: dict[str, Tensor] = {}
+        self.device = next((tensor.device for tensor in self.parameters.values()), torch.device("cpu"))
+        self.outlines: dict[int, tuple[Tensor, Tensor]] = {}  # of tensors with contents
         self.nodes: dict[int, fx.Node] = {}
         self.kept: list[Tensor] = []  # an id stands for a tensor only as long as that lives
         self.inside: list[str] = []
@@ -130,10 +133,20 @@ class _Recorder(TorchFunctionMode):
         node.meta[PATH] = self.inside[-1] if self.inside else ""
         return node
 
+    def _outline(self, value: Any) -> Any:
+        """Replace a tensor by one of its shape without contents: nothing is computed."""
+        if not isinstance(value, Tensor) or value.device.type == "meta":
+            return value
+        if id(value) not in self.outlines:
+            self.outlines[id(value)] = value, value.detach().to("meta")
+        return self.outlines[id(value)][1]
+
     def _given(self, value: Any) -> Any:
         """Replace tensors and lengths by their nodes."""
         if isinstance(value, Length):
             return value.node
+        if value == torch.device("meta"):  # where the recording takes place
+            return self.device
         if isinstance(value, Tensor):
             return self._node_of(value)
         if isinstance(value, slice):
@@ -163,11 +176,14 @@ class _Recorder(TorchFunctionMode):
         """Run a function on tensors and write it down."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        result = func(*args, **kwargs)
-        if self.paused:
-            return result
         if name == "__get__":
-            return self._property(func.__self__.__name__, args[0], result)
+            result = func(*args)
+            return result if self.paused else self._property(func.__self__.__name__, args[0], result)
+        if self.paused:
+            return func(*tree_map(self._outline, args), **tree_map(self._outline, kwargs))
+        result = _joined(name, args, kwargs)
+        if result is None:
+            result = func(*tree_map(self._outline, args), **tree_map(self._outline, kwargs))
         if name in ("size", "numel", "__len__") and isinstance(args[0], Tensor):
             return self._measured(name, args[0], result, *args[1:], **kwargs)
         if name == "__setitem__":
@@ -199,6 +215,22 @@ class _Recorder(TorchFunctionMode):
             return torch.Size([length(number, "size", axis) for axis, number in enumerate(value)])
         return length(value, "size", dim) if dim is not None else length(value, name)
 
+    def _run(self, call: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a layer, or say what it would give: PyTorch takes a second to load what shapes without contents need."""
+        if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
+            if getattr(module, "inplace", False) and isinstance(module, POINTWISE):
+                return args[0]
+            self.paused = True
+            shape = result_shape(module, tuple(args[0].shape))
+            self.paused = False
+            if shape is not None:
+                return torch.empty(shape, dtype=args[0].dtype, device="meta")
+        self.paused = True
+        try:
+            return call(module, *args, **kwargs)
+        finally:
+            self.paused = False
+
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
         """See calls of modules too."""
@@ -214,11 +246,7 @@ class _Recorder(TorchFunctionMode):
                     return _Replay(module, self).run(*args)
                 if not is_leaf(module):
                     return original(module, *args, **kwargs)
-                self.paused = True
-                try:
-                    result = original(module, *args, **kwargs)
-                finally:
-                    self.paused = False
+                result = self._run(original, module, args, kwargs)
                 self.record("call_module", name, args, kwargs, result)
                 return result
             except Exception:
@@ -253,6 +281,20 @@ class _Replay(fx.Interpreter):
         if n.meta.get(FROZEN):
             next(reversed(self._recorder.graph.nodes)).meta[FROZEN] = True
         return result
+
+
+def _joined(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Give the result of a sum of two maps of one shape, or of their concatenation along channels; else ``None``."""
+    if name in ("add", "__add__") and len(args) == 2 and not kwargs:
+        first, second = args
+        if isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape:
+            return torch.empty(first.shape, dtype=first.dtype, device="meta")
+    if name == "cat" and (args[1:] == (1,) or kwargs == {"dim": 1}):
+        shapes = [tuple(each.shape) for each in args[0]]
+        if len({(shape[0], *shape[2:]) for shape in shapes}) == 1:
+            channels = sum(shape[1] for shape in shapes)
+            return torch.empty((shapes[0][0], channels, *shapes[0][2:]), dtype=args[0][0].dtype, device="meta")
+    return None
 
 
 def _is_method(func: Any) -> bool:
@@ -296,9 +338,9 @@ def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> f
     example = example or (input_channels(network), *usual_size(network))
     network = nn.Sequential(network) if is_leaf(network) else network
     recorder = _Recorder(network)
-    with _evaluating(network), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+    with _evaluating(network), torch.no_grad():
         like = next(network.parameters(), torch.empty(0))
-        image = torch.empty(BATCH, *example, device=like.device, dtype=like.dtype)
+        image = torch.empty(BATCH, *example, device="meta", dtype=like.dtype)
         recorder.bind(image, recorder.graph.placeholder("image"))
         try:
             with recorder.watching_modules(), recorder:

@@ -15,7 +15,7 @@ from math import ceil
 from torch import fx, nn
 
 from fullyconv.geometry import Path, Window, axis_map, size
-from fullyconv.trace import axes, windows
+from fullyconv.trace import axes, layers, windows
 from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Positions, Trail, Walk
 from fullyconv.trace.record import NOISE, SHAPE, operation
 
@@ -186,31 +186,24 @@ FUNCTIONS: dict[str, Rule] = {
 }
 
 LAYERS: dict[type[nn.Module], Rule] = {
-    **dict.fromkeys((nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d), windows.layer),
+    **dict.fromkeys((*layers.WINDOWED, nn.ConvTranspose2d), windows.layer),
     **dict.fromkeys((nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), windows.adaptive),
     **dict.fromkeys((nn.Upsample, nn.UpsamplingNearest2d), windows.resize),
     **dict.fromkeys((nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d), windows.pad),
     **dict.fromkeys((nn.PixelShuffle, nn.PixelUnshuffle), windows.shuffle),
     **dict.fromkeys((nn.GroupNorm, nn.InstanceNorm2d), _spatial_norm),
     **dict.fromkeys((nn.Flatten, nn.Unflatten), axes.reshape),
-    nn.ConvTranspose2d: windows.transposed,
     nn.Linear: _linear,
     nn.LayerNorm: _layer_norm,
     nn.Softmax: _softmax,
 }
-
-POINTWISE_LAYERS = (
-    nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.Identity, nn.LocalResponseNorm, nn.ReLU,
-    nn.ReLU6, nn.Sigmoid, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Tanh, nn.Mish, nn.ELU,
-    nn.LeakyReLU, nn.PReLU, nn.Softplus, nn.SELU, nn.CELU, nn.LogSigmoid, nn.Threshold,
-)  # fmt: skip
 
 
 def is_pointwise(node: fx.Node, layer: nn.Module | None) -> bool:
     """Tell whether an operation answers each unit from that unit alone (of each of its arguments)."""
     if layer is None:
         return operation(node) in (*POINTWISE, "cat")
-    return isinstance(layer, POINTWISE_LAYERS) or type(layer).__name__ in NOISE
+    return isinstance(layer, layers.POINTWISE) or type(layer).__name__ in NOISE
 
 
 def layer_of(recorded: fx.GraphModule, node: fx.Node) -> nn.Module | None:

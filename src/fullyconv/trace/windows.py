@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 from torch import fx, nn
 
 from fullyconv.geometry import Layer, Spread, Window
+from fullyconv.trace.layers import layer_window, window
 from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Positions, shape_of
 from fullyconv.trace.record import FROZEN
-
-
-def _along(value: int | Sequence[int], axis: int) -> int:
-    if isinstance(value, int):
-        return value
-    return value[axis] if len(value) > 1 else value[0]
 
 
 def _slide(call: Call, make: Callable[[int], Layer]) -> Positions:
@@ -31,63 +26,42 @@ def _slide(call: Call, make: Callable[[int], Layer]) -> Positions:
     return source.then(make(ROWS), make(COLUMNS))
 
 
-def _window(call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Positions:
-    ceil_mode = bool(call.argument(5 if call.name == "max_pool2d" else 4, "ceil_mode", False))
-
-    def make(axis: int) -> Window:
-        taps, spread = _along(kernel, axis), _along(dilation, axis)
-        room = spread * (taps - 1)
-        pads = {"same": (room // 2, room - room // 2), "valid": (0, 0)}.get(str(padding))
-        before, after = pads or (_along(padding, axis), _along(padding, axis))
-        return Window(taps, _along(stride, axis), before, spread, ceil_mode=ceil_mode, pad_end=after)
-
-    return _slide(call, make)
-
-
 def layer(call: Call) -> Positions:
-    """Follow a convolution or pooling layer."""
-    made: Any = call.layer
-    stride = made.kernel_size if made.stride is None else made.stride
-    return _window(call, made.kernel_size, stride, made.padding, getattr(made, "dilation", 1))
+    """Follow a convolution, transposed convolution or pooling layer."""
+    steps = [layer_window(cast("nn.Module", call.layer), axis) for axis in (ROWS, COLUMNS)]
+    if None in steps:
+        raise call.refuse("a transposed convolution with output padding or dilation is not followed")
+    return _slide(call, lambda axis: cast("Layer", steps[axis]))
 
 
 def conv(call: Call) -> Positions:
     """Follow ``functional.conv2d``."""
-    kernel = shape_of(call.argument(1, "weight"))[-2:]
-    stride, padding, dilation = (
-        call.argument(index, name, default)
-        for index, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
-    )
-
-    def make(axis: int) -> Window:
-        pad = _along(padding, axis)
-        return Window(kernel[axis], _along(stride, axis), pad, _along(dilation, axis), pad_end=pad)
-
-    return _slide(call, make)
+    settings = {
+        "kernel": shape_of(call.argument(1, "weight"))[-2:],
+        "stride": call.argument(3, "stride", 1),
+        "padding": call.argument(4, "padding", 0),
+        "dilation": call.argument(5, "dilation", 1),
+    }
+    return _slide(call, lambda axis: window(axis, **settings, ceil_mode=False))
 
 
 def pool(call: Call) -> Positions:
     """Follow ``functional.max_pool2d`` and ``avg_pool2d``."""
-    kernel = call.argument(1, "kernel_size")
-    stride = call.argument(2, "stride") or kernel
-    dilation = call.argument(4, "dilation", 1) if call.name == "max_pool2d" else 1
-    return _window(call, kernel, stride, call.argument(3, "padding", 0), dilation)
+    is_max, kernel = call.name == "max_pool2d", call.argument(1, "kernel_size")
+    settings = {
+        "kernel": kernel,
+        "stride": call.argument(2, "stride") or kernel,
+        "padding": call.argument(3, "padding", 0),
+        "dilation": call.argument(4, "dilation", 1) if is_max else 1,
+        "ceil_mode": bool(call.argument(5 if is_max else 4, "ceil_mode", False)),
+    }
+    return _slide(call, lambda axis: window(axis, **settings))
 
 
 def sliding(call: Call) -> Positions:
     """Follow the windows that replace global pooling (``fullyconv.recast``)."""
-    window = call.argument(1, "window")
-    return _slide(call, lambda axis: Window(window[axis]))
-
-
-def transposed(call: Call) -> Positions:
-    """Follow a transposed convolution."""
-    made: Any = call.layer
-
-    def make(axis: int) -> Spread:
-        return Spread(_along(made.kernel_size, axis), _along(made.stride, axis), _along(made.padding, axis))
-
-    return _slide(call, make)
+    kernel = call.argument(1, "window")
+    return _slide(call, lambda axis: Window(kernel[axis]))
 
 
 def adaptive(call: Call) -> Positions:
