@@ -128,6 +128,12 @@ def test_a_tile_gives_what_the_whole_image_gives(fcn: fullyconv.FCN) -> None:
     torch.testing.assert_close(core, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
 
 
+def test_branches_side_by_side_are_tapped_at_their_ends() -> None:
+    net = from_classifier("timm:hrnet_w18_small", 3, 4)
+    assert [axis_map(path).scale for path in net.plans[0].taps] == [32, 16, 8, 4]
+    assert net.trunk.tapped[0].startswith("incre_modules.0")
+
+
 def test_taps_can_be_named(tmp_path: Path) -> None:
     net = from_classifier("timm:resnet18", 3, taps=("layer1", "layer3")).eval()
     assert net.trunk.tapped == ("layer1.1.act2", "layer3.1.act2")

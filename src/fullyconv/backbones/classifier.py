@@ -45,8 +45,8 @@ def cut_trunk(
     """Cut a classifier (a copy of it) off before its scores and tap its maps.
 
     Tapped are the last map before the scores and, down to ``stride``, the last map at each stride that
-    everything coarser is computed from; where there is none, because branches of several strides run
-    side by side, the last at that stride. Fully connected layers that read a map of several units become
+    everything coarser is computed from; where branches of several strides run side by side (HRNet), the last
+    at that stride. Fully connected layers that read a map of several units become
     convolutions, padded by half their window, and belong to the trunk, but for the last, which scored the classes.
     ``taps`` names modules whose last map is to be tapped instead.
 
@@ -87,19 +87,28 @@ def _by_stride(recorded: fx.GraphModule, found: Walk, head: Head, finest: int) -
     if not head.maps:
         raise NotFollowed("the classifier has no map before its scores")
     coarsest = head.maps[-1] if head.last_linear else _before_scores(recorded, found, head)
-    ancestors, dominators = _order(recorded, found, coarsest)
-    last: dict[Fraction, fx.Node] = {}
-    for nodes in (ancestors, dominators):  # dominators replace what they can
-        for node in nodes:
-            stride = _stride(found.positions[node])
-            if stride is not None and _is_features(recorded, node):
-                last[stride] = node
+    ancestors, dominators = (
+        {stride: node for node in nodes if (stride := _stride(found.positions[node])) and _is_features(recorded, node)}
+        for nodes in _order(recorded, found, coarsest)
+    )
+    last = {stride: _choose(found, node, dominators.get(stride)) for stride, node in ancestors.items()}
     start = found.positions[coarsest].stride[0]
     strides = sorted(stride for stride in last if finest <= stride < start)
     if start < finest or (strides or [start])[0] != finest:
         known = ", ".join(str(stride) for stride in sorted({*last, start}) if stride > 1)
         raise ValueError(f"the classifier has no map at stride {finest}: it has maps at strides {known}")
     return [coarsest, *(last[stride] for stride in reversed(strides))]
+
+
+def _choose(found: Walk, last: fx.Node, common: fx.Node | None) -> fx.Node:
+    """Choose between the last map at a stride and the last one that everything coarser is computed from.
+
+    The last may be the inside of the block that reduces it; if it sees twice as far, it is a branch of its own.
+    """
+    if common is None:
+        return last
+    farther, near = (found.positions[node].trails[0].line.field for node in (last, common))
+    return last if farther >= 2 * near else common
 
 
 def _before_scores(recorded: fx.GraphModule, found: Walk, head: Head) -> fx.Node:
