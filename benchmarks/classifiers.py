@@ -52,6 +52,7 @@ def main() -> None:
     options.add_argument("names", nargs="*", help="models, as timm:resnet18; default: one of each family")
     options.add_argument("--all", action="store_true")
     options.add_argument("--train", action="store_true")
+    options.add_argument("--table", action="store_true", help="write the table of what has been measured, no more")
     options.add_argument("--most-millions", type=float, default=120, help="leave out models of more parameters")
     options.add_argument("--out", type=Path, default=Path("runs/classifiers"))
     given = options.parse_args()
@@ -63,8 +64,8 @@ def main() -> None:
         return
     journal = given.out / "rows.jsonl"
     done = {row["name"] for row in rows_of(journal)}
-    names = given.names or one_of_each_family(every_name())
-    if given.all:
+    names = [] if given.table else given.names or one_of_each_family(every_name())
+    if given.all and not given.table:
         names = every_name()
         random.Random(0).shuffle(names)  # so that a part of them is a fair sample
     for name in names:
@@ -179,10 +180,17 @@ def table(rows: list[dict[str, Any]]) -> str:
         f"| {row['name']} | {row['millions']:g} | {row['difference']:.1e} | {'window' if row['slides'] else 'mean'} | "
         f"{', '.join(row['strides'])} | {', '.join(reversed(row['taps']))} | {', '.join(map(str, row['offsets']))} | "
         f"{row['margin']} | {', '.join(f'{count} {kind}' for kind, count in row['remarks'].items())} |"
-        for row in agree
+        for row in sorted(agree, key=lambda row: row["name"])
     ]
-    lines += ["", "Not converted:", "", "| model | why |", "|---|---|"]
-    lines += [f"| {row['name']} | {row['error'].replace('|', '/')} |" for row in [*failed, *excluded]]
+    lines += ["", "Failed:", "", "| model | why |", "|---|---|"]
+    lines += [f"| {row['name']} | {row['error'].replace('|', '/')} |" for row in failed]
+    lines += ["", "Refused:", "", "| the first operation that stops it | models |", "|---|---|"]
+    reasons: dict[str, list[str]] = {}
+    for row in excluded:
+        reasons.setdefault(re.sub(r"\([\d, ]+\)", "…", row["error"].partition("): ")[2] or row["error"]), []).append(
+            row["name"]
+        )
+    lines += [f"| {reason} | {', '.join(sorted(names))} |" for reason, names in sorted(reasons.items())]
     return "\n".join(lines) + "\n"
 
 

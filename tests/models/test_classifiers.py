@@ -230,6 +230,10 @@ def test_a_function_of_the_users_is_named_and_found_again(tmp_path: Path, monkey
 def test_the_origin_is_found_for_models_that_say_what_they_are() -> None:
     net = from_classifier(library("timm").create_model("resnet18", num_classes=7), 3, 16)
     assert architecture_of(net).name == "fcn16s-timm:resnet18"
+    noisy = library("timm").create_model("convnext_atto", drop_path_rate=0.1, drop_rate=0.2)
+    assert architecture_of(from_classifier(noisy, 3, 16)).name == "fcn16s-timm:convnext_atto"
+    with pytest.raises(ValueError, match="how this FCN was built is not known"):
+        architecture_of(from_classifier(library("timm").create_model("resnet18", act_layer="gelu"), 3, 16))
     other = from_classifier(build_classifier("torchvision:mobilenet_v2"), 3, 32)
     assert architecture_of(other).name == "fcn32s-torchvision:mobilenet_v2"
 

@@ -13,6 +13,10 @@ from fullyconv.backbones.external import origins, outline, usual_example
 from fullyconv.layers import expand_inputs, replace_layer
 from fullyconv.models.architecture import USUAL_CLASSES, Architecture
 from fullyconv.models.fcn import FCN, Upsampling
+from fullyconv.trace.record import is_noise, operation
+from fullyconv.trace.walk import layer_of
+
+IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)
 
 
 def from_classifier(  # noqa: PLR0913 (the choices of one network)
@@ -39,7 +43,8 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     Score layers start at zero; kernels, crops, the margin of zeros around the image and all offsets follow from the
     classifier's graph (``fullyconv inspect`` prints them); images of any size are labelled. A saved model records the
     name the classifier can be built by, which is found for models of timm and torchvision and for classes that need
-    no arguments; for others give ``origin``.
+    no arguments; for others give ``origin``. (Noise of training that arguments switched on, such as stochastic
+    depth, is not part of a name.)
 
     Raises ``ValueError`` naming the operation and module for what has no fully convolutional form.
     """
@@ -83,9 +88,15 @@ def _origin(
             other = cut_trunk(rebuilt, stride=stride, taps=taps, example=example)
         except Exception:  # whatever a constructor raises without its arguments
             continue
-        if other.classifier.code == trunk.classifier.code and _shapes(other) == _shapes(trunk):
+        if _operations(other) == _operations(trunk) and _shapes(other) == _shapes(trunk):
             return name
     return None
+
+
+def _operations(trunk: ClassifierTrunk) -> list[tuple[str, str]]:
+    """List what a trunk does when it is not training."""
+    nodes = ((operation(node), layer_of(trunk.classifier, node)) for node in trunk.classifier.graph.nodes)
+    return [(name, repr(layer)) for name, layer in nodes if not (isinstance(layer, IDLE) or is_noise(layer))]
 
 
 def _shapes(network: nn.Module) -> dict[str, torch.Size]:

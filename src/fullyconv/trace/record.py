@@ -89,12 +89,17 @@ for _name in ("add", "sub", "mul", "floordiv", "mod"):
     setattr(Length, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
 
 
+def is_noise(module: nn.Module | None) -> bool:
+    """Tell whether a module does nothing but disturb training."""
+    return type(module).__name__ in NOISE
+
+
 def is_leaf(module: nn.Module) -> bool:
     """Tell whether a module is one step of the graph: PyTorch's own, batch normalisation, noise of training."""
     if isinstance(module, (*CONTAINERS, fx.GraphModule)):
         return False
     kind = type(module)
-    return kind.__module__.startswith("torch.nn.modules") or isinstance(module, _BatchNorm) or kind.__name__ in NOISE
+    return kind.__module__.startswith("torch.nn.modules") or isinstance(module, _BatchNorm) or is_noise(module)
 
 
 class _Recorder(TorchFunctionMode):

@@ -17,7 +17,7 @@ from torch import fx, nn
 from fullyconv.geometry import Path, Window, axis_map, size
 from fullyconv.trace import axes, layers, windows
 from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Positions, Trail, Walk
-from fullyconv.trace.record import NOISE, SHAPE, operation
+from fullyconv.trace.record import SHAPE, is_noise, operation
 
 Rule = Callable[[Call], Positions]
 
@@ -203,7 +203,7 @@ def is_pointwise(node: fx.Node, layer: nn.Module | None) -> bool:
     """Tell whether an operation answers each unit from that unit alone (of each of its arguments)."""
     if layer is None:
         return operation(node) in (*POINTWISE, "cat")
-    return isinstance(layer, layers.POINTWISE) or type(layer).__name__ in NOISE
+    return isinstance(layer, layers.POINTWISE) or is_noise(layer)
 
 
 def layer_of(recorded: fx.GraphModule, node: fx.Node) -> nn.Module | None:
