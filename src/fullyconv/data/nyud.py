@@ -32,7 +32,6 @@ PREPROCESS: dict[Stream, Preprocess] = {
     "colour": preprocess_of("nyud-fcn32s-color"),
     "hha": preprocess_of("nyud-fcn32s-hha"),
 }
-LOG_DEPTH_MEAN = 7.844  # of the fourth channel of early fusion
 COUNTS = {"train": 381, "val": 414, "trainval": 795, "test": 654}
 MILLIMETRES = 1000.0  # a depth picture's unit in a metre
 
