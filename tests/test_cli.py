@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from fullyconv import load
 from fullyconv.cli import app, main
 
 TINY = ["--set", "epochs=1", "--set", "crop=[64,64]", "--set", "batch=2", "--set", "device=cpu"]
@@ -136,3 +137,24 @@ def test_the_package_offers_its_names() -> None:
         assert getattr(fullyconv, name) is not None
     with pytest.raises(AttributeError, match="nothing"):
         _ = fullyconv.nothing
+
+
+def test_a_function_in_the_working_folder_is_a_trunk_when_it_is_typed(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "typed_nets.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
+        "                         nn.Linear(8, 5))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    settings = ["network=fcn2s-typed_nets:build", "epochs=1", "crop=[32, 32]", "batch=3", "device=cpu"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    result = CliRunner().invoke(app, ["train", "default", "--data", str(shapes), "--out", "run", *words])
+    assert result.exit_code == 0, result.output
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(tmp_path)])
+    sys.modules.pop("typed_nets")
+    with pytest.raises(ImportError, match=r"put its package on PYTHONPATH"):
+        load(tmp_path / "run" / "model")

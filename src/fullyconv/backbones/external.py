@@ -81,7 +81,8 @@ def _function(module: str, entry: str) -> Any:
     try:
         made: Any = importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{module}:{entry} cannot be imported ({error}): put its package on PYTHONPATH") from None
+        hint = "put its package on PYTHONPATH (PYTHONPATH=. for the working folder)"
+        raise ImportError(f"{module}:{entry} cannot be imported ({error}): {hint}") from None
     for part in entry.split("."):
         if not hasattr(made, part):
             raise ValueError(f"{module} has no {entry!r}")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from fullyconv.cli.console import complain, out
 from fullyconv.cli.opening import Subject, class_index, open_subject
+from fullyconv.cli.options import import_from_here
 
 if TYPE_CHECKING:
     from fullyconv.geometry import AxisMap
@@ -74,6 +75,7 @@ def inspect(
     """
     if heatmap is not None and out_ is None:
         raise ValueError("a heat map needs a file to be written to: give --out FILE.png")
+    import_from_here(model)
     subject = open_subject(model, weights=weights, side=None if example is None else read_size(example))
     wanted = None if size is None else read_size(size)
     if subject.example is None:

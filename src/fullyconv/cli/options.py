@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,3 +19,12 @@ SetOption = Annotated[
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic: bf16 is quicker where the machine has it.")]
 CRFOption = Annotated[bool, typer.Option("--crf", help="Let a dense CRF sharpen the labels (extra: crf).")]
+
+
+def import_from_here(*names: object) -> None:
+    """Let functions that the user names, ``my_package.nets:build``, be found in the working folder.
+
+    Only for names that are typed: what a model folder names has to be on PYTHONPATH.
+    """
+    if any(":" in str(name) for name in names) and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))

@@ -10,7 +10,7 @@ import typer
 from fullyconv.cli.console import Bars, TrainingBars, err, out, print_evaluation, print_report
 from fullyconv.cli.data import write_inferred_classes
 from fullyconv.cli.hsi import train_scenes
-from fullyconv.cli.options import SetOption
+from fullyconv.cli.options import SetOption, import_from_here
 from fullyconv.cli.predict import predict_tasks
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def train(
     from fullyconv.train.recipe import change, parse_settings
 
     settings = parse_settings(set_ or [])
+    import_from_here(settings.get("trunk"), settings.get("network"))
     scene_recipe = find_scene_recipe(recipe)
     if scene_recipe is not None:
         train_scenes(change(scene_recipe, settings, source="--set"), data, out_, runs=runs, resume=resume)
