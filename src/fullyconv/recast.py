@@ -235,8 +235,8 @@ class _Rewriter:
     def _over_channels(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
         """Reduce the channels to one, where that is what a mean or sum does with the entries of a vector."""
         before, after = shape_of(self._source(node)), shape_of(node)
-        stays = len(before) == len(after) and before[1] > 1 and after[1] == 1 and before[2:] == after[2:]
-        if operation(node) not in REDUCTIONS or not stays:
+        to_one = len(before) == len(after) and max(before[1:]) > 1 and max(after[1:]) == 1
+        if operation(node) not in REDUCTIONS or not to_one:
             return None
         kwargs = {key: value for key, value in node.kwargs.items() if key in ("correction", "unbiased")}
         return self.graph.create_node(node.op, node.target, (source, 1), kwargs | {"keepdim": True})
@@ -301,12 +301,12 @@ class _Rewriter:
         return source
 
     def _pointwise(self, node: fx.Node) -> fx.Node:
-        dims = len(node.meta[SHAPE])
+        is_last = shape_of(node)[-1] > 1  # where the vector's entries are
 
         def given(argument: fx.Node) -> fx.Node:
             if argument in self.dense:
                 return self.dense[argument]
-            if dims == 2 and SHAPE in argument.meta:  # what multiplies a vector's entries
+            if is_last and SHAPE in argument.meta:  # what multiplies a vector's entries
                 return self._call(per_channel, argument, like=node)
             return argument
 

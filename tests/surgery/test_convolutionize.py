@@ -34,6 +34,7 @@ class Head(nn.Module):
         self.fc = nn.Linear(8 * 36 if kind in ("flatten", "view", "channels last") else 8, 5)
         self.norm, self.batch, self.middle = nn.LayerNorm(8), nn.BatchNorm1d(8), nn.Linear(8, 8)
         self.scale = nn.Parameter(torch.rand(5))
+        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
 
     def forward(self, x: Tensor) -> Tensor:
         return HEADS[self.kind](self, self.trunk(x))
@@ -54,6 +55,12 @@ def rms_norm(x: Tensor) -> Tensor:
     return x * torch.rsqrt(spread + 1e-6)
 
 
+def channels_last_norm(net: Head, x: Tensor) -> Tensor:
+    y = x.mean((2, 3), keepdim=True).permute(0, 2, 3, 1)
+    y = y * torch.rsqrt(torch.var(y, dim=(-1,), keepdim=True) + 1e-6) * net.norm.weight
+    return net.fc(y.permute(0, 3, 1, 2).flatten(1))
+
+
 HEADS: dict[str, Callable[[Head, Tensor], Tensor]] = {
     "flatten": lambda net, x: net.fc(functional.dropout(torch.flatten(x, 1), training=net.training)),
     "view": lambda net, x: net.fc(x.view(x.size(0), -1)),
@@ -64,6 +71,7 @@ HEADS: dict[str, Callable[[Head, Tensor], Tensor]] = {
     "two heads": two_heads,
     "layer norm": lambda net, x: net.fc(net.norm(x.mean((2, 3)))),
     "rms norm": lambda net, x: net.fc(rms_norm(x.mean((2, 3), keepdim=True)).flatten(1)),
+    "channels last norm": channels_last_norm,
     "hidden": lambda net, x: net.fc(functional.hardswish(net.middle(x.mean((2, 3))))),
     "max": lambda net, x: net.fc(x.amax((2, 3))),
     "average and maximum": two_pools,
@@ -71,7 +79,17 @@ HEADS: dict[str, Callable[[Head, Tensor], Tensor]] = {
 
 
 AFFINE = ["mean", "adaptive", "batch norm", "two heads"]
-WINDOWS = ["flatten", "view", "channels last", "layer norm", "rms norm", "hidden", "max", "average and maximum"]
+WINDOWS = [
+    "flatten",
+    "view",
+    "channels last",
+    "layer norm",
+    "rms norm",
+    "channels last norm",
+    "hidden",
+    "max",
+    "average and maximum",
+]
 
 
 @pytest.mark.parametrize("kind", [*AFFINE, *WINDOWS])
