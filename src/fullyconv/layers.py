@@ -119,6 +119,20 @@ def expand_inputs(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
     return filled(wider, torch.cat([conv.weight, mean.expand(-1, extra, -1, -1)], dim=1), conv.bias)
 
 
+def widen(network: nn.Module, channels: int) -> None:
+    """Let a network read ``channels`` inputs, by ``expand_inputs`` of its first convolution; states ``in_channels``.
+
+    Raises ``ValueError`` where that convolution does not read the image, and for what ``expand_inputs`` refuses.
+    """
+    name, first = next((name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
+    if first.in_channels != network.in_channels:
+        raise ValueError(
+            f"{name} reads {first.in_channels} channels, not the image: only such a first layer is widened"
+        )
+    replace_layer(network, name, expand_inputs(first, channels))
+    network.in_channels = channels  # type: ignore[assignment]
+
+
 def filled(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
     """Give a layer copies of these tensors as its parameters, on their device and in their precision."""
     for name, values in (("weight", weight), ("bias", bias)):

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from fullyconv.checkpoint import load_network, save
-from fullyconv.hyperspectral.fit import fit, make_network, sample_classes, widen
+from fullyconv.hyperspectral.fit import fit, make_network, sample_classes
 from fullyconv.hyperspectral.recipe import SceneRecipe
 from fullyconv.hyperspectral.scoring import evaluate_map
 from fullyconv.hyperspectral.trial import make_trial, network_windows
+from fullyconv.layers import widen
 from fullyconv.models import build
 from fullyconv.predict.image import Segmenter
 from fullyconv.types import Scene

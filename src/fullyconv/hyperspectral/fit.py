@@ -11,17 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from fullyconv.checkpoint import load_network, read_tensors, save, write_json, write_tensors
 from fullyconv.engine import StopRequest, choose_device
 from fullyconv.hyperspectral.recipe import SceneRecipe
 from fullyconv.hyperspectral.trial import Trial, tile_side
+from fullyconv.layers import widen
 from fullyconv.losses import pixel_loss
 from fullyconv.models import build
 from fullyconv.models.fcn import FCN
-from fullyconv.surgery import continue_from, expand_inputs, replace_layer
+from fullyconv.surgery import continue_from
 from fullyconv.tiles import Tile, plan_tiles
 from fullyconv.train.loop import BEST, LAST, STATE
 from fullyconv.train.optim import make_optimizer, optimizer_tensors, rate_at, restore_optimizer
@@ -50,13 +51,6 @@ def make_network(trial: Trial) -> FCN:
         widen(trained, network.in_channels)
         continue_from(trained, network)
     return network
-
-
-def widen(network: FCN, channels: int) -> None:
-    """Let a trained network read more channels: its filters are kept, each new channel gets their mean."""
-    name, conv = next((name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
-    replace_layer(network, name, expand_inputs(conv, channels))
-    network.in_channels = channels
 
 
 def fit(trial: Trial, *, out: Path | None = None, watch: Watch | None = None, resume: bool = False) -> FCN:

@@ -10,7 +10,7 @@ from torch import nn
 from fullyconv.backbones.classifier import ClassifierTrunk, Example, cut_trunk
 from fullyconv.backbones.external import classifier as build_classifier
 from fullyconv.backbones.external import origins, outline, usual_example
-from fullyconv.layers import expand_inputs, replace_layer
+from fullyconv.layers import widen
 from fullyconv.models.architecture import USUAL_CLASSES, Architecture
 from fullyconv.models.fcn import FCN, Upsampling
 from fullyconv.trace.record import is_noise, operation
@@ -54,7 +54,7 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     trunk = cut_trunk(classifier, stride=stride, taps=taps, example=example)
     origin = origin or _origin(classifier, trunk, stride=stride, taps=taps, example=example)
     if channels is not None:
-        _widen(trunk, channels)
+        widen(trunk, channels)
     network = FCN(
         trunk, classes=classes, skips=len(trunk.channels) - 1, upsampling=upsampling, border="replicate", cover=True
     )
@@ -63,16 +63,6 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
             f"fcn{stride}s-{origin}", classes, upsampling, channels, tuple(taps), example
         )
     return network
-
-
-def _widen(trunk: ClassifierTrunk, channels: int) -> None:
-    name, first = next((name, layer) for name, layer in trunk.named_modules() if isinstance(layer, nn.Conv2d))
-    if first.in_channels != trunk.in_channels:
-        raise ValueError(
-            f"{name} reads {first.in_channels} channels, not the image: only such a first layer is widened"
-        )
-    replace_layer(trunk, name, expand_inputs(first, channels))
-    trunk.in_channels = channels
 
 
 def _origin(
