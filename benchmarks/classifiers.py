@@ -27,8 +27,9 @@ from torch import nn
 from torch.nn import functional
 
 from fullyconv import convolutionize, from_classifier, save
-from fullyconv.backbones.external import classifier, library, outline, usual_example
+from fullyconv.backbones.external import classifier, library, usual_example
 from fullyconv.checkpoint import load_network
+from fullyconv.layers import without_weights
 from fullyconv.models import Architecture
 from fullyconv.trace import record, walk
 
@@ -106,7 +107,7 @@ def one_of_each_family(names: list[str]) -> list[str]:
 def measure(name: str, most_millions: float) -> dict[str, Any]:
     """Convert one classifier and compare."""
     began = time.perf_counter()
-    shape = outline(name)
+    shape = without_weights(lambda: classifier(name))
     millions = sum(parameter.numel() for parameter in shape.parameters()) / 1e6
     row: dict[str, Any] = {"name": name, "millions": round(millions, 1)}
     example = usual_example(shape) or ((3, 299, 299) if "inception" in name else (3, 224, 224))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 Layer = TypeVar("Layer", bound=nn.Module)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def linear_to_conv(linear: nn.Linear, window: tuple[int, int]) -> nn.Conv2d:
@@ -131,6 +133,15 @@ def widen(network: nn.Module, channels: int) -> None:
         )
     replace_layer(network, name, expand_inputs(first, channels))
     network.in_channels = channels  # type: ignore[assignment]
+
+
+def without_weights(build: Callable[[], Network]) -> Network:
+    """Build a network on the meta device, where its weights take no time; as it is if its constructor needs numbers."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # what PyTorch raises for numbers asked of a meta tensor
+        return build()
 
 
 def filled(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:

@@ -48,15 +48,6 @@ def classifier(name: str) -> nn.Module:
     return network
 
 
-def outline(name: str) -> nn.Module:
-    """Build a classifier without weights, on the meta device, if its constructor can do without numbers."""
-    try:
-        with torch.device("meta"):
-            return classifier(name)
-    except NotImplementedError:
-        return classifier(name)
-
-
 def _timm(entry: str) -> Any:
     timm = library("timm")
     if not timm.is_model(entry):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 
 from fullyconv.data.images import BadFile
 from fullyconv.data.scenes.normalise import fit_spectral
 from fullyconv.files import whole_file
 from fullyconv.hyperspectral.recipe import SceneRecipe
+from fullyconv.layers import without_weights
 from fullyconv.models import build
 from fullyconv.models.fcn import FCN
 from fullyconv.splits import (
@@ -111,12 +111,8 @@ def network_windows(recipe: SceneRecipe, shape: tuple[int, int]) -> Windows:
 
 
 def _outline(recipe: SceneRecipe) -> FCN:
-    """Build the recipe's network without weights, if its constructor can do without numbers."""
-    try:
-        with torch.device("meta"):
-            return build(recipe.network, 2)
-    except NotImplementedError:
-        return build(recipe.network, 2)
+    """Build the recipe's network without weights."""
+    return without_weights(lambda: build(recipe.network, 2))
 
 
 def training_windows(network: FCN, recipe: SceneRecipe, shape: tuple[int, int]) -> Windows:

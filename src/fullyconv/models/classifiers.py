@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
 from fullyconv.backbones.classifier import ClassifierTrunk, Example, cut_trunk
 from fullyconv.backbones.external import classifier as build_classifier
-from fullyconv.backbones.external import origins, outline, usual_example
-from fullyconv.layers import widen
+from fullyconv.backbones.external import origins, usual_example
+from fullyconv.layers import widen, without_weights
 from fullyconv.models.architecture import USUAL_CLASSES, Architecture
 from fullyconv.models.fcn import FCN, Upsampling
 from fullyconv.trace.record import is_noise, operation
@@ -72,7 +73,7 @@ def _origin(
     shapes = _shapes(classifier)
     for name in origins(classifier):
         try:
-            rebuilt = outline(name)
+            rebuilt = without_weights(partial(build_classifier, name))
             if not shapes.keys() <= _shapes(rebuilt).keys():
                 continue
             other = cut_trunk(rebuilt, stride=stride, taps=taps, example=example)
