@@ -31,18 +31,6 @@ POOL_LAYERS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
 AFFINE_LAYERS = (nn.Linear, nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.Identity)
 
 
-class ChannelsLast(nn.Module):
-    """Applies a layer of the last axis to the channels of N x C x H x W."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Apply the layer at every position."""
-        return cast("Tensor", self.layer(features.movedim(1, -1)).movedim(-1, 1))
-
-
 def sliding_mean(features: Tensor, window: Pair) -> Tensor:
     """Average over every window of N x C x H x W, or over the whole map where that is smaller."""
     if has_torch_function_unary(features):  # one step for whoever records it
@@ -225,11 +213,12 @@ class _Rewriter:
         return self._over_channels(node, source) or self._pointwise(node)
 
     def _channels_last(self, node: fx.Node, source: fx.Node) -> fx.Node:
-        """Apply a function of the last axis to the channels."""
+        """Apply a function or layer of the last axis to the channels."""
         if self.head.walk.positions[self._source(node)].flattened:
-            raise self._refuse(node, "is a function that reads a flattened map: make it an nn.Linear")
+            raise self._refuse(node, "reads a flattened map, which only an nn.Linear can do at every position")
         last = self._call(torch.movedim, source, 1, -1, like=node)
-        made = self._call(cast("Any", node.target), last, *node.args[1:], like=node, **node.kwargs)
+        made = self.graph.create_node(node.op, node.target, (last, *node.args[1:]), node.kwargs)
+        made.meta[PATH] = node.meta.get(PATH, "")
         return self._call(torch.movedim, made, -1, 1, like=node)
 
     def _over_channels(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
@@ -256,12 +245,12 @@ class _Rewriter:
     def _layer(self, node: fx.Node, layer: nn.Module, source: fx.Node) -> fx.Node:
         if isinstance(layer, nn.Flatten):
             return self._reshape(node, source)
+        if isinstance(layer, nn.LayerNorm):
+            return self._channels_last(node, source)
         if isinstance(layer, nn.Linear):
             layer = self._convolution(node, layer)
         elif isinstance(layer, nn.BatchNorm1d):
             layer = _for_maps(layer)
-        elif isinstance(layer, nn.LayerNorm):
-            layer = ChannelsLast(layer)
         elif isinstance(layer, nn.Softmax):
             layer = nn.Softmax(1)
         name = self._free_name(node)
