@@ -15,8 +15,9 @@ from fullyconv.geometry import AxisMap, Spread, axis_map
 from fullyconv.models.fcn import FCN, AxisPlan, Stage
 from fullyconv.surgery.convolutionize import FullyConvolutional
 from fullyconv.trace import Positions, Remark, Walk, input_channels, record, walk
+from fullyconv.trace.nodes import PATH, operation
 from fullyconv.trace.positions import shape_of
-from fullyconv.trace.record import PATH, USUAL_SIDE, operation
+from fullyconv.trace.record import USUAL_SIDE
 from fullyconv.trace.walk import is_pointwise, layer_of
 from fullyconv.upsample import Upsample
 

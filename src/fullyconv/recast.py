@@ -16,8 +16,8 @@ from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fullyconv.layers import filled, linear_to_conv
+from fullyconv.trace.nodes import PATH, SHAPE, operation
 from fullyconv.trace.positions import NotFollowed, Positions, Walk, shape_of
-from fullyconv.trace.record import PATH, SHAPE, operation
 from fullyconv.trace.walk import is_pointwise, layer_of
 
 Pair = tuple[int, int]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.trace import record
-from fullyconv.trace.record import FROZEN, operation
+from fullyconv.trace.nodes import FROZEN, operation
 
 
 class Shuffled(nn.Module):

@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fullyconv.recast import Head
 from fullyconv.trace import NotFollowed, Positions, Walk, record, walk
+from fullyconv.trace.nodes import PATH, SHAPE, operation
 from fullyconv.trace.positions import shape_of
-from fullyconv.trace.record import PATH, SHAPE, operation
 from fullyconv.trace.walk import is_pointwise, layer_of
 
 Example = tuple[int, int, int]

@@ -14,7 +14,8 @@ from fullyconv.backbones.external import origins, usual_example
 from fullyconv.layers import widen, without_weights
 from fullyconv.models.architecture import USUAL_CLASSES, Architecture
 from fullyconv.models.fcn import FCN, Upsampling
-from fullyconv.trace.record import is_noise, operation
+from fullyconv.trace.nodes import operation
+from fullyconv.trace.record import is_noise
 from fullyconv.trace.walk import layer_of
 
 IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)

@@ -10,8 +10,8 @@ from typing import Any
 from torch import fx
 
 from fullyconv.geometry import Layer, Spread, Window
+from fullyconv.trace.nodes import SHAPE, VALUE
 from fullyconv.trace.positions import COLUMNS, ROWS, Call, Positions
-from fullyconv.trace.record import SHAPE, VALUE
 
 
 def permute(call: Call) -> Positions:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch import fx, nn
 
 from fullyconv.geometry import AxisMap, Layer, Path
-from fullyconv.trace.record import PATH, SHAPE
+from fullyconv.trace.nodes import PATH, SHAPE
 
 ROWS, COLUMNS = 0, 1
 

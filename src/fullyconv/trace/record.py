@@ -14,79 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from fullyconv.trace.layers import POINTWISE, result_shape
+from fullyconv.trace.nodes import FROZEN, PATH, SHAPE, Length
+from fullyconv.trace.settle import settle
 
 USUAL_SIDE = 224
 BATCH = 2  # a batch of one would be taken for any other axis of length 1
 
 # Noise of training, which evaluation skips and which must not be lost with it.
 NOISE = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock2D", "Dropout2d")
-ADAPTIVE: dict[str, Callable[..., Tensor]] = {
-    "adaptive_avg_pool2d": functional.avg_pool2d,
-    "adaptive_max_pool2d": functional.max_pool2d,
-}
-ADAPTIVE_LAYERS: dict[type[nn.Module], str] = {
-    nn.AdaptiveAvgPool2d: "adaptive_avg_pool2d",
-    nn.AdaptiveMaxPool2d: "adaptive_max_pool2d",
-}
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-SHAPE, PATH, VALUE, FROZEN = "shape", "path", "value", "frozen"
-"""Keys of ``node.meta``: the shape of a tensor (or of each of several), the module that made it, a length, and
-whether padding that was computed from the size is now that of the example."""
-
-
-class Length(int):
-    """An axis length that knows how it was computed; to everything else it is the number at the example's size."""
-
-    _node: Callable[[], fx.Node]
-
-    def __new__(cls, value: int, node: Callable[[], fx.Node]) -> Length:
-        """Make the number ``value``; ``node`` gives its place in the graph when that is needed."""
-        length = super().__new__(cls, value)
-        length._node = node
-        return length
-
-    @property
-    def node(self) -> fx.Node:
-        """Its place in the graph."""
-        made = self._node()
-        made.meta[VALUE] = int(self)
-        self._node = lambda: made
-        return made
-
-
-def _arithmetic(name: str) -> Callable[[Length, Any], Any]:
-    function = getattr(operator, name.strip("_").removeprefix("r") if name.startswith("__r") else name.strip("_"))
-    reflected = name.startswith("__r")
-
-    def compute(self: Length, other: Any) -> Any:
-        value = getattr(int, name)(self, other)
-        if value is NotImplemented or type(other) not in (int, Length):
-            return value
-
-        def node() -> fx.Node:
-            pair = (self.node, other.node if isinstance(other, Length) else int(other))
-            return self.node.graph.call_function(function, pair[::-1] if reflected else pair)
-
-        return Length(value, node)
-
-    return compute
-
-
-def _negated(self: Length) -> Length:
-    return Length(-int(self), lambda: self.node.graph.call_function(operator.neg, (self.node,)))
-
-
-Length.__neg__ = _negated  # type: ignore[assignment]
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
-    setattr(Length, f"__{_name}__", _arithmetic(f"__{_name}__"))
-    setattr(Length, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
 
 
 def is_noise(module: nn.Module | None) -> bool:
@@ -222,16 +163,14 @@ class _Recorder(TorchFunctionMode):
 
     def _run(self, call: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a layer, or say what it would give: PyTorch takes a second to load what shapes without contents need."""
-        if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
-            if getattr(module, "inplace", False) and isinstance(module, POINTWISE):
-                return args[0]
-            self.paused = True
-            shape = result_shape(module, tuple(args[0].shape))
-            self.paused = False
-            if shape is not None:
-                return torch.empty(shape, dtype=args[0].dtype, device="meta")
         self.paused = True
         try:
+            if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
+                if getattr(module, "inplace", False) and isinstance(module, POINTWISE):
+                    return args[0]
+                shape = result_shape(module, tuple(args[0].shape))
+                if shape is not None:
+                    return torch.empty(shape, dtype=args[0].dtype, device="meta")
             return call(module, *args, **kwargs)
         finally:
             self.paused = False
@@ -357,66 +296,10 @@ def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> f
     outputs = tree_map(lambda each: recorder.nodes[id(each)] if isinstance(each, Tensor) else each, result)
     recorder.graph.output(outputs)
     recorded = fx.GraphModule(_with_constants(network, recorder.constants), recorder.graph, type(network).__name__)
-    _freeze_padding(recorded)
-    _keep_dropout(recorded)
-    _freeze_pooling(recorded)
+    settle(recorded)
     recorded.graph.eliminate_dead_code()
     recorded.recompile()
     return recorded
-
-
-def operation(node: fx.Node) -> str:
-    """Name what a node does, whether it was written as function, method, operator or in place; "" for a module."""
-    if node.op == "call_module":
-        return ""
-    target: Any = node.target
-    name: str = target if isinstance(target, str) else target.__name__
-    plain = name.strip("_")
-    return {"iadd": "add", "imul": "mul", "isub": "sub", "itruediv": "div", "radd": "add", "rmul": "mul"}.get(
-        plain, {"rtruediv": "div", "rpow": "pow"}.get(plain, plain)
-    )
-
-
-def _freeze_padding(recorded: fx.GraphModule) -> None:
-    """Make padding that follows the picture's size that of the example: one network has one geometry."""
-    for node in recorded.graph.nodes:
-        if node.op in ("call_function", "call_method") and operation(node) == "pad":
-            settled = tree_map(lambda each: each.meta[VALUE] if VALUE in getattr(each, "meta", ()) else each, node.args)
-            node.meta[FROZEN] = node.meta.get(FROZEN, False) or settled != node.args
-            node.args = settled
-
-
-def _freeze_pooling(recorded: fx.GraphModule) -> None:
-    """Give adaptive pooling the window it has at the example's size, unless it is global or has none."""
-    for node in list(recorded.graph.nodes):
-        layer = recorded.get_submodule(str(node.target)) if node.op == "call_module" else None
-        name = operation(node) if layer is None else ADAPTIVE_LAYERS.get(type(layer), "")
-        if name not in ADAPTIVE or isinstance(node.meta.get(SHAPE), list):
-            continue
-        source = node.all_input_nodes[0]
-        before, after = source.meta[SHAPE][-2:], node.meta[SHAPE][-2:]
-        if after == (1, 1) or before[0] % after[0] or before[1] % after[1]:
-            continue
-        window = before[0] // after[0], before[1] // after[1]
-        pooled = source
-        if window != (1, 1):
-            with recorded.graph.inserting_before(node):
-                pooled = recorded.graph.call_function(ADAPTIVE[name], (source, window, window))
-            pooled.meta.update(node.meta)
-        node.replace_all_uses_with(pooled)
-        recorded.graph.erase_node(node)
-
-
-def _keep_dropout(recorded: fx.GraphModule) -> None:
-    """Make layers of the functions that drop something in training alone, which the recording sees switched off."""
-    kinds = {"dropout": nn.Dropout, "dropout1d": nn.Dropout1d, "dropout2d": nn.Dropout2d}
-    for node in recorded.graph.nodes:
-        if node.op == "call_function" and operation(node) in kinds:
-            given = dict(zip(("input", "p", "training"), node.args, strict=False)) | node.kwargs
-            if given.get("training", True) is False:
-                name = f"_{node.name}"
-                recorded.add_submodule(name, kinds[operation(node)](given.get("p", 0.5)))
-                node.op, node.target, node.args, node.kwargs = "call_module", name, (given["input"],), {}
 
 
 def _with_constants(network: nn.Module, constants: dict[str, Tensor]) -> nn.Module | dict[str, Any]:

@@ -16,8 +16,9 @@ from torch import fx, nn
 
 from fullyconv.geometry import Path, Window, axis_map, size
 from fullyconv.trace import axes, layers, windows
+from fullyconv.trace.nodes import SHAPE, operation
 from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Positions, Trail, Walk
-from fullyconv.trace.record import SHAPE, is_noise, operation
+from fullyconv.trace.record import is_noise
 
 Rule = Callable[[Call], Positions]
 

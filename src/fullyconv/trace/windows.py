@@ -10,8 +10,8 @@ from torch import fx, nn
 
 from fullyconv.geometry import Layer, Spread, Window
 from fullyconv.trace.layers import layer_window, window
+from fullyconv.trace.nodes import FROZEN
 from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Positions, shape_of
-from fullyconv.trace.record import FROZEN
 
 
 def _slide(call: Call, make: Callable[[int], Layer]) -> Positions:

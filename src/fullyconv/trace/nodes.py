@@ -1,0 +1,73 @@
+"""What is known of a recorded operation: its name, its shape, where it came from, and lengths that are computed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+SHAPE, PATH, VALUE, FROZEN = "shape", "path", "value", "frozen"
+"""Keys of ``node.meta``: the shape of a tensor (or of each of several), the module that made it, a length, and
+whether padding that was computed from the size is now that of the example."""
+
+
+class Length(int):
+    """An axis length that knows how it was computed; to everything else it is the number at the example's size."""
+
+    _node: Callable[[], fx.Node]
+
+    def __new__(cls, value: int, node: Callable[[], fx.Node]) -> Length:
+        """Make the number ``value``; ``node`` gives its place in the graph when that is needed."""
+        length = super().__new__(cls, value)
+        length._node = node
+        return length
+
+    @property
+    def node(self) -> fx.Node:
+        """Its place in the graph."""
+        made = self._node()
+        made.meta[VALUE] = int(self)
+        self._node = lambda: made
+        return made
+
+
+def _arithmetic(name: str) -> Callable[[Length, Any], Any]:
+    function = getattr(operator, name.strip("_").removeprefix("r") if name.startswith("__r") else name.strip("_"))
+    reflected = name.startswith("__r")
+
+    def compute(self: Length, other: Any) -> Any:
+        value = getattr(int, name)(self, other)
+        if value is NotImplemented or type(other) not in (int, Length):
+            return value
+
+        def node() -> fx.Node:
+            pair = (self.node, other.node if isinstance(other, Length) else int(other))
+            return self.node.graph.call_function(function, pair[::-1] if reflected else pair)
+
+        return Length(value, node)
+
+    return compute
+
+
+def _negated(self: Length) -> Length:
+    return Length(-int(self), lambda: self.node.graph.call_function(operator.neg, (self.node,)))
+
+
+Length.__neg__ = _negated  # type: ignore[assignment]
+for _name in ("add", "sub", "mul", "floordiv", "mod"):
+    setattr(Length, f"__{_name}__", _arithmetic(f"__{_name}__"))
+    setattr(Length, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
+
+
+def operation(node: fx.Node) -> str:
+    """Name what a node does, whether it was written as function, method, operator or in place; "" for a module."""
+    if node.op == "call_module":
+        return ""
+    target: Any = node.target
+    name: str = target if isinstance(target, str) else target.__name__
+    plain = name.strip("_")
+    return {"iadd": "add", "imul": "mul", "isub": "sub", "itruediv": "div", "radd": "add", "rmul": "mul"}.get(
+        plain, {"rtruediv": "div", "rpow": "pow"}.get(plain, plain)
+    )
