@@ -27,10 +27,10 @@ from torch import nn
 from torch.nn import functional
 
 from fullyconv import convolutionize, from_classifier, save
-from fullyconv.backbones.external import classifier, library, usual_example
 from fullyconv.checkpoint import load_network
-from fullyconv.layers import without_weights
-from fullyconv.models import Architecture
+from fullyconv.networks import Architecture
+from fullyconv.networks.trunks.external import classifier, library, usual_example
+from fullyconv.surgery.layers import without_weights
 from fullyconv.trace import record, walk
 
 SIZE = (97, 131)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from fullyconv.dense import shift_and_stitch, to_atrous
-from fullyconv.engine import choose_device, evaluating
-from fullyconv.models import build
-from fullyconv.models.fcn import FCN
+from fullyconv.machine import choose_device, evaluating
+from fullyconv.networks import build
+from fullyconv.networks.dense import shift_and_stitch, to_atrous
+from fullyconv.networks.fcn import FCN
 from fullyconv.surgery import replace_layer
 
 

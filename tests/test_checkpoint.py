@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fullyconv import ClassSet, Preprocess, build, load, save
 from fullyconv.checkpoint import Config, load_network
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 from fullyconv.types import SpectralPreprocess
 
 CLASSES = ClassSet(("ground", "tree"), colours=((1, 2, 3), (4, 5, 6)), values=(3, 9), ignore_index=0)

@@ -19,8 +19,8 @@ from fullyconv.geometry import (
     size,
     smallest_input,
 )
-from fullyconv.models import build
-from fullyconv.models.fcn import AxisPlan
+from fullyconv.networks import build
+from fullyconv.networks.fcn import AxisPlan
 
 windows = st.builds(
     Window,

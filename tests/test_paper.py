@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fullyconv.data.synthetic import WIRE, write_dataset
 from fullyconv.geometry import axis_map
 from fullyconv.losses import class_weights, pixel_loss, sample_terms
-from fullyconv.models import build
-from fullyconv.models.fcn import FCN
+from fullyconv.networks import build
+from fullyconv.networks.fcn import FCN
 from fullyconv.recipes.demo import DEMO_STAGED
 from fullyconv.surgery import conv_to_linear
 from fullyconv.trace import outputs

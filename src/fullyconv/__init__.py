@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fullyconv.checkpoint import save
     from fullyconv.evaluation import Evaluation, evaluate
-    from fullyconv.models import build, from_classifier
-    from fullyconv.models.fcn import FCN
-    from fullyconv.predict.image import Prediction, Segmenter, load
+    from fullyconv.networks import build, from_classifier
+    from fullyconv.networks.fcn import FCN
+    from fullyconv.opening import load
+    from fullyconv.predict.image import Prediction, Segmenter
     from fullyconv.surgery.convolutionize import FullyConvolutional, convolutionize
     from fullyconv.train.recipe import Recipe
     from fullyconv.types import ClassSet, Preprocess
@@ -19,12 +20,12 @@ __version__ = "0.1.0"
 
 # Names are imported when they are first used, so that `fullyconv --help` does not wait for PyTorch.
 _HOMES = {
-    "build": "fullyconv.models",
-    "from_classifier": "fullyconv.models",
-    "FCN": "fullyconv.models.fcn",
+    "build": "fullyconv.networks",
+    "from_classifier": "fullyconv.networks",
+    "FCN": "fullyconv.networks.fcn",
     "convolutionize": "fullyconv.surgery.convolutionize",
     "FullyConvolutional": "fullyconv.surgery.convolutionize",
-    "load": "fullyconv.predict.image",
+    "load": "fullyconv.opening",
     "Segmenter": "fullyconv.predict.image",
     "Prediction": "fullyconv.predict.image",
     "save": "fullyconv.checkpoint",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fullyconv.crf.parameters import CRFParameters
-from fullyconv.data.images import BadFile
-from fullyconv.files import whole_file
-from fullyconv.models import Architecture, architecture_of, rebuild
-from fullyconv.models.fcn import FCN
+from fullyconv.files import BadFile, whole_file, write_json
+from fullyconv.networks import Architecture, architecture_of, rebuild
+from fullyconv.networks.fcn import FCN
 from fullyconv.surgery import factor_like
 from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
 
@@ -27,7 +25,7 @@ MOST_CONFIG_BYTES = 16 << 20
 
 
 def _kind(preprocess: Any) -> str:
-    """Tell spectra from colours; without it what is no valid one would be tried as the other."""
+    """Distinguish spectra from colours; without it what is no valid one would be tried as the other."""
     spectral = "scene_bands" in preprocess if isinstance(preprocess, dict) else hasattr(preprocess, "scene_bands")
     return "spectra" if spectral else "colours"
 
@@ -171,19 +169,3 @@ def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if not name.endswith(SCALE)
     }
-
-
-def write_json(path: Path, document: Any) -> None:
-    """Write JSON (NaN as null), under a temporary name first."""
-    with whole_file(path) as draft:
-        draft.write_text(json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    return value

@@ -33,7 +33,7 @@ def heat(image: np.ndarray, values: np.ndarray, *, low: float, high: float, alph
 
 
 def _heat_colours(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Give the colours of numbers, 0..255."""
+    """Return the colours of numbers, 0..255."""
     import matplotlib as mpl
 
     level = np.clip((values - low) / max(high - low, np.finfo(np.float64).tiny), 0, 1)

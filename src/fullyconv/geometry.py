@@ -66,7 +66,7 @@ class Window:
         return self.dilation * (self.kernel - 1) + 1
 
     def axis_map(self) -> AxisMap:
-        """Give the line from output units to input units."""
+        """Return the line from output units to input units."""
         return AxisMap(Fraction(self.stride), Fraction(self.extent - 1, 2) - self.pad, Fraction(self.extent))
 
     def size(self, units: int) -> int:
@@ -81,7 +81,7 @@ class Window:
         return outputs - (self.pad > 0 and (outputs - 1) * self.stride >= units + self.pad)
 
     def seen(self, first: int, last: int) -> tuple[int, int]:
-        """Give the input units that output units ``first..last`` read (padding included)."""
+        """Return the input units that output units ``first..last`` read (padding included)."""
         return first * self.stride - self.pad, last * self.stride - self.pad + self.extent - 1
 
 
@@ -94,7 +94,7 @@ class Spread:
     pad: int = 0
 
     def axis_map(self) -> AxisMap:
-        """Give the line from output units to input units."""
+        """Return the line from output units to input units."""
         half = Fraction(self.kernel - 1, 2)
         return AxisMap(Fraction(1, self.stride), (self.pad - half) / self.stride, 2 * half / self.stride + 1)
 
@@ -103,7 +103,7 @@ class Spread:
         return self.stride * (units - 1) + self.kernel - 2 * self.pad
 
     def seen(self, first: int, last: int) -> tuple[int, int]:
-        """Give the input units that output units ``first..last`` read."""
+        """Return the input units that output units ``first..last`` read."""
         return (
             ceil(Fraction(first + self.pad - self.kernel + 1, self.stride)),
             floor(Fraction(last + self.pad, self.stride)),
@@ -137,14 +137,14 @@ def size(path: Iterable[Layer], units: int) -> int:
 
 
 def seen(path: Path, first: int, last: int) -> tuple[int, int]:
-    """Give the exact pixels that units ``first..last`` at the end of a path read (padding included)."""
+    """Return the exact pixels that units ``first..last`` at the end of a path read (padding included)."""
     for layer in reversed(path):
         first, last = layer.seen(first, last)
     return first, last
 
 
 def crop_offset(source: AxisMap, reference: AxisMap) -> int:
-    """Give the unit of ``source`` that lies exactly on unit 0 of ``reference``.
+    """Return the unit of ``source`` that lies exactly on unit 0 of ``reference``.
 
     Negative when ``source`` starts after ``reference``: then the reference is the one to crop.
     Raises ``ValueError`` where the two grids do not share their spacing or never coincide.

@@ -14,7 +14,7 @@ MOST_CLASSES = 32_767  # labels travel as int16
 
 
 def palette_colour(index: int) -> tuple[int, int, int]:
-    """Give PASCAL VOC's colour of a label: its bits, three at a time, fill R, G, B from the top.
+    """Return PASCAL VOC's colour of a label: its bits, three at a time, fill R, G, B from the top.
 
     >>> palette_colour(15), palette_colour(255)
     ((192, 128, 128), (224, 224, 192))
@@ -113,35 +113,6 @@ class Sample:
 
     image: np.ndarray
     labels: np.ndarray
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class Georeference:
-    """Where a scene lies: ``crs`` as WKT, and the affine ``transform`` (a, b, c, d, e, f) from pixel to map.
-
-    ``x = a * column + b * row + c``, ``y = d * column + e * row + f``, of the pixels' upper left corners.
-    """
-
-    crs: str
-    transform: tuple[float, float, float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A hyperspectral image: every pixel a spectrum.
-
-    ``cube`` is H x W x B of any number type, perhaps memory-mapped; ``labels`` H x W int16 (class index
-    or ``VOID``: not labelled) with their ``classes``, or neither. ``wavelengths`` are B numbers in
-    nanometres; ``bad_bands`` the bands (from 0) that the file itself marks as useless.
-    """
-
-    cube: np.ndarray
-    labels: np.ndarray | None = None
-    classes: ClassSet | None = None
-    wavelengths: tuple[float, ...] = ()
-    bad_bands: tuple[int, ...] = ()
-    georeference: Georeference | None = None
     name: str = ""
 
 

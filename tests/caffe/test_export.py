@@ -19,9 +19,9 @@ from fullyconv.caffe.text import Written, to_text
 from fullyconv.caffe.wire import read_weights, write_weights
 from fullyconv.checkpoint import load_network
 from fullyconv.cli import app
-from fullyconv.data.images import BadFile
-from fullyconv.models import BORDERS, CLASSIFIERS, generic_names
-from fullyconv.models.reference import REFERENCES, RELEASED
+from fullyconv.files import BadFile
+from fullyconv.networks import BORDERS, CLASSIFIERS, generic_names
+from fullyconv.networks.reference import REFERENCES, RELEASED
 
 # Fact sheet, section 1.5: weights that learn, and dense weights of the fixed upsampling (and of the scales).
 LEARNED_AND_FIXED = {

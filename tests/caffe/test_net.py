@@ -9,7 +9,7 @@ import torch
 
 from fullyconv.caffe import Net, load
 from fullyconv.caffe.wire import write_weights
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 
 
 def written(folder: Path, text: str) -> Path:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fullyconv.caffe.prototxt import parse, parse_text
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 
 
 @dataclass(frozen=True)

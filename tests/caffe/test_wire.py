@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fullyconv.caffe import wire
 from fullyconv.caffe.wire import read_weights, write_weights
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 
 
 def varint(number: int) -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fullyconv.cli import app
-from fullyconv.data.scenes.synthetic import make_scene
+from fullyconv.hsi.synthetic import make_scene
 from fullyconv.types import ClassSet
 
 TINY = ["--set", "network=fcn1s-spectral2", "--set", "steps=3", "--set", "device=cpu"]

@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from fullyconv.backbones import external
 from fullyconv.checkpoint import save
 from fullyconv.cli import app, main
 from fullyconv.cli.inspect import read_size
 from fullyconv.cli.opening import class_index
-from fullyconv.models import build
+from fullyconv.networks import build
+from fullyconv.networks.trunks import external
 from fullyconv.types import ClassSet, SpectralPreprocess
 
 NETS = """

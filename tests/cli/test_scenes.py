@@ -10,11 +10,11 @@ from typer.testing import CliRunner, Result
 
 from fullyconv import build, load, save
 from fullyconv.cli import app
-from fullyconv.data.scenes.files import save_scene
-from fullyconv.data.scenes.labels import class_set
-from fullyconv.data.scenes.normalise import fit_spectral
-from fullyconv.data.scenes.synthetic import make_scene
-from fullyconv.types import Scene
+from fullyconv.hsi.formats.files import save_scene
+from fullyconv.hsi.labels import class_set
+from fullyconv.hsi.normalise import fit_spectral
+from fullyconv.hsi.scene import Scene
+from fullyconv.hsi.synthetic import make_scene
 
 
 def run(*words: object) -> Result:

@@ -12,8 +12,8 @@ import pytest
 import miniatures
 from fullyconv import Segmenter, build, evaluate
 from fullyconv.augment import Augmentation
-from fullyconv.check import check_folder
 from fullyconv.data import names
+from fullyconv.data.check import check_folder
 from fullyconv.data.dataset import Views, read_sample, read_stored
 from fullyconv.data.folder import evaluation_split, open_folder
 from fullyconv.data.pairs import Folder

@@ -10,8 +10,8 @@ import miniatures
 from fullyconv.data.context import open_context, task_labels
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
-from fullyconv.data.images import BadFile
 from fullyconv.data.names import CONTEXT
+from fullyconv.files import BadFile
 
 
 def test_classes_are_found_by_name_and_the_rest_is_class_0(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from fullyconv.data import fetch
 from fullyconv.data.fetch import Fetched, download
-from fullyconv.data.images import BadFile
 from fullyconv.data.sources import SOURCES, Source
+from fullyconv.files import BadFile
 from webserver import Server, serving
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fullyconv.data.folder import evaluation_split, open_folder, training_splits
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 
 
 def touch(root: Path, *names: str) -> Path:

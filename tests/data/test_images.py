@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from fullyconv.data import images
-from fullyconv.data.images import BadFile, decode_mask, read_image, read_raw_mask
+from fullyconv.data.images import decode_mask, read_image, read_raw_mask
+from fullyconv.files import BadFile
 from fullyconv.types import VOID, ClassSet
 
 RNG = np.random.default_rng(0)

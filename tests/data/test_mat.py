@@ -11,8 +11,8 @@ import scipy.io
 import scipy.sparse
 
 from fullyconv.data import mat
-from fullyconv.data.images import BadFile
 from fullyconv.data.mat import read_mat
+from fullyconv.files import BadFile
 
 VALUES = np.random.default_rng(0).integers(0, 100, (7, 11))
 

@@ -10,9 +10,9 @@ import miniatures
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
 from fullyconv.data.hha import Intrinsics, hha
-from fullyconv.data.images import BadFile
 from fullyconv.data.names import NYUD
 from fullyconv.data.nyud import convert_depth, depth_path, log_depth, open_nyud, read_colour_depth, read_depth
+from fullyconv.files import BadFile
 
 
 def test_streams_have_the_same_pictures_in_the_same_order(tmp_path: Path) -> None:

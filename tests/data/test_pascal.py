@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 import miniatures
-from fullyconv.check import check_folder
+from fullyconv.data.check import check_folder
 from fullyconv.data.classes import write_classes
 from fullyconv.data.folder import evaluation_split, open_folder
-from fullyconv.data.images import BadFile
 from fullyconv.data.pascal import count_note, open_pascal, seg11valid, write_seg11valid
+from fullyconv.files import BadFile
 from fullyconv.types import ClassSet
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import miniatures
-from fullyconv.check import check_folder
+from fullyconv.data.check import check_folder
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
-from fullyconv.data.images import BadFile
 from fullyconv.data.names import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
 from fullyconv.data.siftflow import UNANNOTATED, open_siftflow
-from fullyconv.metrics import confusion, score
+from fullyconv.files import BadFile
+from fullyconv.scores.metrics import confusion, score
 from fullyconv.types import VOID
 
 

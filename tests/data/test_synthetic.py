@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.check import check_folder
+from fullyconv.data.check import check_folder
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
 from fullyconv.data.synthetic import CLASSES, make_sample

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fullyconv.data import unpack as module
-from fullyconv.data.images import BadFile
 from fullyconv.data.unpack import is_archive, unpack
+from fullyconv.files import BadFile
 
 FILES = {"VOCdevkit/VOC2012/a.txt": b"a" * 512, "VOCdevkit/b.bin": bytes(range(256)) * 50, "empty": b""}
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fullyconv import ClassSet, Preprocess, Segmenter, build
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 from fullyconv.predict.folder import find_images, predict_files
 
 

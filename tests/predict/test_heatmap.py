@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fullyconv.geometry import AxisMap
-from fullyconv.models import build
+from fullyconv.networks import build
 from fullyconv.predict.heatmap import HeatMap, classifier_heat_map, model_heat_map
 from fullyconv.predict.image import Segmenter
 from fullyconv.surgery.convolutionize import convolutionize

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from fullyconv import ClassSet, Preprocess, Segmenter, build, from_classifier, load, save
-from fullyconv.data.images import BadFile
-from fullyconv.models.reference import REFERENCES, preprocess_of
+from fullyconv.files import BadFile
+from fullyconv.networks.reference import REFERENCES, preprocess_of
 from fullyconv.predict import image as module
 from fullyconv.predict.image import as_pixels
 
@@ -115,8 +115,8 @@ def test_preprocessing_orders_and_scales() -> None:
 def test_networks_that_see_more_than_colour_take_arrays_of_their_channels(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fullyconv.backbones.vgg.HIDDEN", 16)
-    monkeypatch.setattr("fullyconv.backbones.vgg.VGG16.channels", (256, 512, 16))
+    monkeypatch.setattr("fullyconv.networks.trunks.vgg.HIDDEN", 16)
+    monkeypatch.setattr("fullyconv.networks.trunks.vgg.VGG16.channels", (256, 512, 16))
     network = build(name)
     for parameter in network.heads.parameters():
         nn.init.normal_(parameter)

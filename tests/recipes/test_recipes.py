@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fullyconv.data.images import BadFile
-from fullyconv.hyperspectral.recipe import SceneRecipe
+from fullyconv.files import BadFile
+from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.recipes import CHAINS, RECIPES, find_chain, find_recipe, find_scene_recipe, voc
 from fullyconv.train.recipe import Recipe, read_recipe, write_recipe
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fullyconv import build, load, save
-from fullyconv.backbones.external import classifier
 from fullyconv.checkpoint import read_tensors, write_tensors
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
+from fullyconv.networks.trunks.external import classifier
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.loop import BEST, Job, fit
 from fullyconv.train.recipe import Recipe

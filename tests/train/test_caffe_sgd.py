@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from fullyconv.models import build
+from fullyconv.networks import build
 from fullyconv.train.loop import Job, _update, _Wired
 from fullyconv.train.optim import CaffeSGD, caffe_groups, make_optimizer, optimizer_tensors, restore_optimizer
 from fullyconv.types import VOID, ClassSet, Preprocess

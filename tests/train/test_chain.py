@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from fullyconv.checkpoint import load_network
 from fullyconv.cli import app
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 from fullyconv.recipes import CHAINS
 from fullyconv.train.assemble import TRANSPLANT
 from fullyconv.train.chain import Chain, change_chain, place

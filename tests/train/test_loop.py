@@ -12,7 +12,7 @@ import torch
 
 from fullyconv import Recipe, load
 from fullyconv.checkpoint import read_tensors
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.loop import fit
 from fullyconv.train.recipe import change

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fullyconv.data.images import BadFile
-from fullyconv.models import build
+from fullyconv.files import BadFile
+from fullyconv.networks import build
 from fullyconv.recipes import RECIPES, find_recipe
 from fullyconv.train.recipe import Recipe, change, parse_settings, read_recipe, write_recipe
 

@@ -15,11 +15,11 @@ from fullyconv.caffe.export import CLASSIFIER_SCORES, bilinear_bank, network_lay
 from fullyconv.caffe.net import Net, load
 from fullyconv.caffe.structure import Numbering, differences
 from fullyconv.caffe.text import Written, to_text
-from fullyconv.data.images import BadFile
-from fullyconv.models import BORDERS, CLASSIFIERS, architecture_of, build, generic_names
-from fullyconv.models.classifier import Classifier
-from fullyconv.models.fcn import FCN, Upsampling
-from fullyconv.models.reference import REFERENCES
+from fullyconv.files import BadFile
+from fullyconv.networks import BORDERS, CLASSIFIERS, architecture_of, build, generic_names
+from fullyconv.networks.classifier import Classifier
+from fullyconv.networks.fcn import FCN, Upsampling
+from fullyconv.networks.reference import REFERENCES
 from fullyconv.upsample import Upsample
 
 # The layers that say how many classes there are.
@@ -123,7 +123,7 @@ def _settle_upsampling(
 
 
 def _was_learned(blobs: dict[str, list[Tensor]], banks: list[Written]) -> bool:
-    """Tell whether any upsampling is grouped: one kernel per class is how learned upsampling is written."""
+    """Return whether any upsampling is grouped: one kernel per class is how learned upsampling is written."""
     return any(blobs[layer.name][0].shape[1] == 1 < blobs[layer.name][0].shape[0] for layer in banks)
 
 

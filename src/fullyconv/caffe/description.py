@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from fullyconv.caffe.fields import Input, ParamSpec, Shape, State, StateRule
 from fullyconv.caffe.prototxt import Message, Token, parse, parse_text
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 
 MOST_LAYERS = 10_000
 
@@ -172,7 +172,7 @@ def _named(message: Message) -> str:
 
 
 def _own_top(name: str, kind: str) -> tuple[str, ...]:
-    """Give a loss whose top is not named, which Caffe allows, its own name for it."""
+    """Name a loss whose top is not named (Caffe allows that) after the loss."""
     return (name or kind,) if kind.endswith("Loss") else ()
 
 
@@ -239,7 +239,7 @@ def _inputs(top: _Top, root: Message) -> dict[str, tuple[int, ...]]:
 
 
 def input_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    """Give the sizes that a layer writes for the blobs it brings; () where it does not say.
+    """Return the sizes that a layer writes for the blobs it brings; () where it does not say.
 
     An Input layer writes them; a data layer that crops says the side of its pictures.
     """

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from fullyconv.caffe.text import Blob, Value, Written, to_text
 from fullyconv.caffe.trunk import TrunkWriter, convolution, sides
 from fullyconv.caffe.wire import write_weights
-from fullyconv.models import CLASSIFIERS, architecture_of
-from fullyconv.models.classifier import Classifier
-from fullyconv.models.fcn import FCN
-from fullyconv.models.fusion import WEIGHTS, LateFusion
-from fullyconv.models.heads import TwoHeads
-from fullyconv.models.reference import REFERENCES
+from fullyconv.networks import CLASSIFIERS, architecture_of
+from fullyconv.networks.classifier import Classifier
+from fullyconv.networks.fcn import FCN
+from fullyconv.networks.fusion import WEIGHTS, LateFusion
+from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.reference import REFERENCES
 from fullyconv.upsample import Upsample, bilinear_taps
 
 SIDE = 500  # the height and width written as the input's default
@@ -134,7 +134,7 @@ class _Ladder:
 
 
 def network_layers(net: FCN | Classifier) -> list[Written]:
-    """Give the layers of a network built by name, in the form of a deploy file.
+    """Return the layers of a network built by name, in the form of a deploy file.
 
     Raises ``ValueError`` for what Caffe has no layer for (a border that repeats, a negative crop).
     """

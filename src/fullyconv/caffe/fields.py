@@ -240,7 +240,7 @@ class State:
     stage: tuple[str, ...] = ()
 
     def meets(self, rule: StateRule) -> bool:
-        """Tell whether a rule holds in this state (Caffe's ``StateMeetsRule``)."""
+        """Return whether a rule holds in this state (Caffe's ``StateMeetsRule``)."""
         return (
             rule.phase in (None, self.phase)
             and (rule.min_level is None or self.level >= rule.min_level)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fullyconv.caffe import fields
 from fullyconv.caffe.description import Layer
 from fullyconv.caffe.modules import InnerProduct, Scale
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 from fullyconv.upsample import bilinear_taps
 
 LEGACY_AXES = 4
@@ -68,7 +68,7 @@ def fillers(layer: Layer, module: nn.Module) -> tuple[fields.Filler, fields.Fill
 
 @torch.no_grad()
 def fill(layer: Layer, module: nn.Module) -> None:
-    """Give a module memory on the current device, and the weights its fillers say."""
+    """Allocate a module on the current device and fill its weights as its fillers say."""
     module.to_empty(device=torch.get_default_device())
     weight_filler, bias_filler = fillers(layer, module)
     for name, blob in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -82,7 +82,7 @@ def fill(layer: Layer, module: nn.Module) -> None:
 
 
 def assign(layer: Layer, module: nn.Module, weights: dict[str, list[np.ndarray]], path: str) -> None:
-    """Give a module the weights that a caffemodel holds under its layer's name; they leave ``weights``.
+    """Attach to a module the weights that a caffemodel holds under its layer's name; they leave ``weights``.
 
     A Scale layer may be absent from the file, its filler then says its factors. Raises ``BadFile`` for
     any other layer that is absent, for a wrong number of blobs and for blobs of another shape.

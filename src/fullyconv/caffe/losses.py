@@ -29,7 +29,7 @@ class SoftmaxWithLoss(nn.Module):
         self.axis, self.ignore, self.normalization = axis, ignore, normalization
 
     def forward(self, scores: Tensor, label: Tensor) -> Tensor:
-        """Give the loss, a scalar; raises ``ValueError`` for labels outside the classes."""
+        """Return the loss, a scalar; raises ``ValueError`` for labels outside the classes."""
         axis = self.axis % scores.ndim
         target = _labels(label, scores, axis)
         counted = torch.ones_like(target, dtype=torch.bool) if self.ignore is None else target != self.ignore
@@ -51,7 +51,7 @@ class EuclideanLoss(nn.Module):
     """Half the mean over the batch of the squared distance."""
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Give the loss, a scalar."""
+        """Return the loss, a scalar."""
         if first.numel() != second.numel():
             raise ValueError(f"{tuple(first.shape)} against {tuple(second.shape)}")
         return functional.mse_loss(first, second.reshape(first.shape), reduction="sum") / (2 * first.shape[0])
@@ -65,7 +65,7 @@ class Accuracy(nn.Module):
         self.top_k, self.axis, self.ignore = top_k, axis, ignore
 
     def forward(self, scores: Tensor, label: Tensor) -> Tensor:
-        """Give the share, a scalar; 0 where all is ignored."""
+        """Return the share, a scalar; 0 where all is ignored."""
         axis = self.axis % scores.ndim
         target = _labels(label, scores, axis)
         counted = torch.ones_like(target, dtype=torch.bool) if self.ignore is None else target != self.ignore

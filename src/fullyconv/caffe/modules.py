@@ -77,7 +77,7 @@ class Pooling(nn.Module):
 
 
 def _counts(outputs: int, axis: tuple[int, int, int, int], like: Tensor) -> Tensor:
-    """Give the length of each window along an axis, clipped to the padded input."""
+    """Return the length of each window along an axis, clipped to the padded input."""
     units, kernel, stride, pad = axis
     start = torch.arange(outputs, device=like.device) * stride - pad
     return ((start + kernel).clamp(max=units + pad) - start).to(like.dtype)
@@ -286,5 +286,5 @@ class Silence(nn.Module):
     """Takes bottoms so that they are no outputs of the net."""
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Give nothing."""
+        """Return nothing."""
         return ()

@@ -14,7 +14,7 @@ from fullyconv.caffe.build import KINDS, SOURCES, make_module
 from fullyconv.caffe.description import Description, Layer, Phase, describe, input_shapes
 from fullyconv.caffe.fill import assign, fill
 from fullyconv.caffe.wire import read_weights
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 
 MOST_WEIGHTS = 2**29  # 2 GiB, more than which no caffemodel holds
 MOST_VALUES = 2**31  # of one blob
@@ -157,11 +157,11 @@ class Net(nn.Module):
         return {layer.tops[0]: (layer.loss_weights or (1.0,))[0] for layer in losses}
 
     def module(self, layer: Layer) -> nn.Module:
-        """Give a layer's module."""
+        """Return a layer's module."""
         return self.layers[self._keys[layer]]
 
     def blobs(self, layer: Layer) -> list[tuple[str, Tensor]]:
-        """Give a layer's weights in Caffe's order, with their names in the module."""
+        """Return a layer's weights in Caffe's order, with their names in the module."""
         module = self.module(layer)
         return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
@@ -178,7 +178,7 @@ def _run(layer: Layer, module: nn.Module, bottoms: Sequence[Tensor]) -> dict[str
 
 
 def _shapes_of(description: Description, weights: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Sequence[int]]:
-    """Tell the channels of inputs that the file leaves open from the weights of the convolutions on them."""
+    """Return the channels of inputs that the file leaves open from the weights of the convolutions on them."""
     open_tops = {
         top
         for layer in description.layers

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 
 MOST_BYTES = 4 << 20
 DEEPEST = 32  # Caffe's own messages nest four deep
@@ -57,7 +57,7 @@ class Message:
         return BadFile(f"{self.path}:{line or self.line}", what, fix)
 
     def messages(self, name: str) -> list[Message]:
-        """Give the sub-messages called ``name``; raises ``BadFile`` if a plain value goes by that name."""
+        """Return the sub-messages called ``name``; raises ``BadFile`` if a plain value goes by that name."""
         found = self.fields.get(name, [])
         for entry in found:
             if not isinstance(entry, Message):

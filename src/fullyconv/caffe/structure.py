@@ -73,7 +73,7 @@ TRAITS: dict[type[nn.Module], Callable[[Any, str], Traits]] = {
 
 
 def traits(net: Net, layer: Layer) -> Traits:
-    """Give what a layer computes, but for the values of its weights; layers of other kinds differ by name."""
+    """Return what a layer computes, but for the values of its weights; layers of other kinds differ by name."""
     module = net.module(layer)
     if isinstance(module, InnerProduct) and module.axis == 1 and not module.transpose:
         # A matrix over a C x h x w map is one position of an h x w convolution (paper, section 3.1).
@@ -159,7 +159,7 @@ def _is_pointwise(convolution: tuple[Any, ...]) -> bool:
 
 
 def _is_used(net: Net, name: str) -> bool:
-    """Tell whether an input feeds more than losses."""
+    """Return whether an input feeds more than losses."""
     return any(name in layer.bottoms and not KINDS[layer.kind].observes for layer in net.described)
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fullyconv.data.images import BadFile
-from fullyconv.files import whole_file
+from fullyconv.files import BadFile, whole_file
 
 MOST_BYTES = 2**31 - 1  # protobuf's own limit on a message
 MOST_AXES = 32  # Caffe's own limit
@@ -170,7 +169,7 @@ def _shape(blob: Any) -> tuple[int, ...]:
 
 
 def _numbers(blob: Any) -> np.ndarray:
-    """Give a blob's numbers, 1-D float32 and writable; doubles are rounded as Caffe does."""
+    """Return a blob's numbers, 1-D float32 and writable; doubles are rounded as Caffe does."""
     for chunks, kind in ((blob.double_data, "<f8"), (blob.data, "<f4")):
         if len(chunks):
             return np.frombuffer(bytearray().join(chunks), kind).astype(np.float32, copy=False)

@@ -30,8 +30,8 @@ def import_(
     from fullyconv.caffe import import_model
     from fullyconv.checkpoint import save
     from fullyconv.data.classes import read_classes
-    from fullyconv.models import architecture_of
-    from fullyconv.models.reference import preprocess_of
+    from fullyconv.networks import architecture_of
+    from fullyconv.networks.reference import preprocess_of
 
     model = import_model(prototxt, caffemodel, name=network)
     architecture = architecture_of(model)

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from fullyconv.check import Report
-    from fullyconv.data.scenes.check import SceneReport
+    from fullyconv.data.check import Report
     from fullyconv.evaluation import Evaluation
+    from fullyconv.hsi.check import SceneReport
 
 out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)

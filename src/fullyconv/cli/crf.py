@@ -12,9 +12,9 @@ from fullyconv.cli.console import Bars, out
 from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument
 
 if TYPE_CHECKING:
+    from fullyconv.evaluation.refinement import Comparison
     from fullyconv.predict.image import Segmenter
     from fullyconv.predict.refine import CRFSegmenter
-    from fullyconv.refinement import Comparison
 
 app = typer.Typer(help="The dense CRF behind a model.", no_args_is_help=True)
 SHOWN_WIDTHS = (1, 2, 3, 5, 10, 20)
@@ -38,10 +38,10 @@ def tune(
     from fullyconv.checkpoint import store_crf
     from fullyconv.crf import CRFParameters
     from fullyconv.data.folder import evaluation_split, open_folder
-    from fullyconv.predict.image import load
+    from fullyconv.evaluation.refinement import grid_candidates, random_candidates
+    from fullyconv.evaluation.refinement import tune as score
+    from fullyconv.opening import load
     from fullyconv.predict.refine import CRFSegmenter
-    from fullyconv.refinement import grid_candidates, random_candidates
-    from fullyconv.refinement import tune as score
 
     segmenter = CRFSegmenter(load(model, device=device), CRFParameters())
     pairs = evaluation_split(open_folder(data), split)

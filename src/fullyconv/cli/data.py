@@ -10,7 +10,7 @@ import typer
 from fullyconv.cli.console import Bars, complain, err, out, print_problems, print_report, print_scene
 
 if TYPE_CHECKING:
-    from fullyconv.check import Report
+    from fullyconv.data.check import Report
     from fullyconv.data.sources import Source
 
 app = typer.Typer(help="Look at data sets, fetch published ones, make one to try.", no_args_is_help=True)
@@ -29,7 +29,7 @@ def check(
     Examples: `fullyconv data check photos/`, and for a scene (MATLAB, ENVI, GeoTIFF, NumPy)
     `fullyconv data check PaviaU.mat --labels PaviaU_gt.mat`.
     """
-    from fullyconv.check import check_folder
+    from fullyconv.data.check import check_folder
     from fullyconv.data.folder import open_folder
 
     if data.is_file():
@@ -49,8 +49,8 @@ def check(
 
 
 def _check_scene(cube: Path, labels: Path | None, cube_key: str | None, label_key: str | None) -> None:
-    from fullyconv.data.images import BadFile
-    from fullyconv.data.scenes.check import check_scene
+    from fullyconv.files import BadFile
+    from fullyconv.hsi.check import check_scene
 
     try:
         report = check_scene(cube, labels, cube_key=cube_key, label_key=label_key)
@@ -77,9 +77,9 @@ def scene(
     Examples: `fullyconv data scene PaviaU_gt.mat --out pavia.mat`, then `fullyconv data check pavia.mat`;
     without a map at hand, `fullyconv data scene random --out scene.npz` draws one.
     """
-    from fullyconv.data.scenes.files import open_labels, save_scene
-    from fullyconv.data.scenes.labels import class_set
-    from fullyconv.data.scenes.synthetic import make_scene, random_map
+    from fullyconv.hsi.formats.files import open_labels, save_scene
+    from fullyconv.hsi.labels import class_set
+    from fullyconv.hsi.synthetic import make_scene, random_map
 
     if labels == "random":
         named = random_map(140, 180, classes=RANDOM_CLASSES, seed=seed), class_set(RANDOM_CLASSES)

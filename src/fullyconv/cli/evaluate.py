@@ -42,15 +42,15 @@ def evaluate(
     the confusion matrix. With --crf all scores, and those of boundaries, before and after a dense CRF.
     `fullyconv evaluate runs/scene/model scene.mat --labels gt.mat` scores the run's test pixels and prints the leakage.
     """
-    from fullyconv.checkpoint import write_json
     from fullyconv.data.folder import evaluation_split, open_folder
     from fullyconv.evaluation import evaluate as score
-    from fullyconv.predict.image import load
+    from fullyconv.files import write_json
+    from fullyconv.hsi.segmenter import SceneSegmenter
+    from fullyconv.opening import load
     from fullyconv.report import plot_confusion, save_figure, write_report
-    from fullyconv.types import SpectralPreprocess
 
     segmenter = load(model, device=device, precision=precision)
-    if isinstance(segmenter.preprocess, SpectralPreprocess):
+    if isinstance(segmenter, SceneSegmenter):
         evaluate_on_scene(model, segmenter, data, labels=labels, masks=masks, json_file=json_file)
         return
     folder = open_folder(data)
@@ -79,7 +79,7 @@ def evaluate(
 
 def _compare(segmenter: CRFSegmenter, pairs: list[Pair]) -> tuple[Evaluation, dict[str, Any]]:
     """Score before and after the CRF; gives the evaluation after it, and the document of both."""
-    from fullyconv.refinement import compare
+    from fullyconv.evaluation.refinement import compare
 
     with Bars() as bars:
         comparison = compare(segmenter, pairs, progress=lambda n, total: bars("evaluating", n, total))

@@ -15,9 +15,9 @@ from fullyconv.cli.options import SetOption
 if TYPE_CHECKING:
     import numpy as np
 
-    from fullyconv.hyperspectral.recipe import SceneRecipe
-    from fullyconv.hyperspectral.scoring import SceneEvaluation
-    from fullyconv.predict.image import Segmenter
+    from fullyconv.hsi.recipe import SceneRecipe
+    from fullyconv.hsi.scoring import SceneEvaluation
+    from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.types import ClassSet
 
 app = typer.Typer(help="Hyperspectral scenes: splits without leakage, methods side by side.", no_args_is_help=True)
@@ -44,9 +44,9 @@ def split(
     """
     from PIL import Image
 
-    from fullyconv.hyperspectral.report import split_picture
-    from fullyconv.hyperspectral.trial import make_split, network_windows, write_split
-    from fullyconv.splits import leakage
+    from fullyconv.hsi.report import split_picture
+    from fullyconv.hsi.splits import leakage
+    from fullyconv.hsi.trial import make_split, network_windows, write_split
 
     chosen = _recipe(recipe, set_, labels, kind)
     truth, classes = _labels_of(chosen, scene)
@@ -86,11 +86,11 @@ def compare(
     """
     from PIL import Image
 
-    from fullyconv.checkpoint import write_json
-    from fullyconv.hyperspectral.compare import METHODS
-    from fullyconv.hyperspectral.compare import compare as run
-    from fullyconv.hyperspectral.report import scene_pictures
-    from fullyconv.hyperspectral.run import read_labelled
+    from fullyconv.files import write_json
+    from fullyconv.hsi.compare import METHODS
+    from fullyconv.hsi.compare import compare as run
+    from fullyconv.hsi.report import scene_pictures
+    from fullyconv.hsi.run import read_labelled
 
     chosen = _recipe(recipe, set_, labels)
     with Bars() as bars:
@@ -120,10 +120,10 @@ def compare(
 
 def train_scenes(recipe: SceneRecipe, data: Path, out_: Path, *, runs: int, resume: bool) -> None:
     """Train on a scene with a progress bar, ``runs`` times; prints the scores, or their mean and deviation."""
-    from fullyconv.checkpoint import write_json
-    from fullyconv.engine import keep_freed_memory
-    from fullyconv.hyperspectral.run import read_labelled, train_scene
-    from fullyconv.hyperspectral.scoring import markdown, summary_document, tables
+    from fullyconv.files import write_json
+    from fullyconv.hsi.run import read_labelled, train_scene
+    from fullyconv.hsi.scoring import markdown, summary_document, tables
+    from fullyconv.machine import keep_freed_memory
 
     keep_freed_memory()
     scene = read_labelled(recipe, data)
@@ -161,7 +161,7 @@ def train_scenes(recipe: SceneRecipe, data: Path, out_: Path, *, runs: int, resu
 
 def evaluate_on_scene(
     model: Path,
-    segmenter: Segmenter,
+    segmenter: SceneSegmenter,
     data: Path,
     *,
     labels: Path | None,
@@ -169,9 +169,9 @@ def evaluate_on_scene(
     json_file: Path | None,
 ) -> None:
     """Score a model on the test pixels of a scene, and print the leakage."""
-    from fullyconv.checkpoint import write_json
-    from fullyconv.data.scenes.files import open_scene
-    from fullyconv.hyperspectral.run import evaluate_scene
+    from fullyconv.files import write_json
+    from fullyconv.hsi.formats.files import open_scene
+    from fullyconv.hsi.run import evaluate_scene
     from fullyconv.report import plot_confusion, save_figure
 
     evaluation = evaluate_scene(model, segmenter, open_scene(data, labels), masks=masks)
@@ -185,10 +185,10 @@ def evaluate_on_scene(
 
 def _labels_of(recipe: SceneRecipe, scene: Path) -> tuple[np.ndarray, ClassSet]:
     """Read the labels of a scene, or a label map that has no cube beside it."""
-    from fullyconv.data.images import BadFile
-    from fullyconv.data.scenes.files import open_labels
-    from fullyconv.hyperspectral.run import read_labelled
-    from fullyconv.hyperspectral.trial import labelled
+    from fullyconv.files import BadFile
+    from fullyconv.hsi.formats.files import open_labels
+    from fullyconv.hsi.run import read_labelled
+    from fullyconv.hsi.trial import labelled
 
     if recipe.labels is not None:
         return open_labels(recipe.labels, key=recipe.label_key)
@@ -221,7 +221,7 @@ def _print_scene(result: SceneEvaluation) -> None:
 
 
 def _print_scores(methods: Mapping[str, Sequence[SceneEvaluation]]) -> None:
-    from fullyconv.hyperspectral.scoring import tables
+    from fullyconv.hsi.scoring import tables
 
     runs = len(next(iter(methods.values())))
     for rows in tables(methods):

@@ -19,8 +19,8 @@ from fullyconv.cli.options import import_from_here
 
 if TYPE_CHECKING:
     from fullyconv.geometry import AxisMap
-    from fullyconv.inspection import Alignment, Inspection, Layer
-    from fullyconv.models.fcn import FCN
+    from fullyconv.networks.fcn import FCN
+    from fullyconv.networks.inspection import Alignment, Inspection, Layer
     from fullyconv.predict.heatmap import HeatMap
     from fullyconv.surgery.convolutionize import FullyConvolutional
     from fullyconv.trace import Remark
@@ -103,7 +103,7 @@ def read_size(text: str) -> Size:
 
 
 def _show_network(name: str, subject: Subject, size: Size | None, *, everything: bool) -> dict[str, Any]:
-    from fullyconv.inspection import inspect as look
+    from fullyconv.networks.inspection import inspect as look
 
     network = cast("FCN", subject.network)
     smallest = network.smallest_input
@@ -117,8 +117,8 @@ def _show_network(name: str, subject: Subject, size: Size | None, *, everything:
 def _show_classifier(
     name: str, subject: Subject, size: Size | None, *, everything: bool
 ) -> tuple[dict[str, Any], FullyConvolutional]:
-    from fullyconv.inspection import inspect as look
-    from fullyconv.inspection import lines_document
+    from fullyconv.networks.inspection import inspect as look
+    from fullyconv.networks.inspection import lines_document
     from fullyconv.surgery.convolutionize import convolutionize
 
     channels, height, width = subject.example or (3, 224, 224)
@@ -139,9 +139,9 @@ def _show_classifier(
 
 def _show_taps(subject: Subject, *, stride: int | None, taps: str | None) -> dict[str, Any]:
     """Make an FCN of a classifier; that there is no map at the usual stride is told, but no mistake."""
-    from fullyconv.inspection import alignment_document
-    from fullyconv.inspection import inspect as look
-    from fullyconv.models import from_classifier
+    from fullyconv.networks import from_classifier
+    from fullyconv.networks.inspection import alignment_document
+    from fullyconv.networks.inspection import inspect as look
     from fullyconv.trace import NotFollowed
 
     named = tuple(part.strip() for part in taps.split(",")) if taps else ()
@@ -200,7 +200,7 @@ def _show_heat(found: HeatMap, subject: Subject, *, wanted: str | None, file: Pa
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:
-    from fullyconv.checkpoint import write_json
+    from fullyconv.files import write_json
 
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, document)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from fullyconv.models.fcn import FCN
+    from fullyconv.networks.fcn import FCN
     from fullyconv.types import Preprocess, SpectralPreprocess
 
 
@@ -36,8 +36,8 @@ def open_subject(name: str, *, weights: Path | None, side: tuple[int, int] | Non
     ``side`` is the height and width a classifier was made for, where it does not say so itself. Raises
     ``ValueError`` for what is neither.
     """
-    from fullyconv.backbones.external import is_external
-    from fullyconv.models import CLASSIFIERS, external_trunk, network_names
+    from fullyconv.networks import CLASSIFIERS, external_trunk, network_names
+    from fullyconv.networks.trunks.external import is_external
 
     if Path(name).is_dir():
         return _open_model(Path(name), weights)
@@ -71,9 +71,9 @@ def _open_model(folder: Path, weights: Path | None) -> Subject:
 
 
 def _network(name: str) -> Subject:
-    from fullyconv.backbones.external import usual_preprocess
-    from fullyconv.models import REFERENCES, build
-    from fullyconv.models.reference import preprocess_of
+    from fullyconv.networks import REFERENCES, build
+    from fullyconv.networks.reference import preprocess_of
+    from fullyconv.networks.trunks.external import usual_preprocess
 
     network: FCN = build(name)
     preprocess = preprocess_of(name) if name in REFERENCES else usual_preprocess(network)
@@ -81,9 +81,9 @@ def _network(name: str) -> Subject:
 
 
 def _published(name: str) -> Subject:
-    from fullyconv.backbones.external import imagenet_classes
-    from fullyconv.models import CLASSIFIERS, build
-    from fullyconv.models.reference import preprocess_of
+    from fullyconv.networks import CLASSIFIERS, build
+    from fullyconv.networks.reference import preprocess_of
+    from fullyconv.networks.trunks.external import imagenet_classes
     from fullyconv.trace import input_channels
 
     side, network = CLASSIFIERS[name].side, build(name)
@@ -92,7 +92,7 @@ def _published(name: str) -> Subject:
 
 
 def _external(name: str, side: tuple[int, int] | None) -> Subject:
-    from fullyconv.backbones.external import classifier, imagenet_classes, usual_example, usual_preprocess
+    from fullyconv.networks.trunks.external import classifier, imagenet_classes, usual_example, usual_preprocess
     from fullyconv.trace import input_channels
     from fullyconv.trace.record import USUAL_SIDE
 
@@ -106,7 +106,7 @@ def _external(name: str, side: tuple[int, int] | None) -> Subject:
 def _filled(subject: Subject, weights: Path) -> Subject:
     from fullyconv.checkpoint import expand, read_tensors
     from fullyconv.cli.console import err
-    from fullyconv.data.images import BadFile
+    from fullyconv.files import BadFile
     from fullyconv.surgery import transplant
 
     moved = transplant(expand(read_tensors(weights)), subject.network)

@@ -45,19 +45,19 @@ def predict(
     with a legend, as ENVI Classification and as GeoTIFF (where the scene lies), and the scene in false colours:
     `fullyconv predict runs/pavia/model PaviaU.mat --out maps`.
     """
+    from fullyconv.hsi.segmenter import SceneSegmenter
+    from fullyconv.opening import load
     from fullyconv.predict.folder import find_images
-    from fullyconv.predict.image import load
-    from fullyconv.types import SpectralPreprocess
 
     segmenter = load(model, device=device, precision=precision)
-    of_scenes = isinstance(segmenter.preprocess, SpectralPreprocess)
+    of_scenes = isinstance(segmenter, SceneSegmenter)
     if (crf and of_scenes) or ((cube_key or rgb) and not of_scenes):
         wrong = "a CRF compares colours, which" if crf else "--cube-key and --rgb are for scenes, which"
         raise ValueError(f"{wrong} this model's inputs do not have: leave it out")
     segmenter = with_crf(segmenter, model) if crf else segmenter
-    if of_scenes:
-        from fullyconv.data.scenes.pictures import RGB_NM
-        from fullyconv.predict.scenes import Output, find_scenes, predict_scenes
+    if isinstance(segmenter, SceneSegmenter):
+        from fullyconv.hsi.maps import Output, find_scenes, predict_scenes
+        from fullyconv.hsi.pictures import RGB_NM
 
         tasks = find_scenes(inputs)
         output = Output(cube_key, probabilities, rgb or RGB_NM)

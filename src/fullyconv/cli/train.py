@@ -89,7 +89,7 @@ def train_stages(chain: Chain, prepared: Prepared, out_: Path, *, resume: bool) 
 
 def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) -> Prepared:
     """Check a data set with progress bars; prints what is wrong with it and exits if training refuses it."""
-    from fullyconv.engine import keep_freed_memory
+    from fullyconv.machine import keep_freed_memory
     from fullyconv.train.assemble import BadData, prepare
 
     keep_freed_memory()
@@ -109,9 +109,9 @@ def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) ->
 
 def train_recipe(recipe: Recipe, prepared: Prepared, run: Path, *, resume: bool) -> Evaluation:
     """Train with progress bars, score the best model, write the report."""
-    from fullyconv.checkpoint import write_json
     from fullyconv.evaluation import evaluate
-    from fullyconv.predict.image import load
+    from fullyconv.files import write_json
+    from fullyconv.opening import load
     from fullyconv.report import plot_confusion, save_figure, write_report
     from fullyconv.train.assemble import RECIPE, assemble
     from fullyconv.train.loop import BEST, fit
@@ -147,8 +147,8 @@ def demo(
     import shutil
 
     from fullyconv.data.synthetic import write_dataset
+    from fullyconv.opening import load
     from fullyconv.predict.folder import find_images
-    from fullyconv.predict.image import load
     from fullyconv.recipes import RECIPES
 
     shutil.rmtree(out_, ignore_errors=True)

@@ -47,7 +47,7 @@ class Exchange:
         return int(self.firsts[-1]) * self.width
 
     def _first_rows(self, sides: Sequence[int]) -> np.ndarray:
-        """Give the first row of each lattice's region in the pool."""
+        """Return the first row of each lattice's region in the pool."""
         return np.asarray(self.firsts[:-1] + np.array(sides, np.int64) * self.firsts[-1])
 
     def _shifts(self, first_rows: np.ndarray) -> np.ndarray:

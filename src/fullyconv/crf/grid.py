@@ -68,7 +68,7 @@ def grid_links(
     image: np.ndarray | None = None,
     srgb: float = 13.0,
 ) -> Links:
-    """Give what it costs to cut each pair, by (row, column) step from one pixel to the other."""
+    """Return what it costs to cut each pair, by (row, column) step from one pixel to the other."""
     if neighbours not in STEPS:
         raise ValueError(f"a pixel has 4 or 8 neighbours, not {neighbours}")
     if image is not None and image.shape[:2] != shape:

@@ -9,7 +9,7 @@ from fullyconv.crf.terms import GridGaussian, Normalization
 
 
 def axis_kernel(length: int, deviation: float) -> np.ndarray:
-    """Give ``exp(-(i - j)^2 / 2 deviation^2)`` for all pairs of an axis, length x length float32.
+    """Return ``exp(-(i - j)^2 / 2 deviation^2)`` for all pairs of an axis, length x length float32.
 
     >>> axis_kernel(3, 1.0)[0].round(3).tolist()
     [1.0, 0.6069999933242798, 0.13500000536441803]
@@ -66,7 +66,7 @@ LEAST_NORM = 1e-20
 
 
 def norms(sums: np.ndarray, normalization: Normalization) -> tuple[np.ndarray, np.ndarray]:
-    """Give the factors of senders and receivers from a kernel's row sums."""
+    """Return the factors of senders and receivers from a kernel's row sums."""
     one = np.ones_like(sums)
     if normalization == "none":
         return one, one

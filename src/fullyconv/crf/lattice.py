@@ -126,7 +126,7 @@ def _key_plan(features: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _mixed(word: int) -> int:
-    """Give splitmix64's output for a state."""
+    """Return splitmix64's output for a state."""
     full = (1 << 64) - 1
     word &= full
     word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & full

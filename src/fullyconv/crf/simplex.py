@@ -15,7 +15,7 @@ TILE = 128  # points whose coordinates are computed together
 
 @compiled
 def find(table: Longs, key: int) -> int:
-    """Give the slot (of 2 numbers: key, value) that holds ``key``, or the free one where it belongs."""
+    """Return the slot (of 2 numbers: key, value) that holds ``key``, or the free one where it belongs."""
     mask = (table.size >> 1) - 1
     slot = ((key * MIX) >> SHIFT) & mask
     while table[2 * slot + 1] != UNUSED and table[2 * slot] != key:
@@ -36,7 +36,7 @@ def enlarged(table: Longs) -> Longs:
 
 @compiled
 def number(keys: Longs, count: int, table: Longs, numbers: Ints) -> int:
-    """Give each of ``keys`` its number in ``table``, new keys from ``count`` on; gives the new count."""
+    """Return each of ``keys`` its number in ``table``, new keys from ``count`` on; gives the new count."""
     for place in range(keys.size):
         slot = find(table, keys[place])
         if table[2 * slot + 1] == UNUSED:
@@ -222,7 +222,7 @@ def walk(neighbours: Ints, vertex: int, chosen: Longs, side: int, turn: int) -> 
 
 @compiled
 def answer(neighbours: Ints, corners: Ints, between: Longs, source: int, target: int) -> float:
-    """Tell how much of what is put on corner ``source`` of a simplex the blur carries to corner ``target``.
+    """Return how much of what is put on corner ``source`` of a simplex the blur carries to corner ``target``.
 
     ``between[k]`` is the axis from corner k to corner k + 1. There are two ways: along the axes
     between the corners, or backwards along all the others; from a corner to itself, three.

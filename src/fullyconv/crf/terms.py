@@ -41,7 +41,7 @@ class GridGaussian:
 
 
 def positions(shape: Sequence[int], deviations: Sequence[float]) -> np.ndarray:
-    """Give each point's grid coordinates divided by ``deviations`` (one per axis), d x shape float32.
+    """Return each point's grid coordinates divided by ``deviations`` (one per axis), d x shape float32.
 
     The last axis comes first (x, y): the order of the features turns the lattice, and published
     results were made with this one.
@@ -58,7 +58,7 @@ def positions(shape: Sequence[int], deviations: Sequence[float]) -> np.ndarray:
 
 
 def appearance(image: np.ndarray, sxy: float, srgb: float) -> np.ndarray:
-    """Give positions over ``sxy`` and the channels of an H x W (x K) image over ``srgb``, (2+K) x H x W float32."""
+    """Return positions over ``sxy`` and the channels of an H x W (x K) image over ``srgb``, (2+K) x H x W float32."""
     image = image[..., None] if image.ndim == 2 else image
     height, width, channels = image.shape
     features = np.empty((2 + channels, height, width), np.float32)
@@ -69,20 +69,20 @@ def appearance(image: np.ndarray, sxy: float, srgb: float) -> np.ndarray:
 
 
 def unary_from_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """Give energies -log p of C x ... probabilities; 1e-8 at least is granted to every label."""
+    """Return energies -log p of C x ... probabilities; 1e-8 at least is granted to every label."""
     granted = np.maximum(probabilities, LEAST_PROBABILITY, dtype=np.float32)
     return np.asarray(-np.log(granted))
 
 
 def unary_from_scores(scores: np.ndarray) -> np.ndarray:
-    """Give energies -log softmax of C x ... class scores."""
+    """Return energies -log softmax of C x ... class scores."""
     shifted = scores.astype(np.float32) - scores.max(0)
     energies: np.ndarray = np.log(np.exp(shifted).sum(0)) - shifted
     return energies
 
 
 def unary_from_labels(labels: np.ndarray, *, classes: int, confidence: float) -> np.ndarray:
-    """Give energies of labels that are right with probability ``confidence``, C x ... float32.
+    """Return energies of labels that are right with probability ``confidence``, C x ... float32.
 
     The other classes share the rest. Labels outside 0..C-1 know nothing: all classes alike. Raises
     ``ValueError`` for a confidence outside (0, 1).

@@ -82,7 +82,7 @@ def _place(builder: Any, data: Any, start: Any, lanes: int) -> Any:
 
 @operation
 def pointer(typing: Any, array: Any) -> Any:
-    """Give where a contiguous float32 array begins; the caller keeps the array alive."""
+    """Return where a contiguous float32 array begins; the caller keeps the array alive."""
 
     def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         return context.make_array(signature.args[0])(context, builder, given[0]).data
@@ -122,7 +122,7 @@ def store(typing: Any, data: Any, start: Any, vector: Any) -> Any:
 
 @operation
 def multiply_add(typing: Any, factor: Any, vector: Any, summand: Any) -> Any:
-    """Give ``factor * vector + summand`` for a scalar factor."""
+    """Return ``factor * vector + summand`` for a scalar factor."""
 
     def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         def part(number: int, first: int, wide: int) -> Any:
@@ -172,7 +172,7 @@ def _reduce(builder: Any, part: Any, name: str, start: Sequence[Any]) -> Any:
 
 @operation
 def largest(typing: Any, vector: Any) -> Any:
-    """Give the largest lane."""
+    """Return the largest lane."""
 
     def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         most, *others = [
@@ -201,7 +201,7 @@ def total(typing: Any, vector: Any) -> Any:
 
 @operation
 def exponential(typing: Any, vector: Any, shift: Any) -> Any:
-    """Give ``exp(vector - shift)`` for a scalar shift that makes no lane positive; below 1e-20 it is 0."""
+    """Return ``exp(vector - shift)`` for a scalar shift that makes no lane positive; below 1e-20 it is 0."""
 
     def code(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         def part(number: int, first: int, wide: int) -> Any:

@@ -10,8 +10,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fullyconv.data.images import BadFile, RawMask
-from fullyconv.files import whole_file
+from fullyconv.data.images import RawMask
+from fullyconv.files import BadFile, whole_file
 from fullyconv.types import ClassSet, palette_colour
 
 FILE_NAME = "classes.yaml"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fullyconv.data.images import BadFile
 from fullyconv.data.names import CONTEXT
 from fullyconv.data.pairs import Folder, Places, Storage, compare_counts, pair_listed, read_list
-from fullyconv.models.reference import preprocess_of
+from fullyconv.files import BadFile
+from fullyconv.networks.reference import preprocess_of
 
 COUNTS = {"train": 4998, "val": 5105}
 RENAMED = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
@@ -19,7 +19,7 @@ PICTURES = (".", "VOC2010", "VOCdevkit/VOC2010", "../VOC2010", "../VOCdevkit/VOC
 
 
 def is_context(root: Path) -> bool:
-    """Tell whether a folder holds PASCAL-Context's ``trainval/*.mat`` and ``labels.txt``."""
+    """Return whether a folder holds PASCAL-Context's ``trainval/*.mat`` and ``labels.txt``."""
     return (root / "labels.txt").is_file() and any((root / "trainval").glob("*.mat"))
 
 

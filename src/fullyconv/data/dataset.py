@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fullyconv.augment import Augmentation, augment, sample_rng
-from fullyconv.data.images import BadFile, RawMask, decode_mask, read_image, read_raw_mask
+from fullyconv.data.images import RawMask, decode_mask, read_image, read_raw_mask
 from fullyconv.data.mat import read_mat
 from fullyconv.data.pairs import Pair
+from fullyconv.files import BadFile
 from fullyconv.types import ClassSet, Preprocess, Sample
 
 
@@ -95,7 +96,7 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         return sample
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Give 3 x h x w float32 and h x w int64 (``VOID`` where not scored)."""
+        """Return 3 x h x w float32 and h x w int64 (``VOID`` where not scored)."""
         epoch, index = divmod(position, len(self.pairs))
         rng = sample_rng(seed=self.seed, epoch=epoch, index=index)
         view = augment(self._sample(index), self.options, fill=self.preprocess.fill, rng=rng)

@@ -14,8 +14,8 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from fullyconv.data.images import BadFile
 from fullyconv.data.sources import Source
+from fullyconv.files import BadFile
 
 CHUNK = 1 << 20
 TIMEOUT_S = 30.0
@@ -148,7 +148,7 @@ def _refused(error: urllib.error.HTTPError, source: Source, part: Path) -> None:
 
 
 def _place(answer: HTTPResponse, wanted: int) -> tuple[int, int | None]:
-    """Tell where in the file an answer starts, and how long the file is."""
+    """Return where in the file an answer starts, and how long the file is."""
     if answer.status == 206:
         given = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
         if given is None or int(given[1]) != wanted:
@@ -175,7 +175,7 @@ def _remember(answer: HTTPResponse, total: int | None, part: Path) -> None:
 
 
 def _recall(part: Path) -> tuple[str, int | None]:
-    """Give the mark and the length of the file that a part is of, empty and ``None`` if not known."""
+    """Return the mark and the length of the file that a part is of, empty and ``None`` if not known."""
     if not _tag_file(part).is_file():
         return "", None
     version, total = [*_tag_file(part).read_text().splitlines(), "", ""][:2]

@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 
 from fullyconv.data.context import is_context, open_context
-from fullyconv.data.images import BadFile
 from fullyconv.data.nyud import is_nyud, open_nyud
 from fullyconv.data.pairs import Folder, Pair, Places, pair_all, pair_listed, read_list
 from fullyconv.data.pascal import is_sbdd, is_voc, open_pascal, open_sbdd, open_voc
 from fullyconv.data.siftflow import is_siftflow, open_siftflow
+from fullyconv.files import BadFile
 
 __all__ = ["LAYOUTS", "SPLITS", "Folder", "Pair", "evaluation_split", "open_folder", "training_splits"]
 
@@ -108,7 +108,7 @@ def _list_file(root: Path, split: str) -> Path | None:
 
 
 def training_splits(folder: Folder) -> tuple[list[Pair], list[Pair]]:
-    """Give the training and the validation pairs.
+    """Return the training and the validation pairs.
 
     A folder without splits is divided by a hash of the stems, so that the same pictures are held out
     every time; without ``val``, ``test`` is never touched and training pairs are held out instead.
@@ -130,7 +130,7 @@ def training_splits(folder: Folder) -> tuple[list[Pair], list[Pair]]:
 
 
 def evaluation_split(folder: Folder, split: str | None) -> list[Pair]:
-    """Give the pairs to score: the named split, or else val, test or the whole folder, whichever is there first."""
+    """Return the pairs to score: the named split, or else val, test or the whole folder, whichever is there first."""
     if split is None:
         split = next((name for name in ("val", "test", "all", "train") if folder.splits.get(name)), "val")
     if not folder.splits.get(split):

@@ -74,7 +74,7 @@ def points(depth_m: np.ndarray, camera: Intrinsics) -> np.ndarray:
 
 
 def rays(shape: tuple[int, ...], camera: Intrinsics) -> np.ndarray:
-    """Give the direction each pixel looks in, H x W x 3, one metre ahead."""
+    """Return the direction each pixel looks in, H x W x 3, one metre ahead."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float64)
     return np.stack([(x - camera.cx) / camera.fx, (y - camera.cy) / camera.fy, np.ones(shape)], axis=2)
 
@@ -124,14 +124,14 @@ def gravity(surface: np.ndarray) -> np.ndarray:
 
 
 def height_cm(depth_m: np.ndarray, camera: Intrinsics, down: np.ndarray) -> np.ndarray:
-    """Give the height of every pixel above the ground, H x W cm."""
+    """Return the height of every pixel above the ground, H x W cm."""
     height: np.ndarray = -100 * (points(depth_m, camera) @ down)
     lowest = float(height[depth_m > 0].min())
     return height - (lowest if lowest <= -FLOOR_SEEN_CM else -CAMERA_CM)
 
 
 def angle_deg(surface: np.ndarray, down: np.ndarray) -> np.ndarray:
-    """Give the angle of every normal with gravity, H x W degrees; 90 where there is no normal."""
+    """Return the angle of every normal with gravity, H x W degrees; 90 where there is no normal."""
     cosine = np.clip(np.nan_to_num(surface @ down, nan=0.0), -1, 1)
     angle: np.ndarray = np.rad2deg(np.arccos(cosine))
     return angle

@@ -9,20 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from fullyconv.files import BadFile
 from fullyconv.types import VOID, ClassSet
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 MOST_PIXELS = 400_000_000  # 20,000 x 20,000; a header that claims more is refused before anything is allocated
 ORIENTATION = 0x0112  # the EXIF tag
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow raises at twice its limit
-
-
-class BadFile(ValueError):
-    """A file that cannot be used: which, why, and what to do about it."""
-
-    def __init__(self, path: Path | str, what: str, fix: str) -> None:
-        super().__init__(f"{path}: {what}: {fix}")
-        self.path, self.what, self.fix = str(path), what, fix
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -45,7 +38,7 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def orientation(picture: Image.Image) -> int:
-    """Give the EXIF orientation, 1 (upright) to 8; 1 if there is none."""
+    """Return the EXIF orientation, 1 (upright) to 8; 1 if there is none."""
     return int(picture.getexif().get(ORIENTATION, 1))
 
 

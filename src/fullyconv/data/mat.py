@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.data.images import MOST_PIXELS, BadFile
+from fullyconv.data.images import MOST_PIXELS
+from fullyconv.files import BadFile
 
 MOST_BYTES = 1 << 29  # of a file, and of what it unpacks to
 HEADER = 128  # bytes of text, then version and byte order
@@ -97,7 +98,7 @@ def _byte_order(data: memoryview) -> str:
 
 
 def _matrices(data: memoryview, order: str) -> Iterator[memoryview]:
-    """Give the contents of each top-level array, unpacked; together they stay below ``MOST_BYTES``."""
+    """Return the contents of each top-level array, unpacked; together they stay below ``MOST_BYTES``."""
     at, room = HEADER, MOST_BYTES
     while at < len(data):
         element = _element(data, at, order)
@@ -144,7 +145,7 @@ def _array(content: memoryview, order: str) -> _Array:
 
 
 def _field(content: memoryview, array: _Array, name: str, order: str) -> memoryview:
-    """Give a field of a struct or the cell of a number, as an array's contents."""
+    """Return a field of a struct or the cell of a number, as an array's contents."""
     if array.kind == CELL and name.isdecimal():
         return _cell(content, array, int(name), order)
     if array.kind != STRUCT or any(size != 1 for size in array.shape):

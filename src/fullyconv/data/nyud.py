@@ -11,12 +11,12 @@ from PIL import Image
 
 from fullyconv.data.hha import NYUD as NYUD_CAMERA
 from fullyconv.data.hha import Intrinsics, hha
-from fullyconv.data.images import BadFile, open_picture, read_image
+from fullyconv.data.images import open_picture, read_image
 from fullyconv.data.mat import read_mat
 from fullyconv.data.names import NYUD
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, compare_counts, pair_listed, read_list
-from fullyconv.files import whole_file
-from fullyconv.models.reference import preprocess_of
+from fullyconv.files import BadFile, whole_file
+from fullyconv.networks.reference import preprocess_of
 from fullyconv.types import VOID, Preprocess
 
 Stream = Literal["colour", "hha"]
@@ -37,7 +37,7 @@ MILLIMETRES = 1000.0  # a depth picture's unit in a metre
 
 
 def is_nyud(root: Path) -> bool:
-    """Tell whether a folder is NYUDv2: as the papers have it (below), or as its archive unpacks (``ARCHIVE``)."""
+    """Return whether a folder is NYUDv2: as the papers have it (below), or as its archive unpacks (``ARCHIVE``)."""
     base = _base(root)
     papers = (base / "data" / "images").is_dir() and (base / "segmentation").is_dir()
     return papers or all((base / place).exists() for place in ARCHIVE)
@@ -76,7 +76,7 @@ def _unpacked(base: Path) -> Places:
 
 
 def depth_path(pair: Pair) -> Path:
-    """Give the depth picture of a pair of either stream."""
+    """Return the depth picture of a pair of either stream."""
     return pair.image.parents[1] / "depth" / pair.image.name
 
 

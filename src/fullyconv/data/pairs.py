@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fullyconv.data.images import SUFFIXES, BadFile
+from fullyconv.data.images import SUFFIXES
+from fullyconv.files import BadFile
 from fullyconv.types import ClassSet, Preprocess
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fullyconv.data.images import BadFile
 from fullyconv.data.names import VOC
 from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
-from fullyconv.files import whole_file
-from fullyconv.models.reference import preprocess_of
+from fullyconv.files import BadFile, whole_file
+from fullyconv.networks.reference import preprocess_of
 
 SBDD_MASKS = Storage(variable="GTcls.Segmentation")
 PREPROCESS = preprocess_of("voc-fcn32s")
@@ -28,7 +27,7 @@ SEG11VALID = "seg11valid"
 
 
 def is_voc(root: Path) -> bool:
-    """Tell whether a folder is a year of PASCAL VOC: ``VOCdevkit/VOC20xx``, or by its pictures' names.
+    """Return whether a folder is a year of PASCAL VOC: ``VOCdevkit/VOC20xx``, or by its pictures' names.
 
     Other data sets in VOC's layout keep classes of their own.
     """
@@ -65,7 +64,7 @@ def open_voc(root: Path) -> Folder:
 
 
 def is_sbdd(root: Path) -> bool:
-    """Tell whether a folder is SBDD's ``benchmark_RELEASE/dataset``."""
+    """Return whether a folder is SBDD's ``benchmark_RELEASE/dataset``."""
     return (root / "img").is_dir() and (root / "cls").is_dir()
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from fullyconv.data.images import SUFFIXES, BadFile
+from fullyconv.data.images import SUFFIXES
 from fullyconv.data.names import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
 from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
-from fullyconv.models.reference import preprocess_of
+from fullyconv.files import BadFile
+from fullyconv.networks.reference import preprocess_of
 from fullyconv.types import VOID
 
 Target = Literal["semantic", "geometric"]
@@ -30,7 +31,7 @@ STORED = {
 
 
 def is_siftflow(root: Path) -> bool:
-    """Tell whether a folder is SIFT Flow, or one of its two folders of labels."""
+    """Return whether a folder is SIFT Flow, or one of its two folders of labels."""
     base = _base(root)
     return (base / "Images").is_dir() and any((base / name).is_dir() for name in FOLDERS.values())
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 
 CHUNK = 1 << 20
 MOST_BYTES = 1 << 37  # that an archive may unpack to: 128 GiB
@@ -58,7 +58,7 @@ class _Guarded:
 
 
 def is_archive(path: Path) -> bool:
-    """Tell whether a name is that of an archive."""
+    """Return whether a name is that of an archive."""
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -135,7 +135,7 @@ def _place(member: _Member, folder: Path, archive: Path, done: Unpacked) -> None
 
 
 def _target(name: str, folder: Path, archive: Path) -> Path:
-    """Give the place of an entry; raises ``BadFile`` for one outside ``folder``."""
+    """Return the place of an entry; raises ``BadFile`` for one outside ``folder``."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if not parts or ".." in parts or parts[0] == "/" or ":" in parts[0] or "\0" in name:
         if parts == () and name in (".", "./"):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.data.images import SUFFIXES, BadFile
+from fullyconv.data.images import SUFFIXES
 from fullyconv.draw import palette_image
-from fullyconv.files import whole_file
+from fullyconv.files import BadFile, whole_file
 from fullyconv.predict.image import Prediction, Segmenter
 
 

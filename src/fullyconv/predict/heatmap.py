@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv.draw import colour_bar, heat
-from fullyconv.engine import evaluating
 from fullyconv.geometry import AxisMap
+from fullyconv.machine import evaluating
 from fullyconv.predict.image import Segmenter
 from fullyconv.surgery.convolutionize import FullyConvolutional
 from fullyconv.types import Preprocess
@@ -36,7 +36,7 @@ class HeatMap:
     what: str
 
     def strongest(self, count: int) -> list[tuple[int, float]]:
-        """Give the classes with the largest means, and those."""
+        """Return the classes with the largest means, and those."""
         means, indices = self.values.mean((1, 2)).topk(min(count, len(self.values)))
         return list(zip(indices.tolist(), means.tolist(), strict=True))
 
@@ -76,6 +76,6 @@ def classifier_heat_map(
 
 
 def model_heat_map(segmenter: Segmenter, image: np.ndarray) -> HeatMap:
-    """Give a segmentation network's class probabilities of H x W x 3 uint8."""
+    """Return a segmentation network's class probabilities of H x W x 3 uint8."""
     chances = cast("np.ndarray", segmenter.predict(image, probabilities=True).probabilities)
     return HeatMap(image, torch.from_numpy(chances).float(), AxisMap(), AxisMap(), "probability")

@@ -5,30 +5,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import isqrt
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 
-from fullyconv.checkpoint import load_network
 from fullyconv.data.images import read_image, to_rgb
-from fullyconv.data.scenes.files import open_cube
-from fullyconv.data.scenes.mapped import FINITE, not_finite, release, unusable_bands
-from fullyconv.data.scenes.pictures import false_colour
 from fullyconv.draw import overlay
-from fullyconv.engine import DeviceName, Precision, choose_device, evaluating
-from fullyconv.models.fcn import FCN
+from fullyconv.machine import DeviceName, Precision, choose_device, evaluating
+from fullyconv.networks.fcn import FCN
 from fullyconv.tiles import plan_tiles
-from fullyconv.types import ClassSet, Preprocess, Scene, SpectralPreprocess
+from fullyconv.types import ClassSet, Preprocess
 
 WHOLE_PIXELS = 1_500_000  # larger images go through the network tile by tile
 TILE_CORE = 1024
-WHOLE_BYTES = 256 << 20  # the same for scenes, of float32 spectra
-TILE_BYTES = 256 << 20  # of memory that a tile of a scene may take, about
 COLOURS = 3
+
+Picture = Path | str | Image.Image | np.ndarray
+"""What stands for an image: a path, a PIL image or an array."""
 
 
 @dataclass(frozen=True)
@@ -57,38 +53,31 @@ class Segmenter:
         network: FCN,
         *,
         classes: ClassSet,
-        preprocess: Preprocess | SpectralPreprocess,
+        preprocess: Preprocess,
         device: DeviceName = "auto",
         precision: Precision = "fp32",
     ) -> None:
         if not isinstance(network, FCN):
             raise ValueError(f"a {type(network).__name__} does not label pixels: load a segmentation network")
-        if isinstance(preprocess, SpectralPreprocess) and preprocess.channels != network.in_channels:
-            raise ValueError(
-                f"the network sees {network.in_channels} channels, its normalisation gives {preprocess.channels}"
-            )
         self.classes, self.preprocess, self.precision = classes, preprocess, precision
         self.device = choose_device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def predict(
-        self, image: Path | str | Image.Image | np.ndarray | Scene, *, probabilities: bool = False
-    ) -> Prediction:
+    def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
         """Label every pixel of a path, a PIL image, or an H x W (x C) uint8 array (RGB, RGBA or grey).
 
         Images of over 1.5 million pixels are cut into tiles that overlap by what the network sees,
         so the result is that of the whole image in a fraction of the memory. Raises ``BadFile`` for a
         file that cannot be read, ``ValueError`` for an array that is no image. A network of K > 3 channels
         takes an H x W x K array of numbers: RGB, then what it sees beside colour (log-depth, HHA).
-        A model of scenes takes the path of one, a ``Scene``, or an H x W x B array, memory-mapped too.
         """
-        if isinstance(self.preprocess, SpectralPreprocess):
-            scene = as_scene(image, self.preprocess.scene_bands)
-            pixels, seen = scene.cube, false_colour(scene)
-        else:
-            channels = self.network.in_channels
-            pixels = as_pixels(image) if channels == COLOURS else as_channels(image, channels)
-            seen = pixels if channels == COLOURS else np.clip(pixels[..., :COLOURS], 0, 255).astype(np.uint8)
+        channels = self.network.in_channels
+        pixels = as_pixels(image) if channels == COLOURS else as_channels(image, channels)
+        seen = pixels if channels == COLOURS else np.clip(pixels[..., :COLOURS], 0, 255).astype(np.uint8)
+        return self._label(pixels, seen, probabilities=probabilities)
+
+    def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
+        """Label H x W x K pixels, which are shown as the H x W x 3 picture ``seen``."""
         height, width = pixels.shape[:2]
         labels = np.empty((height, width), np.min_scalar_type(len(self.classes) - 1))
         chances = np.empty((len(self.classes), height, width), np.float16) if probabilities else None
@@ -99,7 +88,7 @@ class Segmenter:
         return Prediction(seen, labels, self.classes, chances)
 
     def _tiles(self, pixels: np.ndarray) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Give the scores of every pixel once: where they belong, and C x h x w."""
+        """Return the scores of every pixel once: where they belong, and C x h x w."""
         height, width = pixels.shape[:2]
         core = self._tile_core(pixels)
         if core == 0:
@@ -123,29 +112,17 @@ class Segmenter:
                 :, y.core_start - y.start : y.core_stop - y.start, x.core_start - x.start : x.core_stop - x.start
             ]
             yield slice(y.core_start, y.core_stop), slice(x.core_start, x.core_stop), core_scores
-            release(pixels)
 
     def _tile_core(self, pixels: np.ndarray) -> int:
         """Choose the side of the tiles' cores; 0: no tiles."""
-        area, bands = pixels.shape[0] * pixels.shape[1], pixels.shape[2]
-        if isinstance(self.preprocess, Preprocess):
-            return 0 if area <= WHOLE_PIXELS else TILE_CORE
-        if 4 * area * bands <= WHOLE_BYTES:
-            return 0
-        side = isqrt(TILE_BYTES // (4 * bands * 4 + working_bytes(self.network)))
-        halo = max(plan.reach + plan.stride for plan in self.network.plans)
-        return int(max(side - 2 * halo, halo))  # a halo wider than the core would be computed nine times over
+        return 0 if pixels.shape[0] * pixels.shape[1] <= WHOLE_PIXELS else TILE_CORE
 
     def _normalised(self, pixels: np.ndarray) -> np.ndarray:
-        """Apply the normalisation; spectra are searched for NaN here, piece by piece."""
-        planes = self.preprocess(pixels)
-        if isinstance(self.preprocess, SpectralPreprocess) and not np.isfinite(planes).all():
-            broken = [band for band in unusable_bands(pixels) if band in self.preprocess.bands]
-            raise ValueError(f"{not_finite(broken)}: {FINITE}")
-        return planes
+        """Normalise H x W x K pixels to K x H x W float32."""
+        return self.preprocess(pixels)
 
     def scores(self, pixels: np.ndarray) -> Tensor:
-        """Give the class scores of H x W x K pixels (RGB first) in one pass, C x H x W float32.
+        """Return the class scores of H x W x K pixels (RGB first) in one pass, C x H x W float32.
 
         Those of the first task where a network has two.
         """
@@ -158,50 +135,14 @@ class Segmenter:
         return (scores[0] if isinstance(scores, tuple) else scores)[0]
 
 
-def working_bytes(network: FCN) -> int:
-    """Measure what a network's layers take per pixel of the image, by a small one.
-
-    Thrice the widest layer's input and output: the maps that wait for their fusion, and the convolutions' own copies.
-    """
-    most = 0
-
-    def note(_: nn.Module, given: tuple[Tensor, ...], result: object) -> None:
-        nonlocal most
-        most = max(most, sum(t.numel() for t in (*given, result) if isinstance(t, Tensor)))
-
-    hooks = [module.register_forward_hook(note) for module in network.modules() if not list(module.children())]
-    size = [max(64, smallest) for smallest in network.smallest_input]
-    try:
-        with evaluating(network):
-            network(next(network.parameters()).new_zeros(1, network.in_channels, *size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return 3 * 4 * most // (size[0] * size[1])
-
-
-def as_scene(image: Path | str | Image.Image | np.ndarray | Scene, bands: int) -> Scene:
-    """Bring any accepted form of a scene to one of so many bands; raises ``BadFile`` or ``ValueError``."""
-    if isinstance(image, Path | str):
-        image = open_cube(Path(image))
-    scene = Scene(image) if isinstance(image, np.ndarray) else image
-    if not isinstance(scene, Scene) or scene.cube.ndim != 3 or 0 in scene.cube.shape:
-        given = image.shape if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"this model takes scenes, H x W x {bands}, not {given}")
-    if scene.cube.shape[2] != bands or scene.cube.dtype.kind not in "buif":
-        what = f"wrong band count: {scene.cube.shape[2]} bands of {scene.cube.dtype}"
-        raise ValueError(f"{what}: the model was trained on {bands} bands of numbers: use scenes of its sensor")
-    return scene
-
-
-def as_pixels(image: Path | str | Image.Image | np.ndarray | Scene) -> np.ndarray:
+def as_pixels(image: Picture) -> np.ndarray:
     """Bring any accepted form of an image to H x W x 3 uint8 RGB, upright."""
     if isinstance(image, Path | str):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
         return to_rgb(ImageOps.exif_transpose(image))
-    if isinstance(image, Scene):
-        raise ValueError("this model labels pictures: for scenes, load a model that was trained on them")
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"this model labels pictures (a path, a PIL image or an array), not a {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
         raise ValueError(f"an image array is H x W or H x W x C uint8, not {image.shape} {image.dtype}")
     if image.ndim == 2 or image.shape[2] == 1:
@@ -211,7 +152,7 @@ def as_pixels(image: Path | str | Image.Image | np.ndarray | Scene) -> np.ndarra
     return np.ascontiguousarray(image[..., :3])
 
 
-def as_channels(image: Path | str | Image.Image | np.ndarray | Scene, channels: int) -> np.ndarray:
+def as_channels(image: Picture, channels: int) -> np.ndarray:
     """Check an H x W x K array of finite numbers for a network that sees more than colour."""
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
         given = image.shape if isinstance(image, np.ndarray) else type(image).__name__
@@ -219,9 +160,3 @@ def as_channels(image: Path | str | Image.Image | np.ndarray | Scene, channels: 
     if image.dtype.kind not in "uif" or not np.isfinite(image).all():
         raise ValueError(f"an image array holds finite numbers, not {image.dtype} with NaN or infinity")
     return image
-
-
-def load(folder: Path | str, *, device: DeviceName = "auto", precision: Precision = "fp32") -> Segmenter:
-    """Open a model folder for prediction; raises ``BadFile`` if it is not one."""
-    network, config = load_network(folder)
-    return Segmenter(network, classes=config.classes, preprocess=config.preprocess, device=device, precision=precision)

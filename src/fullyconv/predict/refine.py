@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from PIL import Image
 
 from fullyconv.crf import CRFParameters, image_crf
-from fullyconv.predict.image import Prediction, Segmenter, as_pixels
-from fullyconv.types import Scene
+from fullyconv.predict.image import Picture, Prediction, Segmenter, as_pixels
 
 
 class CRFSegmenter(Segmenter):
@@ -29,15 +25,11 @@ class CRFSegmenter(Segmenter):
         )
         self.parameters = parameters
 
-    def predict(
-        self, image: Path | str | Image.Image | np.ndarray | Scene, *, probabilities: bool = False
-    ) -> Prediction:
+    def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
         """Label every pixel as ``Segmenter.predict`` does, then let the pixels agree."""
         return self.predict_both(image, probabilities=probabilities)[1]
 
-    def predict_both(
-        self, image: Path | str | Image.Image | np.ndarray | Scene, *, probabilities: bool = False
-    ) -> tuple[Prediction, Prediction]:
+    def predict_both(self, image: Picture, *, probabilities: bool = False) -> tuple[Prediction, Prediction]:
         """Predict before and after the CRF."""
         pixels = as_pixels(image)
         unary = self.energies(pixels)
@@ -46,7 +38,7 @@ class CRFSegmenter(Segmenter):
         return before, self._prediction(pixels, -marginals, marginals if probabilities else None)
 
     def energies(self, pixels: np.ndarray) -> np.ndarray:
-        """Give the network's -log probabilities of H x W x 3 uint8 pixels, C x H x W float32."""
+        """Return the network's -log probabilities of H x W x 3 uint8 pixels, C x H x W float32."""
         unary = np.empty((len(self.classes), *pixels.shape[:2]), np.float32)
         for rows, columns, scores in self._tiles(pixels):
             unary[:, rows, columns] = (-scores.float().log_softmax(0)).cpu().numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fullyconv.hyperspectral.recipe import SceneRecipe
+from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.recipes import hsi, voc
 from fullyconv.recipes.camvid import CAMVID
 from fullyconv.recipes.demo import DEMO, DEMO_STAGED
@@ -31,7 +31,7 @@ CHAINS: dict[str, Chain] = {"demo-staged": DEMO_STAGED, "voc-staged": voc.STAGED
 
 
 def find_recipe(name: str) -> Recipe:
-    """Give a recipe by its name or from a YAML file; raises ``ValueError`` for an unknown name."""
+    """Return a recipe by its name or from a YAML file; raises ``ValueError`` for an unknown name."""
     if name in RECIPES:
         return RECIPES[name]
     if name.endswith((".yaml", ".yml")):
@@ -42,14 +42,14 @@ def find_recipe(name: str) -> Recipe:
 
 
 def find_chain(name: str) -> Chain | None:
-    """Give a chain by its name or from a YAML file with ``stages``; ``None`` for what is not a chain."""
+    """Return a chain by its name or from a YAML file with ``stages``; ``None`` for what is not a chain."""
     if name in CHAINS:
         return CHAINS[name]
     return read_chain(Path(name), RECIPES) if name.endswith((".yaml", ".yml")) else None
 
 
 def find_scene_recipe(name: str) -> SceneRecipe | None:
-    """Give a scene recipe by its name or from a YAML file whose ``base`` is one; ``None`` for what is none."""
+    """Return a scene recipe by its name or from a YAML file whose ``base`` is one; ``None`` for what is none."""
     if name in SCENE_RECIPES:
         return SCENE_RECIPES[name]
     if not name.endswith((".yaml", ".yml")):

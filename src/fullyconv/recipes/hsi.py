@@ -3,7 +3,7 @@
 Samson (95 x 95, 156 bands, three classes) by blocks: a minute on one CPU core, see docs/hyperspectral.md.
 """
 
-from fullyconv.hyperspectral.recipe import SceneRecipe
+from fullyconv.hsi.recipe import SceneRecipe
 
 HSI = SceneRecipe()
 

@@ -2,14 +2,14 @@
 
 The data set is a folder whose ``train`` split is SBDD's (8,498 images) and whose ``val`` split is
 seg11valid (736 images); 12 epochs are the reference's 100,000 updates of one image. ``VGG`` is a
-file of VGG-16's ImageNet weights in convolutional form, named as in ``fullyconv.backbones.vgg``
+file of VGG-16's ImageNet weights in convolutional form, named as in ``fullyconv.networks.trunks.vgg``
 (``trunk.block1.conv1_1.weight``, …), for the reference's input: BGR, 0..255, mean subtracted.
 Without it nothing is learned: zero scores over untrained features pass little on. Expected scores are the
 reference's mean IU on seg11valid.
 """
 
 from fullyconv.data.names import VOC
-from fullyconv.models.reference import preprocess_of
+from fullyconv.networks.reference import preprocess_of
 from fullyconv.train.chain import Chain
 from fullyconv.train.recipe import Recipe
 

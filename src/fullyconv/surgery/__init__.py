@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from fullyconv.layers import conv_to_linear, conv_to_matrix, expand_inputs, linear_to_conv, replace_layer
-from fullyconv.surgery.compress import Compression, GlobalAverageHead, compress, factor_like, truncate_svd
-from fullyconv.surgery.transplant import Transplant, continue_from, merge_streams, transplant
+from fullyconv.surgery.factorise import Compression, GlobalAverageHead, compress, factor_like, truncate_svd
+from fullyconv.surgery.layers import conv_to_linear, conv_to_matrix, expand_inputs, linear_to_conv, replace_layer
+from fullyconv.surgery.weights import Transplant, merge_streams, transplant
 
 __all__ = [
     "Compression",
     "GlobalAverageHead",
     "Transplant",
     "compress",
-    "continue_from",
     "conv_to_linear",
     "conv_to_matrix",
     "expand_inputs",

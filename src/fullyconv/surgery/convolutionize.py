@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from fullyconv.geometry import Path, size, smallest_input
-from fullyconv.recast import Head
+from fullyconv.surgery.head import Head
 from fullyconv.trace import Walk, record, walk
 from fullyconv.trace.positions import shape_of
 
@@ -43,7 +43,7 @@ class FullyConvolutional(nn.Module):
         return cast("Tensor", self.network(functional.pad(image, (left, right, top, bottom))))
 
     def padding(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Tell how many zeros come before and after the rows and the columns of a picture of ``size``."""
+        """Return how many zeros come before and after the rows and the columns of a picture of ``size``."""
         rows, columns = (
             _padding(length, least, multiple)
             for length, least, multiple in zip(size, self.smallest_input, self.multiples, strict=True)
@@ -52,7 +52,7 @@ class FullyConvolutional(nn.Module):
 
 
 def _padding(length: int, least: int, multiple: int) -> tuple[int, int]:
-    """Tell how much an axis lacks before and after: half of what is too short, at the end what is no multiple."""
+    """Return how much an axis lacks before and after: half of what is too short, at the end what is no multiple."""
     before = max(0, least - length) // 2
     whole = -(-max(length, least) // multiple) * multiple
     return before, whole - length - before

@@ -23,7 +23,7 @@ class Outputs:
     multiples: tuple[int, int]
 
     def along(self, axis: int) -> list[Path]:
-        """Give the paths along one axis (0 rows, 1 columns), one per output."""
+        """Return the paths along one axis (0 rows, 1 columns), one per output."""
         return [pair[axis] for pair in self.paths]
 
 

@@ -93,7 +93,7 @@ def _is_number(entry: Any) -> bool:
 
 
 def _spelled_out(index: Any, dims: int) -> list[Any]:
-    """Give one entry for each axis, and ``None`` for each new one."""
+    """Return one entry for each axis, and ``None`` for each new one."""
     entries = list(index) if isinstance(index, tuple) else [index]
     missing = [slice(None) for _ in range(dims - sum(entry not in (None, Ellipsis) for entry in entries))]
     place = entries.index(Ellipsis) if Ellipsis in entries else len(entries)

@@ -19,7 +19,7 @@ POINTWISE = (
 
 
 def along(value: int | Sequence[int], axis: int) -> int:
-    """Give a setting along an axis (0 rows, 1 columns)."""
+    """Return a setting along an axis (0 rows, 1 columns)."""
     if isinstance(value, int):
         return value
     return value[axis] if len(value) > 1 else value[0]
@@ -35,7 +35,7 @@ def window(axis: int, *, kernel: Any, stride: Any, padding: Any, dilation: Any, 
 
 
 def layer_window(layer: nn.Module, axis: int) -> Layer | None:
-    """Give what a layer moves over its map along an axis; ``None`` for other layers."""
+    """Return what a layer moves over its map along an axis; ``None`` for other layers."""
     made: Any = layer
     if type(layer) is nn.ConvTranspose2d and not any(made.output_padding) and set(made.dilation) == {1}:
         return Spread(along(made.kernel_size, axis), along(made.stride, axis), along(made.padding, axis))
@@ -52,7 +52,7 @@ def layer_window(layer: nn.Module, axis: int) -> Layer | None:
 
 
 def result_shape(layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Give the shape of a layer's result over N x C x H x W without running it; ``None`` where that is not known."""
+    """Return the shape of a layer's result over N x C x H x W without running it; ``None`` where that is not known."""
     if isinstance(layer, POINTWISE):
         return shape
     moved = [layer_window(layer, axis) for axis in (0, 1)]

@@ -50,7 +50,7 @@ class Positions:
 
     @property
     def is_map(self) -> bool:
-        """Tell whether both axes are there."""
+        """Return whether both axes are there."""
         return self.rows is not None and self.columns is not None
 
     @property
@@ -68,12 +68,12 @@ class Positions:
         return replace(self, trails=(self.trails[ROWS].then(rows), self.trails[COLUMNS].then(columns)))
 
     def moved(self, where: Callable[[int], int | None]) -> Positions:
-        """Give each axis the place that ``where`` says."""
+        """Return each axis the place that ``where`` says."""
         rows, columns, flat = (None if axis is None else where(axis) for axis in (self.rows, self.columns, self.flat))
         return replace(self, rows=rows, columns=columns, flat=flat)
 
     def channels_first(self, dims: int) -> tuple[int, int, int, int] | None:
-        """Give the order of axes that makes N x C x h x w of a map, or ``None`` if it has none."""
+        """Return the order of axes that makes N x C x h x w of a map, or ``None`` if it has none."""
         if self.rows is None or self.columns is None or dims != 4:
             return None
         rows, columns = dims + self.rows, dims + self.columns
@@ -110,7 +110,7 @@ class Walk:
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """Give the shape of a node's tensor, or of the first of several, at the example's size."""
+    """Return the shape of a node's tensor, or of the first of several, at the example's size."""
     shape = node.meta.get(SHAPE, ())
     if isinstance(shape, list):
         shape = next(each for each in shape if each is not None)
@@ -147,7 +147,7 @@ class Call:
         return shape_of(self.node)
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
-        """Give an argument by position or name, else that of the layer, else ``default``.
+        """Return an argument by position or name, else that of the layer, else ``default``.
 
         Lengths that the network computes are given as their node.
         """

@@ -31,12 +31,12 @@ CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def is_noise(module: nn.Module | None) -> bool:
-    """Tell whether a module does nothing but disturb training."""
+    """Return whether a module does nothing but disturb training."""
     return type(module).__name__ in NOISE
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Tell whether a module is one step of the graph: PyTorch's own, batch normalisation, noise of training."""
+    """Return whether a module is one step of the graph: PyTorch's own, batch normalisation, noise of training."""
     if isinstance(module, (*CONTAINERS, fx.GraphModule)):
         return False
     kind = type(module)
@@ -149,7 +149,7 @@ class _Recorder(TorchFunctionMode):
         return value
 
     def _measured(self, name: str, tensor: Tensor, value: Any, dim: int | None = None) -> Any:
-        """Give lengths that know where they come from."""
+        """Return lengths that know where they come from."""
         if id(tensor) not in self.nodes:
             return value
         node = self.nodes[id(tensor)]
@@ -228,7 +228,7 @@ class _Replay(fx.Interpreter):
 
 
 def _joined(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """Give the result of a sum of two maps of one shape, or of their concatenation along channels; else ``None``."""
+    """Return the result of a sum of two maps of one shape, or of their concatenation along channels; else ``None``."""
     if name in ("add", "__add__") and len(args) == 2 and not kwargs:
         first, second = args
         if isinstance(first, Tensor) and isinstance(second, Tensor) and first.shape == second.shape:
@@ -258,7 +258,7 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 
 def input_channels(network: nn.Module) -> int:
-    """Give the channels that a network reads: those it states, else those of its first convolution."""
+    """Return the channels that a network reads: those it states, else those of its first convolution."""
     stated = getattr(network, "in_channels", None)
     if isinstance(stated, int):
         return stated
@@ -266,7 +266,7 @@ def input_channels(network: nn.Module) -> int:
 
 
 def usual_size(network: nn.Module) -> tuple[int, int]:
-    """Give a height and width that a network takes: those it states, else 224 x 224."""
+    """Return a height and width that a network takes: those it states, else 224 x 224."""
     stated = getattr(network, "example", None)
     return (int(stated[1]), int(stated[2])) if isinstance(stated, tuple) else (USUAL_SIDE, USUAL_SIDE)
 

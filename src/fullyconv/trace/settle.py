@@ -37,7 +37,7 @@ def _freeze_padding(recorded: fx.GraphModule) -> None:
 
 
 def _freeze_pooling(recorded: fx.GraphModule) -> None:
-    """Give adaptive pooling the window it has at the example's size, unless it is global or has none."""
+    """Return adaptive pooling the window it has at the example's size, unless it is global or has none."""
     for node in list(recorded.graph.nodes):
         layer = recorded.get_submodule(str(node.target)) if node.op == "call_module" else None
         name = operation(node) if layer is None else ADAPTIVE_LAYERS.get(type(layer), "")

@@ -56,7 +56,7 @@ def _join(trails: list[Trail], call: Call, axis: int) -> Trail:
 
 
 def _rounds_apart(first: Path, second: Path) -> bool:
-    """Tell whether two branches come to different numbers of units for some size."""
+    """Return whether two branches come to different numbers of units for some size."""
     shared = next((index for index, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
     if shared is None:
         shared = min(len(first), len(second))
@@ -201,14 +201,14 @@ LAYERS: dict[type[nn.Module], Rule] = {
 
 
 def is_pointwise(node: fx.Node, layer: nn.Module | None) -> bool:
-    """Tell whether an operation answers each unit from that unit alone (of each of its arguments)."""
+    """Return whether an operation answers each unit from that unit alone (of each of its arguments)."""
     if layer is None:
         return operation(node) in (*POINTWISE, "cat")
     return isinstance(layer, layers.POINTWISE) or is_noise(layer)
 
 
 def layer_of(recorded: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """Give the module that a node calls, if it calls one."""
+    """Return the module that a node calls, if it calls one."""
     return recorded.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 

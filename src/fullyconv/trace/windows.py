@@ -59,7 +59,7 @@ def pool(call: Call) -> Positions:
 
 
 def sliding(call: Call) -> Positions:
-    """Follow the windows that replace global pooling (``fullyconv.recast``)."""
+    """Follow the windows that replace global pooling (``fullyconv.surgery.head``)."""
     kernel = call.argument(1, "window")
     return _slide(call, lambda axis: Window(kernel[axis]))
 
@@ -121,7 +121,7 @@ def resize(call: Call) -> Positions:
 
 
 def _factor(call: Call, size: Any, axis: int) -> Fraction:
-    """Tell by what factor an interpolation enlarges: from the map whose size it takes, or from the sizes."""
+    """Return by what factor an interpolation enlarges: from the map whose size it takes, or from the sizes."""
     before, after = call.before[axis - 2], call.shape[axis - 2]
     wanted = size[axis] if isinstance(size, tuple | list) else size
     if isinstance(wanted, int) and wanted != before:

@@ -13,21 +13,21 @@ import torch
 from torch import Tensor
 
 from fullyconv.augment import Augmentation
-from fullyconv.check import Progress, Report, check_folder
-from fullyconv.checkpoint import load_network, read_tensors, write_json
+from fullyconv.checkpoint import load_network, read_tensors
+from fullyconv.data.check import Progress, Report, check_folder
 from fullyconv.data.classes import FILE_NAME, write_classes
 from fullyconv.data.dataset import Views, read_sample
 from fullyconv.data.folder import Folder, Pair, open_folder, training_splits
-from fullyconv.data.images import BadFile
 from fullyconv.draw import colourise
-from fullyconv.engine import DeviceName, Precision, choose_device, fast_bf16
 from fullyconv.evaluation import evaluate
+from fullyconv.files import BadFile, write_json
 from fullyconv.losses import class_weights
-from fullyconv.models import build
-from fullyconv.models.fcn import FCN
-from fullyconv.models.heads import TwoHeads
+from fullyconv.machine import DeviceName, Precision, choose_device, fast_bf16
+from fullyconv.networks import build
+from fullyconv.networks.fcn import FCN, continue_from
+from fullyconv.networks.heads import TwoHeads
 from fullyconv.predict.image import Segmenter
-from fullyconv.surgery import Transplant, continue_from, transplant
+from fullyconv.surgery import Transplant, transplant
 from fullyconv.train.loop import LAST, METRICS, Job
 from fullyconv.train.optim import make_optimizer, rate_at
 from fullyconv.train.recipe import Recipe, read_recipe, write_recipe

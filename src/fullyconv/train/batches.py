@@ -31,7 +31,7 @@ def update_batches(views: Views, *, epoch: int, start: int, batch: int, accumula
 
 
 def prepare_batches(views: Views, chosen: Sequence[list[int]], *, accumulate: int, workers: int) -> Iterator[Group]:
-    """Give each update its batches, prepared by ``workers`` processes or, with 0, by a thread."""
+    """Return each update its batches, prepared by ``workers`` processes or, with 0, by a thread."""
     loader = iter(DataLoader(views, batch_sampler=chosen, num_workers=workers)) if workers else _threaded(views, chosen)
     group: Group = ([], [])
     for images, labels in loader:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fullyconv.data.images import BadFile
+from fullyconv.files import BadFile
 from fullyconv.train.loop import BEST, begun, finished
 from fullyconv.train.recipe import Recipe, change, make_recipe, nearest, read_document
 
@@ -61,7 +61,7 @@ def change_chain(chain: Chain, settings: dict[str, Any], *, source: str) -> Chai
 
 
 def place(chain: Chain, out: Path) -> list[Stage]:
-    """Give every stage a run folder of its own under ``out`` and its start: the best model of the stage before."""
+    """Return every stage a run folder of its own under ``out`` and its start: the best model of the stage before."""
     stages: list[Stage] = []
     for name, recipe in chain.stages.items():
         if stages:

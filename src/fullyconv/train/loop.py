@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
-from fullyconv.checkpoint import read_tensors, save, write_json, write_tensors
+from fullyconv.checkpoint import read_tensors, save, write_tensors
 from fullyconv.data.dataset import Views
-from fullyconv.data.images import BadFile
-from fullyconv.engine import StopRequest
 from fullyconv.evaluation import Evaluation
+from fullyconv.files import BadFile, write_json
 from fullyconv.losses import Normalization, pixel_loss, sample_terms
-from fullyconv.models.fcn import FCN
+from fullyconv.networks.fcn import FCN
 from fullyconv.train.batches import prepare_batches, steps_per_epoch, update_batches
 from fullyconv.train.optim import optimizer_tensors, restore_optimizer
+from fullyconv.train.stop import StopRequest
 from fullyconv.types import ClassSet, Preprocess
 
 BEST, LAST, METRICS, STATE = "model", "last", "metrics.jsonl", "state.json"
@@ -134,12 +134,12 @@ def fit(job: Job, watcher: Watcher, *, resume: bool = False) -> Position:
 
 
 def begun(run: Path) -> bool:
-    """Tell whether a folder holds a run that can be resumed."""
+    """Return whether a folder holds a run that can be resumed."""
     return (run / LAST / STATE).is_file()
 
 
 def finished(run: Path) -> bool:
-    """Tell whether the run in a folder has come to the end of its schedule."""
+    """Return whether the run in a folder has come to the end of its schedule."""
     return begun(run) and bool(json.loads((run / LAST / STATE).read_text()).get("finished", False))
 
 
@@ -151,7 +151,7 @@ def _rest_frozen_norms(network: torch.nn.Module) -> None:
 
 
 def _progress(job: Job, position: Position, steps: int, started: float) -> float:
-    """Tell how much of the schedule is behind: by updates, or by the clock where that is further."""
+    """Return how much of the schedule is behind: by updates, or by the clock where that is further."""
     by_steps = (position.epoch * steps + position.step) / (job.epochs * steps)
     if job.minutes is None:
         return by_steps
@@ -200,7 +200,7 @@ def _update(
 
 
 def _loss(job: Job, scores: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Give the loss of one batch, whose expectation does not depend on how many terms are sampled."""
+    """Return the loss of one batch, whose expectation does not depend on how many terms are sampled."""
     kept = sample_terms(labels, probability=job.keep, generator=generator)
     loss = pixel_loss(scores, kept, weights=job.weights, normalization=job.normalization)
     return loss if job.normalization == "valid" else loss / job.sampling

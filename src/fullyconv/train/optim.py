@@ -106,7 +106,7 @@ class CaffeSGD(Optimizer):
 
 
 def rate_at(progress: float, *, schedule: Literal["poly", "fixed"], power: float, warmup: float) -> float:
-    """Give the factor on the learning rate at ``progress`` (0..1) through the run.
+    """Return the factor on the learning rate at ``progress`` (0..1) through the run.
 
     ``poly`` is (1 - progress) ** power, as DeepLab and most segmentation recipes use it.
     """

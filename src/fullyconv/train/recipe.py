@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from fullyconv.backbones.external import is_external
-from fullyconv.data.images import BadFile
-from fullyconv.engine import DeviceName, Precision
+from fullyconv.files import BadFile
 from fullyconv.losses import Normalization
-from fullyconv.models import external_trunk, network_names
+from fullyconv.machine import DeviceName, Precision
+from fullyconv.networks import external_trunk, network_names
+from fullyconv.networks.trunks.external import is_external
 from fullyconv.train.optim import BiasMultipliers, OptimizerName
 from fullyconv.types import ClassSet, Preprocess
 

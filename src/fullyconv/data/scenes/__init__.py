@@ -1,1 +1,0 @@
-"""Hyperspectral scenes: files to ``Scene`` and back, normalisation, generated scenes."""

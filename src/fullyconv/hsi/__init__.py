@@ -1,0 +1,1 @@
+"""Hyperspectral images (HSI): scenes, their files, splits, training, prediction and comparison."""

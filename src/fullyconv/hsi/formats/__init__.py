@@ -1,0 +1,1 @@
+"""Hyperspectral scenes and label maps: files to ``Scene`` and back."""

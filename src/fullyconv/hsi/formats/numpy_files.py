@@ -1,0 +1,73 @@
+"""NumPy's files: ``.npy`` (mapped) and ``.npz``. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+from fullyconv.files import BadFile, whole_file
+from fullyconv.hsi.formats.contents import NUMBERS, Contents, Stored, check_bytes, unreadable
+from fullyconv.hsi.formats.notes import LONGEST, TEXTS, contents_of, write_notes
+from fullyconv.hsi.scene import Scene
+
+
+def read_npy(path: Path) -> Contents:
+    """Map the one array of a file; raises ``BadFile``."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # damaged headers raise many kinds
+        raise unreadable(path, error) from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in NUMBERS:
+        raise BadFile(path, "not an array of numbers", "save the cube itself with numpy.save")
+    return contents_of(path, [Stored(path.stem, array.shape, lambda: array)], {})
+
+
+def read_npz(path: Path) -> Contents:
+    """List the arrays of an archive; raises ``BadFile``."""
+    arrays, texts = [], {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                name = member.removesuffix(".npy")
+                shape, kind = _header(archive, member)
+                if kind.kind in NUMBERS:
+                    arrays.append(Stored(name, shape, partial(_member, path, name, shape, kind)))
+                elif kind.kind == "U" and name in TEXTS and np.prod(shape) * kind.itemsize <= LONGEST:
+                    texts[name] = "\n".join(np.load(path, allow_pickle=False)[name].ravel().tolist())
+        return contents_of(path, arrays, texts)
+    except BadFile:
+        raise
+    except Exception as error:  # damaged archives and headers raise many kinds
+        raise unreadable(path, error) from None
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write an array, whole or not at all; in C order, so that a row of pixels lies in one piece."""
+    with whole_file(path) as draft, draft.open("wb") as file:
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def write_npz(path: Path, arrays: dict[str, np.ndarray], scene: Scene) -> None:
+    """Write arrays and notes to an archive."""
+    notes = {name: np.asarray(value) for name, value in write_notes(scene).items()}
+    with path.open("wb") as file:
+        np.savez(file, **arrays, **notes)  # type: ignore[arg-type]  # allow_pickle is not among them
+
+
+def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype]:
+    with archive.open(member) as file:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, kind = read(file)
+    return shape, kind
+
+
+def _member(path: Path, name: str, shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
+    check_bytes(path, name, shape, kind.itemsize)
+    with np.load(path, allow_pickle=False) as archive:
+        array: np.ndarray = archive[name]
+    return array

@@ -1,0 +1,78 @@
+"""Label maps of scenes: the file's numbers to class indices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fullyconv.files import BadFile
+from fullyconv.types import MOST_CLASSES, VOID, ClassSet, palette_colour
+
+UNLABELLED = 0  # in every data set of the field
+COLOURS = (
+    (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240),
+    (240, 50, 230), (210, 245, 60), (0, 128, 128), (170, 110, 40), (128, 0, 0), (128, 128, 0), (0, 0, 128),
+    (250, 190, 212), (170, 255, 195), (220, 190, 255), (255, 215, 180), (128, 128, 128), (255, 250, 200),
+)  # fmt: skip
+"""Twenty colours that can be told apart (S. Trubetskoy's); classes beyond them get VOC's."""
+
+PURE = 0.8  # of a pixel that counts as one of its largest part's class
+
+
+def labels_from_map(values: np.ndarray, path: Path) -> np.ndarray:
+    """Turn a map of whole numbers, 0 = not labelled, into labels: k to class k - 1; H x W int16.
+
+    Raises ``BadFile``.
+    """
+    if values.dtype.kind not in "bui":
+        whole = np.isfinite(values).all() and np.array_equal(values, np.round(values))
+        if not whole:
+            raise BadFile(path, "labels that are no whole numbers", "a label map holds 0 (not labelled), 1, 2, …")
+    low, high = values.min(), values.max()
+    if low < 0 or high > MOST_CLASSES:
+        what = f"labels from {low:g} to {high:g}"
+        raise BadFile(path, what, f"a label map holds 0 (not labelled), 1, 2, … {MOST_CLASSES}")
+    return values.astype(np.int16) - np.int16(1)  # 0 becomes VOID
+
+
+def labels_from_abundances(abundances: np.ndarray, threshold: float = PURE) -> np.ndarray:
+    """Assign each pixel of H x W x C abundances the class of its largest part; H x W int16.
+
+    Where that part is smaller than ``threshold`` the pixel is mixed and stays unlabelled (``VOID``).
+    """
+    if abundances.ndim != 3 or not 0 < threshold <= 1:
+        raise ValueError(f"abundances are H x W x C and the threshold in 0..1: {abundances.shape}, {threshold}")
+    pure = abundances.max(axis=2) >= threshold
+    return np.where(pure, abundances.argmax(axis=2), VOID).astype(np.int16)
+
+
+def are_abundances(values: np.ndarray) -> bool:
+    """Return whether an array holds shares of classes, H x W x C from 0 to (but for rounding) 1."""
+    return bool(values.ndim == 3 and np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1.001)
+
+
+def read_labels(values: np.ndarray, path: Path, *, threshold: float = PURE) -> np.ndarray:
+    """Turn a label map or abundances, whichever it is, into labels; raises ``BadFile``."""
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.ndim == 2:
+        return labels_from_map(values, path)
+    if not are_abundances(values):
+        shape = " x ".join(map(str, values.shape))
+        what = f"{shape} numbers that are neither a label map nor abundances"
+        raise BadFile(path, what, "give an H x W map of whole numbers, or H x W x classes of fractions from 0 to 1")
+    return labels_from_abundances(values, threshold)
+
+
+def class_set(count: int, names: tuple[str, ...] = ()) -> ClassSet:
+    """Name ``count`` classes, ``class_1``, … without better names; in files they are 1, 2, …, and 0 is ignored."""
+    usual = [f"class_{number}" for number in range(1, count + 1)]
+    if len(names) >= count and len(set(names)) == len(names):
+        usual = list(names)
+    return ClassSet(
+        tuple(usual),
+        colours=(*COLOURS[: len(usual)], *map(palette_colour, range(len(COLOURS) + 1, len(usual) + 1))),
+        ignore_index=UNLABELLED,
+        values=tuple(range(1, len(usual) + 1)),
+    )

@@ -1,0 +1,114 @@
+"""A run on one scene from recipe to report, and the scoring of its model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from fullyconv.checkpoint import read_config
+from fullyconv.files import BadFile, write_json
+from fullyconv.hsi.fit import Watch, fit
+from fullyconv.hsi.formats.files import open_scene
+from fullyconv.hsi.recipe import SceneRecipe
+from fullyconv.hsi.report import write_scene_report
+from fullyconv.hsi.scene import Scene
+from fullyconv.hsi.scoring import SceneEvaluation, evaluate_map
+from fullyconv.hsi.segmenter import SceneSegmenter, load_scene_model
+from fullyconv.hsi.splits import Split
+from fullyconv.hsi.trial import Trial, labelled, make_trial, read_split, training_windows, write_split
+from fullyconv.networks.fcn import FCN
+from fullyconv.report import plot_confusion, save_figure
+from fullyconv.train.loop import BEST
+from fullyconv.train.recipe import read_recipe, write_recipe
+
+RECIPE, SPLIT, EVALUATION = "recipe.yaml", "split.npz", "evaluation.json"
+CHANGEABLE = ("steps", "minutes", "device")  # when a run is resumed
+
+
+def read_labelled(recipe: SceneRecipe, path: Path) -> Scene:
+    """Open the scene of a recipe; raises ``BadFile``."""
+    return open_scene(path, recipe.labels, cube_key=recipe.cube_key, label_key=recipe.label_key)
+
+
+def train_scene(
+    recipe: SceneRecipe, scene: Scene, out: Path, *, watch: Watch | None = None, resume: bool = False
+) -> SceneEvaluation:
+    """Train on a scene, score the model on the test pixels, and write all of it to ``out``.
+
+    ``recipe.yaml``, ``split.npz`` (its masks), ``model``, ``evaluation.json``, ``confusion.png``,
+    ``report.html``. Raises ``BadFile`` if ``out`` already holds a run and ``resume`` is false, or if the
+    run to resume was another one.
+    """
+    begun, done = (out / RECIPE).is_file(), (out / BEST).is_dir()
+    if begun and not resume:
+        raise BadFile(out, "already holds a run", "continue it with --resume, or choose another --out")
+    if begun:
+        _check_same_run(recipe, out / RECIPE)
+    trial = make_trial(recipe, scene)
+    if not done:
+        out.mkdir(parents=True, exist_ok=True)
+        write_recipe(recipe, out / RECIPE)
+        write_split(trial.split, out / SPLIT)
+        fit(trial, out=out, watch=watch, resume=resume and begun)
+    segmenter = load_scene_model(out / BEST, device=recipe.device)
+    labels = segmenter.predict(scene).labels
+    evaluation = evaluate_network(trial, labels, segmenter.network)
+    write_json(out / EVALUATION, evaluation.document())
+    save_figure(plot_confusion(evaluation.evaluation), out / "confusion.png")
+    write_scene_report(
+        out, trial, labels, evaluation, title=f"fullyconv: {out.name}", recipe=(out / RECIPE).read_text()
+    )
+    return evaluation
+
+
+def evaluate_network(trial: Trial, labels: np.ndarray, network: FCN) -> SceneEvaluation:
+    """Score a network's map of a trial's scene, with the leakage that follows from its geometry."""
+    windows = training_windows(network, trial.recipe, (trial.labels.shape[0], trial.labels.shape[1]))
+    averaged = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    note = "; its batch normalisation has averaged over the whole scene besides" if averaged else ""
+    return evaluate_map(trial, labels, windows, note=note)
+
+
+def evaluate_scene(
+    model: Path, segmenter: SceneSegmenter, scene: Scene, *, masks: Path | None = None
+) -> SceneEvaluation:
+    """Score a model on a labelled scene: on the test pixels of ``masks``, else of the run that it belongs to.
+
+    A scene other than the run's was not trained on: there every labelled pixel is scored. Raises
+    ``ValueError`` if the model's classes are not the scene's.
+    """
+    labels, classes = labelled(scene)
+    if len(classes) != len(segmenter.classes):
+        raise ValueError(
+            f"the model tells {len(segmenter.classes)} classes apart, {scene.name!r} has {len(classes)}: "
+            "give the label map that it was trained on"
+        )
+    config, run = read_config(model), model.parent
+    own = run / SPLIT
+    if masks is None and own.is_file() and config.notes.get("scene") == scene.name:
+        masks = own
+    nothing = np.zeros(labels.shape, bool)
+    split = Split(nothing, labels >= 0, nothing, "masks") if masks is None else read_split(masks, labels)
+    recipe = SceneRecipe(network=config.architecture.name)
+    if (run / RECIPE).is_file():
+        recipe = read_recipe(run / RECIPE, {"default": recipe})
+    trial = Trial(recipe, scene, labels, segmenter.classes, split, segmenter.preprocess)
+    return evaluate_network(trial, segmenter.predict(scene).labels, segmenter.network)
+
+
+def _check_same_run(recipe: SceneRecipe, path: Path) -> None:
+    """Refuse to continue a run with choices that would make it another one."""
+    before = read_recipe(path, {"default": SceneRecipe()})
+    changed = [
+        key
+        for key in SceneRecipe.model_fields
+        if key not in CHANGEABLE and getattr(before, key) != getattr(recipe, key)
+    ]
+    if changed:
+        raise BadFile(
+            path,
+            f"the run was started with another {', '.join(changed)}",
+            f"resume with the same recipe and settings (only {', '.join(CHANGEABLE)} may change)",
+        )

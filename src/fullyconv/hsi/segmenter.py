@@ -1,0 +1,119 @@
+"""A trained network of scenes: spectra in, a class for every pixel out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isqrt
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from fullyconv.checkpoint import load_network
+from fullyconv.files import BadFile
+from fullyconv.hsi.formats.files import open_cube
+from fullyconv.hsi.formats.mapped import FINITE, not_finite, release, unusable_bands
+from fullyconv.hsi.pictures import false_colour
+from fullyconv.hsi.scene import Scene
+from fullyconv.machine import DeviceName, Precision, evaluating
+from fullyconv.networks.fcn import FCN
+from fullyconv.predict.image import Picture, Prediction, Segmenter
+from fullyconv.types import ClassSet, SpectralPreprocess
+
+WHOLE_BYTES = 256 << 20  # of float32 spectra; larger scenes go through the network tile by tile
+TILE_BYTES = 256 << 20  # of memory that a tile may take, about
+
+
+class SceneSegmenter(Segmenter):
+    """A ``Segmenter`` of hyperspectral scenes: it reads spectra, and tiles by memory instead of pixels."""
+
+    preprocess: SpectralPreprocess  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        network: FCN,
+        *,
+        classes: ClassSet,
+        preprocess: SpectralPreprocess,
+        device: DeviceName = "auto",
+        precision: Precision = "fp32",
+    ) -> None:
+        if preprocess.channels != network.in_channels:
+            raise ValueError(
+                f"the network sees {network.in_channels} channels, its normalisation gives {preprocess.channels}"
+            )
+        super().__init__(network, classes=classes, preprocess=preprocess, device=device, precision=precision)  # type: ignore[arg-type]
+
+    def predict(self, image: Picture | Scene, *, probabilities: bool = False) -> Prediction:
+        """Label every pixel of the path of a scene, a ``Scene``, or an H x W x B array, memory-mapped too.
+
+        Large scenes are cut into tiles that overlap by what the network sees, as ``Segmenter.predict`` cuts
+        images. Raises ``BadFile`` for a file that cannot be read, ``ValueError`` for another number of bands.
+        """
+        scene = as_scene(image, self.preprocess.scene_bands)
+        return self._label(scene.cube, false_colour(scene), probabilities=probabilities)
+
+    def _tiles(self, pixels: np.ndarray) -> Iterator[tuple[slice, slice, Tensor]]:
+        for tile in super()._tiles(pixels):
+            yield tile
+            release(pixels)
+
+    def _tile_core(self, pixels: np.ndarray) -> int:
+        area, bands = pixels.shape[0] * pixels.shape[1], pixels.shape[2]
+        if 4 * area * bands <= WHOLE_BYTES:
+            return 0
+        side = isqrt(TILE_BYTES // (4 * bands * 4 + working_bytes(self.network)))
+        halo = max(plan.reach + plan.stride for plan in self.network.plans)
+        return int(max(side - 2 * halo, halo))  # a halo wider than the core would be computed nine times over
+
+    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
+        """Apply the normalisation; spectra are searched for NaN here, piece by piece."""
+        planes = self.preprocess(pixels)
+        if not np.isfinite(planes).all():
+            broken = [band for band in unusable_bands(pixels) if band in self.preprocess.bands]
+            raise ValueError(f"{not_finite(broken)}: {FINITE}")
+        return planes
+
+
+def working_bytes(network: FCN) -> int:
+    """Measure what a network's layers take per pixel of the image, by a small one.
+
+    Thrice the widest layer's input and output: the maps that wait for their fusion, and the convolutions' own copies.
+    """
+    most = 0
+
+    def note(_: nn.Module, given: tuple[Tensor, ...], result: object) -> None:
+        nonlocal most
+        most = max(most, sum(t.numel() for t in (*given, result) if isinstance(t, Tensor)))
+
+    hooks = [module.register_forward_hook(note) for module in network.modules() if not list(module.children())]
+    size = [max(64, smallest) for smallest in network.smallest_input]
+    try:
+        with evaluating(network):
+            network(next(network.parameters()).new_zeros(1, network.in_channels, *size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return 3 * 4 * most // (size[0] * size[1])
+
+
+def as_scene(image: Picture | Scene, bands: int) -> Scene:
+    """Bring any accepted form of a scene to one of so many bands; raises ``BadFile`` or ``ValueError``."""
+    if isinstance(image, Path | str):
+        image = open_cube(Path(image))
+    scene = Scene(image) if isinstance(image, np.ndarray) else image
+    if not isinstance(scene, Scene) or scene.cube.ndim != 3 or 0 in scene.cube.shape:
+        given = image.shape if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"this model takes scenes, H x W x {bands}, not {given}")
+    if scene.cube.shape[2] != bands or scene.cube.dtype.kind not in "buif":
+        what = f"wrong band count: {scene.cube.shape[2]} bands of {scene.cube.dtype}"
+        raise ValueError(f"{what}: the model was trained on {bands} bands of numbers: use scenes of its sensor")
+    return scene
+
+
+def load_scene_model(folder: Path | str, *, device: DeviceName = "auto") -> SceneSegmenter:
+    """Open a model folder for scenes; raises ``BadFile`` if it is not one."""
+    network, config = load_network(folder)
+    if not isinstance(config.preprocess, SpectralPreprocess):
+        raise BadFile(folder, "labels pictures, not scenes", "name the model of a run of train hsi")
+    return SceneSegmenter(network, classes=config.classes, preprocess=config.preprocess, device=device)

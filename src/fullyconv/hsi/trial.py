@@ -1,0 +1,162 @@
+"""What every method on a scene starts from: the same training pixels, test pixels and normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from fullyconv.files import BadFile, whole_file
+from fullyconv.hsi.normalise import fit_spectral
+from fullyconv.hsi.recipe import SceneRecipe
+from fullyconv.hsi.scene import Scene
+from fullyconv.hsi.splits import (
+    Split,
+    SplitKind,
+    Windows,
+    block_split,
+    farthest,
+    leakage,
+    mask_split,
+    random_split,
+    turned,
+    within,
+)
+from fullyconv.networks import build
+from fullyconv.networks.fcn import FCN
+from fullyconv.surgery.layers import without_weights
+from fullyconv.types import ClassSet, SpectralPreprocess
+
+WHOLE_PIXELS = 1_000_000  # larger scenes train tile by tile
+TILE_PX = 512
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A labelled scene, its split, and the normalisation that its training pixels give."""
+
+    recipe: SceneRecipe
+    scene: Scene
+    labels: np.ndarray  # H x W, below 0 where there is none
+    classes: ClassSet
+    split: Split
+    preprocess: SpectralPreprocess
+
+    @property
+    def training_labels(self) -> np.ndarray:
+        """The labels of the training pixels, H x W; every other pixel is void."""
+        return np.where(self.split.train, self.labels, -1)
+
+    def leakage(self, windows: Windows) -> float:
+        """Return the share of test pixels that a method with these windows has seen in training."""
+        return leakage(self.split.train, self.split.test, windows)
+
+
+def make_trial(recipe: SceneRecipe, scene: Scene, *, guard: int = 0) -> Trial:
+    """Split a scene and fit its normalisation on the training pixels.
+
+    Blocks keep the recipe's guard, else what the recipe's network sees, ``guard`` px at least, if the scene has
+    room for it. Raises ``ValueError`` for a scene without labels.
+    """
+    labels, classes = labelled(scene)
+    split = make_split(recipe, labels, guard=guard)
+    preprocess = fit_spectral(
+        scene,
+        split.train,
+        bands=recipe.bands,
+        drop_bad=recipe.drop_bad,
+        components=recipe.components,
+        whiten=recipe.whiten,
+    )
+    return Trial(recipe, scene, labels, classes, split, preprocess)
+
+
+def labelled(scene: Scene) -> tuple[np.ndarray, ClassSet]:
+    """Return the labels of a scene and their classes; raises ``ValueError`` if it has none."""
+    if scene.labels is None or scene.classes is None:
+        raise ValueError(f"scene {scene.name!r} has no labels: give the label map with --set labels=FILE")
+    return scene.labels, scene.classes
+
+
+def make_split(recipe: SceneRecipe, labels: np.ndarray, *, guard: int = 0) -> Split:
+    """Split labels as the recipe says."""
+    if recipe.split == "random":
+        split = random_split(labels, fraction=recipe.fraction, per_class=recipe.per_class, seed=recipe.seed)
+    elif recipe.split == "blocks":
+        if recipe.guard is None:
+            guard = max(guard, farthest(_seen_windows(_outline(recipe), recipe, (labels.shape[0], labels.shape[1]))))
+        else:
+            guard = recipe.guard
+        split = block_split(
+            labels,
+            guard=guard,
+            fraction=recipe.fraction,
+            per_class=recipe.per_class,
+            block=recipe.block,
+            seed=recipe.seed,
+        )
+    elif recipe.masks is None:
+        raise ValueError("split=masks needs the masks: --set masks=FILE.npz")
+    else:
+        split = read_split(Path(recipe.masks), labels)
+    split.check(labels)
+    return split
+
+
+def network_windows(recipe: SceneRecipe, shape: tuple[int, int]) -> Windows:
+    """Return all that the recipe's network reads in training, from its own geometry."""
+    return training_windows(_outline(recipe), recipe, shape)
+
+
+def _outline(recipe: SceneRecipe) -> FCN:
+    """Build the recipe's network without weights."""
+    return without_weights(lambda: build(recipe.network, 2))
+
+
+def training_windows(network: FCN, recipe: SceneRecipe, shape: tuple[int, int]) -> Windows:
+    """Return the windows of a network's training pixels, over all the views of the scene that it sees.
+
+    An operation over all positions (squeeze-and-excitation) makes them the whole scene.
+    """
+    if any(remark.kind == "global" for remark in network.remarks):
+        return within(shape, max(shape))
+    return _seen_windows(network, recipe, shape)
+
+
+def _seen_windows(network: FCN, recipe: SceneRecipe, shape: tuple[int, int]) -> Windows:
+    if tile_side(recipe, shape) is not None:  # a tile's phase is not the scene's: the widest of all phases
+        return within(shape, max(plan.reach for plan in network.plans))
+    rows, columns = ([np.array(plan.windows(length)) for plan in network.plans] for length in shape)
+    if not recipe.turn:
+        return rows[0], columns[1]
+    return turned((rows[0], rows[1]), (columns[0], columns[1]))
+
+
+def tile_side(recipe: SceneRecipe, shape: tuple[int, int]) -> int | None:
+    """Return the side of the tiles that a training sees one by one; ``None`` where it sees the whole scene."""
+    side = recipe.crop or (TILE_PX if shape[0] * shape[1] > WHOLE_PIXELS else None)
+    return None if side is None or side >= max(shape) else side
+
+
+def read_split(path: Path, labels: np.ndarray) -> Split:
+    """Read the masks ``train`` and ``test`` of an .npz file, perhaps by ``write_split``; raises ``BadFile``."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            given = mask_split(labels, arrays["train"], arrays["test"])
+            if "kind" not in arrays:
+                return given
+            split = replace(given, kind=cast("SplitKind", str(arrays["kind"])), guard=int(arrays["guard"]))
+            split.check(labels)
+            return split
+    except (OSError, ValueError, KeyError) as error:
+        raise BadFile(
+            path, f"is no split of these labels ({error})", "write masks 'train' and 'test' with numpy.savez"
+        ) from None
+
+
+def write_split(split: Split, path: Path) -> None:
+    """Write a split, for ``read_split``."""
+    with whole_file(path) as draft, draft.open("wb") as file:
+        np.savez_compressed(file, train=split.train, test=split.test, kind=split.kind, guard=split.guard)

@@ -1,1 +1,0 @@
-"""Learning to label one hyperspectral scene: recipe, training, scores, comparison with other methods."""

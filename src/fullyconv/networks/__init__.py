@@ -1,0 +1,177 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple, overload
+
+from torch import nn
+
+from fullyconv.networks.architecture import USUAL_CLASSES, Architecture, architecture_of
+from fullyconv.networks.classifier import Classifier
+from fullyconv.networks.converted import from_classifier
+from fullyconv.networks.fcn import FCN, Upsampling
+from fullyconv.networks.fusion import LateFusion
+from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.reference import REFERENCES, Reference
+from fullyconv.networks.trunks import backbone
+from fullyconv.networks.trunks.caffenet import CaffeNet
+from fullyconv.networks.trunks.external import is_external
+from fullyconv.networks.trunks.googlenet import GoogLeNet
+from fullyconv.networks.trunks.lenet import LeNet
+from fullyconv.networks.trunks.vgg import VGG16
+from fullyconv.upsample import Border
+
+__all__ = [
+    "CLASSIFIERS", "REFERENCES", "Architecture", "architecture_of", "build", "external_trunk", "from_classifier",
+    "generic_names", "network_names", "rebuild",
+]  # fmt: skip
+
+# Which FCNs each trunk has the maps for: of its coarsest map alone, with one skip, with two, …
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "vgg16": ("fcn32s", "fcn16s", "fcn8s"),
+    "vgg16-same": ("fcn32s", "fcn16s", "fcn8s"),
+    "resnet18": ("fcn32s", "fcn16s", "fcn8s"),
+    "caffenet": ("fcn32s",),
+    "alexnet": ("fcn32s",),
+    "googlenet": ("fcn32s",),
+    "lenet": ("fcn4s",),
+    "spectral1": ("fcn1s",),
+    "spectral2": ("fcn2s", "fcn1s"),
+    "spectral4": ("fcn4s", "fcn2s", "fcn1s"),
+    "spectral8": ("fcn8s", "fcn4s", "fcn2s", "fcn1s"),
+}
+
+# The reference lets scores fade towards the edge, as its zero-padded upsampling does; the compact
+# trunks have no reference to match and repeat the edge instead.
+COMPACT = ("resnet18", "spectral1", "spectral2", "spectral4", "spectral8")
+BORDERS: dict[str, Border] = dict.fromkeys(COMPACT, "replicate")
+
+ClassifierName = Literal["vgg16", "caffenet", "alexnet", "googlenet", "lenet"]
+
+
+class Published(NamedTuple):
+    """A classifier: its trunk, padded as published, its classes, the side of the pictures it was made for."""
+
+    trunk: Callable[[], nn.Module]
+    classes: int
+    side: int
+
+
+CLASSIFIERS = {
+    "vgg16": Published(partial(VGG16, image_pad=1), 1000, 224),
+    "caffenet": Published(partial(CaffeNet, image_pad=0), 1000, 227),
+    "alexnet": Published(partial(CaffeNet, image_pad=0, norm_first=True), 1000, 227),
+    "googlenet": Published(GoogLeNet, 1000, 224),
+    "lenet": Published(partial(LeNet, image_pad=0), 10, 28),
+}
+
+
+def generic_names() -> list[str]:
+    """List the names that combine a variant and a trunk."""
+    return [f"{variant}-{trunk}" for trunk, variants in VARIANTS.items() for variant in variants]
+
+
+def network_names() -> list[str]:
+    """List the segmentation networks ``build`` knows; it also knows ``CLASSIFIERS`` and trunks from elsewhere."""
+    return [*generic_names(), *REFERENCES]
+
+
+def external_trunk(name: str) -> tuple[int, str] | None:
+    """Split a network's name with a classifier from elsewhere, ``fcn8s-timm:resnet50``, into stride and classifier."""
+    found = re.fullmatch(r"fcn(\d+)s-(.+)", name)
+    return (int(found[1]), found[2]) if found and is_external(found[2]) else None
+
+
+@overload
+def build(name: ClassifierName, classes: int | None = None) -> Classifier: ...  # type: ignore[overload-overlap]
+@overload
+def build(
+    name: str, classes: int | None = None, *, upsampling: Upsampling | None = None, channels: int | None = None
+) -> FCN: ...
+def build(
+    name: str, classes: int | None = None, *, upsampling: Upsampling | None = None, channels: int | None = None
+) -> FCN | Classifier:
+    """Build a network with fresh weights.
+
+    ``name`` is a network of the papers (``REFERENCES``: ``voc-fcn8s``, ``siftflow-fcn16s``, …), or a
+    variant, a hyphen and a trunk: ``fcn32s``, ``fcn16s`` or ``fcn8s`` and ``vgg16`` (the reference
+    form), ``vgg16-same`` (padded by 1 instead of 100), ``resnet18``, …: N x 3 x H x W -> N x
+    ``classes`` x H x W scores. A trunk's name alone (``CLASSIFIERS``) gives a classifier of whole
+    pictures. ``classes`` and ``upsampling`` default to those of the named network, or to 21 classes
+    and fixed upsampling. Trunks from elsewhere are named as ``from_classifier`` takes them:
+    ``fcn8s-timm:convnext_tiny``. ``channels`` lets a variant of a trunk read images of so many instead of
+    colours; ``fcn1s-spectral4`` and its like are made for that. Raises ``ValueError`` for any other name.
+
+    >>> build("fcn8s-resnet18", classes=5).smallest_input
+    (1, 1)
+    """
+    network: FCN | Classifier
+    external = external_trunk(name)
+    if external is not None:
+        stride, trunk = external
+        return from_classifier(
+            trunk, classes or USUAL_CLASSES, stride, upsampling=upsampling or "fixed", channels=channels
+        )
+    if channels is not None and (name in CLASSIFIERS or name in REFERENCES):
+        raise ValueError(f"{name} reads the channels it was published with: leave channels out")
+    if name in CLASSIFIERS:
+        if upsampling == "learned":
+            raise ValueError(f"{name} is a classifier and upsamples nothing: leave upsampling out")
+        published = CLASSIFIERS[name]
+        network = Classifier(published.trunk(), classes=published.classes if classes is None else classes)
+    elif name in REFERENCES:
+        network = _build_reference(REFERENCES[name], classes, upsampling)
+    elif name in generic_names():
+        variant, _, trunk = name.partition("-")
+        network = FCN(
+            backbone(trunk, channels),
+            classes=USUAL_CLASSES if classes is None else classes,
+            skips=VARIANTS[trunk].index(variant),
+            upsampling=upsampling or "fixed",
+            border=BORDERS.get(trunk, "zero"),
+        )
+    else:
+        raise ValueError(f"unknown network {name!r}: choose one of {', '.join([*network_names(), *CLASSIFIERS])}")
+    network.architecture = Architecture(  # type: ignore[assignment]
+        name, network.classes, network.upsampling if isinstance(network, FCN) else "fixed", channels
+    )
+    return network
+
+
+def rebuild(architecture: Architecture) -> FCN:
+    """Build the network that an architecture describes, with fresh weights."""
+    external = external_trunk(architecture.name)
+    if external is None:
+        return build(
+            architecture.name, architecture.classes, upsampling=architecture.upsampling, channels=architecture.channels
+        )
+    stride, trunk = external
+    return from_classifier(
+        trunk,
+        architecture.classes,
+        stride,
+        taps=architecture.taps,
+        example=architecture.example,
+        upsampling=architecture.upsampling,
+        channels=architecture.channels,
+    )
+
+
+def _build_reference(reference: Reference, classes: int | None, upsampling: Upsampling | None) -> FCN:
+    classes = reference.classes if classes is None else classes
+    upsampling = upsampling or reference.upsampling
+    trunk, skips = backbone(reference.trunk), reference.skips
+    network: FCN
+    if reference.geometric:
+        network = TwoHeads(trunk, classes=classes, geometric=reference.geometric, skips=skips, upsampling=upsampling)
+    elif reference.streams[1:] == ("hha",):
+        second = backbone(reference.trunk)
+        network = LateFusion(trunk, second, classes=classes, skips=skips, upsampling=upsampling)
+    else:
+        network = FCN(trunk, classes=classes, skips=skips, upsampling=upsampling, scales=reference.scales)
+    if reference.trains == "score":
+        network.trunk.requires_grad_(False)
+    return network

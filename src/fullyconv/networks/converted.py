@@ -1,0 +1,95 @@
+"""FCNs on any classifier (paper, section 4): its graph says where to tap it and how the maps lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from fullyconv.networks.architecture import USUAL_CLASSES, Architecture
+from fullyconv.networks.fcn import FCN, Upsampling
+from fullyconv.networks.trunks.external import classifier as build_classifier
+from fullyconv.networks.trunks.external import origins, usual_example
+from fullyconv.surgery.layers import widen, without_weights
+from fullyconv.surgery.trunk import ClassifierTrunk, Example, cut_trunk
+from fullyconv.trace.nodes import operation
+from fullyconv.trace.record import is_noise
+from fullyconv.trace.walk import layer_of
+
+IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)
+
+
+def from_classifier(  # noqa: PLR0913 (the choices of one network)
+    classifier: nn.Module | str,
+    classes: int = USUAL_CLASSES,
+    stride: int = 8,
+    *,
+    taps: Sequence[str] = (),
+    example: Example | None = None,
+    upsampling: Upsampling = "fixed",
+    channels: int | None = None,
+    origin: str | None = None,
+) -> FCN:
+    """Make an FCN-32s, -16s, -8s (or -4s, …) on a classifier, with a copy of its weights.
+
+    ``classifier`` takes N x C x H x W and gives N x K scores; a name (``timm:convnext_tiny``,
+    ``torchvision:resnet50``, ``my_package.nets:build``) stands for a fresh one. ``stride`` is that of the finest map
+    to score: 32 is FCN-32s, 8 FCN-8s. ``taps`` names the modules to tap instead, as in ``named_modules``.
+    ``example`` (C, H, W) is a size the classifier takes: timm's own for its models, else 3 x 224 x 224.
+
+    ``channels`` widens the first layer to images of so many: its filters are kept, each further channel starts
+    with their mean (the reference's rule for colour and depth).
+
+    Score layers start at zero; kernels, crops, the margin of zeros around the image and all offsets follow from the
+    classifier's graph (``fullyconv inspect`` prints them); images of any size are labelled. A saved model records the
+    name the classifier can be built by, which is found for models of timm and torchvision and for classes that need
+    no arguments; for others give ``origin``. (Noise of training that arguments switched on, such as stochastic
+    depth, is not part of a name.)
+
+    Raises ``ValueError`` naming the operation and module for what has no fully convolutional form.
+    """
+    if isinstance(classifier, str):
+        origin, classifier = classifier, build_classifier(classifier)
+    example = example or usual_example(classifier)
+    trunk = cut_trunk(classifier, stride=stride, taps=taps, example=example)
+    origin = origin or _origin(classifier, trunk, stride=stride, taps=taps, example=example)
+    if channels is not None:
+        widen(trunk, channels)
+    network = FCN(
+        trunk, classes=classes, skips=len(trunk.channels) - 1, upsampling=upsampling, border="replicate", cover=True
+    )
+    if origin is not None:
+        network.architecture = Architecture(  # type: ignore[assignment]
+            f"fcn{stride}s-{origin}", classes, upsampling, channels, tuple(taps), example
+        )
+    return network
+
+
+def _origin(
+    classifier: nn.Module, trunk: ClassifierTrunk, *, stride: int, taps: Sequence[str], example: Example | None
+) -> str | None:
+    """Find a name that builds the same trunk."""
+    shapes = _shapes(classifier)
+    for name in origins(classifier):
+        try:
+            rebuilt = without_weights(partial(build_classifier, name))
+            if not shapes.keys() <= _shapes(rebuilt).keys():
+                continue
+            other = cut_trunk(rebuilt, stride=stride, taps=taps, example=example)
+        except Exception:  # whatever a constructor raises without its arguments
+            continue
+        if _operations(other) == _operations(trunk) and _shapes(other) == _shapes(trunk):
+            return name
+    return None
+
+
+def _operations(trunk: ClassifierTrunk) -> list[tuple[str, str]]:
+    """List what a trunk does when it is not training."""
+    nodes = ((operation(node), layer_of(trunk.classifier, node)) for node in trunk.classifier.graph.nodes)
+    return [(name, repr(layer)) for name, layer in nodes if not (isinstance(layer, IDLE) or is_noise(layer))]
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}

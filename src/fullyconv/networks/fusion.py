@@ -1,0 +1,43 @@
+"""Late fusion: two networks for two kinds of picture, their scores averaged (paper, section 5: RGB-HHA)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fullyconv.networks.fcn import FCN, Upsampling, score_heads
+
+WEIGHTS = (0.5, 0.5)  # the paper says sum; its release averages
+
+
+class LateFusion(FCN):
+    """Two trunks with score heads of their own, one upsampling of the weighted sum of their scores.
+
+    Takes N x (K + L) x H x W: the K channels of ``trunk`` (colour), then the L of ``second`` (HHA).
+    The trunks have the same layers, so their maps lie on one grid; raises ``ValueError`` if they do not.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        second: nn.Module,
+        *,
+        classes: int,
+        skips: int,
+        upsampling: Upsampling = "fixed",
+    ) -> None:
+        super().__init__(trunk, classes=classes, skips=skips, upsampling=upsampling)
+        other = FCN(second, classes=classes, skips=skips)
+        if other.plans != self.plans:
+            raise ValueError("the two trunks have different strides or windows: fuse networks of the same layers")
+        self.first_channels, self.in_channels = self.in_channels, self.in_channels + other.in_channels
+        self.second, self.second_heads = second, score_heads(second, classes, skips)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Score every pixel of N x (K + L) x H x W."""
+        self._check(image)
+        first, second = image[:, : self.first_channels], image[:, self.first_channels :]
+        pairs = zip(
+            self._score(self.trunk(first), self.heads), self._score(self.second(second), self.second_heads), strict=True
+        )
+        fused = [WEIGHTS[0] * one + WEIGHTS[1] * other for one, other in pairs]
+        return self._climb(fused, self.upsamplers, image)

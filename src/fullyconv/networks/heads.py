@@ -1,0 +1,41 @@
+"""An FCN with a second task on the same features: the SIFT Flow nets (paper, section 5)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from fullyconv.networks.fcn import FCN, Upsampling, score_heads
+
+
+class SceneScores(NamedTuple):
+    """What a two-headed network says of N x 3 x H x W pixels."""
+
+    semantic: Tensor  # N x C x H x W
+    geometric: Tensor  # N x G x H x W
+
+
+class TwoHeads(FCN):
+    """An FCN that also scores ``geometric`` classes (sky, horizontal, vertical) from the same maps.
+
+    The two tasks share the trunk and nothing else. ``classes`` and all arguments are those of the
+    semantic task and of ``FCN``.
+    """
+
+    def __init__(
+        self, trunk: nn.Module, *, classes: int, geometric: int, skips: int, upsampling: Upsampling = "fixed"
+    ) -> None:
+        super().__init__(trunk, classes=classes, skips=skips, upsampling=upsampling)
+        self.geometric = geometric
+        self.geometric_heads = score_heads(trunk, geometric, skips)
+        self.geometric_upsamplers = self._upsamplers(geometric)
+
+    def forward(self, image: Tensor) -> SceneScores:  # type: ignore[override]
+        """Score every pixel of N x 3 x H x W for both tasks."""
+        self._check(image)
+        features = self.trunk(image)
+        return SceneScores(
+            self._climb(self._score(features, self.heads), self.upsamplers, image),
+            self._climb(self._score(features, self.geometric_heads), self.geometric_upsamplers, image),
+        )

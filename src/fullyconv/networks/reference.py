@@ -1,0 +1,75 @@
+"""The networks of the papers and of their release, as values (fact sheet, section 1.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fullyconv.networks.fcn import Upsampling
+from fullyconv.types import Preprocess
+
+VOC = (104.00699, 116.66877, 122.67892)
+PASCAL_CONTEXT = (104.007, 116.669, 122.679)
+SIFT_FLOW = (114.578, 115.294, 108.353)
+NYUD_COLOUR = (116.190, 97.203, 92.318)
+NYUD_DEPTH = (7.844,)  # of the natural logarithm of millimetres
+NYUD_HHA = (132.431, 94.076, 118.477)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A network of the papers.
+
+    ``mean`` is subtracted from the input's channels, 0..255, in their order: BGR colour, then log-depth
+    or HHA where the network sees those. ``scales`` shrink the maps that the skips score, coarse to
+    fine; ``geometric`` is the number of classes of a second task; ``streams`` the blobs of a network
+    that sees several pictures; ``trains`` what is not frozen.
+    """
+
+    mean: tuple[float, ...]
+    classes: int = 21
+    skips: int = 0
+    trunk: str = "vgg16"
+    scales: tuple[float, ...] = ()
+    geometric: int = 0
+    streams: tuple[str, ...] = ()
+    upsampling: Upsampling = "fixed"
+    trains: Literal["all", "score"] = "all"
+
+
+REFERENCES: dict[str, Reference] = {
+    "voc-fcn32s": Reference(VOC),
+    "voc-fcn16s": Reference(VOC, skips=1),
+    "voc-fcn8s": Reference(VOC, skips=2),
+    "voc-fcn8s-atonce": Reference(VOC, skips=2, scales=(0.01, 0.0001)),
+    "voc-fcn-alexnet": Reference(VOC, trunk="caffenet"),
+    "pascalcontext-fcn32s": Reference(PASCAL_CONTEXT, 60),
+    "pascalcontext-fcn16s": Reference(PASCAL_CONTEXT, 60, skips=1),
+    "pascalcontext-fcn8s": Reference(PASCAL_CONTEXT, 60, skips=2),
+    "siftflow-fcn32s": Reference(SIFT_FLOW, 33, geometric=3),
+    "siftflow-fcn16s": Reference(SIFT_FLOW, 33, skips=1, geometric=3),
+    "siftflow-fcn8s": Reference(SIFT_FLOW, 33, skips=2, geometric=3),
+    "nyud-fcn32s-color": Reference(NYUD_COLOUR, 40),
+    "nyud-fcn32s-color-d": Reference(NYUD_COLOUR + NYUD_DEPTH, 40, trunk="vgg16-bgrd", streams=("color", "depth")),
+    "nyud-fcn32s-hha": Reference(NYUD_HHA, 40),
+    "nyud-fcn32s-color-hha": Reference(NYUD_COLOUR + NYUD_HHA, 40, streams=("color", "hha")),
+    # In the papers, not in the release:
+    "nyud-fcn16s-color-hha": Reference(NYUD_COLOUR + NYUD_HHA, 40, skips=1, streams=("color", "hha")),
+    "voc-fcn32s-fixed": Reference(VOC, trains="score"),
+    "voc-fcn-googlenet": Reference(VOC, trunk="googlenet"),
+    "voc-fcn16s-learned": Reference(VOC, skips=1, upsampling="learned"),
+    "voc-fcn8s-learned": Reference(VOC, skips=2, upsampling="learned"),
+}
+
+RELEASED = tuple(REFERENCES)[:15]
+"""The fifteen networks of the release."""
+
+
+def preprocess_of(name: str) -> Preprocess:
+    """Return the normalisation of a network of the papers; of any other, that of the VOC nets.
+
+    Mean-free BGR at its full range, then log-depth or HHA where the network sees those; HHA alone in
+    its own order.
+    """
+    mean = REFERENCES.get(name, REFERENCES["voc-fcn32s"]).mean
+    return Preprocess(mean, (1.0,) * len(mean), "RGB" if mean == NYUD_HHA else "BGR")

@@ -1,0 +1,1 @@
+"""What a prediction is worth: counts first, scores from counts."""

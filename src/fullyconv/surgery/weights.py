@@ -1,0 +1,116 @@
+"""Weights from one network to another, by name (reference, section "surgery"; paper, sections 4.1 and 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Weights = nn.Module | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Transplant:
+    """What a transplant did; all are names of tensors, in the target except for ``left``."""
+
+    moved: tuple[str, ...]
+    reshaped: tuple[str, ...]  # same numbers in the same order, another shape
+    left: tuple[str, ...]  # in the source, skipped or with no place in the target
+    missing: tuple[str, ...]  # in the target, not in the source: they keep their values
+
+    def __str__(self) -> str:
+        parts = {"moved": self.moved, "reshaped": self.reshaped, "left": self.left, "missing": self.missing}
+        return "; ".join(
+            f"{len(names)} {what}" + (f" ({_some(names)})" if what != "moved" and names else "")
+            for what, names in parts.items()
+        )
+
+
+def _some(names: tuple[str, ...], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def transplant(
+    source: Weights, target: nn.Module, *, skip: Collection[str] = (), rename: Mapping[str, str] | None = None
+) -> Transplant:
+    """Copy every tensor of ``source`` to the tensor of the same name in ``target``.
+
+    ``source`` is a network or named tensors. Tensors of one size but another shape are filled in flat
+    order, which turns an O x (C*h*w) matrix into an O x C x h x w kernel. ``skip`` names tensors, or
+    layers by their dotted prefix, that stay behind; ``rename`` maps such names of the source to the
+    target's (``{"features.0": "trunk.block1.conv1_1"}``). Raises ``ValueError``, and then changes nothing,
+    if a name stands for different numbers of elements (the reference's script would repeat or cut
+    them) or for different numbers of outputs.
+    """
+    given = source.state_dict() if isinstance(source, nn.Module) else source
+    names = {name: _renamed(name, rename or {}) for name in given if not _skipped(name, skip)}
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"rename gives two tensors of the source one name: {rename}")
+    tensors, places = {new: given[old] for old, new in names.items()}, target.state_dict()
+    common = [name for name in tensors if name in places]
+    for name in common:
+        _check(name, tensors[name].shape, places[name].shape)
+    with torch.no_grad():
+        for name in common:
+            places[name].copy_(tensors[name].reshape(places[name].shape))
+    return Transplant(
+        moved=tuple(name for name in common if tensors[name].shape == places[name].shape),
+        reshaped=tuple(name for name in common if tensors[name].shape != places[name].shape),
+        left=tuple(name for name in given if names.get(name) not in places),
+        missing=tuple(name for name in places if name not in common),
+    )
+
+
+def _renamed(name: str, rename: Mapping[str, str]) -> str:
+    """Replace the longest dotted prefix that is listed."""
+    prefixes = [prefix for prefix in rename if _skipped(name, (prefix,))]
+    if not prefixes:
+        return name
+    longest = max(prefixes, key=len)
+    return rename[longest] + name[len(longest) :]
+
+
+def _skipped(name: str, skip: Collection[str]) -> bool:
+    return any(name == entry or name.startswith(f"{entry}.") for entry in skip)
+
+
+def _check(name: str, given: torch.Size, wanted: torch.Size) -> None:
+    """Refuse tensors that cannot be the same weights; axes of length 1 (Caffe's old blobs) do not matter."""
+    if given.numel() != wanted.numel():
+        raise ValueError(
+            f"{name}: the source has {tuple(given)}, {given.numel()} elements, the target {tuple(wanted)}, "
+            f"{wanted.numel()}: rename the layer, or leave it out with skip"
+        )
+    outputs = [[length for length in shape if length > 1][:1] for shape in (given, wanted)]
+    if given[:1] != wanted[:1] and outputs[0] != outputs[1]:
+        raise ValueError(
+            f"{name}: {tuple(given)} in the source cannot fill {tuple(wanted)} in flat order: "
+            "they have different numbers of outputs"
+        )
+
+
+def merge_streams(streams: Mapping[str, Weights], *, drop: Collection[str] = ()) -> dict[str, Tensor]:
+    """Name the tensors of several networks apart, to be the source of one transplant.
+
+    ``streams`` maps a suffix to a network or its tensors: ``{"color": …, "hha": …}`` turns
+    ``conv1_1.weight`` into ``conv1_1color.weight`` and ``conv1_1hha.weight``, the reference's names
+    for late fusion. ``drop`` lists layers that the streams share and that stay behind (``upscore``).
+    Raises ``ValueError`` if two tensors come to share a name.
+
+    >>> sorted(merge_streams({"color": nn.Linear(2, 2), "hha": nn.Linear(2, 2, bias=False)}))
+    ['biascolor', 'weightcolor', 'weighthha']
+    """
+    merged: dict[str, Tensor] = {}
+    for suffix, source in streams.items():
+        tensors = source.state_dict() if isinstance(source, nn.Module) else source
+        for name, tensor in tensors.items():
+            if _skipped(name, drop):
+                continue
+            layer, dot, kind = name.rpartition(".")
+            renamed = f"{layer}{suffix}.{kind}" if dot else f"{name}{suffix}"
+            if renamed in merged:
+                raise ValueError(f"two streams give a tensor {renamed!r}: choose other suffixes than {list(streams)}")
+            merged[renamed] = tensor
+    return merged

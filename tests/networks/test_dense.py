@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fullyconv.networks import build
+from fullyconv.networks.dense import ScoreMap, shift_and_stitch, to_atrous
+from fullyconv.networks.fcn import FCN
+from fullyconv.networks.trunks.resnet import Residual
+from fullyconv.networks.trunks.vgg import VGG16
+
+
+def whole(net: nn.Module) -> nn.Module:
+    """Give a network small whole weights: sums of whole numbers are exact in float64, whatever their order."""
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            for parameter in (module.weight, module.bias):
+                if parameter is not None:
+                    parameter.data = torch.randint(-1, 2, parameter.shape, generator=generator).double()
+    return net.double().eval()
+
+
+def picture(height: int, width: int, channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(-9, 10, (1, channels, height, width), generator=generator).double()
+
+
+def slim_vgg(image_pad: int, fc6_pad: int) -> nn.Module:
+    """VGG-16's layers, strides and paddings, two channels wide."""
+    with torch.device("meta"):
+        net = FCN(VGG16(image_pad=image_pad, fc6_pad=fc6_pad), classes=2, skips=0)
+    first = True
+    for name, conv in [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]:
+        net.get_submodule(name.rpartition(".")[0]).register_module(
+            name.rpartition(".")[2], nn.Conv2d(3 if first else 2, 2, conv.kernel_size, padding=conv.padding)
+        )
+        first = False
+    return net
+
+
+def alexnet_like() -> nn.Module:
+    """CaffeNet's strides, paddings, groups and ceil-mode pools, and strided convolution, few channels wide."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 11, stride=4, padding=30), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.Conv2d(4, 4, 5, padding=2, groups=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True), nn.Dropout(0.5),
+        nn.Conv2d(4, 2, 2),
+    )  # fmt: skip
+
+
+def resnet_like() -> nn.Module:
+    """ResNet-18's stem, padded pool and strided shortcuts, two channels wide."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 2, 7, 2, padding=3, bias=False), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1),
+        Residual(2, 2, 1), Residual(2, 3, 2), Residual(3, 2, 2), Residual(2, 2, 2), nn.Conv2d(2, 2, 1),
+    )  # fmt: skip
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0  # so that whole numbers stay whole
+            nn.init.ones_(module.weight)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("vgg", (3, 2)), ("vgg", (34, 1)), ("vgg-same", (33, 3)), ("alexnet", (30, 41)), ("resnet", (35, 6))],
+)
+def test_shift_and_stitch_equals_a_trous_exactly_and_extends_the_strided_network(
+    name: str, size: tuple[int, int]
+) -> None:
+    # Fact sheet, statement 4; exact to the last row and column, padding and partial windows included.
+    make = {
+        "vgg": lambda: slim_vgg(100, 0),
+        "vgg-same": lambda: slim_vgg(1, 3),
+        "alexnet": alexnet_like,
+        "resnet": resnet_like,
+    }
+    net, stride = whole(make[name]()), 16 if name == "alexnet" else 32
+    strided = ScoreMap(net) if isinstance(net, FCN) else net
+    with torch.no_grad():
+        image = picture(*size)
+        coarse, dense = strided(image), to_atrous(net)(image)
+        assert torch.equal(shift_and_stitch(net, image), dense)
+        assert torch.equal(dense[..., ::stride, ::stride], coarse)
+    assert coarse.abs().max() > 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(20, 40), st.integers(20, 40))
+def test_without_inner_padding_it_is_the_network_on_every_crop(seed: int, height: int, width: int) -> None:
+    # Fact sheet, statement 4: crops that start at (dy, dx), results at (dy + f*i, dx + f*j).
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.ReLU(), nn.MaxPool2d(2, 2), nn.Conv2d(3, 3, (3, 2), stride=(2, 3)), nn.Conv2d(3, 2, 2)
+    ).double()
+    image = torch.randn(1, 2, height, width, dtype=torch.float64)
+    with torch.no_grad():
+        dense = to_atrous(net)(image)
+        oracle = torch.full_like(dense, torch.nan)
+        for dy in range(4):
+            for dx in range(6):
+                oracle[..., dy::4, dx::6] = net(image[..., dy:, dx:])
+    torch.testing.assert_close(dense, oracle, rtol=0, atol=1e-12)
+    torch.testing.assert_close(shift_and_stitch(net, image), oracle, rtol=0, atol=1e-12)
+
+
+def test_outer_padding_is_padding_the_image_first() -> None:
+    # Fact sheet, statement 4: pad the image first, then shift.
+    net = whole(
+        nn.Sequential(nn.Conv2d(3, 2, 3, padding=7), nn.MaxPool2d(2, 2), nn.Conv2d(2, 2, 3), nn.MaxPool2d(2, 2))
+    )
+    bare = nn.Sequential(nn.Conv2d(3, 2, 3), *list(net)[1:]).double()
+    bare[0].load_state_dict(net[0].state_dict())
+    image = picture(15, 18)
+    padded = functional.pad(image, (7, 7, 7, 7))
+    with torch.no_grad():
+        dense = shift_and_stitch(net, image)
+        for dy in range(4):
+            for dx in range(4):
+                assert torch.equal(dense[..., dy::4, dx::4], bare(padded[..., dy:, dx:]))
+
+
+def test_rarefied_filters_are_the_papers() -> None:
+    # Fact sheet, statement 4: f'_ij = f_{i/s,j/s} if s divides both, else 0.
+    net = nn.Sequential(nn.MaxPool2d(3, 3), nn.Conv2d(1, 1, 3, bias=False)).double()
+    rare = torch.zeros(1, 1, 7, 7, dtype=torch.float64)
+    rare[..., ::3, ::3] = net[1].weight.detach()
+    image = picture(20, 21, channels=1)
+    expected = functional.conv2d(functional.max_pool2d(image, 3, 1), rare)
+    with torch.no_grad():
+        torch.testing.assert_close(to_atrous(net)(image), expected, rtol=0, atol=1e-12)
+
+
+def test_the_dilations_of_vgg_are_the_papers() -> None:
+    # Fact sheet, statement 4.
+    with torch.device("meta"):
+        layers = dict(to_atrous(build("fcn32s-vgg16")).named_modules())
+    dilation = {
+        name.rpartition("_block")[2][2:] or name: (layer.dilation, layer.stride)
+        for name, layer in layers.items()
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d)
+    }
+    spread = {name: _first(value) for name, (value, _) in dilation.items()}
+    assert all(_first(stride) == 1 for _, stride in dilation.values())
+    for block, expected in enumerate((1, 2, 4, 8, 16), start=1):
+        assert spread[f"conv{block}_1"] == expected
+    pools = [layer for layer in layers.values() if isinstance(layer, nn.MaxPool2d)]
+    assert [_first(pool.dilation) for pool in pools] == [1, 2, 4, 8, 16]
+    assert _first(layers["trunk_fc6"].dilation) == 32
+
+
+def _first(value: int | tuple[int, int]) -> int:
+    return value if isinstance(value, int) else value[0]
+
+
+def test_the_model_keeps_its_strides_and_mode_and_shares_its_weights() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, stride=2, padding=1), nn.Dropout(0.5), nn.Conv2d(1, 1, 3, padding=1)).train()
+    image = torch.randn(1, 1, 9, 9)
+    atrous = to_atrous(net)
+    first, second = shift_and_stitch(net, image), shift_and_stitch(net, image)
+    assert torch.equal(first, second)
+    assert net[0].stride == (2, 2)
+    assert net[2].padding == (1, 1)
+    assert net.training
+    assert net[1].training
+    torch.testing.assert_close(atrous.eval()(image), first)
+    assert net[1].training
+    assert {p.data_ptr() for p in atrous.parameters()} == {p.data_ptr() for p in net.parameters()}
+
+
+def test_a_layer_used_twice_gets_two_dilations() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 3, stride=2, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(x))
+
+    net, image = whole(Twice()), picture(9, 10, channels=2)
+    with torch.no_grad():
+        assert torch.equal(shift_and_stitch(net, image), to_atrous(net)(image))
+        assert torch.equal(to_atrous(net)(image)[..., ::4, ::4], net(image))
+
+
+def test_what_has_no_dense_form_is_refused_by_name() -> None:
+    image = torch.zeros(1, 1, 5, 5)
+    with pytest.raises(ValueError, match=r"_1 \(AvgPool2d\): no dense form"):
+        to_atrous(nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)))
+    with pytest.raises(ValueError, match="several maps"):
+        shift_and_stitch(build("fcn32s-resnet18").trunk, image)
+    with pytest.raises(ValueError, match="too small"):
+        shift_and_stitch(nn.Conv2d(1, 1, 7), image)
+    with pytest.raises(ValueError, match="zeros"):
+        to_atrous(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"))
+    with pytest.raises(ValueError, match="ceil mode"):
+        to_atrous(nn.MaxPool2d(2, 2, padding=1, ceil_mode=True))
