@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fullyconv.crf.parameters import CRFParameters
 from fullyconv.files import BadFile, whole_file, write_json
+from fullyconv.limits import LIMITS
 from fullyconv.networks import Architecture, architecture_of, rebuild
 from fullyconv.networks.fcn import FCN
 from fullyconv.surgery import factor_like
@@ -21,7 +22,6 @@ from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 SCALE = ".scale"  # what stands behind the name of an 8-bit tensor's scales
-MOST_CONFIG_BYTES = 16 << 20
 
 
 def _kind(preprocess: Any) -> str:
@@ -113,8 +113,8 @@ def read_config(folder: Path) -> Config:
         raise BadFile(
             folder, f"is not a model: it has no {CONFIG}", "name the folder that holds config.json (RUN/model)"
         )
-    if path.stat().st_size > MOST_CONFIG_BYTES:
-        raise BadFile(path, f"larger than {MOST_CONFIG_BYTES} bytes", "restore it from where the model was saved")
+    if path.stat().st_size > LIMITS.text_bytes:
+        raise BadFile(path, f"larger than {LIMITS.text_bytes} bytes", "restore it from where the model was saved")
     try:
         config = Config.model_validate_json(path.read_bytes())
     except ValidationError as error:

@@ -13,6 +13,7 @@ from fullyconv.data import fetch
 from fullyconv.data.fetch import Fetched, download
 from fullyconv.data.sources import SOURCES, Source
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 from webserver import Server, serving
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -176,7 +177,7 @@ def test_only_the_web_is_asked(server: Server, tmp_path: Path, where: str) -> No
 
 
 def test_absurd_claims_are_refused(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "MOST_BYTES", 1000)
+    monkeypatch.setattr(LIMITS, "download_bytes", 1000)
     with pytest.raises(BadFile, match="claims 3000000 bytes"):
         get(server, tmp_path, sha256=None)
 

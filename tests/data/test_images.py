@@ -9,6 +9,7 @@ from PIL import Image
 from fullyconv.data import images
 from fullyconv.data.images import decode_mask, read_image, read_raw_mask
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 from fullyconv.types import VOID, ClassSet
 
 RNG = np.random.default_rng(0)
@@ -85,7 +86,7 @@ def test_broken_files_are_named_with_a_fix(tmp_path: Path) -> None:
 def test_implausible_sizes_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "big.png"
     Image.fromarray(RGB).save(path)
-    monkeypatch.setattr(images, "MOST_PIXELS", 100)
+    monkeypatch.setattr(LIMITS, "pixels", 100)
     with pytest.raises(BadFile, match="17 x 11 pixels"):
         read_image(path)
 

@@ -10,9 +10,9 @@ import pytest
 import scipy.io
 import scipy.sparse
 
-from fullyconv.data import mat
 from fullyconv.data.mat import read_mat
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 
 VALUES = np.random.default_rng(0).integers(0, 100, (7, 11))
 
@@ -128,7 +128,7 @@ def test_every_truncation_and_every_flipped_byte_gives_an_answer_or_an_error(tmp
 def test_claims_of_size_are_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = b"x".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
     path = tmp_path / "m.mat"
-    monkeypatch.setattr(mat, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(LIMITS, "unpacked_bytes", 100_000)
     bomb = zlib.compress(struct.pack("<II", 14, 200_000) + b"\0" * 200_000)
     path.write_bytes(header + struct.pack("<II", 15, len(bomb)) + bomb)
     with pytest.raises(BadFile, match="unpacks to more"):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fullyconv.data import unpack as module
 from fullyconv.data.unpack import is_archive, unpack
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 
 FILES = {"VOCdevkit/VOC2012/a.txt": b"a" * 512, "VOCdevkit/b.bin": bytes(range(256)) * 50, "empty": b""}
 
@@ -110,14 +110,14 @@ def test_links_that_are_already_there_are_not_written_through(tmp_path: Path) ->
 
 @pytest.mark.parametrize("suffix", ["tar.gz", "zip"])
 def test_bombs_are_stopped(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_BYTES", 5_000_000)
+    monkeypatch.setattr(LIMITS, "archive_bytes", 5_000_000)
     files = {f"{index}": b"\0" * 2_000_000 for index in range(4)}
     path = tmp_path / f"x.{suffix}"
     archive = zipped(path, files) if suffix == "zip" else tar(path, files, mode="w:gz")
     with pytest.raises(BadFile, match="unpacks to more than 5000000 bytes"):
         unpack(archive, tmp_path / "out")
     assert sum(map(len, contents(tmp_path / "out").values())) <= 5_000_000
-    monkeypatch.setattr(module, "MOST_FILES", 2)
+    monkeypatch.setattr(LIMITS, "archive_files", 2)
     with pytest.raises(BadFile, match="more than 2 files"):
         unpack(tar(tmp_path / "y.tar", {"a": b"", "b": b"", "c": b""}), tmp_path / "out2")
 

@@ -11,8 +11,7 @@ from typing import Literal, TypeVar
 from fullyconv.caffe.fields import Input, ParamSpec, Shape, State, StateRule
 from fullyconv.caffe.prototxt import Message, Token, parse, parse_text
 from fullyconv.files import BadFile
-
-MOST_LAYERS = 10_000
+from fullyconv.limits import LIMITS
 
 T = TypeVar("T")
 Phase = Literal["TRAIN", "TEST"]
@@ -139,11 +138,11 @@ def _describe(root: Message, phase: Phase | None) -> Description:
     top = rest.read(_Top, "the net")
     state = State(phase or top.state.phase or "TEST", top.state.level, top.state.stage)
     layers = [_layer(message) for message in entries["layer"]] + [_old_layer(message) for message in entries["layers"]]
-    if not 1 <= len(layers) <= MOST_LAYERS:
+    if not 1 <= len(layers) <= LIMITS.layers:
         raise BadFile(
             root.path,
             f"describes {len(layers)} layers",
-            f"give a prototxt with 1 to {MOST_LAYERS} layer {{ … }} entries",
+            f"give a prototxt with 1 to {LIMITS.layers} layer {{ … }} entries",
         )
     kept = [layer for layer, rules in layers if _included(layer, rules, state)]
     _check_sharing(layer.message for layer in kept)

@@ -15,9 +15,8 @@ from fullyconv.caffe.description import Description, Layer, Phase, describe, inp
 from fullyconv.caffe.fill import assign, fill
 from fullyconv.caffe.wire import read_weights
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 
-MOST_WEIGHTS = 2**29  # 2 GiB, more than which no caffemodel holds
-MOST_VALUES = 2**31  # of one blob
 USUAL_SIDE = 500  # stands for the height and width that a data layer does not say
 USUAL_CHANNELS = 3
 # Data layers do not say what they bring; these blobs of the reference nets are no colour pictures.
@@ -65,7 +64,7 @@ class Net(nn.Module):
         if not shape:
             self._unsized.add(name)
         shape = shape or (1, CHANNELS.get(name, USUAL_CHANNELS), USUAL_SIDE, USUAL_SIDE)
-        if any(size < 0 for size in shape) or Size(shape).numel() > MOST_VALUES:
+        if any(size < 0 for size in shape) or Size(shape).numel() > LIMITS.values:
             raise ValueError(f"input {name!r} of {' x '.join(map(str, shape))}")
         self.inputs[name] = tuple(shape)
         blobs[name] = torch.empty(self.inputs[name])
@@ -103,8 +102,8 @@ class Net(nn.Module):
             tops = _run(layer, module, bottoms)
         except ValueError as error:
             raise layer.message.fail(str(error), "correct the layer, or the sizes of the input") from None
-        if any(top.numel() > MOST_VALUES for top in tops.values()):
-            raise layer.fail(f"gives over {MOST_VALUES} values", "correct its sizes, or those of the input")
+        if any(top.numel() > LIMITS.values for top in tops.values()):
+            raise layer.fail(f"gives over {LIMITS.values} values", "correct its sizes, or those of the input")
         return tops
 
     def forward(self, blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -213,8 +212,8 @@ def load(
     description = describe(prototxt, phase)
     weights = None if caffemodel is None else read_weights(caffemodel)
     net = Net(description, {**_shapes_of(description, weights or {}), **(shapes or {})})
-    if sum(tensor.numel() for tensor in net.state_dict().values()) > MOST_WEIGHTS:
-        raise BadFile(prototxt, f"a net of over {MOST_WEIGHTS} weights", "correct its sizes")
+    if sum(tensor.numel() for tensor in net.state_dict().values()) > LIMITS.weights:
+        raise BadFile(prototxt, f"a net of over {LIMITS.weights} weights", "correct its sizes")
     for layer in net.described:
         if weights is None:
             fill(layer, net.module(layer))

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 
-MOST_BYTES = 4 << 20
 DEEPEST = 32  # Caffe's own messages nest four deep
 LARGEST_INT = 2**31 - 1
 
@@ -264,8 +264,8 @@ def parse(path: Path | str) -> Message:
     """Read a file in protobuf's text form; raises ``BadFile`` with the line at fault."""
     path = Path(path)
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise BadFile(path, f"larger than {MOST_BYTES} bytes", "a network's description is a few kilobytes")
+        if path.stat().st_size > LIMITS.text_bytes:
+            raise BadFile(path, f"larger than {LIMITS.text_bytes} bytes", "a network's description is a few kilobytes")
         text = path.read_text("utf-8")
     except UnicodeDecodeError:
         raise BadFile(path, "not text", "give the .prototxt here, the .caffemodel second") from None

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from fullyconv.files import BadFile, whole_file
+from fullyconv.limits import LIMITS
 
 MOST_BYTES = 2**31 - 1  # protobuf's own limit on a message
 MOST_AXES = 32  # Caffe's own limit
-MOST_ENTRIES = 200_000  # fields of a net and its layers; GoogLeNet has some thousands
-MOST_CHUNKS = 1000  # pieces that a blob's numbers are written in; usually one
 PACKAGE = "fullyconv.caffe"
 
 _OPTIONAL, _REPEATED = 1, 3
@@ -118,8 +117,8 @@ def _check_entries(content: bytes, path: Path) -> None:
         at, stop, is_net = spans.pop()
         while at < stop:
             count += 1
-            if count > MOST_ENTRIES:
-                raise BadFile(path, f"holds over {MOST_ENTRIES} entries", "this is no caffemodel")
+            if count > LIMITS.entries:
+                raise BadFile(path, f"holds over {LIMITS.entries} entries", "this is no caffemodel")
             try:
                 tag, at = _varint(content, at)
                 length, start = _varint(content, at) if tag & 7 in (_VARINT, _SPAN) else (_FIXED[tag & 7], at)
@@ -142,7 +141,7 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _array(blob: Any, layer: str, path: Path) -> np.ndarray:
-    if len(blob.shape.dim) > MOST_AXES or max(len(blob.data), len(blob.double_data)) > MOST_CHUNKS:
+    if len(blob.shape.dim) > MOST_AXES or max(len(blob.data), len(blob.double_data)) > LIMITS.chunks:
         raise BadFile(path, f"layer {layer!r} has a blob of too many axes or pieces", "restore it from its source")
     shape = _shape(blob)
     if any(size < 0 for size in shape):

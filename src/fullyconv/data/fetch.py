@@ -16,10 +16,9 @@ from typing import BinaryIO, cast
 
 from fullyconv.data.sources import Source
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 
 CHUNK = 1 << 20
-TIMEOUT_S = 30.0
-MOST_BYTES = 1 << 37  # of one file: 128 GiB
 HOPELESS = range(400, 500)  # statuses that a repetition does not mend …
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 PATIENT = (408, 425, 429)  # … but for these
@@ -105,7 +104,7 @@ def _continue(source: Source, part: Path, progress: Progress | None) -> None:
 
 def _receive(request: urllib.request.Request, source: Source, part: Path, progress: Progress | None) -> None:
     """Write what a server answers to where it belongs: behind the part, or from the start."""
-    with cast("HTTPResponse", _opener().open(request, timeout=TIMEOUT_S)) as answer:
+    with cast("HTTPResponse", _opener().open(request, timeout=LIMITS.download_seconds)) as answer:
         start, total = _place(answer, _size(part))
         _check_claim(source, total)
         if start == 0:
@@ -162,7 +161,7 @@ def _check_claim(source: Source, total: int | None) -> None:
     if source.size is not None and total is not None and total != source.size:
         fix = "it is not the published file: download it by hand from its home page"
         raise BadFile(source.url, f"has {total} bytes, not {source.size}", fix)
-    if total is not None and total > MOST_BYTES:
+    if total is not None and total > LIMITS.download_bytes:
         raise BadFile(source.url, f"claims {total} bytes", "that is no data set: check the address")
 
 
@@ -188,7 +187,7 @@ def _drop(part: Path) -> None:
 
 
 def _copy(answer: HTTPResponse, file: BinaryIO, total: int | None, progress: Progress | None) -> None:
-    limit = MOST_BYTES if total is None else total
+    limit = LIMITS.download_bytes if total is None else total
     while chunk := answer.read1(CHUNK):
         if file.tell() + len(chunk) > limit:
             raise _Broken(f"more than the {limit} bytes announced")

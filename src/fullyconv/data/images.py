@@ -10,27 +10,27 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 from fullyconv.types import VOID, ClassSet
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
-MOST_PIXELS = 400_000_000  # 20,000 x 20,000; a header that claims more is refused before anything is allocated
 ORIENTATION = 0x0112  # the EXIF tag
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow raises at twice its limit
+Image.MAX_IMAGE_PIXELS = LIMITS.pixels // 2  # Pillow raises at twice its limit
 
 
 def open_picture(path: Path) -> Image.Image:
     """Open and decode a picture of any mode; raises ``BadFile``."""
     try:
         picture = Image.open(path)
-        if picture.width * picture.height > MOST_PIXELS:
-            raise BadFile(path, f"{picture.width} x {picture.height} pixels", f"split it below {MOST_PIXELS} pixels")
+        if picture.width * picture.height > LIMITS.pixels:
+            raise BadFile(path, f"{picture.width} x {picture.height} pixels", f"split it below {LIMITS.pixels} pixels")
         picture.load()
     except BadFile:
         raise
     except FileNotFoundError:
         raise BadFile(path, "no such file", "check the path") from None
     except Image.DecompressionBombError:
-        raise BadFile(path, "more pixels than are plausible", f"split it below {MOST_PIXELS} pixels") from None
+        raise BadFile(path, "more pixels than are plausible", f"split it below {LIMITS.pixels} pixels") from None
     except Exception as error:  # Pillow's decoders raise many kinds
         what = "truncated" if "truncated" in str(error).lower() else "unreadable"
         raise BadFile(path, f"{what} ({error})", "restore the file from its source, or remove the pair") from None

@@ -1,6 +1,6 @@
 """Masks in MATLAB files, format 5 (all that the published data sets use): one matrix, and nothing else, is read.
 
-A reader of our own: a masks file is read without recursion and within ``MOST_BYTES``, whatever it claims.
+A reader of our own: a masks file is read without recursion and within ``LIMITS.unpacked_bytes``, whatever it claims.
 (SciPy's follows nested cells until the stack ends: a file of 400 kB ends the process.)
 """
 
@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.data.images import MOST_PIXELS
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 
-MOST_BYTES = 1 << 29  # of a file, and of what it unpacks to
 HEADER = 128  # bytes of text, then version and byte order
 MATRIX, COMPRESSED = 14, 15
 CELL, STRUCT = 1, 2
@@ -61,8 +60,8 @@ def read_mat(path: Path, variable: str) -> np.ndarray:
     variable is missing or is no such matrix.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise _Broken(f"more than {MOST_BYTES} bytes")
+        if path.stat().st_size > LIMITS.unpacked_bytes:
+            raise _Broken(f"more than {LIMITS.unpacked_bytes} bytes")
         return _read(memoryview(path.read_bytes()), variable.split("."))
     except FileNotFoundError:
         raise BadFile(path, "no such file", "check the path") from None
@@ -98,8 +97,8 @@ def _byte_order(data: memoryview) -> str:
 
 
 def _matrices(data: memoryview, order: str) -> Iterator[memoryview]:
-    """Return the contents of each top-level array, unpacked; together they stay below ``MOST_BYTES``."""
-    at, room = HEADER, MOST_BYTES
+    """Return the contents of each top-level array, unpacked; together they stay below ``LIMITS.unpacked_bytes``."""
+    at, room = HEADER, LIMITS.unpacked_bytes
     while at < len(data):
         element = _element(data, at, order)
         at = element.end
@@ -115,7 +114,7 @@ def _unpack(packed: memoryview, room: int) -> memoryview:
     unpacker = zlib.decompressobj()
     unpacked = unpacker.decompress(packed, max(1, room))
     if unpacker.unconsumed_tail:
-        raise _Broken(f"unpacks to more than {MOST_BYTES} bytes")
+        raise _Broken(f"unpacks to more than {LIMITS.unpacked_bytes} bytes")
     if not unpacker.eof:
         raise _Broken("truncated")
     return memoryview(unpacked)
@@ -180,7 +179,7 @@ def _numbers(content: memoryview, array: _Array, order: str) -> np.ndarray:
         raise _Broken("the variable is no matrix of real numbers")
     height, width = array.shape
     stored = _element(content, array.rest, order)
-    if stored.kind not in STORED or height < 1 or width < 1 or height * width > MOST_PIXELS:
+    if stored.kind not in STORED or height < 1 or width < 1 or height * width > LIMITS.pixels:
         raise _Broken(f"a matrix of {height} x {width} numbers of kind {stored.kind}")
     kind = np.dtype(order + STORED[stored.kind])
     if len(stored.content) != height * width * kind.itemsize:

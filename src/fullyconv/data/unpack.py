@@ -15,11 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 
 CHUNK = 1 << 20
-MOST_BYTES = 1 << 37  # that an archive may unpack to: 128 GiB
-MOST_FILES = 2_000_000
-MOST_AT_ONCE = 1 << 24  # that a header of a tar may ask for at once
 SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tbz2", ".tar.xz", ".zip")
 
 DISTRUST = "do not use this archive: it is not the published one"
@@ -51,8 +49,8 @@ class _Guarded:
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Read at most ``MOST_AT_ONCE`` bytes."""
-        if not 0 <= size <= MOST_AT_ONCE:
+        """Read at most ``LIMITS.header_bytes`` bytes."""
+        if not 0 <= size <= LIMITS.header_bytes:
             raise tarfile.TarError(f"a header that asks for {size} bytes")
         return self._stream.read(size)
 
@@ -66,7 +64,7 @@ def unpack(archive: Path, folder: Path) -> Unpacked:
     """Unpack into ``folder``, over what is there. Links and devices are skipped, never followed.
 
     Raises ``BadFile`` for a broken archive, for a name that leads out of ``folder`` (absolute, with ``..`` or
-    through a link that is there), and beyond ``MOST_BYTES`` or ``MOST_FILES``.
+    through a link that is there), and beyond ``LIMITS.archive_bytes`` or ``LIMITS.archive_files``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = Unpacked()
@@ -122,15 +120,15 @@ def _place(member: _Member, folder: Path, archive: Path, done: Unpacked) -> None
         done.skipped = (*done.skipped, member.name)
         return
     done.files += 1
-    if done.files > MOST_FILES:
-        raise BadFile(archive, f"more than {MOST_FILES} files", DISTRUST)
+    if done.files > LIMITS.archive_files:
+        raise BadFile(archive, f"more than {LIMITS.archive_files} files", DISTRUST)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)  # not written through, should it be a link
     with target.open("xb") as out:
         while chunk := member.content.read(CHUNK):
             done.size += len(chunk)
-            if done.size > MOST_BYTES:
-                raise BadFile(archive, f"unpacks to more than {MOST_BYTES} bytes", DISTRUST)
+            if done.size > LIMITS.archive_bytes:
+                raise BadFile(archive, f"unpacks to more than {LIMITS.archive_bytes} bytes", DISTRUST)
             out.write(chunk)
 
 

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fullyconv.data.images import MOST_PIXELS
 from fullyconv.files import BadFile
 from fullyconv.hsi.scene import Georeference
+from fullyconv.limits import LIMITS
 
-MOST_BANDS = 10_000
-MOST_BYTES = 8 << 30  # of an array that has to be read whole; .npy, ENVI and plain GeoTIFF files are mapped instead
 NUMBERS = "buif"  # numpy's kinds: truth values, unsigned and signed integers, floating point
 
 
@@ -57,8 +55,8 @@ class Contents:
     def read(self, array: Stored) -> np.ndarray:
         """Read an array of the file; raises ``BadFile`` if it is too large or damaged."""
         height, width, bands = (*array.shape, 1, 1, 1)[:3]
-        if 0 in array.shape or height * width > MOST_PIXELS or bands > MOST_BANDS:
-            what = f"{array}: a scene has 1 to {MOST_PIXELS} pixels and 1 to {MOST_BANDS} bands"
+        if 0 in array.shape or height * width > LIMITS.pixels or bands > LIMITS.bands:
+            what = f"{array}: a scene has 1 to {LIMITS.pixels} pixels and 1 to {LIMITS.bands} bands"
             raise BadFile(self.path, what, "restore the file, or cut the scene")
         try:
             return array.read()
@@ -83,8 +81,8 @@ def check_bytes(path: Path, name: str, shape: Sequence[int], itemsize: int) -> N
     size = itemsize
     for length in shape:
         size *= int(length)
-    if size > MOST_BYTES:
-        what = f"{name} takes {size >> 20} MiB of memory, more than {MOST_BYTES >> 20}"
+    if size > LIMITS.array_bytes:
+        what = f"{name} takes {size >> 20} MiB of memory, more than {LIMITS.array_bytes >> 20}"
         raise BadFile(path, what, "save it as .npy or ENVI, which are read piece by piece")
 
 
