@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fullyconv import caffe as caffe
+    from fullyconv import checkpoint as checkpoint
+    from fullyconv import crf as crf
+    from fullyconv import data as data
+    from fullyconv import draw as draw
+    from fullyconv import evaluation as evaluation
+    from fullyconv import geometry as geometry
+    from fullyconv import hsi as hsi
+    from fullyconv import losses as losses
+    from fullyconv import networks as networks
+    from fullyconv import predict as predict
+    from fullyconv import recipes as recipes
+    from fullyconv import scores as scores
+    from fullyconv import surgery as surgery
+    from fullyconv import tiles as tiles
+    from fullyconv import trace as trace
+    from fullyconv import train as train
+    from fullyconv import types as types
+    from fullyconv import upsample as upsample
     from fullyconv.checkpoint import save
     from fullyconv.evaluation import Evaluation, evaluate
     from fullyconv.networks import build, from_classifier
@@ -16,7 +36,7 @@ if TYPE_CHECKING:
     from fullyconv.train.recipe import Recipe
     from fullyconv.types import ClassSet, Preprocess
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # Names are imported when they are first used, so that `fullyconv --help` does not wait for PyTorch.
 _HOMES = {
@@ -55,8 +75,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "caffe":
-        return import_module("fullyconv.caffe")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fullyconv' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _rooms():
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__, *_rooms()})
+
+
+def _rooms() -> set[str]:
+    """Return the names of the package's public modules, read from its folder."""
+    return {module.name for module in iter_modules(__path__) if not module.name.startswith("_")}

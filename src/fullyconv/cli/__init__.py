@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from fullyconv import __version__
 from fullyconv.cli import caffe, crf, data, hsi
 from fullyconv.cli.compress import compress
 from fullyconv.cli.console import complain
@@ -28,6 +30,21 @@ app.add_typer(data.app, name="data")
 app.add_typer(caffe.app, name="caffe")
 app.add_typer(crf.app, name="crf")
 app.add_typer(hsi.app, name="hsi")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fullyconv {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
