@@ -8,7 +8,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from fullyconv.data import names
+from fullyconv import facts
 from fullyconv.data.context import RENAMED
 from fullyconv.types import palette_colour
 
@@ -84,7 +84,7 @@ CONTEXT_LABELS = 459
 
 def context_names() -> dict[int, str]:
     """Give the raw label of each of 459 names; the task's are scattered, with the spellings of the data set."""
-    wanted = [RENAMED.get(name, name) for name in names.CONTEXT.names[1:]]
+    wanted = [RENAMED.get(name, name) for name in facts.CONTEXT.classes.names[1:]]
     numbers = np.random.default_rng(59).permutation(np.arange(1, CONTEXT_LABELS + 1))
     others = [f"other {index}" for index in range(CONTEXT_LABELS - len(wanted))]
     return dict(sorted(zip(numbers.tolist(), [*wanted, *others], strict=True)))
@@ -109,7 +109,7 @@ def siftflow(folder: Path) -> Path:
     """SiftFlowDataset with both kinds of labels, TestSet1.txt, and the two pictures nobody labelled."""
     root, inner = folder / "SiftFlowDataset", "spatial_envelope_256x256_static_8outdoorcategories"
     stems = ["coast_a", "forest_b", "street_c", "highway_bost181", "street_urb506"]
-    absent = [names.SIFTFLOW_SEMANTIC.names.index(name) + 1 for name in ("cow", "desert", "moon")]
+    absent = [facts.SIFTFLOW_SEMANTIC.classes.names.index(name) + 1 for name in ("cow", "desert", "moon")]
     for seed, stem in enumerate(stems):
         write_picture(root / "Images" / inner / f"{stem}.jpg", seed=seed)
         unlabelled = stem in stems[3:]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fullyconv.data.dataset import read_sample
-from fullyconv.data.folder import Pair
+from fullyconv.data.pairs import Pair
 from fullyconv.draw import colourise, errors
 from fullyconv.evaluation import Evaluation
 from fullyconv.files import whole_file

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import miniatures
-from fullyconv import Segmenter, build, evaluate
+from fullyconv import Segmenter, build, evaluate, facts
 from fullyconv.augment import Augmentation
-from fullyconv.data import names
 from fullyconv.data.check import check_folder
 from fullyconv.data.dataset import Views, read_sample, read_stored
 from fullyconv.data.folder import evaluation_split, open_folder
@@ -35,18 +34,23 @@ class Case:
 
 
 CASES = {
-    "voc": Case(miniatures.voc, names.VOC, 21, True, ("train", "trainval", "val")),
-    "sbdd": Case(miniatures.sbdd, names.VOC, 21, False, ("train", "val")),
-    "context": Case(miniatures.context, names.CONTEXT, 60, False, ("train", "val")),
+    "voc": Case(miniatures.voc, facts.VOC.classes, 21, True, ("train", "trainval", "val")),
+    "sbdd": Case(miniatures.sbdd, facts.VOC.classes, 21, False, ("train", "val")),
+    "context": Case(miniatures.context, facts.CONTEXT.classes, 60, False, ("train", "val")),
     "siftflow semantic": Case(
-        miniatures.siftflow, names.SIFTFLOW_SEMANTIC, 33, True, ("train", "test"), untested=("cow", "desert", "moon")
+        miniatures.siftflow,
+        facts.SIFTFLOW_SEMANTIC.classes,
+        33,
+        True,
+        ("train", "test"),
+        untested=("cow", "desert", "moon"),
     ),
     "siftflow geometric": Case(
-        miniatures.siftflow, names.SIFTFLOW_GEOMETRIC, 3, True, ("train", "test"), folder="GeoLabels"
+        miniatures.siftflow, facts.SIFTFLOW_GEOMETRIC.classes, 3, True, ("train", "test"), folder="GeoLabels"
     ),
-    "nyud colour": Case(miniatures.nyud, names.NYUD, 40, True, ("train", "val", "test")),
-    "nyud archive": Case(miniatures.nyud_archive, names.NYUD, 40, True, ("train", "val", "test")),
-    "nyud hha": Case(miniatures.nyud, names.NYUD, 40, True, ("train", "val", "test"), folder="data/hha"),
+    "nyud colour": Case(miniatures.nyud, facts.NYUD.classes, 40, True, ("train", "val", "test")),
+    "nyud archive": Case(miniatures.nyud_archive, facts.NYUD.classes, 40, True, ("train", "val", "test")),
+    "nyud hha": Case(miniatures.nyud, facts.NYUD.classes, 40, True, ("train", "val", "test"), folder="data/hha"),
 }
 
 

@@ -10,7 +10,7 @@ import miniatures
 from fullyconv.data.context import open_context, task_labels
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
-from fullyconv.data.names import CONTEXT
+from fullyconv.facts import CONTEXT
 from fullyconv.files import BadFile
 
 
@@ -21,20 +21,20 @@ def test_classes_are_found_by_name_and_the_rest_is_class_0(tmp_path: Path) -> No
     assert len(table) == miniatures.CONTEXT_LABELS + 1
     assert table[0] == 0
     for number, name in by_number.items():
-        expected = 0 if name.startswith("other") else CONTEXT.names.index(spelt.get(name, name))
+        expected = 0 if name.startswith("other") else CONTEXT.classes.names.index(spelt.get(name, name))
         assert table[number] == expected
     assert sorted(set(table)) == list(range(60))
 
 
 def test_the_order_is_the_papers() -> None:
     places = {0: "background", 20: "tvmonitor", 21: "bag", 30: "cup", 40: "mountain", 50: "sky", 59: "wood"}
-    assert {index: CONTEXT.names[index] for index in places} == places
+    assert {index: CONTEXT.classes.names[index] for index in places} == places
 
 
 def test_label_255_is_an_ordinary_label(tmp_path: Path) -> None:
     folder = open_folder(miniatures.context(tmp_path))
     pair = folder.splits["val"][0]
-    assert (read_sample(pair, CONTEXT).labels >= 0).all()
+    assert (read_sample(pair, CONTEXT.classes).labels >= 0).all()
     assert (miniatures.labels(460, seed=1) == 255).any()
 
 
@@ -64,7 +64,7 @@ def test_labels_that_the_list_does_not_have_are_refused(tmp_path: Path) -> None:
     root = miniatures.context(tmp_path)
     miniatures.write_mat(root / "trainval" / "2008_000002.mat", {"LabelMap": np.full(miniatures.SIZE, 460)})
     with pytest.raises(BadFile, match="the data set has 0 to 459"):
-        read_sample(open_folder(root).splits["train"][0], CONTEXT)
+        read_sample(open_folder(root).splits["train"][0], CONTEXT.classes)
 
 
 def test_pictures_are_looked_for_and_may_be_named(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from PIL import Image
 
 import miniatures
 from fullyconv.data.dataset import read_sample
+from fullyconv.data.depth import Intrinsics, hha
 from fullyconv.data.folder import open_folder
-from fullyconv.data.hha import Intrinsics, hha
-from fullyconv.data.names import NYUD
 from fullyconv.data.nyud import convert_depth, depth_path, log_depth, open_nyud, read_colour_depth, read_depth
+from fullyconv.facts import NYUD
 from fullyconv.files import BadFile
 
 
@@ -83,7 +83,9 @@ def test_the_archives_kinds_are_mapped_to_classes(tmp_path: Path) -> None:
     root = miniatures.nyud_archive(tmp_path)
     pair = open_folder(root).splits["train"][0]
     kinds = miniatures.labels(894, seed=0)
-    np.testing.assert_array_equal(read_sample(pair, NYUD).labels, kinds * 7 % 41 - 1)  # class 0 becomes VOID, -1
+    np.testing.assert_array_equal(
+        read_sample(pair, NYUD.classes).labels, kinds * 7 % 41 - 1
+    )  # class 0 becomes VOID, -1
     miniatures.write_list(root / "test.txt", "5011")  # lists beside the data come first
     assert [pair.name for pair in open_folder(root).splits["test"]] == ["img_5011"]
     mapping = root / "data" / "benchmarkData" / "metadata" / "classMapping40.mat"

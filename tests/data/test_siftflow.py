@@ -9,8 +9,8 @@ import miniatures
 from fullyconv.data.check import check_folder
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
-from fullyconv.data.names import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
 from fullyconv.data.siftflow import UNANNOTATED, open_siftflow
+from fullyconv.facts import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
 from fullyconv.files import BadFile
 from fullyconv.scores.metrics import confusion, score
 from fullyconv.types import VOID
@@ -28,9 +28,9 @@ def test_both_targets_have_the_same_pictures_in_the_same_order(tmp_path: Path) -
 
 def test_the_folder_of_labels_names_the_target(tmp_path: Path) -> None:
     root = miniatures.siftflow(tmp_path)
-    assert open_folder(root / "GeoLabels").classes == SIFTFLOW_GEOMETRIC
-    assert open_folder(root / "SemanticLabels").classes == open_folder(root).classes == SIFTFLOW_SEMANTIC
-    assert open_folder(tmp_path).classes == SIFTFLOW_SEMANTIC  # where the archive was unpacked
+    assert open_folder(root / "GeoLabels").classes == SIFTFLOW_GEOMETRIC.classes
+    assert open_folder(root / "SemanticLabels").classes == open_folder(root).classes == SIFTFLOW_SEMANTIC.classes
+    assert open_folder(tmp_path).classes == SIFTFLOW_SEMANTIC.classes  # where the archive was unpacked
     with pytest.raises(ValueError, match="choose one of semantic, geometric"):
         open_siftflow(root, "depth")
 
@@ -38,10 +38,10 @@ def test_the_folder_of_labels_names_the_target(tmp_path: Path) -> None:
 def test_raw_labels_shift_down_and_void_is_void(tmp_path: Path) -> None:
     root = miniatures.siftflow(tmp_path)
     raw = miniatures.labels(34, seed=0)
-    labels = read_sample(open_siftflow(root, "semantic").splits["train"][0], SIFTFLOW_SEMANTIC).labels
+    labels = read_sample(open_siftflow(root, "semantic").splits["train"][0], SIFTFLOW_SEMANTIC.classes).labels
     np.testing.assert_array_equal(labels, np.where(raw == 0, VOID, raw - 1))
     raw = miniatures.labels(5, first=-1, seed=0)
-    labels = read_sample(open_siftflow(root, "geometric").splits["train"][0], SIFTFLOW_GEOMETRIC).labels
+    labels = read_sample(open_siftflow(root, "geometric").splits["train"][0], SIFTFLOW_GEOMETRIC.classes).labels
     np.testing.assert_array_equal(labels, np.where(raw < 1, VOID, raw - 1))
 
 
@@ -77,11 +77,11 @@ def test_untested_classes_are_said_and_not_averaged_over(tmp_path: Path) -> None
     report = check_folder(folder)
     assert report.problems == []
     assert "never in test: cow, desert, moon" in folder.note
-    truth = read_sample(folder.splits["test"][0], SIFTFLOW_SEMANTIC).labels
+    truth = read_sample(folder.splits["test"][0], SIFTFLOW_SEMANTIC.classes).labels
     guess = np.where(truth == VOID, 0, truth)
-    guess[0, 0] = SIFTFLOW_SEMANTIC.names.index("cow")
+    guess[0, 0] = SIFTFLOW_SEMANTIC.classes.names.index("cow")
     scores = score(confusion(truth, guess, classes=33))
-    present = [iu for name, iu in zip(SIFTFLOW_SEMANTIC.names, scores.per_class_iu, strict=True)
+    present = [iu for name, iu in zip(SIFTFLOW_SEMANTIC.classes.names, scores.per_class_iu, strict=True)
                if name not in ("cow", "desert", "moon")]  # fmt: skip
     assert len(present) == 30
     assert scores.mean_iu_present == np.mean(present)

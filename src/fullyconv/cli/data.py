@@ -142,8 +142,8 @@ def fetch(
 
 
 def _fetch(source: Source, folder: Path, *, keep: bool) -> None:
+    from fullyconv.data.archives import is_archive, unpack
     from fullyconv.data.fetch import download
-    from fullyconv.data.unpack import is_archive, unpack
 
     with Bars() as bars:
         fetched = download(
@@ -198,7 +198,7 @@ def hha(
     Example: `fullyconv data hha nyud/data/depth --out nyud/data/hha`. A bad file is reported and skipped;
     exit status 1 then.
     """
-    from fullyconv.data.hha import NYUD, Intrinsics
+    from fullyconv.data.depth import NYUD_CAMERA, Intrinsics
     from fullyconv.data.nyud import convert_depth
 
     files = sorted(depth.glob("*.png"))
@@ -208,7 +208,7 @@ def hha(
     with Bars() as bars:
         for done, file in enumerate(files, start=1):
             try:
-                convert_depth(file, out_ / file.name, Intrinsics(*camera) if camera else NYUD)
+                convert_depth(file, out_ / file.name, Intrinsics(*camera) if camera else NYUD_CAMERA)
             except ValueError as error:
                 bad += 1
                 complain("skipped", error)

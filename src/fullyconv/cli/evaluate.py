@@ -13,7 +13,7 @@ from fullyconv.cli.hsi import evaluate_on_scene
 from fullyconv.cli.options import CRFOption, DeviceOption, ModelArgument, PrecisionOption
 
 if TYPE_CHECKING:
-    from fullyconv.data.folder import Pair
+    from fullyconv.data.pairs import Pair
     from fullyconv.evaluation import Evaluation
     from fullyconv.predict.refine import CRFSegmenter
 

@@ -14,7 +14,7 @@ from fullyconv.cli.options import SetOption, import_from_here
 from fullyconv.cli.predict import predict_tasks
 
 if TYPE_CHECKING:
-    from fullyconv.data.folder import Folder
+    from fullyconv.data.pairs import Folder
     from fullyconv.evaluation import Evaluation
     from fullyconv.train.assemble import Prepared
     from fullyconv.train.chain import Chain

@@ -15,8 +15,9 @@ from PIL import Image
 
 from fullyconv.data.classes import FILE_NAME, ClassGuess, read_classes
 from fullyconv.data.dataset import read_labels, read_stored, size_mismatch
-from fullyconv.data.folder import SPLITS, Folder, Pair
+from fullyconv.data.folder import SPLITS
 from fullyconv.data.images import RawMask, orientation, read_image
+from fullyconv.data.pairs import Folder, Pair
 from fullyconv.files import BadFile
 from fullyconv.types import ClassSet
 

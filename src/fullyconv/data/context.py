@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fullyconv.data.names import CONTEXT
 from fullyconv.data.pairs import Folder, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.facts import CONTEXT
 from fullyconv.files import BadFile
-from fullyconv.networks.reference import preprocess_of
 
-COUNTS = {"train": 4998, "val": 5105}
 RENAMED = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 """Classes of the task that the data set's own list spells otherwise."""
 
-PREPROCESS = preprocess_of("pascalcontext-fcn32s")
 REST = 0  # the class of every label outside the task: an ordinary one, trained and scored
 PICTURES = (".", "VOC2010", "VOCdevkit/VOC2010", "../VOC2010", "../VOCdevkit/VOC2010", "../voc2010/VOCdevkit/VOC2010")
 
@@ -34,12 +31,12 @@ def open_context(root: Path, voc: Path | None = None) -> Folder:
         raise BadFile(
             root, "PASCAL-Context without its pictures", "unpack VOC2010 into it or beside it (VOCdevkit/VOC2010)"
         )
-    folder = Folder(root, classes=CONTEXT, preprocess=PREPROCESS)
+    folder = Folder(root, classes=CONTEXT.classes, preprocess=CONTEXT.preprocess)
     files = {split: voc / "ImageSets" / "Main" / f"{split}.txt" for split in ("train", "val")}
     lists = {split: read_list(file) for split, file in files.items() if file.is_file()}
     storage = Storage("LabelMap", task_labels(root / "labels.txt"))
     pair_listed(folder, Places(voc / "JPEGImages", root / "trainval", storage), lists)
-    compare_counts(folder, COUNTS)
+    compare_counts(folder, CONTEXT.counts)
     return folder
 
 
@@ -49,7 +46,7 @@ def task_labels(file: Path) -> tuple[int, ...]:
     Raw label 0 and labels outside the task are class ``REST``.
     """
     numbers = _numbers(file)
-    wanted = {RENAMED.get(name, name): index for index, name in enumerate(CONTEXT.names) if index != REST}
+    wanted = {RENAMED.get(name, name): index for index, name in enumerate(CONTEXT.classes.names) if index != REST}
     missing = [name for name in wanted if name not in numbers]
     if missing:
         raise BadFile(file, f"lacks {', '.join(missing)}", "restore the data set's own list of 459 labels")

@@ -12,8 +12,6 @@ from fullyconv.data.pascal import is_sbdd, is_voc, open_pascal, open_sbdd, open_
 from fullyconv.data.siftflow import is_siftflow, open_siftflow
 from fullyconv.files import BadFile
 
-__all__ = ["LAYOUTS", "SPLITS", "Folder", "Pair", "evaluation_split", "open_folder", "training_splits"]
-
 SPLITS = ("train", "val", "test")
 HELD_OUT = 0.2  # of a folder without splits
 

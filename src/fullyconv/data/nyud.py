@@ -9,15 +9,13 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from fullyconv.data.hha import NYUD as NYUD_CAMERA
-from fullyconv.data.hha import Intrinsics, hha
+from fullyconv.data.depth import NYUD_CAMERA, Intrinsics, hha
 from fullyconv.data.images import open_picture, read_image
 from fullyconv.data.mat import read_mat
-from fullyconv.data.names import NYUD
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.facts import NYUD, NYUD_HHA, Facts
 from fullyconv.files import BadFile, whole_file
-from fullyconv.networks.reference import preprocess_of
-from fullyconv.types import VOID, Preprocess
+from fullyconv.types import VOID
 
 Stream = Literal["colour", "hha"]
 
@@ -27,12 +25,8 @@ ARCHIVE = ("data/colorImage", "data/benchmarkData/groundTruth", "data/benchmarkD
 
 ARCHIVE_SPLITS = "data/benchmarkData/metadata/nyusplits.mat"  # variables train, val, test of ids
 
-STORED = Storage("segmentation", (VOID, *range(len(NYUD))))  # 0 void, 1..40
-PREPROCESS: dict[Stream, Preprocess] = {
-    "colour": preprocess_of("nyud-fcn32s-color"),
-    "hha": preprocess_of("nyud-fcn32s-hha"),
-}
-COUNTS = {"train": 381, "val": 414, "trainval": 795, "test": 654}
+STORED = Storage("segmentation", (VOID, *range(len(NYUD.classes))))  # 0 void, 1..40
+FACTS: dict[Stream, Facts] = {"colour": NYUD, "hha": NYUD_HHA}
 MILLIMETRES = 1000.0  # a depth picture's unit in a metre
 
 
@@ -56,21 +50,21 @@ def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
     if stream not in FOLDERS:
         raise ValueError(f"unknown stream {stream!r}: choose one of {', '.join(FOLDERS)}")
     base = _base(root)
-    folder = Folder(base, classes=NYUD, preprocess=PREPROCESS[stream])
+    folder = Folder(base, classes=NYUD.classes, preprocess=FACTS[stream].preprocess)
     lists = _lists(base)
     places = Places(base / "data" / FOLDERS[stream], base / "segmentation", STORED)
     if stream == "colour" and not places.masks.is_dir():
         places = _unpacked(base)
     pair_listed(folder, places, lists)
-    compare_counts(folder, COUNTS if "val" in lists else COUNTS | {"train": COUNTS["trainval"]})
+    compare_counts(folder, NYUD.counts if "val" in lists else {**NYUD.counts, "train": NYUD.counts["trainval"]})
     return folder
 
 
 def _unpacked(base: Path) -> Places:
     images, masks, mapping = (base / place for place in ARCHIVE)
     classes = read_mat(mapping, "mapClass").ravel()  # of raw labels 1, 2, …: 1..40, 0 void
-    if not ((classes >= 0) & (classes <= len(NYUD))).all():
-        raise BadFile(mapping, f"classes outside 0..{len(NYUD)}", "restore the published archive")
+    if not ((classes >= 0) & (classes <= len(NYUD.classes))).all():
+        raise BadFile(mapping, f"classes outside 0..{len(NYUD.classes)}", "restore the published archive")
     table = (VOID, *(VOID if number == 0 else number - 1 for number in classes.tolist()))
     return Places(images, masks, Storage("groundTruth.1.SegmentationClass", table))
 
@@ -144,7 +138,7 @@ def _base(root: Path) -> Path:
 
 def _lists(base: Path) -> dict[str, Listing]:
     """Read the lists beside the data, or else the archive's own."""
-    files = {split: base / f"{split}.txt" for split in COUNTS}
+    files = {split: base / f"{split}.txt" for split in NYUD.counts}
     lists = {split: _ids(file, read_list(file).stems) for split, file in files.items() if file.is_file()}
     archive = base / ARCHIVE_SPLITS
     if not lists and archive.is_file():

@@ -5,25 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from fullyconv.data.names import VOC
 from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.facts import SBDD, SEG11VALID, SEG11VALID_COUNT, VOC, VOC_COUNTS
 from fullyconv.files import BadFile, whole_file
-from fullyconv.networks.reference import preprocess_of
 
 SBDD_MASKS = Storage(variable="GTcls.Segmentation")
-PREPROCESS = preprocess_of("voc-fcn32s")
 NUMBERED = re.compile(r"(20\d\d_)?\d{6}")  # 000032 in 2007, 2007_000027 from 2008 on
-COUNTS = {  # of the segmentation lists, by year
-    "VOC2007": {"train": 209, "val": 213, "trainval": 422, "test": 210},
-    "VOC2008": {"train": 511, "val": 512, "trainval": 1023},
-    "VOC2009": {"train": 749, "val": 750, "trainval": 1499},
-    "VOC2010": {"train": 964, "val": 964, "trainval": 1928},
-    "VOC2011": {"train": 1112, "val": 1111, "trainval": 2223},
-    "VOC2012": {"train": 1464, "val": 1449, "trainval": 2913},
-}
-SBDD_COUNTS = {"train": 8498, "val": 2857}
-SEG11VALID_COUNT = 736  # what the papers score on
-SEG11VALID = "seg11valid"
 
 
 def is_voc(root: Path) -> bool:
@@ -46,7 +33,7 @@ def open_voc(root: Path) -> Folder:
 
     A list none of whose pictures has a public mask (``test`` from 2008 on) is left out with a note.
     """
-    folder = Folder(root, classes=VOC, preprocess=PREPROCESS)
+    folder = Folder(root, classes=VOC.classes, preprocess=VOC.preprocess)
     lists, secret = {}, []
     for file in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")):
         listing = read_list(file)
@@ -59,7 +46,7 @@ def open_voc(root: Path) -> Folder:
     if not _numbered(root):
         folder.say("the pictures are not named as VOC's: write a classes.yaml if the classes are not VOC's 21 either")
     pair_listed(folder, Places(root / "JPEGImages", root / "SegmentationClass"), lists)
-    compare_counts(folder, COUNTS.get(root.name[: len("VOC20xx")], {}))
+    compare_counts(folder, VOC_COUNTS.get(root.name[: len("VOC20xx")], {}))
     return folder
 
 
@@ -70,10 +57,10 @@ def is_sbdd(root: Path) -> bool:
 
 def open_sbdd(root: Path) -> Folder:
     """Open SBDD: ``img/*.jpg``, ``cls/*.mat`` and ``train.txt``, ``val.txt``; VOC's classes, no void band."""
-    folder = Folder(root, classes=VOC, preprocess=PREPROCESS)
+    folder = Folder(root, classes=VOC.classes, preprocess=VOC.preprocess)
     lists = {split: read_list(root / f"{split}.txt") for split in ("train", "val") if (root / f"{split}.txt").is_file()}
     pair_listed(folder, Places(root / "img", root / "cls", SBDD_MASKS), lists)
-    compare_counts(folder, SBDD_COUNTS)
+    compare_counts(folder, SBDD.counts)
     return folder
 
 
@@ -92,12 +79,12 @@ def open_pascal(voc: Path, sbdd: Path) -> Folder:
     ``voc`` is ``VOCdevkit/VOC2011``, ``sbdd`` is ``benchmark_RELEASE/dataset``. Another count than 736 is
     said in ``note``.
     """
-    trained, judged = open_sbdd(sbdd), Folder(voc, classes=VOC, preprocess=PREPROCESS)
+    trained, judged = open_sbdd(sbdd), Folder(voc, classes=VOC.classes, preprocess=VOC.preprocess)
     listing = Listing(voc / "ImageSets" / "Segmentation" / "val.txt", seg11valid(voc, sbdd))
     pair_listed(judged, Places(voc / "JPEGImages", voc / "SegmentationClass"), {"val": listing})
     judged.splits["train"] = trained.splits.get("train", [])
     judged.problems += trained.problems
-    compare_counts(judged, {"train": SBDD_COUNTS["train"]})
+    compare_counts(judged, {"train": SBDD.counts["train"]})
     judged.say(count_note(len(listing.stems)))
     return judged
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from fullyconv.data.images import SUFFIXES
-from fullyconv.data.names import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
 from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.facts import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
 from fullyconv.files import BadFile
-from fullyconv.networks.reference import preprocess_of
 from fullyconv.types import VOID
 
 Target = Literal["semantic", "geometric"]
@@ -20,13 +19,11 @@ Target = Literal["semantic", "geometric"]
 SUBFOLDER = "spatial_envelope_256x256_static_8outdoorcategories"
 UNANNOTATED = ("highway_bost181", "street_urb506")
 
-PREPROCESS = preprocess_of("siftflow-fcn32s")
-COUNTS = {"train": 2486, "test": 200}
 FOLDERS: dict[Target, str] = {"semantic": "SemanticLabels", "geometric": "GeoLabels"}
-CLASSES = {"semantic": SIFTFLOW_SEMANTIC, "geometric": SIFTFLOW_GEOMETRIC}
+FACTS = {"semantic": SIFTFLOW_SEMANTIC, "geometric": SIFTFLOW_GEOMETRIC}
 STORED = {
-    "semantic": Storage("S", (VOID, *range(len(SIFTFLOW_SEMANTIC)))),  # 0 void, 1..33
-    "geometric": Storage("S", (VOID, VOID, *range(len(SIFTFLOW_GEOMETRIC))), first=-1),  # -1 and 0 void, 1..3
+    "semantic": Storage("S", (VOID, *range(len(SIFTFLOW_SEMANTIC.classes)))),  # 0 void, 1..33
+    "geometric": Storage("S", (VOID, VOID, *range(len(SIFTFLOW_GEOMETRIC.classes))), first=-1),  # -1 and 0 void, 1..3
 }
 
 
@@ -48,10 +45,10 @@ def open_siftflow(root: Path, target: Target | None = None) -> Folder:
     if target not in FOLDERS:
         raise ValueError(f"unknown target {target!r}: choose one of {', '.join(FOLDERS)}")
     base = _base(root)
-    folder = Folder(base, classes=CLASSES[target], preprocess=PREPROCESS)
+    folder = Folder(base, classes=FACTS[target].classes, preprocess=FACTS[target].preprocess)
     places = Places(_deepest(base / "Images"), _deepest(base / FOLDERS[target]), STORED[target])
     pair_listed(folder, places, _lists(base, places.images))
-    compare_counts(folder, COUNTS)
+    compare_counts(folder, FACTS[target].counts)
     return folder
 
 

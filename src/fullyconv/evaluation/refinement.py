@@ -11,7 +11,7 @@ import numpy as np
 
 from fullyconv.crf import CRFParameters, image_crf
 from fullyconv.data.dataset import read_sample
-from fullyconv.data.folder import Pair
+from fullyconv.data.pairs import Pair
 from fullyconv.evaluation.scoring import Evaluation, Progress
 from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.scores.boundary import CONVENTION, BoundaryCounts, count_boundaries

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fullyconv.data.dataset import read_sample
-from fullyconv.data.folder import Pair
+from fullyconv.data.pairs import Pair
 from fullyconv.predict.image import Segmenter
 from fullyconv.scores.metrics import CONVENTION, Scores, confusion, score
 from fullyconv.types import ClassSet

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fullyconv import facts
 from fullyconv.networks.fcn import Upsampling
 from fullyconv.types import Preprocess
 
-VOC = (104.00699, 116.66877, 122.67892)
-PASCAL_CONTEXT = (104.007, 116.669, 122.679)
-SIFT_FLOW = (114.578, 115.294, 108.353)
-NYUD_COLOUR = (116.190, 97.203, 92.318)
-NYUD_DEPTH = (7.844,)  # of the natural logarithm of millimetres
-NYUD_HHA = (132.431, 94.076, 118.477)
+VOC, PASCAL_CONTEXT, SIFT_FLOW = facts.VOC.mean, facts.CONTEXT.mean, facts.SIFTFLOW_SEMANTIC.mean
+NYUD_COLOUR, NYUD_DEPTH, NYUD_HHA = facts.NYUD.mean, facts.NYUD_LOG_DEPTH, facts.NYUD_HHA.mean
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,14 @@ Without it nothing is learned: zero scores over untrained features pass little o
 reference's mean IU on seg11valid.
 """
 
-from fullyconv.data.names import VOC
-from fullyconv.networks.reference import preprocess_of
+from fullyconv.facts import VOC
 from fullyconv.train.chain import Chain
 from fullyconv.train.recipe import Recipe
 
 HEAVY_32S = Recipe(
     network="voc-fcn32s",
-    classes=VOC,
-    preprocess=preprocess_of("voc-fcn32s"),
+    classes=VOC.classes,
+    preprocess=VOC.preprocess,
     crop=None,
     scale=(1.0, 1.0),
     flip=False,

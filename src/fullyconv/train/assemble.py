@@ -17,7 +17,8 @@ from fullyconv.checkpoint import load_network, read_tensors
 from fullyconv.data.check import Progress, Report, check_folder
 from fullyconv.data.classes import FILE_NAME, write_classes
 from fullyconv.data.dataset import Views, read_sample
-from fullyconv.data.folder import Folder, Pair, open_folder, training_splits
+from fullyconv.data.folder import open_folder, training_splits
+from fullyconv.data.pairs import Folder, Pair
 from fullyconv.draw import colourise
 from fullyconv.evaluation import evaluate
 from fullyconv.files import BadFile, write_json

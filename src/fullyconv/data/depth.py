@@ -29,7 +29,7 @@ class Intrinsics:
     cy: float
 
 
-NYUD = Intrinsics(fx=518.857901, fy=519.469611, cx=284.582449, cy=208.736166)
+NYUD_CAMERA = Intrinsics(fx=518.857901, fy=519.469611, cx=284.582449, cy=208.736166)
 """NYUDv2's colour camera, for the pictures of 560 x 425 pixels (columns 41 to 600, rows 46 to 470 of the whole)."""
 
 DISPARITY_CM = 31_000.0  # the disparity channel times the distance

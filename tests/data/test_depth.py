@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fullyconv.data.hha import (
+from fullyconv.data.depth import (
     FINE_PX,
-    NYUD,
+    NYUD_CAMERA,
     Intrinsics,
     angle_deg,
     gravity,
@@ -123,4 +123,4 @@ def test_normals_are_unit_and_point_away() -> None:
 
 def test_nyud_pictures_fit_their_camera() -> None:
     depth = np.full((425, 560), 3.0)
-    assert np.median(hha(depth, NYUD)[..., 2]) == 128
+    assert np.median(hha(depth, NYUD_CAMERA)[..., 2]) == 128

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fullyconv.data.unpack import is_archive, unpack
+from fullyconv.data.archives import is_archive, unpack
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
