@@ -29,7 +29,7 @@ from torch.nn import functional
 from fullyconv import convolutionize, from_classifier, save
 from fullyconv.checkpoint import load_network
 from fullyconv.networks import Architecture
-from fullyconv.networks.trunks.external import classifier, library, usual_example
+from fullyconv.networks.trunks.external import build_classifier, library, usual_example
 from fullyconv.surgery.layers import without_weights
 from fullyconv.trace import record, walk
 
@@ -107,7 +107,7 @@ def one_of_each_family(names: list[str]) -> list[str]:
 def measure(name: str, most_millions: float) -> dict[str, Any]:
     """Convert one classifier and compare."""
     began = time.perf_counter()
-    shape = without_weights(lambda: classifier(name))
+    shape = without_weights(lambda: build_classifier(name))
     millions = sum(parameter.numel() for parameter in shape.parameters()) / 1e6
     row: dict[str, Any] = {"name": name, "millions": round(millions, 1)}
     example = usual_example(shape) or ((3, 299, 299) if "inception" in name else (3, 224, 224))
@@ -118,7 +118,7 @@ def measure(name: str, most_millions: float) -> dict[str, Any]:
     if millions > most_millions:
         return row | {"left out": "too large"}
     torch.manual_seed(0)
-    network = classifier(name).eval()
+    network = build_classifier(name).eval()
     for layer in network.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
             layer.running_mean.normal_(0, 0.1)

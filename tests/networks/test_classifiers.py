@@ -15,8 +15,7 @@ from fullyconv.checkpoint import load_network
 from fullyconv.geometry import axis_map
 from fullyconv.networks import CLASSIFIERS, architecture_of
 from fullyconv.networks.dense import to_atrous
-from fullyconv.networks.trunks.external import classifier as build_classifier
-from fullyconv.networks.trunks.external import is_external, library, usual_example
+from fullyconv.networks.trunks.external import build_classifier, is_external, library, usual_example
 from fullyconv.tiles import plan_axis
 from fullyconv.trace import input_channels
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,8 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fullyconv.geometry import axis_map
-from fullyconv.networks import build, generic_names
+from fullyconv.networks import Architecture, build, from_classifier, generic_names, rebuild
+from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.fcn import FCN
+from fullyconv.networks.fusion import LateFusion
+from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.trunks.resnet import ResNet18
 from fullyconv.networks.trunks.vgg import VGG16
 from fullyconv.upsample import Upsample
 
@@ -167,6 +173,44 @@ def test_unknown_names_and_bad_arguments_say_what_is_allowed() -> None:
         build("fcn8s-resnet18", 0)
     with pytest.raises(ValueError, match="'fixed' or 'learned'"):
         build("fcn8s-resnet18", upsampling="cubic")
+
+
+@pytest.mark.parametrize("classes", [0, -3, True, False, 2.0, 2.5, float("nan"), "2", [2]])
+@pytest.mark.parametrize("name", ["fcn8s-resnet18", "fcn8s-timm:resnet18", "voc-fcn8s", "siftflow-fcn16s", "lenet"])
+def test_a_network_of_no_or_odd_numbers_of_classes_is_refused_at_every_door(name: str, classes: Any) -> None:
+    with pytest.raises(ValueError, match="at least one class, a whole number of them"):
+        build(name, classes)
+
+
+@pytest.mark.parametrize("classes", [0, -1, True, 1.0])
+def test_the_doors_below_build_refuse_them_too(classes: Any) -> None:
+    classifier = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    doors: list[Callable[[], object]] = [
+        lambda: from_classifier(classifier, classes, 2),
+        lambda: from_classifier(classifier, classes=classes, stride=2, example=(3, 32, 32)),
+        lambda: FCN(ResNet18(), classes=classes, skips=0),
+        lambda: TwoHeads(ResNet18(), classes=2, geometric=classes, skips=0),
+        lambda: LateFusion(ResNet18(), ResNet18(), classes=classes, skips=0),
+        lambda: Classifier(ResNet18(), classes=classes),
+        lambda: Architecture("fcn8s-resnet18", classes),
+        lambda: rebuild(Architecture("fcn8s-resnet18", classes)),
+    ]
+    for door in doors:
+        with pytest.raises(ValueError, match="at least one class"):
+            door()
+
+
+def test_numbers_of_numpy_count_classes() -> None:
+    network = build("fcn32s-resnet18", np.int64(3))
+    assert (network.classes, type(network.classes)) == (3, int)
+
+
+@pytest.mark.parametrize("name", ["fcn8s-resnet18", "siftflow-fcn16s", "nyud-fcn32s-color-hha"])
+def test_streams_score_layers_and_ladders_are_all_there_is(name: str) -> None:
+    with torch.device("meta"):
+        network = build(name, 3)
+    parts = {**network.streams, **network.score_layers, **network.ladders}
+    assert dict(network.named_children()) == parts
 
 
 class Padded(nn.Module):

@@ -13,8 +13,8 @@ from fullyconv.networks import build, from_classifier
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
 from fullyconv.networks.heads import TwoHeads
-from fullyconv.networks.inspection import Inspection, Layer, inspect
-from fullyconv.networks.trunks.external import classifier
+from fullyconv.networks.inspection import Inspection, LayerFacts, inspect
+from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.networks.trunks.resnet import ResNet18
 from fullyconv.surgery.convolutionize import convolutionize
 
@@ -47,7 +47,7 @@ def miniature() -> nn.Sequential:
     )
 
 
-def named(found: Inspection) -> dict[str, Layer]:
+def named(found: Inspection) -> dict[str, LayerFacts]:
     return {layer.path: layer for layer in found.layers}
 
 
@@ -108,7 +108,7 @@ def test_multiply_adds_are_half_the_operations_that_pytorch_counts(network: nn.M
 
 def external(name: str) -> nn.Module:
     try:
-        return classifier(name)
+        return build_classifier(name)
     except ImportError as missing:
         pytest.skip(str(missing))
 

@@ -11,7 +11,7 @@ import torch
 from fullyconv import build, load, save
 from fullyconv.checkpoint import read_tensors, write_tensors
 from fullyconv.files import BadFile
-from fullyconv.networks.trunks.external import classifier
+from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.loop import BEST, Job, fit
 from fullyconv.train.recipe import Recipe
@@ -55,7 +55,7 @@ def test_a_run_starts_from_named_weights_and_not_from_those_of_another_trunk(sha
 
 
 def test_a_trunk_from_elsewhere_starts_from_its_librarys_weights_and_trains(shapes: Path, tmp_path: Path) -> None:
-    pretrained = classifier("torchvision:squeezenet1_1")
+    pretrained = build_classifier("torchvision:squeezenet1_1")
     write_tensors(tmp_path / "squeezenet.safetensors", pretrained.state_dict())
     choices = {
         "network": "fcn16s-resnet18",

@@ -17,8 +17,9 @@ from fullyconv.caffe.structure import Numbering, differences
 from fullyconv.caffe.text import Written, to_text
 from fullyconv.files import BadFile
 from fullyconv.networks import BORDERS, CLASSIFIERS, architecture_of, build, generic_names
+from fullyconv.networks.architecture import Upsampling
 from fullyconv.networks.classifier import Classifier
-from fullyconv.networks.fcn import FCN, Upsampling
+from fullyconv.networks.fcn import FCN
 from fullyconv.networks.reference import REFERENCES
 from fullyconv.upsample import Upsample
 

@@ -58,7 +58,7 @@ class _Writer:
     def trunk(self, place: str, bottom: str, suffix: str = "") -> list[str]:
         """Write a trunk and give its maps, coarse to fine."""
         renamed = FIRST_OF_FOUR if self.streams[1:] == ("depth",) else {}
-        trunk = cast("nn.Module", getattr(self.net, place))
+        trunk = self.net.trunk if isinstance(self.net, Classifier) else self.net.streams[place]
         writer = TrunkWriter(trunk, bottom, prefix=place, suffix=suffix, renamed=renamed, rated=self.rated)
         self.layers += writer.layers
         return writer.outputs[::-1]
@@ -76,9 +76,10 @@ class _Ladder:
 
     def scores(self, maps: list[str], place: str, stream: str = "") -> list[str]:
         """Write a score layer for each map, coarse to fine, and give their blobs."""
-        heads = cast("nn.ModuleList", getattr(self.net, place))
         blobs = []
-        for index, (head, features, scale) in enumerate(zip(heads, maps, self.net.scales, strict=False)):
+        for index, (head, features, scale) in enumerate(
+            zip(self.net.score_layers[place], maps, self.net.scales, strict=False)
+        ):
             name = f"score_{features.removesuffix(stream) if index else 'fr'}{self.suffix}{stream}"
             seen = features if scale == 1 else self._scale(features, scale, cast("nn.Conv2d", head).in_channels)
             blobs.append(self.writer.convolution(head, name, seen, f"{place}.{index}"))
@@ -93,7 +94,7 @@ class _Ladder:
 
     def climb(self, scores: list[str], maps: list[str], place: str) -> None:
         """Write upsampling and fusion, coarse to fine, up to the crop to the image."""
-        upsamplers = cast("nn.ModuleList", getattr(self.net, place))
+        upsamplers = self.net.ladders[place]
         stages, fused = self.net.plans[0].stages, scores[0]
         for index, fine in enumerate(scores[1:]):
             factor = stages[index].factor

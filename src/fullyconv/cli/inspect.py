@@ -20,7 +20,7 @@ from fullyconv.cli.options import import_from_here
 if TYPE_CHECKING:
     from fullyconv.geometry import AxisMap
     from fullyconv.networks.fcn import FCN
-    from fullyconv.networks.inspection import Alignment, Inspection, Layer
+    from fullyconv.networks.inspection import Alignment, Inspection, LayerFacts
     from fullyconv.predict.heatmap import HeatMap
     from fullyconv.surgery.convolutionize import FullyConvolutional
     from fullyconv.trace import Remark
@@ -237,7 +237,7 @@ def _print_remarks(remarks: Iterable[Remark]) -> None:
         out.print(f"[yellow]{kind}:[/] {escape(text)}: {escape(', '.join(paths[:MOST_NAMED]))}{more}")
 
 
-def _cells(layer: Layer) -> Iterable[str]:
+def _cells(layer: LayerFacts) -> Iterable[str]:
     yield layer.path
     yield layer.kind
     yield str(layer.channels)

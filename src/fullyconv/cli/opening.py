@@ -92,11 +92,11 @@ def _published(name: str) -> Subject:
 
 
 def _external(name: str, side: tuple[int, int] | None) -> Subject:
-    from fullyconv.networks.trunks.external import classifier, imagenet_classes, usual_example, usual_preprocess
+    from fullyconv.networks.trunks.external import build_classifier, imagenet_classes, usual_example, usual_preprocess
     from fullyconv.trace import input_channels
     from fullyconv.trace.record import USUAL_SIDE
 
-    network = classifier(name)
+    network = build_classifier(name)
     channels, *own = usual_example(network) or (input_channels(network), USUAL_SIDE, USUAL_SIDE)
     height, width = side or own
     classes = imagenet_classes() if name.startswith(("timm:", "torchvision:")) else ()

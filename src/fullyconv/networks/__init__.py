@@ -7,12 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, overload
 
-from torch import nn
-
-from fullyconv.networks.architecture import USUAL_CLASSES, Architecture, architecture_of
+from fullyconv.networks.architecture import USUAL_CLASSES, Architecture, Upsampling, architecture_of, class_count
 from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.converted import from_classifier
-from fullyconv.networks.fcn import FCN, Upsampling
+from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
 from fullyconv.networks.heads import TwoHeads
 from fullyconv.networks.reference import REFERENCES, Reference
@@ -22,6 +20,7 @@ from fullyconv.networks.trunks.external import is_external
 from fullyconv.networks.trunks.googlenet import GoogLeNet
 from fullyconv.networks.trunks.lenet import LeNet
 from fullyconv.networks.trunks.vgg import VGG16
+from fullyconv.surgery.trunk import Trunk
 from fullyconv.upsample import Border
 
 __all__ = [
@@ -52,20 +51,20 @@ BORDERS: dict[str, Border] = dict.fromkeys(COMPACT, "replicate")
 ClassifierName = Literal["vgg16", "caffenet", "alexnet", "googlenet", "lenet"]
 
 
-class Published(NamedTuple):
-    """A classifier: its trunk, padded as published, its classes, the side of the pictures it was made for."""
+class NamedClassifier(NamedTuple):
+    """A classifier of the papers: trunk, padded as published, classes, the side of the pictures it was made for."""
 
-    trunk: Callable[[], nn.Module]
+    trunk: Callable[[], Trunk]
     classes: int
     side: int
 
 
 CLASSIFIERS = {
-    "vgg16": Published(partial(VGG16, image_pad=1), 1000, 224),
-    "caffenet": Published(partial(CaffeNet, image_pad=0), 1000, 227),
-    "alexnet": Published(partial(CaffeNet, image_pad=0, norm_first=True), 1000, 227),
-    "googlenet": Published(GoogLeNet, 1000, 224),
-    "lenet": Published(partial(LeNet, image_pad=0), 10, 28),
+    "vgg16": NamedClassifier(partial(VGG16, image_pad=1), 1000, 224),
+    "caffenet": NamedClassifier(partial(CaffeNet, image_pad=0), 1000, 227),
+    "alexnet": NamedClassifier(partial(CaffeNet, image_pad=0, norm_first=True), 1000, 227),
+    "googlenet": NamedClassifier(GoogLeNet, 1000, 224),
+    "lenet": NamedClassifier(partial(LeNet, image_pad=0), 10, 28),
 }
 
 
@@ -109,19 +108,19 @@ def build(
     (1, 1)
     """
     network: FCN | Classifier
+    classes = None if classes is None else class_count(classes)
     external = external_trunk(name)
     if external is not None:
         stride, trunk = external
-        return from_classifier(
-            trunk, classes or USUAL_CLASSES, stride, upsampling=upsampling or "fixed", channels=channels
-        )
+        classes = USUAL_CLASSES if classes is None else classes
+        return from_classifier(trunk, classes, stride, upsampling=upsampling or "fixed", channels=channels)
     if channels is not None and (name in CLASSIFIERS or name in REFERENCES):
         raise ValueError(f"{name} reads the channels it was published with: leave channels out")
     if name in CLASSIFIERS:
         if upsampling == "learned":
             raise ValueError(f"{name} is a classifier and upsamples nothing: leave upsampling out")
-        published = CLASSIFIERS[name]
-        network = Classifier(published.trunk(), classes=published.classes if classes is None else classes)
+        known = CLASSIFIERS[name]
+        network = Classifier(known.trunk(), classes=known.classes if classes is None else classes)
     elif name in REFERENCES:
         network = _build_reference(REFERENCES[name], classes, upsampling)
     elif name in generic_names():
@@ -135,7 +134,7 @@ def build(
         )
     else:
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join([*network_names(), *CLASSIFIERS])}")
-    network.architecture = Architecture(  # type: ignore[assignment]
+    network.architecture = Architecture(
         name, network.classes, network.upsampling if isinstance(network, FCN) else "fixed", channels
     )
     return network

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Literal
 
 from torch import nn
 
-from fullyconv.networks.fcn import Upsampling
-
 USUAL_CLASSES = 21
+
+Upsampling = Literal["fixed", "learned"]
+
+
+def class_count(classes: object) -> int:
+    """Check a number of classes; every network that scores classes asks here.
+
+    Args:
+        classes: What was given: an ``int`` (or NumPy's) of 1 or more.
+
+    Returns:
+        The number as an ``int``.
+
+    Raises:
+        ValueError: For 0, negative numbers, truth values, floats and whatever else counts nothing.
+
+    >>> class_count(21)
+    21
+
+    """
+    if isinstance(classes, bool) or not isinstance(classes, Integral) or classes < 1:
+        raise ValueError(f"a network scores at least one class, a whole number of them, not {classes!r}")
+    return int(classes)
 
 
 @dataclass(frozen=True)
@@ -25,6 +48,9 @@ class Architecture:
     """Of its input, where they are not those that its trunk is made for."""
     taps: tuple[str, ...] = ()
     example: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        class_count(self.classes)
 
 
 def architecture_of(network: nn.Module) -> Architecture:

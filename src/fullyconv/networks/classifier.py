@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
+
+from fullyconv.networks.architecture import Architecture, class_count
+from fullyconv.surgery.trunk import Trunk
 
 
 class Classifier(nn.Module):
@@ -16,12 +17,12 @@ class Classifier(nn.Module):
     its weights start one: ``fcn.trunk.load_state_dict(classifier.trunk.state_dict())``.
     """
 
-    def __init__(self, trunk: nn.Module, *, classes: int) -> None:
+    architecture: Architecture | None = None
+
+    def __init__(self, trunk: Trunk, *, classes: int) -> None:
         super().__init__()
-        if classes < 1:
-            raise ValueError(f"a network scores at least one class, not {classes}")
-        self.trunk, self.classes = trunk, classes
-        self.score = nn.Conv2d(cast("tuple[int, ...]", trunk.channels)[-1], classes, 1)
+        self.trunk, self.classes = trunk, class_count(classes)
+        self.score = nn.Conv2d(trunk.channels[-1], self.classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Score whole pictures."""

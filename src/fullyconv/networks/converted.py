@@ -8,10 +8,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from fullyconv.networks.architecture import USUAL_CLASSES, Architecture
-from fullyconv.networks.fcn import FCN, Upsampling
-from fullyconv.networks.trunks.external import classifier as build_classifier
-from fullyconv.networks.trunks.external import origins, usual_example
+from fullyconv.networks.architecture import USUAL_CLASSES, Architecture, Upsampling, class_count
+from fullyconv.networks.fcn import FCN
+from fullyconv.networks.trunks.external import build_classifier, origins, usual_example
 from fullyconv.surgery.layers import widen, without_weights
 from fullyconv.surgery.trunk import ClassifierTrunk, Example, cut_trunk
 from fullyconv.trace.nodes import operation
@@ -50,6 +49,7 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
 
     Raises ``ValueError`` naming the operation and module for what has no fully convolutional form.
     """
+    classes = class_count(classes)
     if isinstance(classifier, str):
         origin, classifier = classifier, build_classifier(classifier)
     example = example or usual_example(classifier)
@@ -61,7 +61,7 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
         trunk, classes=classes, skips=len(trunk.channels) - 1, upsampling=upsampling, border="replicate", cover=True
     )
     if origin is not None:
-        network.architecture = Architecture(  # type: ignore[assignment]
+        network.architecture = Architecture(
             f"fcn{stride}s-{origin}", classes, upsampling, channels, tuple(taps), example
         )
     return network

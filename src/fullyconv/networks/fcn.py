@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, lcm
-from typing import Literal, cast
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,18 +22,18 @@ from fullyconv.geometry import (
     size,
     smallest_input,
 )
+from fullyconv.networks.architecture import Architecture, Upsampling, class_count
+from fullyconv.surgery.trunk import Trunk
 from fullyconv.surgery.weights import Transplant, transplant
 from fullyconv.trace import input_channels, outputs
 from fullyconv.upsample import Border, Upsample
-
-Upsampling = Literal["fixed", "learned"]
 
 LONGEST_MINIMUM = 4096  # a network that needs more pixels than this per axis is a mistake
 LONGEST_MARGIN = 1024
 
 
 @dataclass(frozen=True)
-class Stage:
+class UpsamplingStage:
     """One step up the ladder, along one axis: upsample by ``factor`` and meet a finer map (or the image).
 
     ``offset`` is the upsampled unit that lies on unit 0 of the finer map, so the upsampled map is
@@ -50,7 +50,7 @@ class AxisPlan:
     """How the maps of an FCN line up along one axis; all of it follows from the trunk's paths."""
 
     taps: tuple[Path, ...]  # coarse to fine
-    stages: tuple[Stage, ...]  # one per tap; the last one meets the image
+    stages: tuple[UpsamplingStage, ...]  # one per tap; the last one meets the image
     output: AxisMap  # where an output pixel looks: scale 1, and the widest field
     margin: int = 0  # zeros on each side of the image
     multiple: int = 1  # what the trunk's input is a multiple of, by more zeros at the end
@@ -69,7 +69,7 @@ class AxisPlan:
             kernel = bilinear_kernel_size(int(ratio), current, finer)
             upsampled = current.then(Spread(kernel, int(ratio)).axis_map())
             offset = crop_offset(upsampled, finer)
-            stages.append(Stage(kernel, int(ratio), offset))
+            stages.append(UpsamplingStage(kernel, int(ratio), offset))
             start = finer if offset >= 0 else upsampled
             current = AxisMap(start.scale, start.shift, max(upsampled.field, finer.field))
         return cls(tuple(taps), tuple(stages), current, margin, multiple)
@@ -146,17 +146,19 @@ class AxisPlan:
                 return False
         return True
 
+    def smallest_input(self, border: Border) -> int:
+        """Find the shortest axis from which on every length can be labelled."""
+        return smallest_input(lambda length: self.fits(length, border), period=self.stride, bound=LONGEST_MINIMUM)
 
-def score_heads(trunk: nn.Module, classes: int, skips: int) -> nn.ModuleList:
+
+def score_heads(trunk: Trunk, classes: int, skips: int) -> nn.ModuleList:
     """Make a 1 x 1 convolution for each map that is scored, coarse to fine.
 
     They start at zero, which leaves the coarse prediction untouched until a skip has learned
     (paper, section 4.2).
     """
-    if classes < 1:
-        raise ValueError(f"a network scores at least one class, not {classes}")
-    channels = cast("tuple[int, ...]", trunk.channels)
-    heads = nn.ModuleList(nn.Conv2d(wide, classes, 1) for wide in channels[_coarsest(skips)])
+    classes = class_count(classes)
+    heads = nn.ModuleList(nn.Conv2d(wide, classes, 1) for wide in trunk.channels[_coarsest(skips)])
     for parameter in heads.parameters():
         nn.init.zeros_(parameter)
     return heads
@@ -182,9 +184,11 @@ class FCN(nn.Module):
     ``smallest_input`` on; raises ``ValueError`` for anything else.
     """
 
+    architecture: Architecture | None = None
+
     def __init__(  # noqa: PLR0913 (the choices of one network)
         self,
-        trunk: nn.Module,
+        trunk: Trunk,
         *,
         classes: int,
         skips: int,
@@ -198,7 +202,7 @@ class FCN(nn.Module):
             raise ValueError(f"upsampling is 'fixed' or 'learned', not {upsampling!r}")
         if len(scales) not in (0, skips):
             raise ValueError(f"{len(scales)} scales for {skips} skips: give one for each, or none")
-        self.trunk, self.classes, self.border, self.upsampling = trunk, classes, border, upsampling
+        self.trunk, self.classes, self.border, self.upsampling = trunk, class_count(classes), border, upsampling
         self.heads = score_heads(trunk, classes, skips)
         self.scales = (1.0, *(scales or (1.0,) * skips))
         self.in_channels = input_channels(trunk)
@@ -212,10 +216,22 @@ class FCN(nn.Module):
         )
         self.plans = rows, columns
         self.upsamplers = self._upsamplers(classes)
-        self.smallest_input = tuple(
-            smallest_input(lambda n, p=plan: p.fits(n, border), period=plan.stride, bound=LONGEST_MINIMUM)  # type: ignore[misc]
-            for plan in self.plans
-        )
+        self.smallest_input = rows.smallest_input(border), columns.smallest_input(border)
+
+    @property
+    def streams(self) -> dict[str, Trunk]:
+        """The trunks by the names of their modules."""
+        return {"trunk": self.trunk}
+
+    @property
+    def score_layers(self) -> dict[str, nn.ModuleList]:
+        """The layers that score the maps, coarse to fine, by the names of their modules."""
+        return {"heads": self.heads}
+
+    @property
+    def ladders(self) -> dict[str, nn.ModuleList]:
+        """The steps that upsample scores to the image, by the names of their modules."""
+        return {"upsamplers": self.upsamplers}
 
     def _upsamplers(self, classes: int) -> nn.ModuleList:
         """Make the ladder from the coarsest map to the image."""
@@ -284,7 +300,6 @@ def continue_from(coarser: FCN, finer: FCN) -> Transplant:
     classes only the trunk moves.
     """
     if coarser.classes != finer.classes:
-        scores = [name for name, _ in coarser.named_children() if name.endswith(("heads", "upsamplers"))]
-        return transplant(coarser, finer, skip=scores)
+        return transplant(coarser, finer, skip=[*coarser.score_layers, *coarser.ladders])
     same = len(coarser.upsamplers) == len(finer.upsamplers)
     return transplant(coarser, finer, skip=() if same else (f"upsamplers.{len(coarser.upsamplers) - 1}",))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fullyconv.networks.fcn import FCN, Upsampling, score_heads
+from fullyconv.networks.architecture import Upsampling
+from fullyconv.networks.fcn import FCN, score_heads
+from fullyconv.surgery.trunk import Trunk
 
 WEIGHTS = (0.5, 0.5)  # the paper says sum; its release averages
 
@@ -18,8 +20,8 @@ class LateFusion(FCN):
 
     def __init__(
         self,
-        trunk: nn.Module,
-        second: nn.Module,
+        trunk: Trunk,
+        second: Trunk,
         *,
         classes: int,
         skips: int,
@@ -31,6 +33,16 @@ class LateFusion(FCN):
             raise ValueError("the two trunks have different strides or windows: fuse networks of the same layers")
         self.first_channels, self.in_channels = self.in_channels, self.in_channels + other.in_channels
         self.second, self.second_heads = second, score_heads(second, classes, skips)
+
+    @property
+    def streams(self) -> dict[str, Trunk]:
+        """The trunks by the names of their modules."""
+        return {**super().streams, "second": self.second}
+
+    @property
+    def score_layers(self) -> dict[str, nn.ModuleList]:
+        """The layers that score the maps, coarse to fine, by the names of their modules."""
+        return {**super().score_layers, "second_heads": self.second_heads}
 
     def forward(self, image: Tensor) -> Tensor:
         """Score every pixel of N x (K + L) x H x W."""

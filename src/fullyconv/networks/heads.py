@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fullyconv.networks.fcn import FCN, Upsampling, score_heads
+from fullyconv.networks.architecture import Upsampling
+from fullyconv.networks.fcn import FCN, score_heads
+from fullyconv.surgery.trunk import Trunk
 
 
 class SceneScores(NamedTuple):
@@ -24,12 +26,22 @@ class TwoHeads(FCN):
     """
 
     def __init__(
-        self, trunk: nn.Module, *, classes: int, geometric: int, skips: int, upsampling: Upsampling = "fixed"
+        self, trunk: Trunk, *, classes: int, geometric: int, skips: int, upsampling: Upsampling = "fixed"
     ) -> None:
         super().__init__(trunk, classes=classes, skips=skips, upsampling=upsampling)
         self.geometric = geometric
         self.geometric_heads = score_heads(trunk, geometric, skips)
         self.geometric_upsamplers = self._upsamplers(geometric)
+
+    @property
+    def score_layers(self) -> dict[str, nn.ModuleList]:
+        """The layers that score the maps, coarse to fine, by the names of their modules."""
+        return {**super().score_layers, "geometric_heads": self.geometric_heads}
+
+    @property
+    def ladders(self) -> dict[str, nn.ModuleList]:
+        """The steps that upsample scores to the image, by the names of their modules."""
+        return {**super().ladders, "geometric_upsamplers": self.geometric_upsamplers}
 
     def forward(self, image: Tensor) -> SceneScores:  # type: ignore[override]
         """Score every pixel of N x 3 x H x W for both tasks."""

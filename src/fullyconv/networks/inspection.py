@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch import fx, nn
 
 from fullyconv.geometry import AxisMap, Spread, axis_map
-from fullyconv.networks.fcn import FCN, AxisPlan, Stage
+from fullyconv.networks.fcn import FCN, AxisPlan, UpsamplingStage
 from fullyconv.surgery.convolutionize import FullyConvolutional
 from fullyconv.surgery.trunk import ClassifierTrunk
 from fullyconv.trace import Positions, Remark, Walk, input_channels, record, walk
@@ -29,7 +29,7 @@ WEIGHTED = ("conv1d", "conv2d", "linear")
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerFacts:
     """One operation of a network at one size of the picture.
 
     ``size`` is the height and width of the map it gives, ``lines`` say where its units look; both are
@@ -75,7 +75,7 @@ class Inspection:
     """A network at one size of the picture: ``picture`` is (channels, height, width)."""
 
     picture: tuple[int, int, int]
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerFacts, ...]
     parameters: int
     remarks: tuple[Remark, ...] = ()
     alignment: Alignment | None = None
@@ -134,7 +134,7 @@ class _Graph:
         recorded = record(network, picture)
         return cls(recorded, walk(recorded))
 
-    def layers(self, under: Lines, *, prefix: str = "") -> Iterator[Layer]:
+    def layers(self, under: Lines, *, prefix: str = "") -> Iterator[LayerFacts]:
         """Return every operation that depends on the picture; ``under`` says where the input's units look."""
         named, counted = dict(self.recorded.named_parameters(remove_duplicate=False)), set[int]()
         for node, positions in self.walk.positions.items():
@@ -147,7 +147,7 @@ class _Graph:
             layer = layer_of(self.recorded, node)
             multiply_adds = _multiply_adds(node, layer)
             moves = not is_pointwise(node, layer) and self._moves(node, positions)
-            yield Layer(
+            yield LayerFacts(
                 path=prefix + self._path(node, weights),
                 kind=type(layer).__name__ if layer is not None else operation(node),
                 channels=prod(length for axis, length in enumerate(shape) if axis and axis - len(shape) not in axes),
@@ -229,28 +229,24 @@ def _inspect_fcn(network: FCN, size: tuple[int, int]) -> Inspection:
     plans = network.plans
     height, width = (length + sum(plan.padding(length)) for plan, length in zip(plans, size, strict=True))
     under: Lines = AxisMap(shift=Fraction(-plans[0].margin)), AxisMap(shift=Fraction(-plans[1].margin))
-    layers: list[Layer] = []
+    layers: list[LayerFacts] = []
     taps: tuple[Tap, ...] = ()
     maps: list[tuple[int, ...]] = []
-    for name, trunk in network.named_children():
-        if name in ("trunk", "second"):
-            graph = _Graph.of(trunk, (input_channels(trunk), height, width))
-            layers += graph.layers(under, prefix=f"{name}.")
-            maps = [shape_of(node)[1:] for node in graph.outputs()[::-1]][: len(plans[0].taps)]
-            taps = taps or _taps(network, graph)
-    for name, ladder in network.named_children():
-        if name.endswith("heads"):
-            layers += _heads(name, cast("nn.ModuleList", ladder), taps, maps)
-    for name, ladder in network.named_children():
-        if name.endswith("upsamplers"):
-            layers += _upsampling(name, cast("nn.ModuleList", ladder), plans, maps, size)
-    smallest = cast("tuple[int, int]", network.smallest_input)
+    for name, trunk in network.streams.items():
+        graph = _Graph.of(trunk, (input_channels(trunk), height, width))
+        layers += graph.layers(under, prefix=f"{name}.")
+        maps = [shape_of(node)[1:] for node in graph.outputs()[::-1]][: len(plans[0].taps)]
+        taps = taps or _taps(network, graph)
+    for name, heads in network.score_layers.items():
+        layers += _heads(name, heads, taps, maps)
+    for name, ladder in network.ladders.items():
+        layers += _upsampling(name, ladder, plans, maps, size)
     return Inspection(
         (network.in_channels, *size),
         tuple(layers),
         _count(network),
         tuple(network.remarks),
-        Alignment(taps, plans, smallest),
+        Alignment(taps, plans, network.smallest_input),
     )
 
 
@@ -259,15 +255,16 @@ def _taps(network: FCN, graph: _Graph) -> tuple[Tap, ...]:
     trunk = network.trunk
     names = [graph._path(node, {}) for node in graph.outputs()]
     names = list(trunk.tapped) if isinstance(trunk, ClassifierTrunk) else names
-    channels = cast("tuple[int, ...]", trunk.channels)
     rows, columns = (plan.taps for plan in network.plans)
     return tuple(
         Tap(name, wide, (axis_map(down), axis_map(across)))
-        for name, wide, down, across in zip(names[::-1], channels[::-1], rows, columns, strict=False)
+        for name, wide, down, across in zip(names[::-1], trunk.channels[::-1], rows, columns, strict=False)
     )
 
 
-def _heads(name: str, heads: nn.ModuleList, taps: Sequence[Tap], maps: Sequence[tuple[int, ...]]) -> Iterator[Layer]:
+def _heads(
+    name: str, heads: nn.ModuleList, taps: Sequence[Tap], maps: Sequence[tuple[int, ...]]
+) -> Iterator[LayerFacts]:
     for index, (head, tap, (channels, height, width)) in enumerate(zip(heads, taps, maps, strict=True)):
         for layer in _Graph.of(nn.Sequential(head), (channels, height, width)).layers(tap.lines):
             yield replace(layer, path=f"{name}.{index}{layer.path.removeprefix('0')}")
@@ -301,11 +298,11 @@ def _upsampling(
     plans: tuple[AxisPlan, AxisPlan],
     maps: Sequence[tuple[int, ...]],
     size: tuple[int, int],
-) -> Iterator[Layer]:
+) -> Iterator[LayerFacts]:
     axes = (_climb(plan, [shape[1 + axis] for shape in maps], size[axis]) for axis, plan in enumerate(plans))
     for index, (module, rows, columns) in enumerate(zip(ladder, *axes, strict=True)):
         upsampler = cast("Upsample", module)
-        yield Layer(
+        yield LayerFacts(
             path=f"{name}.{index}",
             kind="Upsample",
             channels=upsampler.channels,
@@ -316,7 +313,7 @@ def _upsampling(
         )
 
 
-def _layer_document(layer: Layer) -> dict[str, Any]:
+def _layer_document(layer: LayerFacts) -> dict[str, Any]:
     return {
         "path": layer.path,
         "kind": layer.kind,
@@ -360,5 +357,5 @@ def alignment_document(found: Alignment) -> dict[str, Any]:
     }
 
 
-def _stage_document(stage: Stage) -> dict[str, int]:
+def _stage_document(stage: UpsamplingStage) -> dict[str, int]:
     return {"factor": stage.factor, "kernel": stage.kernel, "offset": stage.offset}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fullyconv import facts
-from fullyconv.networks.fcn import Upsampling
+from fullyconv.networks.architecture import Upsampling
 from fullyconv.types import Preprocess
 
 VOC, PASCAL_CONTEXT, SIFT_FLOW = facts.VOC.mean, facts.CONTEXT.mean, facts.SIFTFLOW_SEMANTIC.mean

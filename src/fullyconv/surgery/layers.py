@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-Layer = TypeVar("Layer", bound=nn.Module)
+AnyLayer = TypeVar("AnyLayer", bound=nn.Module)
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -144,7 +144,7 @@ def without_weights(build: Callable[[], Network]) -> Network:
         return build()
 
 
-def filled(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
+def filled(layer: AnyLayer, weight: Tensor, bias: Tensor | None) -> AnyLayer:
     """Set copies of these tensors as the parameters of a layer, on their device and in their precision."""
     for name, values in (("weight", weight), ("bias", bias)):
         if values is not None:

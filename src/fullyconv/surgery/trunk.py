@@ -20,7 +20,17 @@ Example = tuple[int, int, int]
 PADS = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)
 
 
-class ClassifierTrunk(nn.Module):
+class Trunk(nn.Module):
+    """What an FCN stands on: N x K x H x W in, feature maps out, fine to coarse.
+
+    ``channels`` has one number for each map. Any ``nn.Module`` that has it and gives as many maps will do;
+    this class tells type checkers so. Strides, windows and the channels read are found in its graph.
+    """
+
+    channels: tuple[int, ...]
+
+
+class ClassifierTrunk(Trunk):
     """A classifier without its scores: N x C x H x W in, tapped maps out, fine to coarse.
 
     ``channels`` has one number for each map, ``tapped`` the module it comes from. The parameters keep the

@@ -14,8 +14,9 @@ from fullyconv.networks.trunks.lenet import LeNet
 from fullyconv.networks.trunks.resnet import ResNet18
 from fullyconv.networks.trunks.spectral import Spectral
 from fullyconv.networks.trunks.vgg import VGG16
+from fullyconv.surgery.trunk import Trunk
 
-BACKBONES: dict[str, Callable[[], nn.Module]] = {
+BACKBONES: dict[str, Callable[[], Trunk]] = {
     "vgg16": VGG16,
     "vgg16-same": partial(VGG16, image_pad=1, fc6_pad=3),
     "vgg16-bgrd": partial(VGG16, in_channels=4),
@@ -31,7 +32,7 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def backbone(name: str, channels: int | None = None) -> nn.Module:
+def backbone(name: str, channels: int | None = None) -> Trunk:
     """Build a trunk with fresh weights, for images of ``channels`` if they are not those it is made for.
 
     Raises ``ValueError`` for a name that is not in ``BACKBONES``.

@@ -8,6 +8,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from fullyconv.surgery.trunk import Trunk
+
 HIDDEN = 4096
 COLOURS = 3
 
@@ -15,7 +17,7 @@ _norm = partial(nn.LocalResponseNorm, 5, 1e-4, 0.75)  # alpha is divided by the 
 _pool = partial(nn.MaxPool2d, 3, 2, ceil_mode=True)
 
 
-class CaffeNet(nn.Module):
+class CaffeNet(Trunk):
     """Five convolutions, two of them by halves (groups), and two fully connected layers as convolutions.
 
     CaffeNet pools, then normalises; AlexNet (Krizhevsky et al. 2012) does the two in the other order:

@@ -30,7 +30,7 @@ def is_external(name: str) -> bool:
     return PATTERN.fullmatch(name) is not None
 
 
-def classifier(name: str) -> nn.Module:
+def build_classifier(name: str) -> nn.Module:
     """Build a classifier with fresh weights; nothing is downloaded.
 
     ``name`` is ``timm:convnext_tiny``, ``torchvision:resnet50``, or ``my_package.nets:build``: a function (or class)

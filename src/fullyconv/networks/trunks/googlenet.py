@@ -9,6 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fullyconv.surgery.trunk import Trunk
+
 COLOURS = 3
 
 # Channels per block: 1x1, 3x3_reduce, 3x3, 5x5_reduce, 5x5, pool_proj.
@@ -62,7 +64,7 @@ class Inception(nn.ModuleDict):
         return torch.cat((relu(self["1x1"](features)), three, five, pool), 1)
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(Trunk):
     """Twenty-one convolutional layers deep; its classifier averages over positions and is not part of the trunk.
 
     Takes N x 3 x H x W, gives inception_5b (stride 32, 1024 channels) behind GoogLeNet's dropout.

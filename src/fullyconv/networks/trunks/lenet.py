@@ -7,11 +7,13 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from fullyconv.surgery.trunk import Trunk
+
 HIDDEN = 500
 WINDOW = 28  # the side of the digits it was made for
 
 
-class LeNet(nn.Module):
+class LeNet(Trunk):
     """Two convolutions and pools, and a 4 x 4 convolution that stands for the fully connected layer.
 
     Unpadded, a 28 x 28 digit gives one unit; padded by half of that, any image gives units all over it.

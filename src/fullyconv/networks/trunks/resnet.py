@@ -6,6 +6,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from fullyconv.surgery.trunk import Trunk
+
 
 def _conv(wide: int, channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(wide, channels, kernel, stride, padding=kernel // 2, bias=False)
@@ -29,7 +31,7 @@ class Residual(nn.Module):
         return cast("Tensor", self.relu(found + self.shortcut(features)))
 
 
-class ResNet18(nn.Module):
+class ResNet18(Trunk):
     """Eight residual blocks, 11.2 million parameters, no fully connected layer.
 
     Takes N x 3 x H x W, gives the last maps at strides 8, 16 and 32 (128, 256, 512 channels).

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fullyconv.surgery.trunk import Trunk
+
 WIDTHS = (64, 96, 128, 128)  # of the maps at strides 1, 2, 4 and 8
 
 
-class Spectral(nn.Module):
+class Spectral(Trunk):
     """1 x 1 convolutions over each spectrum, then an encoder of 3 x 3 convolutions.
 
     Takes N x B x H x W, gives the maps at strides 1, 2, 4, … ``coarsest`` (1, 2, 4 or 8), which also decides how

@@ -6,12 +6,14 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
+from fullyconv.surgery.trunk import Trunk
+
 # Convolutions per block and their channels; each block ends in a 2 x 2 pool.
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 HIDDEN = 4096
 
 
-class VGG16(nn.Module):
+class VGG16(Trunk):
     """VGG-16 whose two fully connected layers are convolutions, fc6 with a 7 x 7 window.
 
     The reference pads the image by 100 and leaves fc6 unpadded; the "same-padding" form pads the
