@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +13,7 @@ VOID = -1
 """The label of a pixel that counts nowhere: not in the loss, not in the scores."""
 
 MOST_CLASSES = 32_767  # labels travel as int16
+MOST_VALUE = 65_535  # of a class in a mask file: masks are written as 8 or 16 bit
 
 
 def palette_colour(index: int) -> tuple[int, int, int]:
@@ -29,15 +32,23 @@ def palette_colour(index: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def _twice(entries: Iterable[Hashable]) -> list[Hashable]:
+    """Return what stands more than once."""
+    return [entry for entry, count in Counter(entries).items() if count > 1]
+
+
 @dataclass(frozen=True)
 class ClassSet:
     """What the labels mean.
 
     ``names[c]`` is class ``c``; ``colours[c]`` its RGB colour in pictures, 0..255; ``values[c]`` the
     number that stands for it in an index mask (its own index unless a data set says otherwise);
-    ``ignore_index`` the mask value of pixels that are not scored. With ``colour_masks`` the masks
-    are RGB pictures whose colours are ``colours``; every other colour is an error except
-    ``ignore_colours``.
+    ``ignore_index`` the mask value of pixels that are not scored, and the one written for them;
+    ``also_ignored`` are further such values. With ``colour_masks`` the masks are RGB pictures whose
+    colours are ``colours``; every other colour is an error except ``ignore_colours``.
+
+    >>> ClassSet(("road", "sky"), values=(7, 23), ignore_index=0, also_ignored=(1, 2)).ignored
+    (0, 1, 2)
     """
 
     names: tuple[str, ...]
@@ -46,6 +57,7 @@ class ClassSet:
     values: tuple[int, ...] = ()
     colour_masks: bool = False
     ignore_colours: tuple[tuple[int, int, int], ...] = ()
+    also_ignored: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MOST_CLASSES:
@@ -60,18 +72,36 @@ class ClassSet:
         for what, given in (("colours", self.colours), ("values", self.values)):
             if len(given) != len(self.names):
                 raise ValueError(f"{len(self.names)} classes need as many {what}, not {len(given)}")
-        if len(set(self.names)) != len(self.names):
-            raise ValueError(f"two classes share a name: {', '.join(self.names)}")
-        if len({*self.values, self.ignore_index}) != len(self.values) + 1:
-            raise ValueError(
-                f"mask values must differ from each other and from ignore ({self.ignore_index}): {self.values}"
-            )
+        if twice := _twice(self.names):
+            raise ValueError(f"two classes share a name: {twice[0]!r}")
+        self._check_values()
+        self._check_colours()
+
+    def _check_values(self) -> None:
+        stored = (*self.values, *self.ignored)
+        beyond = [value for value in stored if not 0 <= value <= MOST_VALUE]
+        if beyond:
+            raise ValueError(f"mask values are 0 to {MOST_VALUE}, not {beyond[0]}: masks are written as 8 or 16 bit")
+        if twice := _twice(stored):
+            raise ValueError(f"mask values must differ from each other and from ignore: {twice[0]} stands twice")
+
+    def _check_colours(self) -> None:
         painted = (*self.colours, *self.ignore_colours)
-        if self.colour_masks and len(set(painted)) != len(painted):
-            raise ValueError("in RGB masks every class and every ignored kind of pixel needs a colour of its own")
+        for colour in painted:
+            if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
+                raise ValueError(f"a colour is red, green and blue, each 0 to 255, not {colour}")
+        if self.colour_masks and (twice := _twice(painted)):
+            raise ValueError(
+                f"in RGB masks every class and every ignored kind of pixel needs a colour of its own: {twice[0]}"
+            )
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def ignored(self) -> tuple[int, ...]:
+        """All mask values of pixels that are not scored."""
+        return (self.ignore_index, *self.also_ignored)
 
 
 @dataclass(frozen=True)

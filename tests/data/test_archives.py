@@ -102,7 +102,7 @@ def test_sparse_files_are_refused_before_they_are_written(tmp_path: Path) -> Non
     info = tarfile.TarInfo("holes")
     info.type = tarfile.GNUTYPE_SPARSE
     block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
-    block[386:410] = b"00000000000\x00" b"00000000000\x00"  # one piece of no bytes, at the start
+    block[386:410] = b"00000000000\x0000000000000\x00"  # one piece of no bytes, at the start
     block[483:495] = b"30000000000\x00"  # the real size, octal: 3 GiB
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)

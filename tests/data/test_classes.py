@@ -40,6 +40,18 @@ def test_short_forms_are_enough(tmp_path: Path) -> None:
         ("classes: [", "not usable"),
         ("masks: colours\nclasses: [a]", "masks"),
         ("classes: []", "1 to 32767 classes"),
+        ("masks: index", "no 'classes' in it"),
+        ("names: [a]", "unknown key 'names': here it is called 'classes'"),
+        ("classes: [{name: a, color: [1, 2, 3]}]", "unknown key 'classes.0.color': here it is called 'colour'"),
+        ("classes: [{name: a, value: 70000}]", "classes.0.value: .*, not '70000'"),
+        ("classes: [{name: a, value: -5}]", "classes.0.value: .*, not '-5'"),
+        ("classes: [a]\nignore: 70000", "ignore.0: .*, not '70000'"),
+        ("classes: [a]\nignore: []", "ignore: "),
+        ("classes: [a, b]\nignore: [255, 1]", "1 stands twice"),
+        ("classes: [a]\nclasses: [b]", "line 2: 'classes' is said twice"),
+        ("classes: [{name: '', value: 1}]", "name"),
+        ("classes: [[a]]", "classes.0"),
+        ("classes: " + "[" * 1000, "100 brackets in brackets"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, what: str) -> None:
@@ -48,6 +60,48 @@ def test_mistakes_are_named(tmp_path: Path, text: str, what: str) -> None:
     with pytest.raises(BadFile, match=what) as caught:
         read_classes(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["no", "Yes", "1", "1e3", "010", "2020-01-01", "null", "~x", "a[/b]", "12:30", "straße"]
+)
+def test_names_are_what_is_written(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "classes.yaml"
+    for text in (f"classes: ['other', '{name}']", f"classes: [other, {{name: '{name}'}}]"):
+        path.write_text(text)
+        assert read_classes(path).names == ("other", name)
+    if not set(name) & set("[]:~"):
+        path.write_text(f"classes: [other, {name}]")
+        assert read_classes(path).names == ("other", name)
+    write_classes(ClassSet((name,)), path)
+    assert read_classes(path).names == (name,)
+
+
+def test_several_values_may_be_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text("ignore: [0, 3]\nclasses: [{name: road, value: 7}, {name: sky, value: 23, colour: null}]\n")
+    classes = read_classes(path)
+    assert classes.ignored == (0, 3)
+    write_classes(classes, path)
+    assert read_classes(path) == classes
+
+
+def test_a_byte_order_mark_is_passed_over_and_latin_1_named(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_bytes(b"\xef\xbb\xbfclasses: [a]\r\n")
+    assert read_classes(path).names == ("a",)
+    path.write_bytes("classes: [straße]".encode("latin-1"))
+    with pytest.raises(BadFile, match="not UTF-8 text: save it as UTF-8"):
+        read_classes(path)
+
+
+@pytest.mark.parametrize("value", [70_000, -5, 2**31 - 1])
+def test_values_that_no_mask_file_holds_are_refused(value: int) -> None:
+    """They would be written modulo 2 ** 16 or 2 ** 8."""
+    with pytest.raises(ValueError, match=f"not {value}"):
+        ClassSet(("a",), values=(value,))
+    with pytest.raises(ValueError, match=f"not {value}"):
+        ClassSet(("a",), ignore_index=value)
 
 
 def raw(values: object, palette: np.ndarray | None = None) -> RawMask:
@@ -79,6 +133,13 @@ def test_colours_become_classes() -> None:
 def test_16_bit_masks_ignore_65535() -> None:
     classes = guess_classes([raw([[0, 300, 65535]])])
     assert (len(classes), classes.ignore_index) == (301, 65535)
+
+
+def test_masks_with_numbers_that_no_file_can_name_teach_nothing() -> None:
+    classes = guess_classes([raw([[0, 1]]), raw([[-254, 2]]), raw([[2**31 - 1]])])
+    assert classes.names == ("class_0", "class_1")
+    with pytest.raises(ValueError, match="the masks hold 2 numbers up to 60000"):
+        guess_classes([raw([[0, 60_000]])])
 
 
 def test_photographs_are_no_masks() -> None:

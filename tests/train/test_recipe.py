@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from fullyconv.files import BadFile
 from fullyconv.networks import build
 from fullyconv.recipes import RECIPES, find_recipe
-from fullyconv.train.recipe import Recipe, change, parse_settings, read_recipe, write_recipe
+from fullyconv.train.recipe import ELSEWHERE, Recipe, change, parse_settings, read_recipe, write_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -63,6 +64,33 @@ def test_files_build_on_a_named_recipe(tmp_path: Path) -> None:
     path.write_text("epocs: 4\n")
     with pytest.raises(ValueError, match=r"mine\.yaml: unknown key 'epocs': did you mean 'epochs'"):
         find_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("lr", "here it is 'learning_rate'"),
+        ("imgsz", "here it is 'crop'"),
+        ("Batch_Size", "here it is 'batch'"),
+        ("color", "here it is 'colour'"),
+        ("patience", "nothing stops a run early"),
+        ("loss", "softmax cross-entropy"),
+    ],
+)
+def test_keys_of_other_tools_point_to_ours(key: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        change(RECIPES["default"], {key: 1}, source="--set")
+
+
+def test_every_pointer_leads_to_a_key() -> None:
+    assert {name for name in ELSEWHERE.values() if " " not in name} <= set(Recipe.model_fields)
+    assert not set(ELSEWHERE) & set(Recipe.model_fields)
+
+
+@pytest.mark.parametrize("pair", ["crop=[320,320", "crop={1: ", "epochs=&x [*x]", "epochs", "epochs=!!set {a}"])
+def test_settings_that_are_no_yaml_are_named(pair: str) -> None:
+    with pytest.raises(ValueError, match=f"--set {re.escape(pair)}:"):
+        parse_settings([pair])
 
 
 def test_unknown_recipes_suggest_the_nearest() -> None:

@@ -80,6 +80,7 @@ def unpack(archive: Path, folder: Path) -> Unpacked:
     Raises:
         BadFile: For a broken archive, a name that leads out of ``folder`` (by ``..`` or through a link that is
             there), a file with holes, and beyond ``LIMITS.archive_bytes`` or ``LIMITS.archive_files``.
+
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
@@ -154,7 +155,7 @@ def _place(member: _Member, folder: Path, archive: Path, done: Unpacked) -> None
 
 
 def _target(name: str, folder: Path, archive: Path) -> Path:
-    """Return the place of an entry; raises ``BadFile`` for one outside ``folder``, also through links that are there."""
+    """Return the place of an entry; raises ``BadFile`` for one outside ``folder``, also through links."""
     try:
         # The standard library's judge of names in tar files is as right about those in zip files.
         inside = tarfile.data_filter(tarfile.TarInfo(name), str(folder)).name

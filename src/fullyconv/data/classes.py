@@ -4,66 +4,107 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fullyconv.data.images import RawMask
+from fullyconv.documents import format_yaml, read_yaml
 from fullyconv.files import BadFile, whole_file
-from fullyconv.types import ClassSet, palette_colour
+from fullyconv.types import MOST_CLASSES, MOST_VALUE, ClassSet, palette_colour
 
 FILE_NAME = "classes.yaml"
 MOST_COLOURS = 256  # more distinct colours than this are a photograph, not a colour-coded mask
 
+NOTHING = ("", "~", "null")  # how YAML writes "no value": the file is read as words, so that names stay as written
+FIX = "correct it, or delete it to have it inferred anew"
+
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Byte, Byte, Byte]
+Value = Annotated[int, Field(ge=0, le=MOST_VALUE)]
+
+ELSEWHERE = {
+    "color": "colour", "palette": "colour", "rgb": "colour", "id": "value", "index": "value", "label": "value",
+    "names": "classes", "labels": "classes", "categories": "classes", "ignore_index": "ignore",
+    "ignore_label": "ignore", "ignore_value": "ignore", "void": "ignore", "ignore_colors": "ignore_colours",
+}  # fmt: skip
+"""What other tools call our keys."""
 
 HEADER = """\
 # The classes of this data set: edit names and colours freely.
 #   masks: index   the numbers in the mask files are classes ('value', default: position in this list)
 #   masks: colour  the masks are RGB pictures; 'colour' says which class a pixel is
-#   ignore         the mask value of pixels that are neither trained nor scored
+#   ignore         the mask value of pixels that are neither trained nor scored; several: [0, 255]
 """
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
 
 
 class _Class(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     colour: Colour | None = None
-    value: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    value: Value | None = None
+
+
+def _class(entry: Any) -> Any:
+    """Bring an entry of the list to a mapping; keys without a value are as if they were not there."""
+    if isinstance(entry, str):
+        return {"name": entry}
+    if isinstance(entry, dict):
+        return {key: value for key, value in entry.items() if key == "name" or value not in NOTHING}
+    return entry
 
 
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    classes: list[_Class | str]
-    ignore: Annotated[int, Field(ge=0, le=65_535)] = 255
+    classes: list[Annotated[_Class, BeforeValidator(_class)]]
+    ignore: Annotated[list[Value], BeforeValidator(_listed), Field(min_length=1)] = [255]
     masks: str = Field(default="index", pattern="^(index|colour)$")
     ignore_colours: list[Colour] = []
 
 
 def read_classes(path: Path) -> ClassSet:
-    """Read a ``classes.yaml``; raises ``BadFile`` saying which entry is wrong."""
+    """Read a ``classes.yaml``.
+
+    Names are what is written: ``no``, ``1e3`` and ``2020-01-01`` are names like any other.
+
+    Raises:
+        BadFile: Saying which entry is wrong.
+
+    """
+    document = read_yaml(path, words=True, fix=FIX)
     try:
-        entries = _File.model_validate(yaml.safe_load(path.read_text()) or {})
-        classes = [_Class(name=entry) if isinstance(entry, str) else entry for entry in entries.classes]
+        entries = _File.model_validate(document or {})
+        classes = entries.classes
         return ClassSet(
             names=tuple(entry.name for entry in classes),
             colours=tuple(entry.colour or palette_colour(index) for index, entry in enumerate(classes)),
-            ignore_index=entries.ignore,
+            ignore_index=entries.ignore[0],
             values=tuple(index if entry.value is None else entry.value for index, entry in enumerate(classes)),
             colour_masks=entries.masks == "colour",
             ignore_colours=tuple(entries.ignore_colours),
+            also_ignored=tuple(entries.ignore[1:]),
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadFile(
-            path, f"{where}: {first['msg']}", "see the comment at its top, or delete it to start anew"
-        ) from None
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise BadFile(path, f"not usable ({error})", "correct it, or delete it to have it inferred anew") from None
+        raise BadFile(path, _first_mistake(error), f"see the comment at its top, or {FIX}") from None
+    except ValueError as error:
+        raise BadFile(path, f"not usable ({error})", FIX) from None
+
+
+def _first_mistake(error: ValidationError) -> str:
+    unknown_first = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    first = unknown_first[0]  # a key of another tool is why ours is missing
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        ours = ELSEWHERE.get(str(first["loc"][-1]))
+        return f"unknown key {where!r}" + (f": here it is called {ours!r}" if ours else "")
+    if first["type"] == "missing":
+        return f"no {where!r} in it"
+    return f"{where}: {first['msg']}, not {str(first['input'])[:60]!r}"
 
 
 def write_classes(classes: ClassSet, path: Path) -> None:
@@ -74,18 +115,23 @@ def write_classes(classes: ClassSet, path: Path) -> None:
     ]
     document: dict[str, object] = {
         "masks": "colour" if classes.colour_masks else "index",
-        "ignore": classes.ignore_index,
+        "ignore": list(classes.ignored) if classes.also_ignored else classes.ignore_index,
         "classes": entries,
     }
     if classes.ignore_colours:
         document["ignore_colours"] = [list(colour) for colour in classes.ignore_colours]
-    text = HEADER + yaml.safe_dump(document, sort_keys=False, default_flow_style=None)
     with whole_file(path) as draft:
-        draft.write_text(text)
+        draft.write_text(HEADER + format_yaml(document), "utf-8")
 
 
 class ClassGuess:
-    """Collects what masks hold, one at a time, and infers the classes from it."""
+    """Collects what masks hold, one at a time, and infers the classes from it.
+
+    >>> guess = ClassGuess()
+    >>> guess.see(RawMask(np.array([[0, 2, 255]])))
+    >>> guess.classes().names, guess.classes().ignore_index
+    (('class_0', 'class_1', 'class_2'), 255)
+    """
 
     def __init__(self) -> None:
         self._values: set[int] = set()
@@ -100,10 +146,13 @@ class ClassGuess:
             if len(self._colours) <= MOST_COLOURS:
                 self._colours.update(np.unique(codes).tolist())
             return
-        self._values.update(np.unique(raw.values).tolist())
+        values = np.unique(raw.values).tolist()
+        if any(not 0 <= value <= MOST_VALUE for value in values):
+            return  # a mask that no classes.yaml can describe: named when the pair is read
+        self._values.update(values)
         if self._palette is None and raw.palette is not None:
             self._palette = raw.palette
-        if raw.values.size and raw.values.max() > 255:
+        if values and values[-1] > 255:
             self._deepest = 16
 
     def classes(self) -> ClassSet:
@@ -120,6 +169,8 @@ class ClassGuess:
         if not values:
             raise ValueError("the masks hold no label at all")
         count = max(values) + 1
+        if count > MOST_CLASSES:  # numbers of things rather than of kinds of things
+            raise ValueError(f"the masks hold {len(values)} numbers up to {count - 1}")
         if count > ignore:  # 255 is an ordinary label here
             ignore = 65_535
         return ClassSet(

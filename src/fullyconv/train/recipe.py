@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from fullyconv.documents import format_yaml, parse_yaml, read_yaml
 from fullyconv.files import BadFile
 from fullyconv.losses import Normalization
 from fullyconv.machine import DeviceName, Precision
@@ -21,6 +21,39 @@ from fullyconv.types import ClassSet, Preprocess
 Positive = Annotated[int, Field(ge=1)]
 Choices = TypeVar("Choices", bound=BaseModel)
 """A ``Recipe``, or another frozen value of choices."""
+
+
+ELSEWHERE = {
+    "lr": "learning_rate", "lr0": "learning_rate", "base_lr": "learning_rate", "batch_size": "batch",
+    "iter_size": "accumulate", "gradient_accumulation": "accumulate", "max_epochs": "epochs", "num_epochs": "epochs",
+    "imgsz": "crop", "img_size": "crop", "image_size": "crop", "input_size": "crop", "crop_size": "crop",
+    "size": "crop", "optim": "optimizer", "optimiser": "optimizer", "decay": "weight_decay", "wd": "weight_decay",
+    "scheduler": "schedule", "lr_scheduler": "schedule", "lr_policy": "schedule", "warmup_epochs": "warmup",
+    "class_weights": "balance", "weights": "start_from", "pretrained": "start_from", "checkpoint": "start_from",
+    "init_from": "start_from", "finetune": "start_from", "freeze": "train_only", "backbone": "trunk",
+    "encoder": "trunk", "arch": "network", "architecture": "network", "model": "network", "amp": "precision",
+    "fp16": "precision", "half": "precision", "gpu": "device", "gpus": "device", "cuda": "device",
+    "num_workers": "workers", "color": "colour", "color_jitter": "colour", "jitter": "colour", "hflip": "flip",
+    "horizontal_flip": "flip", "val_every": "validate_every", "val_interval": "validate_every",
+    "random_seed": "seed", "manual_seed": "seed", "time": "minutes", "zoom": "scale", "random_scale": "scale",
+    "patience": "nothing stops a run early; the best model is kept in RUN/model all the same: shorten it by "
+    "'epochs' or 'minutes'",
+    "early_stopping": "nothing stops a run early; the best model is kept in RUN/model all the same: shorten it by "
+    "'epochs' or 'minutes'",
+    "loss": "it is the softmax cross-entropy of every labelled pixel: 'balance' weights its classes, "
+    "'normalization' says what divides it, 'sampling' keeps some of its pixels",
+    "criterion": "it is the softmax cross-entropy of every labelled pixel: 'balance' weights its classes, "
+    "'normalization' says what divides it, 'sampling' keeps some of its pixels",
+    "num_classes": "the classes are those of the data set's classes.yaml",
+    "nc": "the classes are those of the data set's classes.yaml",
+    "names": "the classes are those of the data set's classes.yaml",
+    "augment": "views are varied by 'scale', 'flip', 'colour', 'crop' and 'shift'",
+    "augmentation": "views are varied by 'scale', 'flip', 'colour', 'crop' and 'shift'",
+    "resume": "it is an option, --resume",
+    "data": "it is an option, --data",
+    "out": "it is an option, --out",
+}  # fmt: skip
+"""What other tools call our keys, or what stands for what has no key."""
 
 
 class Recipe(BaseModel):
@@ -125,13 +158,21 @@ def change(recipe: Choices, settings: dict[str, Any], *, source: str) -> Choices
     fields = type(recipe).model_fields
     for key in settings:
         if key not in fields:
-            raise ValueError(f"{source}: unknown key{nearest(key, fields)}")
+            raise ValueError(f"{source}: unknown key{_ours(key, fields)}")
     try:
         return type(recipe).model_validate(recipe.model_dump() | settings)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{source}: {key}={first['input']!r}: {first['msg']}") from None
+        raise ValueError(f"{source}: {key}={str(first['input'])[:80]!r}: {first['msg']}") from None
+
+
+def _ours(key: str, known: Collection[str]) -> str:
+    """Say what a key of other tools is called here, or which of ours is spelt most like it."""
+    name = ELSEWHERE.get(key.lower())
+    if name and name in known:
+        return f" {key!r}: here it is {name!r}"
+    return f" {key!r}: {name}" if name and " " in name else nearest(key, known)
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
@@ -141,18 +182,11 @@ def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"--set {pair}: write key=value, for example --set epochs=20")
-        settings[key.strip()] = _number(yaml.safe_load(value))
-    return settings
-
-
-def _number(value: Any) -> Any:
-    # YAML reads 1e-3 as a word; people do not.
-    if isinstance(value, str):
         try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+            settings[key.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"--set {pair}: {error}") from None
+    return settings
 
 
 def read_recipe(path: Path, named: Mapping[str, Choices]) -> Choices:
@@ -162,10 +196,7 @@ def read_recipe(path: Path, named: Mapping[str, Choices]) -> Choices:
 
 def read_document(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; raises ``BadFile``."""
-    try:
-        document = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise BadFile(path, f"not usable as a recipe ({error})", "write a YAML mapping of recipe keys") from None
+    document = read_yaml(path, fix="write a YAML mapping of recipe keys") or {}
     if not isinstance(document, dict):
         raise BadFile(path, "not a mapping", "write lines of the form 'epochs: 20'")
     return document
@@ -174,13 +205,13 @@ def read_document(path: Path) -> dict[str, Any]:
 def make_recipe(document: Mapping[str, Any], named: Mapping[str, Choices], path: Path) -> Choices:
     """Change the recipe that ``base`` names (default: ``default``) by the other keys of a file."""
     base = document.get("base", "default")
-    if base not in named:
+    if not isinstance(base, str) or base not in named:
         raise BadFile(path, f"unknown base{nearest(str(base), named)}", "correct it")
-    settings = {key: _number(value) for key, value in document.items() if key != "base"}
+    settings = {key: value for key, value in document.items() if key != "base"}
     return change(named[base], settings, source=str(path))
 
 
 def write_recipe(recipe: BaseModel, path: Path) -> None:
     """Write every choice of a run, so that the file alone repeats it."""
     document = recipe.model_dump(mode="json")
-    path.write_text(yaml.safe_dump(document, sort_keys=False, default_flow_style=None))
+    path.write_text(format_yaml(document), "utf-8")
