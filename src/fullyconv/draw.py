@@ -7,7 +7,10 @@ from PIL import Image, ImageDraw
 
 from fullyconv.types import ClassSet
 
-UNSCORED = (224, 224, 192)  # VOC's colour of void
+Colour = tuple[int, int, int]
+
+UNSCORED: Colour = (224, 224, 192)  # VOC's colour of void
+ERROR_COLOURS: dict[str, Colour] = {"wrong": (214, 40, 57), "right": (255, 255, 255), "not scored": (200, 200, 200)}
 LEGEND_PX = 260  # room for two columns of names
 
 
@@ -55,9 +58,10 @@ def colour_bar(title: str, *, low: float, high: float, width: int) -> np.ndarray
 
 def errors(truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
     """Paint where a prediction is wrong: red wrong, white right, grey not scored; H x W x 3 uint8."""
-    painted = np.full((*truth.shape, 3), 255, np.uint8)
-    painted[truth != guess] = (214, 40, 57)
-    painted[truth < 0] = (200, 200, 200)
+    painted = np.empty((*truth.shape, 3), np.uint8)
+    painted[:] = ERROR_COLOURS["right"]
+    painted[truth != guess] = ERROR_COLOURS["wrong"]
+    painted[truth < 0] = ERROR_COLOURS["not scored"]
     return painted
 
 

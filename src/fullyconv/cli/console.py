@@ -6,22 +6,28 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
     from fullyconv.evaluation import Evaluation
     from fullyconv.hsi.check import SceneReport
 
-out = Console(soft_wrap=True, highlight=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+# Names of classes and files are printed as they are: "[b]" and ":car:" are no markup.
+out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def complain(what: str, message: object) -> None:
-    """Print a message to standard error behind a coloured word; brackets in file names stay as they are."""
-    err.print(f"[red]{what}:[/] {escape(str(message))}")
+    """Print a message to standard error behind a red word."""
+    err.print(behind(what, "red", message))
+
+
+def behind(word: str, colour: str, message: object) -> Text:
+    """Put a message behind a coloured word and a colon."""
+    return Text.assemble((f"{word}:", colour), f" {message}")
 
 
 class Bars:
@@ -29,8 +35,8 @@ class Bars:
 
     def __init__(self) -> None:
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
         )  # fmt: skip
         self._progress = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
         self._tasks: dict[str, Any] = {}
@@ -122,7 +128,7 @@ def _whether(value: object) -> str:
 def print_problems(problems: Sequence[object]) -> None:
     """Print what is wrong with a data set, and how much."""
     for problem in problems:
-        out.print(f"[red]problem:[/] {escape(str(problem))}")
+        out.print(behind("problem", "red", problem))
     out.print(f"{len(problems)} problem{'s' * (len(problems) != 1)}")
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from fullyconv.cli.console import complain, out
+from fullyconv.cli.console import behind, complain, out
 from fullyconv.cli.opening import Subject, class_index, open_subject
 from fullyconv.cli.options import import_from_here
 
@@ -193,10 +192,8 @@ def _show_heat(found: HeatMap, subject: Subject, *, wanted: str | None, file: Pa
     index = strongest[0][0] if wanted is None else class_index(wanted, names, count)
     file.parent.mkdir(parents=True, exist_ok=True)
     found.picture(index, called(index)).save(file)
-    out.print(
-        f"\nmean {found.what}: " + ", ".join(f"{called(each)} {value:.3g}" for each, value in strongest), markup=False
-    )
-    out.print(f"heat map of {called(index)} {file}", markup=False)
+    out.print(f"\nmean {found.what}: " + ", ".join(f"{called(each)} {value:.3g}" for each, value in strongest))
+    out.print(f"heat map of {called(index)} {file}")
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:
@@ -204,7 +201,7 @@ def _write(file: Path, document: dict[str, Any]) -> None:
 
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, document)
-    out.print(f"layers and alignment {file}", markup=False)
+    out.print(f"layers and alignment {file}")
 
 
 def print_layers(name: str, found: Inspection, *, everything: bool) -> None:
@@ -234,7 +231,7 @@ def _print_remarks(remarks: Iterable[Remark]) -> None:
         places.setdefault((remark.kind, remark.text), []).append(remark.path)
     for (kind, text), paths in places.items():
         more = f" and {len(paths) - MOST_NAMED} more" if len(paths) > MOST_NAMED else ""
-        out.print(f"[yellow]{kind}:[/] {escape(text)}: {escape(', '.join(paths[:MOST_NAMED]))}{more}")
+        out.print(behind(kind, "yellow", f"{text}: {', '.join(paths[:MOST_NAMED])}{more}"))
 
 
 def _cells(layer: LayerFacts) -> Iterable[str]:

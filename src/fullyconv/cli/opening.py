@@ -112,7 +112,7 @@ def _filled(subject: Subject, weights: Path) -> Subject:
     moved = transplant(expand(read_tensors(weights)), subject.network)
     if not (moved.moved or moved.reshaped):
         raise BadFile(weights, "no tensor has a name of this network's", f"it needs {', '.join(moved.missing[:3])}, …")
-    err.print(f"weights: {moved}", markup=False)
+    err.print(f"weights: {moved}")
     return replace(subject, trained=True)
 
 

@@ -1,0 +1,83 @@
+"""The plots of a run (matplotlib)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fullyconv.evaluation import Evaluation
+from fullyconv.files import whole_file
+
+MOST_NUMBERED = 40  # classes of a confusion matrix whose cells have room for a number
+
+
+def plot_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
+    """Plot loss, learning rate and scores over the epochs (the lines of ``metrics.jsonl``)."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x = [entry["epoch"] for entry in epochs]
+    left.plot(x, [entry["loss"] for entry in epochs], color="#d62839", label="training loss")
+    left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    rate = left.twinx()
+    rate.plot(x, [entry["learning_rate"] for entry in epochs], color="#999", linestyle=":", label="learning rate")
+    rate.set(ylabel="learning rate", ylim=(0, None))
+    scored = [entry for entry in epochs if entry.get("mean_iu") is not None]
+    for key in ("mean_iu", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iu"):
+        name = key.replace("_iu", " IU").replace("_", " ")
+        right.plot([e["epoch"] for e in scored], [e[key] for e in scored], label=name, marker=".")
+    right.set(xlabel="epoch", ylabel="validation", ylim=(0, 1))
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.grid(alpha=0.3)
+    right.legend()
+    left.grid(alpha=0.3)
+    left.legend(handles=[*left.lines, *rate.lines], loc="upper right")
+    return figure
+
+
+def plot_confusion(evaluation: Evaluation) -> Figure:
+    """Draw the confusion matrix, each row as percentages of the true class's pixels."""
+    counts, names = evaluation.counts, evaluation.classes.names
+    percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side, room = 1.5 + 0.45 * len(names), 0.085 * max(map(len, names))  # inches: the cells, the longest name
+    figure = Figure(figsize=(side + room + 1, side + room), layout="constrained")
+    axes = figure.subplots()
+    cells = axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted", ylabel="truth")
+    # A name with two dollar signs is a name, not a formula.
+    axes.set_xticklabels(names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticklabels(names, parse_math=False)
+    if len(names) <= MOST_NUMBERED:
+        for row, column in np.argwhere(percent >= 0.5):
+            value = percent[row, column]
+            shade = "white" if value > 50 else "black"
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=shade, size=8)
+    figure.colorbar(cells, ax=axes, shrink=0.8, label="share of the true class's pixels, %")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG; the file appears whole or not at all."""
+    with whole_file(path) as draft:
+        figure.savefig(draft, dpi=120, format="png")
+
+
+def embed(figure: Figure) -> str:
+    """Return a figure as a ``data:`` address (SVG); the same figure gives the same text.
+
+    Its words stay words, so that the browser finds glyphs for scripts that matplotlib's font lacks.
+    """
+    buffer = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "fullyconv", "svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"

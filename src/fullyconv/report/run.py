@@ -1,0 +1,122 @@
+"""The page of a run on pictures: scores, curves, confusions, best and worst pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fullyconv.data.dataset import read_sample
+from fullyconv.data.pairs import Pair
+from fullyconv.draw import ERROR_COLOURS, colourise, errors
+from fullyconv.evaluation import Evaluation
+from fullyconv.predict.image import Segmenter
+from fullyconv.predict.refine import CRFSegmenter
+from fullyconv.report.figures import embed, plot_confusion, plot_curves
+from fullyconv.report.page import FILE_NAME, Key, class_keys, class_rows, picture, write_page
+from fullyconv.scores.metrics import CONVENTION
+from fullyconv.train.loop import METRICS
+
+SHOWN = 4  # best and worst pictures each
+LONGEST_PX = 480  # of the pictures on the page: sharp on a phone too
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A scored picture as the page shows it: each view's name and its ``data:`` address."""
+
+    name: str
+    iu: float
+    views: dict[str, str]
+
+
+def write_report(
+    out: Path, segmenter: Segmenter, evaluation: Evaluation, pairs: Sequence[Pair], *, title: str, recipe: str = ""
+) -> Path:
+    """Write ``out/report.html``.
+
+    Args:
+        out: The run's folder; its ``metrics.jsonl``, if there is one, gives the curves.
+        segmenter: The model that was scored; it predicts the shown pictures again.
+        evaluation: Its scores.
+        pairs: The pictures that were scored, by the names in ``evaluation.image_iu``.
+        title: The page's heading.
+        recipe: The run's recipe as text; empty: none is shown.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        BadFile: A shown picture cannot be read any more.
+    """
+    epochs = read_epochs(out / METRICS)
+    scores = evaluation.scores
+    worst, best = worst_and_best(evaluation.image_iu)
+    by_name = {pair.name: pair for pair in pairs}
+    values = {
+        "title": title,
+        "evaluation": evaluation,
+        "images": len(pairs),
+        "headline": {
+            "mean IU": scores.mean_iu,
+            "pixel accuracy": scores.pixel_accuracy,
+            "mean accuracy": scores.mean_accuracy,
+            "frequency-weighted IU": scores.frequency_weighted_iu,
+        },
+        "classes": class_rows(evaluation),
+        "curves": embed(plot_curves(epochs)) if epochs else None,
+        "confusion": embed(plot_confusion(evaluation)),
+        "keys": class_keys(evaluation.classes, void="void, not scored"),
+        "error_keys": [Key(colour, meaning) for meaning, colour in ERROR_COLOURS.items()],
+        "worst": [_shown(segmenter, by_name[name], evaluation.image_iu[name]) for name in worst],
+        "best": [_shown(segmenter, by_name[name], evaluation.image_iu[name]) for name in best],
+        "recipe": recipe,
+        "convention": CONVENTION,
+    }
+    return write_page(out / FILE_NAME, "run.html", values)
+
+
+def worst_and_best(image_iu: dict[str, float], *, most: int = SHOWN) -> tuple[list[str], list[str]]:
+    """Choose the pictures to show, each once: the worst first, the best first; NaN is no score.
+
+    Of an odd few the one in the middle counts as one of the worst.
+
+    >>> worst_and_best({"a": 0.5, "b": 0.9, "c": 0.1})
+    (['c', 'a'], ['b'])
+    """
+    ranked = [name for iu, name in sorted((iu, name) for name, iu in image_iu.items() if not np.isnan(iu))]
+    half = -(-len(ranked) // 2)
+    return ranked[: min(half, most)], ranked[: half - 1 : -1][:most] if half else []
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    """Read a run's ``metrics.jsonl``; none if it has not been written."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def _shown(segmenter: Segmenter, pair: Pair, iu: float) -> Shown:
+    sample = read_sample(pair, segmenter.classes)
+    if isinstance(segmenter, CRFSegmenter):
+        before, after = (prediction.labels for prediction in segmenter.predict_both(sample.image))
+        guesses = {"before the CRF": before, "after the CRF": after}
+    else:
+        after = segmenter.predict(sample.image).labels
+        guesses = {"prediction": after}
+    painted = {
+        name: colourise(labels, segmenter.classes) for name, labels in {"truth": sample.labels, **guesses}.items()
+    }
+    views = {"image": sample.image, **painted, "errors": errors(sample.labels, after)}
+    return Shown(
+        pair.name,
+        iu,
+        {
+            name: picture(pixels, longest=LONGEST_PX, kind="JPEG" if name == "image" else "PNG")
+            for name, pixels in views.items()
+        },
+    )
