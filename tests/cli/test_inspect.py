@@ -107,7 +107,7 @@ def test_where_the_usual_stride_is_missing_the_layers_are_still_told() -> None:
 
 def test_squeeze_and_excitation_is_told_once() -> None:
     try:
-        external.classifier("timm:mobilenetv3_small_050")
+        external.build_classifier("timm:mobilenetv3_small_050")
     except ImportError as missing:
         pytest.skip(str(missing))
     result = run("timm:mobilenetv3_small_050", "--size", "64x64")
@@ -132,7 +132,7 @@ def test_a_classifiers_heat_map_with_its_weights(nets: str, tmp_path: Path, pict
     assert "the weights are random" in result.output
     assert "heat map of class 2" in result.output
     file = tmp_path / "small.safetensors"
-    tensors = external.classifier(name).state_dict()
+    tensors = external.build_classifier(name).state_dict()
     save_file({key: value.reshape(3, 4, 8, 8) if key == "4.weight" else value for key, value in tensors.items()}, file)
     result = run(*common, "--weights", file)
     assert "random" not in result.output
