@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from fullyconv.types import VOID
 
 Normalization = Literal["valid", "batch", "full", "none"]
 
-LEAST_PROBABILITY = torch.finfo(torch.float32).tiny  # Caffe's floor: no pixel costs more than 87.34
+LEAST_PROBABILITY = torch.finfo(torch.float32).tiny  # Caffe's FLT_MIN: no pixel costs more than 87.34
 STRIP = 8192  # pixels handled at once on CPU, so that their scores stay in the cache
 
 
@@ -25,34 +24,119 @@ def pixel_loss(
     normalization: Normalization = "valid",
     ignore_index: int = VOID,
 ) -> Tensor:
-    """Softmax cross-entropy of N x C x H x W scores against N x H x W labels, a scalar.
+    """Average the softmax cross-entropy of the labelled pixels; ``softmax_loss`` says what one of them costs.
 
-    Pixels labelled ``ignore_index`` have no loss and no gradient. The sum over the others, each
-    times its class's weight, is divided by: ``valid`` the total weight of those pixels, ``batch`` the
-    number of images (Caffe's ``normalize: false``), ``full`` all N*H*W pixels, ``none`` 1. A batch
-    with nothing to learn from gives 0, not NaN. Raises ``ValueError`` for another normalization or
-    when scores and labels differ in size.
+    Args:
+        scores: N x C x H x W of any floating type, on any device.
+        labels: N x H x W, classes 0..C-1; pixels labelled ``ignore_index`` have no loss and no gradient,
+            whatever their scores, NaN among them.
+        weights: C, what a pixel of each class weighs; all alike by default.
+        normalization: What the weighted sum is divided by: ``valid`` the total weight of the labelled pixels,
+            ``batch`` the number of images (Caffe's ``normalize: false``), ``full`` all N*H*W pixels, ``none`` 1.
+        ignore_index: The label of pixels that are left out.
+
+    Returns:
+        A scalar, in float32 or, of float64 scores, in float64; 0, not NaN, where there is nothing to learn from.
+
+    Raises:
+        ValueError: For another normalization, sizes that do not go together, or a label that is no class.
+
+    >>> scores = torch.tensor([[[[2.0, 0.0, 9.0]], [[0.0, 0.0, -9.0]]]])  # two classes, three pixels
+    >>> round(pixel_loss(scores, torch.tensor([[[0, 1, VOID]]])).item(), 4)  # log(1 + e^-2), log 2, nothing
+    0.41
+
     """
+    if normalization not in get_args(Normalization):
+        raise ValueError(f"normalization is 'valid', 'batch', 'full' or 'none', not {normalization!r}")
     if scores.shape[:1] + scores.shape[2:] != labels.shape:
         raise ValueError(f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} differ in size")
-    labels = labels.long()
+    classes = scores.shape[1]
     labelled = labels != ignore_index
-    pixel_weights = labelled.to(scores.dtype)
+    targets = labels.where(labelled, 0).long()
+    if targets.numel() and not targets.is_meta:
+        low, high = targets.aminmax()
+        if low < 0 or high >= classes:
+            raise ValueError(f"labels are classes 0..{classes - 1} or {ignore_index}, not {int(low)}..{int(high)}")
+    # Counted in float32 at least: sums of ones end at 256 in bfloat16, at 65504 in float16.
+    pixel_weights = labelled.to(torch.promote_types(scores.dtype, torch.float32))
     if weights is not None:
-        pixel_weights = pixel_weights * weights.to(scores.dtype)[labels.where(labelled, 0)]
-    if scores.device.type == "cpu":
-        total: Tensor = _SummedLoss.apply(  # type: ignore[no-untyped-call]
-            scores, labels.where(labelled, 0), pixel_weights
-        )
-    else:
-        costs = functional.cross_entropy(scores, labels.where(labelled, 0), reduction="none")
-        total = (costs * pixel_weights).sum()
+        if weights.shape != (classes,):
+            raise ValueError(f"{classes} classes need as many weights, not {tuple(weights.shape)}")
+        pixel_weights *= weights.to(pixel_weights)[targets]
+    total = softmax_loss(scores, targets, pixel_weights)
     if normalization == "valid":
         weight = pixel_weights.sum()
         return total / torch.where(weight > 0, weight, 1.0)
-    if normalization not in ("batch", "full", "none"):
-        raise ValueError(f"normalization is 'valid', 'batch', 'full' or 'none', not {normalization!r}")
     return total / {"batch": labels.shape[0], "full": labels.numel(), "none": 1}[normalization]
+
+
+def softmax_loss(scores: Tensor, labels: Tensor, pixel_weights: Tensor) -> Tensor:
+    """Sum ``-log softmax`` of each pixel's label, times the pixel's weight, as Caffe's SoftmaxWithLoss does.
+
+    A pixel costs 87.34 at most (its probability counts as FLT_MIN at least), but its gradient is that of the
+    true loss, ``softmax - 1`` at the label: however wrong a pixel is, it goes on learning. A pixel that weighs
+    nothing has no loss and no gradient, even where its scores are NaN. Every loss of the package comes through here.
+
+    Args:
+        scores: N x C x ..., on any device.
+        labels: N x ... int64, 0..C-1 also where a pixel weighs nothing.
+        pixel_weights: N x ..., float32 or wider, the type in which all is computed.
+
+    Returns:
+        A scalar of the weights' type, once differentiable with respect to ``scores``.
+
+    >>> scores = torch.tensor([[[1000.0], [0.0]]], requires_grad=True)  # one pixel, two classes
+    >>> loss = softmax_loss(scores, torch.tensor([[1]]), torch.ones(1, 1))
+    >>> loss.backward()
+    >>> round(loss.item(), 4), scores.grad.flatten().tolist()
+    (87.3365, [1.0, -1.0])
+
+    """
+    total: Tensor = _SoftmaxLoss.apply(scores, labels, pixel_weights)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """The weighted sum of -log softmax, its gradient made on the way, strip by strip.
+
+    Four times faster on CPU than cross_entropy and its backward pass, which walk full-size maps a
+    dozen times. Elsewhere an image is one strip.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, labels: Tensor, pixel_weights: Tensor) -> Tensor:
+        flat = scores.flatten(2)  # N x C x P
+        gradient = torch.empty_like(flat) if ctx.needs_input_grad[0] else None
+        on_cpu = scores.device.type == "cpu"
+        length = STRIP if on_cpu else max(1, flat.shape[2])
+        strips = [slice(start, start + length) for start in range(0, flat.shape[2], length)]
+        sums = pixel_weights.new_zeros(len(flat), len(strips))
+        for index, (image, truth, weights) in enumerate(
+            zip(flat, labels.flatten(1), pixel_weights.flatten(1), strict=True)
+        ):
+            for column, strip in enumerate(strips):
+                weight, chosen = weights[strip], truth[None, strip]
+                chances = torch.softmax(image[:, strip], 0, dtype=weight.dtype)  # C x p
+                costs = chances.gather(0, chosen)[0].clamp_(min=LEAST_PROBABILITY).log_()
+                sums[index, column] = cost = costs.dot(weight)
+                slope = None
+                if gradient is not None:
+                    slope = gradient[index, :, strip]
+                    chances.scatter_add_(0, chosen, weight.new_full(chosen.shape, -1.0))
+                    torch.mul(chances, weight, out=slope)
+                if not on_cpu or cost.isnan():  # elsewhere, asking would wait for the device
+                    without = weight == 0  # 0 times NaN is NaN
+                    sums[index, column] = costs.masked_fill_(without, 0).dot(weight)
+                    if slope is not None:
+                        slope.masked_fill_(without, 0)
+        ctx.save_for_backward(gradient.view_as(scores) if gradient is not None else None)
+        return -sums.sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * output_gradient.to(gradient.dtype), None, None
 
 
 def sample_terms(
@@ -78,39 +162,6 @@ def sample_terms(
         return labels
     kept = torch.rand(labels.shape, generator=generator, device=labels.device) < probability
     return labels.where(kept, ignore_index)
-
-
-class _SummedLoss(torch.autograd.Function):
-    """The weighted sum of -log softmax, its gradient made on the way, strip by strip.
-
-    Four times faster on CPU than cross_entropy and its backward pass, which walk full-size maps a
-    dozen times.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, labels: Tensor, pixel_weights: Tensor) -> Tensor:
-        flat = scores.flatten(2)  # N x C x P
-        gradient = torch.empty_like(flat)
-        total = torch.zeros((), dtype=torch.float64)
-        for image, truth, weight, slope in zip(
-            flat, labels.flatten(1), pixel_weights.flatten(1), gradient, strict=True
-        ):
-            for start in range(0, image.shape[1], STRIP):
-                strip = slice(start, start + STRIP)
-                chances = torch.softmax(image[:, strip], 0)  # C x p
-                chosen = truth[None, strip]
-                costs = chances.gather(0, chosen).clamp_(min=LEAST_PROBABILITY).log_()
-                total -= costs[0].dot(weight[strip]).double()
-                chances.scatter_add_(0, chosen, torch.full_like(costs, -1.0))
-                torch.mul(chances, weight[strip], out=slope[:, strip])
-        ctx.save_for_backward(gradient.view_as(scores))
-        return total.to(scores.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * output_gradient, None, None
 
 
 def class_weights(shares: Tensor, *, power: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import ceil, floor
 
 import numpy as np
@@ -159,12 +160,44 @@ def test_softmax_loss(normalization: str, divisor: int) -> None:
         loss(scores, torch.full_like(label, 4))
 
 
-def test_softmax_loss_is_capped_where_a_float_probability_ends() -> None:
-    scores = torch.tensor([[0.0, 1000.0]])
-    assert float(SoftmaxWithLoss(1, None, "NONE")(scores, torch.zeros(1))) == pytest.approx(87.3365, abs=1e-4)
+@pytest.mark.parametrize(("axis", "shape"), [(1, (2, 3)), (-1, (4, 5, 3)), (0, (3, 2)), (1, (2, 3, 4, 5))])
+@pytest.mark.parametrize("spread", [1.0, 200.0])
+def test_softmax_loss_has_caffes_gradient_on_every_axis(axis: int, shape: tuple[int, ...], spread: float) -> None:
+    # softmax_loss_layer.cpp: the loss floors a probability at FLT_MIN, the gradient is p - 1 all the same.
+    scores = (torch.randn(shape, dtype=torch.float64) * spread).requires_grad_()
+    columns = scores.detach().movedim(axis, -1)
+    label = torch.randint(0, 3, columns.shape[:-1])
+    loss = SoftmaxWithLoss(axis, None, "NONE")(scores, label)
+    (gradient,) = torch.autograd.grad(loss, scores)
+    chances = columns.softmax(-1)
+    truth = nn.functional.one_hot(label, 3)
+    assert loss.item() == pytest.approx(float(-(chances * truth).sum(-1).clamp(min=2.0**-126).log().sum()))
+    torch.testing.assert_close(gradient.movedim(axis, -1), chances - truth)
+
+
+def test_softmax_loss_of_a_hopeless_pixel() -> None:
+    scores = torch.tensor([[0.0, 1000.0]], requires_grad=True)
+    loss = SoftmaxWithLoss(1, None, "NONE")(scores, torch.zeros(1))
+    loss.backward()
+    assert loss.item() == pytest.approx(87.3365, abs=1e-4)
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [[-1, 1]]
+
+
+def test_ignored_pixels_may_hold_anything() -> None:
+    scores = torch.tensor([[1.0, 2.0], [float("nan"), 0.0]], requires_grad=True)
+    loss = SoftmaxWithLoss(1, 255, "VALID")(scores, torch.tensor([0, 255]))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(1 + math.e))
+    assert scores.grad is not None
+    assert scores.grad[1].tolist() == [0, 0]
+    with pytest.raises(ValueError, match=r"outside 0\.\.1 and 0"):
+        SoftmaxWithLoss(1, 0, "VALID")(scores, torch.tensor([0, 2]))
 
 
 def test_accuracy_counts_labels_among_the_best() -> None:
     scores, label = torch.tensor([[3.0, 2, 1], [3, 2, 1], [1, 2, 3]]), torch.tensor([0, 1, 255])
     assert float(Accuracy(1, 1, 255)(scores, label)) == 0.5
     assert float(Accuracy(2, 1, 255)(scores, label)) == 1
+    nothing = torch.full((3, 3), float("nan"))
+    assert float(Accuracy(1, 1, 255)(nothing, label)) == 0

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullyconv.losses import softmax_loss
+
 Normalization = Literal["FULL", "VALID", "BATCH_SIZE", "NONE"]
-LARGEST = -torch.log(torch.tensor(torch.finfo(torch.float32).tiny)).item()  # probabilities count as FLT_MIN at least
 
 
 def _labels(label: Tensor, like: Tensor, axis: int) -> Tensor:
@@ -22,7 +23,12 @@ def _labels(label: Tensor, like: Tensor, axis: int) -> Tensor:
 
 
 class SoftmaxWithLoss(nn.Module):
-    """Cross-entropy over ``axis``, summed and divided as ``normalization`` says; 0 where all is ignored."""
+    """Cross-entropy over ``axis`` (``losses.softmax_loss``), divided as ``normalization`` says; 0 where all is ignored.
+
+    >>> loss = SoftmaxWithLoss(axis=1, ignore=255, normalization="VALID")
+    >>> round(loss(torch.zeros(1, 21, 2, 2), torch.tensor([[[3.0, 255.0], [0.0, 20.0]]])).item(), 4)  # log 21
+    3.0445
+    """
 
     def __init__(self, axis: int, ignore: int | None, normalization: Normalization) -> None:
         super().__init__()
@@ -33,18 +39,17 @@ class SoftmaxWithLoss(nn.Module):
         axis = self.axis % scores.ndim
         target = _labels(label, scores, axis)
         counted = torch.ones_like(target, dtype=torch.bool) if self.ignore is None else target != self.ignore
-        classes = scores.shape[axis]
+        classes, outer, inner = scores.shape[axis], scores.shape[:axis].numel(), scores.shape[axis + 1 :].numel()
         if not scores.is_meta and bool((counted & ((target < 0) | (target >= classes))).any()):
-            raise ValueError(f"labels outside 0..{classes - 1}" + (f" and {self.ignore}" if self.ignore else ""))
-        chosen = scores.log_softmax(axis).gather(axis, target.clamp(0, classes - 1).unsqueeze(axis)).squeeze(axis)
-        losses = (-chosen).clamp(max=LARGEST) * counted
-        divisors = {
-            "FULL": target.numel(),
-            "VALID": counted.sum(),
-            "BATCH_SIZE": scores.shape[:axis].numel(),
-            "NONE": 1,
-        }
-        return losses.sum() / torch.as_tensor(divisors[self.normalization]).to(losses).clamp(min=1)
+            also = "" if self.ignore is None else f" and {self.ignore}"
+            raise ValueError(f"labels outside 0..{classes - 1}{also}")
+        total = softmax_loss(
+            scores.reshape(outer, classes, inner),
+            target.where(counted, 0).reshape(outer, inner),
+            counted.to(torch.promote_types(scores.dtype, torch.float32)).reshape(outer, inner),
+        )
+        divisors = {"FULL": target.numel(), "VALID": counted.sum(), "BATCH_SIZE": outer, "NONE": 1}
+        return total / torch.as_tensor(divisors[self.normalization]).to(total).clamp(min=1)
 
 
 class EuclideanLoss(nn.Module):
@@ -58,7 +63,7 @@ class EuclideanLoss(nn.Module):
 
 
 class Accuracy(nn.Module):
-    """The share of labels among the ``top_k`` best scores."""
+    """The share of labels among the ``top_k`` best scores; where a score is NaN no label is."""
 
     def __init__(self, top_k: int, axis: int, ignore: int | None) -> None:
         super().__init__()
@@ -70,5 +75,5 @@ class Accuracy(nn.Module):
         target = _labels(label, scores, axis)
         counted = torch.ones_like(target, dtype=torch.bool) if self.ignore is None else target != self.ignore
         best = scores.topk(self.top_k, axis).indices
-        right = (best == target.unsqueeze(axis)).any(axis) & counted
+        right = (best == target.unsqueeze(axis)).any(axis) & counted & ~scores.isnan().any(axis)
         return right.sum() / counted.sum().clamp(min=1).to(scores.dtype)
