@@ -62,11 +62,14 @@ def keep_freed_memory() -> bool:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[nn.Module]:
-    """Switch dropout off and freeze batch statistics for a while, without recording gradients."""
+def evaluating(network: nn.Module, *, kept: bool = False) -> Iterator[nn.Module]:
+    """Switch dropout off and freeze batch statistics for a while, without recording gradients.
+
+    Tensors that are ``kept`` and trained later must not be made in PyTorch's faster inference mode.
+    """
     modes = {module: module.training for module in network.modules()}
     try:
-        with torch.inference_mode():
+        with torch.no_grad() if kept else torch.inference_mode():
             yield network.eval()
     finally:
         for module, training in modes.items():

@@ -40,7 +40,7 @@ def test_the_branch_that_sees_most_stands_for_the_join() -> None:
 
 class Misjoined(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x[..., ::2, :], x[..., :112, :]], 1)
+        return torch.cat([x[..., ::2, :], x[..., : x.shape[-2] // 2, :]], 1)
 
 
 def test_branches_that_are_not_aligned_are_named() -> None:

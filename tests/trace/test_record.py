@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.trace import record
-from fullyconv.trace.nodes import FROZEN, operation
+from fullyconv.trace.nodes import FROZEN, spelling
 
 
 class Shuffled(nn.Module):
@@ -74,7 +74,7 @@ class Same(nn.Module):
 
 def test_padding_by_the_size_is_frozen_to_the_examples() -> None:
     recorded = record(Same(), (1, 8, 10))
-    pad = next(node for node in recorded.graph.nodes if operation(node) == "pad")
+    pad = next(node for node in recorded.graph.nodes if spelling(node) == "pad")
     assert pad.args[1] == (1, 1)
     assert pad.meta[FROZEN]
     assert recorded(torch.zeros(1, 1, 8, 15)).shape[-1] == 4  # (15 + 2) // 4, where the network itself gives 16 / 4

@@ -176,8 +176,9 @@ def attend(x: Tensor) -> Tensor:
         (lambda x: x.permute(0, 2, 3, 1).reshape(-1, 2, 8, 2), r"1 \(reshape\): .* moves positions into the batch"),
         (lambda x: x.flatten(2).view(2, 2, 8, 8), r"1 \(view\): fixes rows and columns by reshaping"),
         (lambda x: functional.interpolate(x, size=(16, 16)), r"1 \(interpolate\): fixes rows and columns"),
-        (lambda x: x.cumsum(2), r"1 \(cumsum\): how this operation treats positions is not known"),
-        (lambda x: x.roll(1, 2), r"1 \(roll\): how this operation treats positions is not known"),
+        (lambda x: x.cumsum(2), r"1 \(cumsum\): runs along rows or columns"),
+        (lambda x: x.roll(1, 2), r"1 \(roll\): runs along rows or columns"),
+        (lambda x: torch.cdist(x, x), r"1 \(cdist\): how this operation treats positions is not known"),
         (lambda x: x[:, :, 0], r"1 \(getitem\): takes single positions out of a map"),
         (lambda x: x.mean(2), r"1 \(mean\): reduces one of rows and columns"),
         (

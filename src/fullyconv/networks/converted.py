@@ -13,11 +13,9 @@ from fullyconv.networks.fcn import FCN
 from fullyconv.networks.trunks.external import build_classifier, origins, usual_example
 from fullyconv.surgery.layers import widen, without_weights
 from fullyconv.surgery.trunk import ClassifierTrunk, Example, cut_trunk
-from fullyconv.trace.nodes import operation
-from fullyconv.trace.record import is_noise
-from fullyconv.trace.walk import layer_of
-
-IDLE = (nn.Identity, nn.modules.dropout._DropoutNd)
+from fullyconv.trace.nodes import spelling
+from fullyconv.trace.operations import operation
+from fullyconv.trace.walking import layer_of
 
 
 def from_classifier(  # noqa: PLR0913 (the choices of one network)
@@ -87,8 +85,9 @@ def _origin(
 
 def _operations(trunk: ClassifierTrunk) -> list[tuple[str, str]]:
     """List what a trunk does when it is not training."""
-    nodes = ((operation(node), layer_of(trunk.classifier, node)) for node in trunk.classifier.graph.nodes)
-    return [(name, repr(layer)) for name, layer in nodes if not (isinstance(layer, IDLE) or is_noise(layer))]
+    nodes = ((node, layer_of(trunk.classifier, node)) for node in trunk.classifier.graph.nodes)
+    rows = ((spelling(node), repr(layer), operation(node, layer)) for node, layer in nodes)
+    return [(name, layer) for name, layer, row in rows if row is None or row.role not in ("drop", "idle")]
 
 
 def _shapes(network: nn.Module) -> dict[str, torch.Size]:

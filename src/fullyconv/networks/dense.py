@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from fullyconv.networks.fcn import FCN
 from fullyconv.trace import record
-from fullyconv.trace.walk import is_pointwise
+from fullyconv.trace.operations import operation
 
 Pair = tuple[int, int]
 
@@ -198,7 +198,7 @@ def _plan(model: nn.Module) -> _Plan:
             if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
                 windows[node.name] = _window(layer, stride, node.name)
                 stride = _times(stride, windows[node.name].stride)
-            elif not is_pointwise(node, layer):
+            elif not _is_pointwise(node, layer):
                 raise ValueError(f"{node.name} ({type(layer).__name__}): no dense form of this layer is known")
         strides[node] = stride
     return _Plan(fx.GraphModule(root, graph), windows, stride)
@@ -213,7 +213,7 @@ def _common_stride(strides: list[Pair], where: str) -> Pair:
 def _check_operation(node: fx.Node) -> None:
     if node.op == "output" and not isinstance(node.args[0], fx.Node):
         raise ValueError("the network gives several maps: give a network with one, for example ScoreMap(fcn)")
-    if node.op not in ("placeholder", "output", "call_module") and not is_pointwise(node, None):
+    if node.op not in ("placeholder", "output", "call_module") and not _is_pointwise(node, None):
         raise ValueError(f"{node.name} ({node.op} {node.target}): no dense form of this operation is known")
 
 
@@ -241,3 +241,8 @@ def _pair(value: int | tuple[int, ...]) -> Pair:
 
 def _times(first: Pair, second: Pair) -> Pair:
     return first[0] * second[0], first[1] * second[1]
+
+
+def _is_pointwise(node: fx.Node, layer: nn.Module | None) -> bool:
+    row = operation(node, layer)
+    return row is not None and row.joins

@@ -15,17 +15,15 @@ from fullyconv.networks.fcn import FCN, AxisPlan, UpsamplingStage
 from fullyconv.surgery.convolutionize import FullyConvolutional
 from fullyconv.surgery.trunk import ClassifierTrunk
 from fullyconv.trace import Positions, Remark, Walk, input_channels, record, walk
-from fullyconv.trace.nodes import PATH, operation
+from fullyconv.trace.nodes import PATH, spelling
+from fullyconv.trace.operations import operation
 from fullyconv.trace.positions import shape_of
-from fullyconv.trace.record import USUAL_SIDE
-from fullyconv.trace.walk import is_pointwise, layer_of
+from fullyconv.trace.recorder import USUAL_SIDE
+from fullyconv.trace.walking import call_of, layer_of
 from fullyconv.upsample import Upsample
 
 Lines = tuple[AxisMap, AxisMap]
 """Where the units of a map look, along rows and columns."""
-
-PRODUCTS = ("matmul", "bmm")
-WEIGHTED = ("conv1d", "conv2d", "linear")
 
 
 @dataclass(frozen=True)
@@ -145,11 +143,12 @@ class _Graph:
             counted |= fresh.keys()
             shape, axes = shape_of(node), positions.axes
             layer = layer_of(self.recorded, node)
-            multiply_adds = _multiply_adds(node, layer)
-            moves = not is_pointwise(node, layer) and self._moves(node, positions)
+            row = operation(node, layer)
+            multiply_adds = 0 if row is None else row.multiply_adds(call_of(self.recorded, node, self.walk))
+            moves = not (row is not None and row.joins) and self._moves(node, positions)
             yield LayerFacts(
                 path=prefix + self._path(node, weights),
-                kind=type(layer).__name__ if layer is not None else operation(node),
+                kind=type(layer).__name__ if layer is not None else spelling(node),
                 channels=prod(length for axis, length in enumerate(shape) if axis and axis - len(shape) not in axes),
                 size=_map_size(positions, shape),
                 lines=_under(under, positions) if axes else None,
@@ -207,19 +206,6 @@ def _map_size(positions: Positions, shape: tuple[int, ...]) -> tuple[int, int] |
 def _under(under: Lines, positions: Positions) -> Lines:
     rows, columns = (first.then(trail.line) for first, trail in zip(under, positions.trails, strict=True))
     return rows, columns
-
-
-def _multiply_adds(node: fx.Node, layer: nn.Module | None) -> int:
-    """Count those of one picture: each output of a convolution or matrix product sums over its inputs."""
-    made, given = (prod(shape_of(each)[1:]) for each in (node, node.all_input_nodes[0]))
-    if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-        return (given if transposed else made) * prod(layer.weight.shape[1:])
-    name = operation(node)
-    if name in WEIGHTED:
-        weight = node.args[1] if len(node.args) > 1 else node.kwargs["weight"]
-        return made * prod(shape_of(cast("fx.Node", weight))[1:])
-    return made * shape_of(cast("fx.Node", node.args[0]))[-1] if name in PRODUCTS else 0
 
 
 def _inspect_fcn(network: FCN, size: tuple[int, int]) -> Inspection:

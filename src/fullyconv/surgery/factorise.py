@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fullyconv.machine import evaluating
 from fullyconv.surgery.layers import filled, linear_to_conv, replace_layer
 
 
@@ -154,15 +155,12 @@ def _run(network: nn.Module, layers: dict[str, nn.Conv2d], inputs: Tensor) -> tu
         )
         for name, layer in layers.items()
     ]
-    modes = {module: module.training for module in network.modules()}
     try:
-        with torch.no_grad():
-            output = network.eval()(inputs)
+        with evaluating(network):
+            output = network(inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes.items():
-            module.training = training
     if not isinstance(output, Tensor):
         raise ValueError(f"the network answers with a {type(output).__name__}: its error is measured on one tensor")
     return output, positions

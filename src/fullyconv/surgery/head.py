@@ -6,6 +6,7 @@ flattening their dense counterparts, and normalisation of a vector that of every
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,19 +17,12 @@ from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fullyconv.surgery.layers import filled, linear_to_conv
-from fullyconv.trace.nodes import PATH, SHAPE, operation
-from fullyconv.trace.positions import NotFollowed, Positions, Walk, shape_of
-from fullyconv.trace.walk import is_pointwise, layer_of
+from fullyconv.trace.nodes import PATH, SHAPE, spelling
+from fullyconv.trace.operations import Operation, operation
+from fullyconv.trace.positions import Given, NotFollowed, Positions, Walk, shape_of
+from fullyconv.trace.walking import layer_of
 
 Pair = tuple[int, int]
-
-RESHAPES = ("flatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose", "getitem", "contiguous", "to")
-AVERAGES = ("mean", "adaptive_avg_pool2d", "avg_pool2d")
-REDUCTIONS = ("mean", "sum", "amax", "amin", "norm", "var", "std")
-POOLS = (*AVERAGES, "amax", "adaptive_max_pool2d")
-AFFINE = ("linear", "conv2d", "batch_norm", "add", "sub", "dropout", "clone", "detach", "float", "type_as")
-POOL_LAYERS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
-AFFINE_LAYERS = (nn.Linear, nn.Conv2d, nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.Identity)
 
 
 def sliding_mean(features: Tensor, window: Pair) -> Tensor:
@@ -82,13 +76,19 @@ class Head:
 
     def _is_map(self, node: fx.Node) -> bool:
         """Return whether a node is before the head; averaging to a single unit is the head's."""
-        averages = operation(node) in AVERAGES or isinstance(self.layer(node), nn.AdaptiveAvgPool2d | nn.AvgPool2d)
+        row = self.row(node)
+        averages = row is not None and row.pools == "mean"
         return bool(self.walk.positions[node].axes) and not (averages and shape_of(node)[-2:] == (1, 1))
 
     def pools(self, node: fx.Node) -> bool:
         """Return whether a node makes a vector of a map."""
-        is_pool = operation(node) in POOLS or isinstance(self.layer(node), POOL_LAYERS)
+        row = self.row(node)
+        is_pool = row is not None and bool(row.pools)
         return is_pool and any(self.walk.positions[source].axes for source in self.inputs(node))
+
+    def row(self, node: fx.Node) -> Operation | None:
+        """Return the row of a node in the table of operations."""
+        return operation(node, self.layer(node))
 
     def inputs(self, node: fx.Node) -> list[fx.Node]:
         """Return the arguments that depend on the picture."""
@@ -104,23 +104,20 @@ class Head:
         return all(self._is_affine(node) for node in self.region)
 
     def _is_affine(self, node: fx.Node) -> bool:
-        layer, name = self.layer(node), operation(node)
-        if isinstance(layer, nn.AdaptiveMaxPool2d) or name in ("amax", "adaptive_max_pool2d"):
-            return False
-        if layer is not None:
-            return (
-                isinstance(layer, (*AFFINE_LAYERS, *POOL_LAYERS, nn.Flatten))
-                and type(layer).__name__ != "BatchNormAct2d"
-            )
-        if name in ("mul", "div", "truediv", "true_divide"):
-            return sum(source in self.walk.positions for source in node.all_input_nodes) == 1
-        return name in (*RESHAPES, *POOLS, *AFFINE, "cat")
+        row, layer = self.row(node), self.layer(node)
+        if row is None or (
+            layer is not None and not type(layer).__module__.startswith("torch.nn") and row.role != "drop"
+        ):
+            return False  # a normalisation of one's own may have an activation in it
+        if row.affine in ("one", "first"):
+            first = node.args[0] in self.walk.positions
+            return len(self.inputs(node)) == 1 and (first or row.affine == "one")
+        return row.affine == "always"
 
     @property
     def last_linear(self) -> fx.Node | None:
         """The layer that makes the scores of the classes."""
-        named = (node for node in reversed(self.region) if operation(node) == "linear" or _is_linear(self.layer(node)))
-        return next(named, None)
+        return next((node for node in reversed(self.region) if _is_linear(self.row(node))), None)
 
     @property
     def windows(self) -> list[fx.Node]:
@@ -130,7 +127,7 @@ class Head:
             for node in self.region
             for source in node.all_input_nodes
             if dict(flattened := self.walk.positions.get(source, Positions()).flattened)
-            and _is_linear(self.layer(node))
+            and _is_linear(self.row(node))
             and dict(flattened)["H"] * dict(flattened)["W"] > 1
         ]
 
@@ -155,8 +152,8 @@ def _scores(recorded: fx.GraphModule) -> fx.Node:
     return given
 
 
-def _is_linear(layer: nn.Module | None) -> bool:
-    return isinstance(layer, nn.Linear)
+def _is_linear(row: Operation | None) -> bool:
+    return row is not None and row.head == "linear"
 
 
 class _Rewriter:
@@ -181,11 +178,19 @@ class _Rewriter:
     def _source(self, node: fx.Node) -> fx.Node:
         return self.head.inputs(node)[0]
 
+    def _dense_source(self, node: fx.Node) -> fx.Node:
+        return self.dense[self._source(node)]
+
     def _channels_first(self, node: fx.Node) -> fx.Node:
         order = self.head.walk.positions[node].channels_first(len(shape_of(node)))
         if order is None:
             raise self._refuse(node, "its maps cannot be brought to N x C x H x W")
         return node if order == (0, 1, 2, 3) else self._call(torch.permute, node, order, like=node)
+
+    def _made(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+        made = self.graph.create_node(node.op, node.target, args, kwargs)
+        made.meta[PATH] = node.meta.get(PATH, "")
+        return made
 
     def _call(self, function: Callable[..., Any], *args: Any, like: fx.Node, **kwargs: Any) -> fx.Node:
         node = self.graph.call_function(function, args, kwargs)
@@ -193,46 +198,87 @@ class _Rewriter:
         return node
 
     def _refuse(self, node: fx.Node, reason: str) -> NotFollowed:
-        return NotFollowed(f"{node.meta.get(PATH) or node.name} ({operation(node)}): {reason}")
+        layer = self.head.layer(node)
+        kind = type(layer).__name__ if layer is not None else spelling(node)
+        return NotFollowed(f"{node.meta.get(PATH) or node.name} ({kind}): {reason}")
 
     def _write(self, node: fx.Node) -> fx.Node:
-        layer, name = self.head.layer(node), operation(node)
-        source = self.dense[self._source(node)]
+        """Write the dense form that the operation's row names."""
+        row = self.head.row(node)
         if self.head.pools(node):
-            return self._pool(node, source)
-        if name in POOLS or isinstance(layer, POOL_LAYERS):  # of what is a single unit already
-            return self._over_channels(node, source) or self._reshape(node, source)
-        if layer is not None:
-            return self._layer(node, layer, source)
-        if name in RESHAPES:
-            return self._reshape(node, source)
-        if name in ("linear", "layer_norm", "rms_norm"):
-            return self._channels_last(node, source)
-        if name in ("softmax", "log_softmax"):
-            return self._call(cast("Any", node.target), source, 1, like=node)
-        return self._over_channels(node, source) or self._pointwise(node)
+            return self._pool(node)
+        forms: dict[str, Callable[[fx.Node], fx.Node]] = {
+            "position": self._pointwise,
+            "as is": self._as_is,
+            "convolution": self._as_is,
+            "reshape": self._reshape,
+            "reduce": self._reduce,
+            "last": self._channels_last,
+            "along": self._along,
+            "linear": self._linear,
+            "product": self._product,
+        }
+        if row is None or row.head not in forms:
+            raise self._refuse(node, "has no counterpart at every position")
+        return forms[row.head](node)
 
-    def _channels_last(self, node: fx.Node, source: fx.Node) -> fx.Node:
-        """Apply a function or layer of the last axis to the channels."""
-        if self.head.walk.positions[self._source(node)].flattened:
-            raise self._refuse(node, "reads a flattened map, which only an nn.Linear can do at every position")
-        last = self._call(torch.movedim, source, 1, -1, like=node)
-        made = self.graph.create_node(node.op, node.target, (last, *node.args[1:]), node.kwargs)
-        made.meta[PATH] = node.meta.get(PATH, "")
+    def _channels_last(self, node: fx.Node) -> fx.Node:
+        """Apply an operation on the last axis to the channels."""
+        if shape_of(self._source(node))[-1] == 1 < self._length(node):
+            raise self._refuse(node, "acts on an axis of one unit")
+        last = self._call(torch.movedim, self._dense_source(node), 1, -1, like=node)
+        made = self._made(node, (last, *node.args[1:]), dict(node.kwargs))
         return self._call(torch.movedim, made, -1, 1, like=node)
+
+    def _along(self, node: fx.Node) -> fx.Node:
+        """Apply an operation along the vector's axis to the channels."""
+        before, row, layer = shape_of(self._source(node)), self.head.row(node), self.head.layer(node)
+        place = row.dim if row is not None else 1
+        axis = Given(node, layer).argument(place, "dim", 1)
+        if not isinstance(axis, int) or before[axis] != self._length(node):
+            raise self._refuse(node, "does not act along the entries of the vector")
+        if layer is not None:
+            layer = copy.copy(layer)
+            layer.dim = 1  # type: ignore[assignment]
+            return self._module(node, layer)
+        args, kwargs = [*node.args], {key: value for key, value in node.kwargs.items() if key not in ("dim", "axis")}
+        if len(args) > place:
+            args[place] = 1
+        else:
+            kwargs["dim"] = 1
+        return self._made(node, (self._dense_source(node), *args[1:]), kwargs)
+
+    def _length(self, node: fx.Node) -> int:
+        """Return how many entries the vector has that an operation reads."""
+        return max(shape_of(self._source(node))[1:])
+
+    def _product(self, node: fx.Node) -> fx.Node:
+        """Multiply the channels by a matrix."""
+        first, second = node.args[:2] if len(node.args) > 1 else (node.args[0], next(iter(node.kwargs.values())))
+        if first not in self.dense or second in self.dense or shape_of(cast("fx.Node", first))[-1] == 1:
+            raise self._refuse(node, "has no counterpart at every position")
+        last = self._call(torch.movedim, self._dense_source(node), 1, -1, like=node)
+        return self._call(torch.movedim, self._call(torch.matmul, last, second, like=node), -1, 1, like=node)
+
+    def _reduce(self, node: fx.Node) -> fx.Node:
+        made = self._over_channels(node, self._dense_source(node))
+        row = self.head.row(node)
+        if made is None and (row is None or not row.pools):
+            raise self._refuse(node, "has no counterpart at every position")
+        return made if made is not None else self._reshape(node)  # of a single unit
 
     def _over_channels(self, node: fx.Node, source: fx.Node) -> fx.Node | None:
         """Reduce the channels to one, where that is what a mean or sum does with the entries of a vector."""
         before, after = shape_of(self._source(node)), shape_of(node)
         to_one = len(before) == len(after) and max(before[1:]) > 1 and max(after[1:]) == 1
-        if operation(node) not in REDUCTIONS or not to_one:
+        if not to_one:
             return None
         kwargs = {key: value for key, value in node.kwargs.items() if key in ("correction", "unbiased")}
         return self.graph.create_node(node.op, node.target, (source, 1), kwargs | {"keepdim": True})
 
-    def _pool(self, node: fx.Node, source: fx.Node) -> fx.Node:
-        window = tuple(self._map_shape(node))
-        is_max = "max" in operation(node) or isinstance(self.head.layer(node), nn.AdaptiveMaxPool2d)
+    def _pool(self, node: fx.Node) -> fx.Node:
+        window, source, row = self._map_shape(node), self._dense_source(node), self.head.row(node)
+        is_max = row is not None and row.pools == "max"
         if not is_max and not self.slide:
             return source
         return self._call(sliding_max if is_max else sliding_mean, source, window, like=node)
@@ -242,20 +288,17 @@ class _Rewriter:
         positions, shape = self.head.walk.positions[source], source.meta[SHAPE]
         return shape[cast("int", positions.rows)], shape[cast("int", positions.columns)]
 
-    def _layer(self, node: fx.Node, layer: nn.Module, source: fx.Node) -> fx.Node:
-        if isinstance(layer, nn.Flatten):
-            return self._reshape(node, source)
-        if isinstance(layer, nn.LayerNorm):
-            return self._channels_last(node, source)
-        if isinstance(layer, nn.Linear):
-            layer = self._convolution(node, layer)
-        elif isinstance(layer, nn.BatchNorm1d):
-            layer = _for_maps(layer)
-        elif isinstance(layer, nn.Softmax):
-            layer = nn.Softmax(1)
+    def _as_is(self, node: fx.Node) -> fx.Node:
+        """Apply the same operation to the dense vector; its other arguments stay."""
+        layer = self.head.layer(node)
+        if layer is not None:
+            return self._module(node, _for_maps(layer) if isinstance(layer, nn.BatchNorm1d) else layer)
+        return self._copied(node, lambda argument: self.dense.get(argument, argument))
+
+    def _module(self, node: fx.Node, layer: nn.Module) -> fx.Node:
         name = self._free_name(node)
         self.head.recorded.add_submodule(name, layer)
-        made = self.graph.call_module(name, (source,))
+        made = self.graph.call_module(name, (self._dense_source(node),))
         made.meta[PATH] = name
         return made
 
@@ -266,31 +309,48 @@ class _Rewriter:
         taken = any(f"{each.target}.".startswith(f"{name}.") for each in others)
         return f"{name}_dense" if taken else name
 
-    def _convolution(self, node: fx.Node, linear: nn.Linear) -> nn.Conv2d:
-        order = self.head.walk.positions[self._source(node)].flattened
+    def _linear(self, node: fx.Node) -> fx.Node:
+        """Make a convolution of the window that a fully connected layer reads."""
+        layer, order = self.head.layer(node), self.head.walk.positions[self._source(node)].flattened
+        if layer is None and not order:
+            return self._channels_last(node)
         sizes = dict(order)
         window = sizes.get("H", 1), sizes.get("W", 1)
-        if [axis for axis, _ in order] not in ([], ["C", "H", "W"]):
-            weight = linear.weight.reshape(-1, *(length for _, length in order))
-            places = [0, *(1 + [axis for axis, _ in order].index(axis) for axis in "CHW")]
-            linear = filled(nn.Linear(1, 1, device="meta"), weight.permute(places).flatten(1), linear.bias)
-            linear.in_features, linear.out_features = linear.weight.shape[1], linear.weight.shape[0]
-        conv = linear_to_conv(linear, window)
-        if self.pad:
-            conv.padding = window[0] // 2, window[1] // 2
-        return conv
+        places = [1 + [axis for axis, _ in order].index(axis) for axis in "CHW"] if order else []
+        lengths = tuple(length for _, length in order)
+        pad = (window[0] // 2, window[1] // 2) if self.pad else (0, 0)
+        if not isinstance(layer, nn.Linear):
+            return self._functional_convolution(node, (-1, *lengths), (0, *places), pad)
+        if places not in ([], [1, 2, 3]):
+            weight = layer.weight.reshape(-1, *lengths).permute(0, *places).flatten(1)
+            bias, layer = layer.bias, nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+            layer = filled(layer, weight, bias)
+        conv = linear_to_conv(layer, window)
+        conv.padding = pad
+        return self._module(node, conv)
 
-    def _reshape(self, node: fx.Node, source: fx.Node) -> fx.Node:
+    def _functional_convolution(
+        self, node: fx.Node, shape: tuple[int, ...], places: tuple[int, ...], pad: Pair
+    ) -> fx.Node:
+        given = Given(node, None)
+        weight = self._call(torch.reshape, given.argument(1, "weight"), shape, like=node)
+        kernel = self._call(torch.permute, weight, places, like=node)
+        bias = given.argument(2, "bias")
+        return self._call(functional.conv2d, self._dense_source(node), kernel, bias, 1, pad, like=node)
+
+    def _reshape(self, node: fx.Node) -> fx.Node:
         """Leave out what only moves a vector's single unit around."""
         before, after = self._source(node).meta[SHAPE], node.meta[SHAPE]
         kept = [[length for length in shape[1:] if length > 1] for shape in (before, after)]
         flattens = bool(self.head.walk.positions[node].flattened)
         if kept[0] != kept[1] and not flattens:
             raise self._refuse(node, f"rearranges the vector {before[1:]} to {after[1:]}")
-        return source
+        return self._dense_source(node)
 
     def _pointwise(self, node: fx.Node) -> fx.Node:
-        is_last = shape_of(node)[-1] > 1  # where the vector's entries are
+        layer, is_last = self.head.layer(node), shape_of(node)[-1] > 1  # where the vector's entries are
+        if layer is not None:
+            return self._module(node, layer)
 
         def given(argument: fx.Node) -> fx.Node:
             if argument in self.dense:
@@ -299,8 +359,9 @@ class _Rewriter:
                 return self._call(per_channel, argument, like=node)
             return argument
 
-        if not is_pointwise(node, None) and operation(node) != "conv2d":
-            raise self._refuse(node, "has no counterpart at every position")
+        return self._copied(node, given)
+
+    def _copied(self, node: fx.Node, given: Callable[[fx.Node], fx.Node]) -> fx.Node:
         made = self.graph.node_copy(node, given)
         made.meta[PATH] = node.meta.get(PATH, "")
         return made

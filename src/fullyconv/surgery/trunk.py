@@ -8,16 +8,13 @@ from fractions import Fraction
 from typing import cast
 
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fullyconv.surgery.head import Head
 from fullyconv.trace import NotFollowed, Positions, Walk, record, walk
-from fullyconv.trace.nodes import PATH, SHAPE, operation
+from fullyconv.trace.nodes import PATH, SHAPE
 from fullyconv.trace.positions import shape_of
-from fullyconv.trace.walk import is_pointwise, layer_of
 
 Example = tuple[int, int, int]
-PADS = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d)
 
 
 class Trunk(nn.Module):
@@ -96,9 +93,9 @@ def _by_stride(recorded: fx.GraphModule, found: Walk, head: Head, finest: int) -
     """Choose the taps, coarse to fine."""
     if not head.maps:
         raise NotFollowed("the classifier has no map before its scores")
-    coarsest = head.maps[-1] if head.last_linear else _before_scores(recorded, found, head)
+    coarsest = head.maps[-1] if head.last_linear else _before_scores(head)
     ancestors, dominators = (
-        {stride: node for node in nodes if (stride := _stride(found.positions[node])) and _is_features(recorded, node)}
+        {stride: node for node in nodes if (stride := _stride(found.positions[node])) and _is_features(head, node)}
         for nodes in _order(recorded, found, coarsest)
     )
     last = {stride: _choose(found, node, dominators.get(stride)) for stride, node in ancestors.items()}
@@ -121,23 +118,24 @@ def _choose(found: Walk, last: fx.Node, common: fx.Node | None) -> fx.Node:
     return last if farther >= 2 * near else common
 
 
-def _before_scores(recorded: fx.GraphModule, found: Walk, head: Head) -> fx.Node:
+def _before_scores(head: Head) -> fx.Node:
     """Step back over a convolution that scores every position before they are averaged (SqueezeNet)."""
     node = head.maps[-1]
-    layer = layer_of(recorded, node)
+    row = head.row(node)
     # Features are normalised, scores are not.
-    while is_pointwise(node, layer) and len(node.all_input_nodes) == 1 and not isinstance(layer, _BatchNorm):
-        (node,) = node.all_input_nodes
-        layer = layer_of(recorded, node)
-    scores = isinstance(layer, nn.Conv2d) and layer.out_channels == shape_of(head.scores)[1]
-    if scores and node.all_input_nodes[0].op != "placeholder":
+    while row is not None and row.unitwise and row.role != "norm" and len(head.inputs(node)) == 1:
+        (node,) = head.inputs(node)
+        row = head.row(node)
+    convolves = row is not None and row.head == "convolution"
+    if convolves and shape_of(node)[1] == shape_of(head.scores)[1] and node.all_input_nodes[0].op != "placeholder":
         return node.all_input_nodes[0]
     return head.maps[-1]
 
 
-def _is_features(recorded: fx.GraphModule, node: fx.Node) -> bool:
+def _is_features(head: Head, node: fx.Node) -> bool:
     """Return whether a node is a map of features, not several of them and not one with a border put on or cut off."""
-    frames = operation(node) in ("pad", "getitem") or isinstance(layer_of(recorded, node), PADS)
+    row = head.row(node)
+    frames = row is not None and row.atrous in ("border", "crop")
     return isinstance(node.meta[SHAPE], tuple) and len(shape_of(node)) == 4 and not frames
 
 

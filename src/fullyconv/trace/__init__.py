@@ -8,8 +8,8 @@ from torch import fx, nn
 
 from fullyconv.geometry import Path
 from fullyconv.trace.positions import NotFollowed, Positions, Remark, Walk
-from fullyconv.trace.record import input_channels, record
-from fullyconv.trace.walk import walk
+from fullyconv.trace.recorder import input_channels, record
+from fullyconv.trace.walking import walk
 
 __all__ = ["NotFollowed", "Outputs", "Positions", "Remark", "Walk", "input_channels", "outputs", "record", "walk"]
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 from torch import fx
 
 from fullyconv.geometry import Layer, Spread, Window
 from fullyconv.trace.nodes import SHAPE, VALUE
-from fullyconv.trace.positions import COLUMNS, ROWS, Call, Positions
+from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Positions
 
 
 def permute(call: Call) -> Positions:
@@ -57,19 +57,90 @@ def squeeze(call: Call) -> Positions:
 
 def split(call: Call) -> Positions:
     """Follow a split along channels; the positions are those of each piece."""
-    unbinds = call.name == "unbind"
-    axis = call.from_end(call.argument(1 if unbinds else 2, "dim", 0))
+    _keep_positions(call, call.from_end(call.argument(2, "dim", 0)), "splits")
+    return call.source
+
+
+def unbind(call: Call) -> Positions:
+    """Follow taking an axis apart, or (``select``) one place of it."""
+    axis = call.from_end(call.argument(1, "dim", 0))
+    _keep_positions(call, axis, "takes apart")
+    return call.source.moved(lambda each: each + (axis > each))
+
+
+def transpose_last(call: Call) -> Positions:
+    """Follow the transposing of the last two axes."""
+    return call.source.moved(lambda axis: {-1: -2, -2: -1}.get(axis, axis))
+
+
+def reverse(call: Call) -> Positions:
+    """Follow the reversal of all axes (``x.T``)."""
+    return call.source.moved(lambda axis: -1 - len(call.before) - axis)
+
+
+def narrow(call: Call) -> Positions:
+    """Follow a piece of one axis: of channels, or a crop of rows or columns."""
+    axis = call.from_end(call.argument(1, "dim"))
+    if axis not in call.source.axes:
+        return call.source
+    return _cropped(call, {axis: narrowed(call, axis)})
+
+
+def narrowed(call: Call, axis: int) -> Window:
+    """Return what ``narrow`` takes of an axis of positions."""
+    start, length = call.argument(2, "start"), call.argument(3, "length")
+    stop = _value(start) + _value(length)
+    if not isinstance(length, fx.Node) and stop != call.before[axis]:
+        raise call.refuse(f"fixes rows and columns by taking {length} of them: it would be wrong at any other size")
+    return crop_of(call, slice(_value(start), stop), call.before[axis])
+
+
+def along(index: int, default: int | None = None, name: str = "dim") -> Callable[[Call], Positions]:
+    """Make the rule of operations along one axis or several, each position by itself unless that is one of theirs."""
+
+    def follow(call: Call) -> Positions:
+        given = call.argument(index, name, default)
+        for axis in given if isinstance(given, tuple | list) else (given,):
+            _keep_positions(call, call.from_end(axis), "runs along")
+        return call.source
+
+    return follow
+
+
+def flip(call: Call) -> Positions:
+    """Follow the reversal of the order along some axes."""
+    given = call.node.args[1:] or (call.argument(1, "dims"),)
+    for axis in given[0] if isinstance(given[0], tuple | list) else given:
+        _keep_positions(call, call.from_end(cast("int", axis)), "turns round")
+    return call.source
+
+
+def repeat(call: Call) -> Positions:
+    """Follow the repetition of channels."""
+    given: Any = call.node.args[1:] or (call.argument(1, "repeats", call.argument(1, "dims")),)
+    repeats = given[0] if isinstance(given[0], tuple | list) else given
+    for axis in call.source.axes:
+        if -axis <= len(repeats) and repeats[axis] != 1:
+            raise call.refuse("repeats rows or columns")
+    return call.source
+
+
+def expand(call: Call) -> Positions:
+    """Follow the repetition of axes of length 1."""
+    return call.walk.positions.get(call.node.all_input_nodes[0], POOLED)
+
+
+def _keep_positions(call: Call, axis: int, verb: str) -> None:
     if axis in call.source.axes:
-        raise call.refuse("splits rows or columns")
-    return call.source.moved(lambda each: each + (unbinds and axis > each))
+        raise call.refuse(f"{verb} rows or columns")
 
 
 def item(call: Call) -> Positions:
     """Follow indexing: pieces of a split, slices of channels, crops and strides of positions."""
-    source, index = call.source, call.node.args[1]
+    source = call.source
     if isinstance(call.sources[0].meta.get(SHAPE), list):
         return source
-    entries = _spelled_out(index, len(call.before))
+    entries = entries_of(call)
     made = [entry for entry in entries if entry is None or not _is_number(entry)]
     taken = [entry for entry in entries if entry is not None]
     places, layers = {}, {}
@@ -77,15 +148,26 @@ def item(call: Call) -> Positions:
         if not _is_number(entry):
             places[old] = next(place for place, each in enumerate(made, start=-len(made)) if each is entry)
             if old in source.axes and entry != slice(None):
-                layers[old] = _crop(call, entry, call.before[old])
+                layers[old] = crop_of(call, entry, call.before[old])
         elif old in source.axes:
             raise call.refuse("takes single positions out of a map")
     moved = source.moved(places.__getitem__)
-    if not layers:
-        return moved
+    return replace(moved, trails=_cropped(call, layers).trails)
+
+
+def _cropped(call: Call, crops: dict[int, Window]) -> Positions:
+    """Crop rows and columns, which are axes of ``crops``."""
+    source = call.source
+    if not crops:
+        return source
     if source.rows is None or source.columns is None:
         raise call.refuse("takes some of the positions that were flattened into one axis")
-    return moved.then(layers.get(source.rows, Window(1)), layers.get(source.columns, Window(1)))
+    return source.then(crops.get(source.rows, Window(1)), crops.get(source.columns, Window(1)))
+
+
+def entries_of(call: Call) -> list[Any]:
+    """Return what indexing says of each axis, and ``None`` for each new one."""
+    return _spelled_out(call.node.args[1], len(call.before))
 
 
 def _is_number(entry: Any) -> bool:
@@ -100,13 +182,17 @@ def _spelled_out(index: Any, dims: int) -> list[Any]:
     return [*entries[:place], *missing, *entries[place + 1 :]]
 
 
-def _crop(call: Call, piece: Any, length: int) -> Window:
+def _value(bound: Any) -> Any:
+    return bound.meta[VALUE] if isinstance(bound, fx.Node) else bound
+
+
+def crop_of(call: Call, piece: Any, length: int) -> Window:
+    """Return what a slice takes of an axis of so many positions."""
     if not isinstance(piece, slice):
         raise call.refuse("takes positions by a list or tensor of indices")
-    bounds = [
-        bound.meta[VALUE] if isinstance(bound, fx.Node) else bound for bound in (piece.start, piece.stop, piece.step)
-    ]
-    start, stop, step = slice(*bounds).indices(length)
+    start, stop, step = slice(*(_value(bound) for bound in (piece.start, piece.stop, piece.step))).indices(length)
+    if isinstance(piece.stop, int) and 0 <= piece.stop < length:
+        raise call.refuse(f"fixes rows and columns by stopping at {stop}: it would be wrong at any other size")
     if step < 1 or stop <= start:
         raise call.refuse(f"takes positions {start}..{stop}")
     return Window(1, step, pad=-start, pad_end=stop - length)
@@ -124,7 +210,6 @@ def reshape(call: Call) -> Positions:
         new = [axis - len(after) for axis in range(start_out, end_out)]
         result = _regroup(call, result, old, new)
         start_in, start_out = end_in, end_out
-    _check_lengths(call, result)
     return result
 
 
@@ -202,12 +287,12 @@ def _from_flat(call: Call, result: Positions, old: list[int], new: list[int]) ->
     return replace(result, flat=new[0]) if len(new) == 1 else replace(result, rows=new[0], columns=new[1])
 
 
-def _check_lengths(call: Call, result: Positions) -> None:
-    """Refuse a shape that was written down as numbers: it would be wrong at any other size."""
-    if call.name not in ("view", "reshape"):
-        return
-    given: Any = call.node.args[1:] or (call.argument(1, "shape"),)
+def view(call: Call) -> Positions:
+    """Follow a change of shape to given lengths; those written down as numbers would be wrong at any other size."""
+    result = reshape(call)
+    given: Any = call.node.args[1:] or (call.argument(1, "shape", call.argument(1, "size")),)
     shape = given[0] if isinstance(given[0], tuple | list) else given
     for axis in result.axes:
         if isinstance(shape[axis], int) and shape[axis] != -1:
             raise call.refuse(f"fixes rows and columns by reshaping to {call.shape}: it would fail at any other size")
+    return result

@@ -61,13 +61,16 @@ for _name in ("add", "sub", "mul", "floordiv", "mod"):
     setattr(Length, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
 
 
-def operation(node: fx.Node) -> str:
-    """Name what a node does, whether it was written as function, method, operator or in place; "" for a module."""
-    if node.op == "call_module":
+def spelling(node: fx.Node) -> str:
+    """Return the bare name by which a node calls its operation; "" for a module.
+
+    In place or not, function, method or operator: ``add_``, ``__iadd__`` and ``__add__`` are "add", "iadd" and "add".
+    An attribute that is a tensor (``x.mT``) has that attribute's name.
+    """
+    if node.op not in ("call_function", "call_method"):
         return ""
     target: Any = node.target
+    if target is getattr:
+        return str(node.args[1])
     name: str = target if isinstance(target, str) else target.__name__
-    plain = name.strip("_")
-    return {"iadd": "add", "imul": "mul", "isub": "sub", "itruediv": "div", "radd": "add", "rmul": "mul"}.get(
-        plain, {"rtruediv": "div", "rpow": "pow"}.get(plain, plain)
-    )
+    return name.strip("_")

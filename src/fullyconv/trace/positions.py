@@ -101,12 +101,14 @@ class Walk:
     """The positions of every node that depends on the picture, and what is to be said of some.
 
     ``multiples`` are numbers of which the picture's height and width must be multiples, because something
-    splits a map into blocks or joins it with one that was enlarged again.
+    splits a map into blocks or joins it with one that was enlarged again. ``wide`` are the operations that see the
+    whole picture at every position.
     """
 
     positions: dict[fx.Node, Positions] = field(default_factory=dict)
     remarks: list[Remark] = field(default_factory=list)
     multiples: list[int] = field(default_factory=lambda: [1, 1])
+    wide: set[fx.Node] = field(default_factory=set)
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
@@ -117,13 +119,34 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return cast("tuple[int, ...]", shape)
 
 
-@dataclass
-class Call:
+@dataclass(frozen=True)
+class Given:
+    """What an operation is given, however it is spelled: the arguments of a function, or the settings of a layer."""
+
+    node: fx.Node | None
+    layer: nn.Module | None
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        """Return an argument by position or name, else that of the layer, else ``default``.
+
+        Lengths that the network computes are given as their node. ``axis`` and ``keepdims`` are NumPy's words, which
+        PyTorch takes too.
+        """
+        args, kwargs = (self.node.args, self.node.kwargs) if self.node is not None else ((), {})
+        if index < len(args):
+            return args[index]
+        for key in (name, {"dim": "axis", "keepdim": "keepdims"}.get(name, name)):
+            if key in kwargs:
+                return kwargs[key]
+        return getattr(self.layer, name, default)
+
+
+@dataclass(frozen=True)
+class Call(Given):
     """One operation about to be followed."""
 
     node: fx.Node
     name: str
-    layer: nn.Module | None
     walk: Walk
 
     @property
@@ -146,21 +169,14 @@ class Call:
         """The shape of the result, or of the first of several."""
         return shape_of(self.node)
 
-    def argument(self, index: int, name: str, default: Any = None) -> Any:
-        """Return an argument by position or name, else that of the layer, else ``default``.
-
-        Lengths that the network computes are given as their node.
-        """
-        if index < len(self.node.args):
-            return self.node.args[index]
-        return self.node.kwargs.get(name, getattr(self.layer, name, default))
-
     def from_end(self, axis: int, dims: int | None = None) -> int:
         """Count an axis from the end."""
         return axis if axis < 0 else axis - (dims or len(self.before))
 
     def remark(self, kind: str, text: str) -> None:
         """Note something, once per module."""
+        if kind == "global":
+            self.walk.wide.add(self.node)
         found = Remark(kind, text, str(self.node.meta.get(PATH, "") or self.node.name))
         if found not in self.walk.remarks:
             self.walk.remarks.append(found)

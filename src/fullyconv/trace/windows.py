@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 from torch import fx, nn
 
 from fullyconv.geometry import Layer, Spread, Window
-from fullyconv.trace.layers import layer_window, window
+from fullyconv.trace.frames import Frame
 from fullyconv.trace.nodes import FROZEN
-from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Positions, shape_of
+from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Given, Positions
+
+CIRCULAR = "pads with the opposite border, which is no window of a larger picture"
 
 
 def _slide(call: Call, make: Callable[[int], Layer]) -> Positions:
@@ -26,36 +28,16 @@ def _slide(call: Call, make: Callable[[int], Layer]) -> Positions:
     return source.then(make(ROWS), make(COLUMNS))
 
 
-def layer(call: Call) -> Positions:
-    """Follow a convolution, transposed convolution or pooling layer."""
-    steps = [layer_window(cast("nn.Module", call.layer), axis) for axis in (ROWS, COLUMNS)]
-    if None in steps:
+def frame(call: Call, read: Callable[[Given], Frame | None]) -> Positions:
+    """Follow a convolution, transposed convolution or pool, whose window ``read`` reads."""
+    if not call.source.axes:
+        return call.source
+    found = read(call)
+    if found is None:
         raise call.refuse("a transposed convolution with output padding or dilation is not followed")
-    return _slide(call, lambda axis: cast("Layer", steps[axis]))
-
-
-def conv(call: Call) -> Positions:
-    """Follow ``functional.conv2d``."""
-    settings = {
-        "kernel": shape_of(call.argument(1, "weight"))[-2:],
-        "stride": call.argument(3, "stride", 1),
-        "padding": call.argument(4, "padding", 0),
-        "dilation": call.argument(5, "dilation", 1),
-    }
-    return _slide(call, lambda axis: window(axis, **settings, ceil_mode=False))
-
-
-def pool(call: Call) -> Positions:
-    """Follow ``functional.max_pool2d`` and ``avg_pool2d``."""
-    is_max, kernel = call.name == "max_pool2d", call.argument(1, "kernel_size")
-    settings = {
-        "kernel": kernel,
-        "stride": call.argument(2, "stride") or kernel,
-        "padding": call.argument(3, "padding", 0),
-        "dilation": call.argument(4, "dilation", 1) if is_max else 1,
-        "ceil_mode": bool(call.argument(5 if is_max else 4, "ceil_mode", False)),
-    }
-    return _slide(call, lambda axis: window(axis, **settings))
+    if found.mode == "circular":
+        raise call.refuse(CIRCULAR)
+    return _slide(call, found.along)
 
 
 def sliding(call: Call) -> Positions:
@@ -77,23 +59,32 @@ def adaptive(call: Call) -> Positions:
     return _slide(call, lambda axis: Window(sizes[axis][0] // sizes[axis][1], sizes[axis][0] // sizes[axis][1]))
 
 
+def padding(given: Given) -> tuple[dict[int, tuple[int, int]], str]:
+    """Read what padding puts before and after each axis (counted from the end), and of what it consists."""
+    sides = given.argument(1, "pad", getattr(given.layer, "padding", ()))
+    sides = [sides] * 4 if isinstance(sides, int) else list(sides)
+    ends = {-1 - axis: (sides[2 * axis], sides[2 * axis + 1]) for axis in range(len(sides) // 2)}
+    kinds = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate", nn.CircularPad2d: "circular"}
+    mode = next((mode for kind, mode in kinds.items() if isinstance(given.layer, kind)), "constant")
+    return ends, str(given.argument(2, "mode", mode))
+
+
 def pad(call: Call) -> Positions:
     """Follow padding and cropping."""
     if call.node.meta.get(FROZEN):
         call.remark("padding", "pads by the picture's size; the padding of the example's size is kept for all")
-    given = call.argument(1, "pad", getattr(call.layer, "padding", ()))
-    sides = [given] * 4 if isinstance(given, int) else list(given)
-    ends = {-1 - axis: (sides[2 * axis], sides[2 * axis + 1]) for axis in range(len(sides) // 2)}
+    ends, mode = padding(call)
     source = call.source
     if not any(any(ends.get(axis, (0, 0))) for axis in source.axes):
         return source
     if source.rows is None or source.columns is None:
         raise call.refuse("pads positions that were flattened into one axis")
-    reflects = call.argument(2, "mode") == "reflect" or isinstance(call.layer, nn.ReflectionPad2d)
+    if mode == "circular":
+        raise call.refuse(CIRCULAR)
 
     def make(axis: int) -> Window:
         before, after = ends.get(axis, (0, 0))
-        return Window(1, pad=before, pad_end=after, least=1 + max(before, after) * reflects)
+        return Window(1, pad=before, pad_end=after, least=1 + max(before, after) * (mode == "reflect"))
 
     return source.then(make(source.rows), make(source.columns))
 
@@ -102,22 +93,46 @@ def resize(call: Call) -> Positions:
     """Follow an interpolation by whole factors, up or down."""
     if not call.source.axes:
         return call.source
-    mode, size = call.argument(3, "mode", "nearest"), call.argument(1, "size")
+    size, mode, wide = call.argument(1, "size"), call.argument(3, "mode", "nearest"), call.argument(6, "antialias")
     if call.argument(4, "align_corners"):
         raise call.refuse("interpolates with align_corners, whose grid depends on the size")
 
     def make(axis: int) -> Layer:
         factor = _factor(call, size, axis)
-        if factor < 1:
-            return Window(1, int(1 / factor))
         if factor > 1 and size is None:  # what it joins has rounded its size up or down
             call.require(axis, call.source.stride[axis])
-        up = int(factor)
-        if mode.startswith("nearest") or up == 1:
-            return Spread(up, up)
-        return Spread(2 * up - up % 2, up, up // 2)
+        return _shrink(int(1 / factor), mode, bool(wide)) if factor < 1 else _enlarge(int(factor), mode)
 
     return _slide(call, make)
+
+
+RADIUS = {"bilinear": 1, "bicubic": 2}
+"""How far interpolation looks to either side, in units of the coarser grid."""
+
+
+def _enlarge(factor: int, mode: str) -> Layer:
+    """Return interpolation to ``factor`` times as many units: unit o lies at (o + 1/2) / factor - 1/2."""
+    if factor == 1:
+        return Window(1)
+    if mode not in RADIUS:
+        return Spread(factor, factor)
+    kernel = 2 * RADIUS[mode] * factor - factor % 2
+    return Spread(kernel, factor, (kernel - factor) // 2)
+
+
+def _shrink(factor: int, mode: str, antialias: bool) -> Layer:
+    """Return interpolation to every ``factor``-th unit: all but plain "nearest" look at the middle of the block."""
+    if mode == "area":
+        return Window(factor, factor)
+    if mode not in RADIUS:  # one unit of each block: the first, or that in the middle
+        first, kernel = (factor // 2 if mode == "nearest-exact" else 0), 1
+    elif antialias:
+        kernel = 2 * RADIUS[mode] * factor - factor % 2
+        first = (factor - kernel) // 2
+    else:  # an odd block's middle is a unit
+        kernel = 1 if factor % 2 else 2 * RADIUS[mode]
+        first = (factor - kernel) // 2
+    return Window(kernel, factor, -first, pad_end=kernel + first - factor)  # as many as there are whole blocks
 
 
 def _factor(call: Call, size: Any, axis: int) -> Fraction:

@@ -18,21 +18,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from fullyconv.trace.layers import POINTWISE, result_shape
+from fullyconv.machine import evaluating
 from fullyconv.trace.nodes import FROZEN, PATH, SHAPE, Length
+from fullyconv.trace.operations import Operation, is_noise, row_of
+from fullyconv.trace.positions import Given
 from fullyconv.trace.settle import settle
 
 USUAL_SIDE = 224
 BATCH = 2  # a batch of one would be taken for any other axis of length 1
 
-# Noise of training, which evaluation skips and which must not be lost with it.
-NOISE = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock2D", "Dropout2d")
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-
-def is_noise(module: nn.Module | None) -> bool:
-    """Return whether a module does nothing but disturb training."""
-    return type(module).__name__ in NOISE
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -165,10 +160,11 @@ class _Recorder(TorchFunctionMode):
         """Run a layer, or say what it would give: PyTorch takes a second to load what shapes without contents need."""
         self.paused = True
         try:
-            if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
-                if getattr(module, "inplace", False) and isinstance(module, POINTWISE):
+            row = row_of(module)
+            if row is not None and len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
+                if getattr(module, "inplace", False) and row.unitwise:
                     return args[0]
-                shape = result_shape(module, tuple(args[0].shape))
+                shape = _shape(row, module, tuple(args[0].shape))
                 if shape is not None:
                     return torch.empty(shape, dtype=args[0].dtype, device="meta")
             return call(module, *args, **kwargs)
@@ -227,6 +223,20 @@ class _Replay(fx.Interpreter):
         return result
 
 
+def _shape(row: Operation, layer: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the shape of a layer's result over N x C x H x W without running it; ``None`` where that is not known."""
+    if row.unitwise:
+        return shape
+    frame = row.frame(Given(None, layer)) if row.frame is not None else None
+    if len(shape) != 4 or frame is None or getattr(layer, "return_indices", False):
+        return None
+    channels = getattr(layer, "in_channels", shape[1])
+    sizes = tuple(frame.along(axis).size(shape[2 + axis]) for axis in (0, 1))
+    if channels != shape[1] or min(sizes) < 1:
+        return None  # running the layer gives the error in PyTorch's words
+    return shape[0], int(getattr(layer, "out_channels", shape[1])), *sizes
+
+
 def _joined(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Return the result of a sum of two maps of one shape, or of their concatenation along channels; else ``None``."""
     if name in ("add", "__add__") and len(args) == 2 and not kwargs:
@@ -244,17 +254,6 @@ def _joined(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor 
 def _is_method(func: Any) -> bool:
     descriptors = (types.MethodDescriptorType, types.WrapperDescriptorType)
     return isinstance(func, descriptors) or getattr(func, "__qualname__", "").startswith(("Tensor.", "TensorBase."))
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def input_channels(network: nn.Module) -> int:
@@ -282,7 +281,7 @@ def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> f
     example = example or (input_channels(network), *usual_size(network))
     network = nn.Sequential(network) if is_leaf(network) else network
     recorder = _Recorder(network)
-    with _evaluating(network), torch.no_grad():
+    with evaluating(network, kept=True):
         like = next(network.parameters(), torch.empty(0))
         image = torch.empty(BATCH, *example, device="meta", dtype=like.dtype)
         recorder.bind(image, recorder.graph.placeholder("image"))

@@ -1,0 +1,84 @@
+"""Operations that act on each unit by itself, or join maps unit by unit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil, prod
+
+from torch import fx
+
+from fullyconv.geometry import Path, Window, axis_map, size
+from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Positions, Trail, shape_of
+
+
+def unitwise(call: Call) -> Positions:
+    """Join all maps, which must lie on one grid; the one that sees most stands for all."""
+    found = [call.walk.positions[node] for node in call.sources]
+    placed = [each for each in found if each.axes]
+    if not placed:
+        return found[0] if found[0].flattened else POOLED
+    if len(placed) < len(found):
+        call.remark("global", "sees the whole picture at every position")
+    first = placed[0]
+    if any(set(each.axes) != set(first.axes) for each in placed):
+        raise call.refuse("joins maps whose rows and columns are different axes")
+    rows, columns = (_join([each.trails[axis] for each in placed], call, axis) for axis in (ROWS, COLUMNS))
+    return replace(first, trails=(rows, columns))
+
+
+def _join(trails: list[Trail], call: Call, axis: int) -> Trail:
+    if len({trail.line.scale for trail in trails}) > 1:
+        strides = ", ".join(str(trail.line.scale) for trail in trails)
+        raise call.refuse(f"joins maps that are not aligned: their strides are {strides} px")
+    widest = max(trails, key=lambda trail: trail.line.field)
+    if any(_rounds_apart(trail.path, widest.path) for trail in trails):
+        call.require(axis, widest.line.scale)
+    line = widest.line
+    if len({trail.line.shift for trail in trails}) > 1:
+        apart = max(abs(trail.line.shift - line.shift) for trail in trails)
+        call.remark("misaligned", f"joins maps {float(apart):g} px apart; alignment follows the one that sees most")
+    # What the others see beyond it, on either side.
+    extra = max(abs(trail.line.shift - line.shift) + trail.line.reach - line.reach for trail in trails)
+    margin = ceil(extra / line.scale)
+    return widest.then(Window(2 * margin + 1, pad=margin)) if margin > 0 else widest
+
+
+def _rounds_apart(first: Path, second: Path) -> bool:
+    """Return whether two branches come to different numbers of units for some size."""
+    shared = next((index for index, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
+    if shared is None:
+        shared = min(len(first), len(second))
+    ends = first[shared:], second[shared:]
+    step = max(ceil(axis_map(end).scale) for end in ends)
+    longest = sum(layer.axis_map().field for end in ends for layer in end)
+    start = step * ceil(longest / step)
+    return any(size(ends[0], units) != size(ends[1], units) for units in range(start, start + 2 * step))
+
+
+def stack(call: Call) -> Positions:
+    """Follow maps joined along a new axis."""
+    joined, new = unitwise(call), call.from_end(call.argument(1, "dim", 0), len(call.shape))
+    return joined.moved(lambda axis: axis if axis > new else axis - 1)
+
+
+def cat(call: Call) -> Positions:
+    """Follow maps joined along channels."""
+    joined, new = unitwise(call), call.from_end(call.argument(1, "dim", 0), len(call.shape))
+    if new in joined.axes:
+        what = "adds tokens to the positions" if new == joined.flat else "puts maps one after the other"
+        raise call.refuse(f"{what}, which then no longer are a map")
+    return joined
+
+
+def channelwise(call: Call) -> Positions:
+    """Follow what treats each channel, the second axis, in its own way."""
+    if 1 - len(call.before) in call.source.axes:
+        raise call.refuse("takes rows or columns for channels: it acts on the second axis")
+    return unitwise(call)
+
+
+def prelu(call: Call) -> Positions:
+    """Follow ``prelu``, with one slope or one for each channel."""
+    slopes = call.argument(1, "weight")
+    count = prod(shape_of(slopes)) if isinstance(slopes, fx.Node) else slopes.numel()
+    return unitwise(call) if count == 1 else channelwise(call)

@@ -1,0 +1,302 @@
+"""The table of operations: one row for each that a network may contain, whatever it is spelled.
+
+A row is all there is to know of an operation: how PyTorch spells it (functions, tensor methods, operators, layers),
+what it does to positions, its form in a fully convolutional head, its à trous form, what it counts. Whoever asks
+something of an operation reads its row; an operation's name stands nowhere else. What is not in the table is refused
+by name where it meets a map. A new operation is a new row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from fullyconv.trace import axes, frames, joins, products, reductions, windows
+from fullyconv.trace.frames import Frame
+from fullyconv.trace.nodes import spelling
+from fullyconv.trace.positions import Call, Given, Positions
+
+Rule = Callable[[Call], Positions]
+
+HeadForm = Literal["", "position", "as is", "reshape", "reduce", "last", "along", "linear", "product", "convolution"]
+"""What an operation on the vector of one picture becomes on the map of all positions' vectors:
+
+"position" the same operation, with a vector's other arguments as those of a map's channels; "as is" the same with
+the other arguments unchanged; "reshape" nothing, for it moves a single unit; "reduce" the same over channels;
+"last" and "along" the same along the channels, which are the vector's last axis or the axis it names; "linear" a
+convolution of the window it reads; "product" a matrix product with the channels; "convolution" itself; "" none.
+"""
+
+Affine = Literal["", "always", "one", "first"]
+"""Whether the mean of its results is its result of the mean: "one" if one argument alone depends on the picture,
+"first" if that is moreover the first."""
+
+AtrousForm = Literal["", "same", "window", "border", "crop"]
+"""What becomes of an operation when the strides before it are removed: "same" nothing, "window" its taps and its
+padding are spread out and its stride is removed, "border" and "crop" what it puts on or cuts off is enlarged; ""
+there is no such form."""
+
+Role = Literal["", "norm", "drop", "idle"]
+"""What else is to be known: it normalises; it drops something in training alone; it does nothing."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One row. Functions, methods and operators are told by their bare names (``fullyconv.trace.nodes.spelling``)."""
+
+    spellings: tuple[str, ...]
+    layers: tuple[type[nn.Module], ...] = ()
+    positions: Rule = joins.unitwise
+    head: HeadForm = "position"
+    affine: Affine = ""
+    atrous: AtrousForm = "same"
+    multiply_adds: Callable[[Call], int] = products.nothing
+    pools: Literal["", "mean", "max"] = ""  # makes a vector of a map, by its mean or its maximum
+    frame: Callable[[Given], Frame | None] | None = None  # reads the window it moves over a map
+    dim: int = 1  # the place of the argument that names its axis
+    role: Role = ""
+    fixed: Callable[..., Tensor] | None = None  # pools to a size; this function pools by a window
+    caffe: str = ""  # the type of Caffe's layer for it
+
+    @property
+    def unitwise(self) -> bool:
+        """Return whether it answers each unit (of each of its arguments) from that unit's channels alone."""
+        return self.positions in (joins.unitwise, joins.channelwise, joins.prelu)
+
+    @property
+    def joins(self) -> bool:
+        """Return whether it lays all its arguments on each other."""
+        return self.unitwise or self.positions in (joins.cat, joins.stack, products.einsum)
+
+
+def _each(names: str, *layers: type[nn.Module], affine: Affine = "", caffe: str = "") -> Operation:
+    """Make the row of what acts on each number by itself."""
+    return Operation(tuple(names.split()), layers, affine=affine, caffe=caffe)
+
+
+def _channelwise(names: str, *layers: type[nn.Module], affine: Affine = "", role: Role = "") -> Operation:
+    return Operation(tuple(names.split()), layers, joins.channelwise, "as is", affine=affine, role=role)
+
+
+def _drop(names: str, *layers: type[nn.Module], caffe: str = "") -> Operation:
+    return Operation(tuple(names.split()), layers, affine="always", role="drop", caffe=caffe)
+
+
+def _window(read: Callable[[Given], Frame | None]) -> Rule:
+    """Make the rule of what moves the window that ``read`` reads."""
+    return lambda call: windows.frame(call, read)
+
+
+def _moves(names: str, rule: Rule, *layers: type[nn.Module], head: HeadForm = "reshape") -> Operation:
+    """Make the row of what moves axes about."""
+    return Operation(tuple(names.split()), layers, rule, head, affine="always" if head == "reshape" else "")
+
+
+def _refused(names: str, reason: str, *layers: type[nn.Module]) -> Operation:
+    return Operation(tuple(names.split()), layers, products.refused(reason), "", atrous="")
+
+
+ELEMENTWISE = (
+    "abs absolute", "acos arccos", "acosh arccosh", "addcdiv", "addcmul", "asin arcsin", "asinh arcsinh", "atan arctan",
+    "atan2 arctan2", "atanh arctanh", "bitwise_and and", "bitwise_left_shift lshift", "bitwise_not invert",
+    "bitwise_or or", "bitwise_right_shift rshift", "bitwise_xor xor", "ceil", "clamp clip", "clamp_max", "clamp_min",
+    "copysign", "cos", "cosh", "deg2rad", "digamma", "empty_like", "eq", "erf", "erfc", "erfinv", "exp", "exp2",
+    "expm1", "fill", "float_power", "floor", "floor_divide floordiv ifloordiv", "fmax", "fmin", "fmod", "frac",
+    "full_like", "ge greater_equal", "gt greater", "heaviside", "hypot", "i0", "isclose", "isfinite", "isinf", "isnan",
+    "ldexp", "le less_equal", "lerp", "lgamma", "log", "log10", "log1p", "log2", "logaddexp", "logaddexp2",
+    "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "lt less", "masked_fill", "maximum", "minimum",
+    "nan_to_num", "ne not_equal", "nextafter", "ones_like", "pow ipow", "rad2deg", "rand_like", "randn_like",
+    "reciprocal", "remainder mod imod", "round", "rpow", "rsqrt", "rtruediv rdiv", "sgn", "sign", "signbit",
+    "sin", "sinc", "sinh", "sqrt", "square", "tan", "trunc fix", "where", "xlogy", "zero", "zeros_like",
+    "bool", "byte", "char", "int", "long", "short", "type", "bernoulli",
+)  # fmt: skip
+
+ACTIVATIONS: tuple[tuple[str, type[nn.Module]], ...] = (
+    ("celu", nn.CELU), ("elu", nn.ELU), ("gelu", nn.GELU), ("hardshrink", nn.Hardshrink),
+    ("hardsigmoid", nn.Hardsigmoid), ("hardswish", nn.Hardswish), ("hardtanh", nn.Hardtanh),
+    ("leaky_relu", nn.LeakyReLU), ("logsigmoid", nn.LogSigmoid), ("mish", nn.Mish), ("relu6", nn.ReLU6),
+    ("rrelu", nn.RReLU), ("selu", nn.SELU), ("sigmoid", nn.Sigmoid), ("silu", nn.SiLU), ("softplus", nn.Softplus),
+    ("softshrink", nn.Softshrink), ("softsign", nn.Softsign), ("tanh", nn.Tanh), ("tanhshrink", nn.Tanhshrink),
+    ("threshold", nn.Threshold),
+)  # fmt: skip
+
+PER_UNIT = (
+    *map(_each, ELEMENTWISE),
+    *(_each(name, layer) for name, layer in ACTIVATIONS),
+    _each("relu", nn.ReLU, caffe="ReLU"),
+    *(
+        _each(names, affine="always")
+        for names in (
+            "add iadd radd", "sub subtract isub rsub", "neg negative", "positive pos", "clone", "detach", "contiguous",
+            "cpu", "cuda", "float", "double", "half", "bfloat16", "to", "type_as", "data", "real", "requires_grad",
+        )
+    ),
+    _each("mul multiply imul rmul", affine="one"),
+    _each("div divide true_divide truediv itruediv idiv", affine="first"),
+    Operation(("identity",), (nn.Identity,), affine="always", role="idle"),
+    Operation(("prelu",), (nn.PReLU,), joins.prelu, "as is"),
+    _channelwise("batch_norm", nn.modules.batchnorm._BatchNorm, affine="always", role="norm"),
+    Operation(
+        ("local_response_norm",), (nn.LocalResponseNorm, nn.CrossMapLRN2d), joins.channelwise, "as is",
+        role="norm", caffe="LRN",
+    ),
+    _channelwise("channel_shuffle native_channel_shuffle", nn.ChannelShuffle),
+    _drop("dropout", nn.Dropout, caffe="Dropout"),
+    _drop("dropout1d", nn.Dropout1d),
+    _drop("dropout2d", nn.Dropout2d),
+    _drop("dropout3d", nn.Dropout3d),
+    _drop("alpha_dropout", nn.AlphaDropout),
+    _drop("feature_alpha_dropout", nn.FeatureAlphaDropout),
+    _drop("feature_dropout"),
+)  # fmt: skip
+
+JOINS = (
+    Operation(("cat", "concat", "concatenate"), (), joins.cat, affine="always", caffe="Concat"),
+    Operation(("stack",), (), joins.stack, ""),
+)
+
+REDUCTIONS = (
+    Operation(("mean",), (), reductions.reduce(), "reduce", "always", "", pools="mean"),
+    Operation(("amax",), (), reductions.reduce(), "reduce", "", "", pools="max"),
+    *(Operation((name,), (), reductions.reduce(), "reduce", atrous="") for name in ("sum", "amin", "var", "std")),
+    *(
+        Operation((name,), (), reductions.reduce(), "", atrous="")
+        for name in ("max", "min", "prod", "logsumexp", "argmax", "argmin", "median", "all", "any", "nansum", "nanmean",
+                     "var_mean", "std_mean", "count_nonzero")
+    ),
+    Operation(("norm", "linalg_norm", "linalg_vector_norm"), (), reductions.reduce(2), "reduce", atrous=""),
+    Operation(("softmax",), (nn.Softmax,), reductions.softmax, "along"),
+    Operation(("log_softmax",), (nn.LogSoftmax,), reductions.softmax, "along"),
+    Operation(("softmin",), (nn.Softmin,), reductions.softmax, "along"),
+    Operation(("softmax2d",), (nn.Softmax2d,), reductions.softmax_2d, ""),
+    Operation(("glu",), (nn.GLU,), axes.along(1, -1), "along"),
+    Operation(("normalize",), (), reductions.normalize, "along", dim=2, role="norm"),
+    Operation(("layer_norm",), (nn.LayerNorm,), reductions.layer_norm, "last", role="norm"),
+    Operation(("rms_norm",), (nn.RMSNorm,), reductions.layer_norm, "last", role="norm"),
+    Operation(("group_norm",), (nn.GroupNorm,), reductions.spatial_norm, "", role="norm"),
+    Operation(("instance_norm",), (nn.modules.instancenorm._InstanceNorm,), reductions.spatial_norm, "", role="norm"),
+    *(_moves(name, axes.along(1), head="") for name in ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")),
+    *(_moves(name, axes.along(1, -1), head="") for name in ("sort", "argsort", "index_select")),
+    _moves("topk", axes.along(2, -1), head=""),
+    _moves("roll", axes.along(2, name="dims"), head=""),
+    _moves("flip", axes.flip, head=""),
+)  # fmt: skip
+
+CONVOLUTION = Operation(
+    ("conv2d",), (nn.Conv2d,), _window(frames.convolution), "convolution", "always", "window",
+    products.weighted, frame=frames.convolution, caffe="Convolution",
+)  # fmt: skip
+
+WINDOWS = (
+    CONVOLUTION,
+    Operation(
+        ("conv_transpose2d",), (nn.ConvTranspose2d,), _window(frames.transposed), "",
+        atrous="", multiply_adds=products.spread, frame=frames.transposed,
+    ),
+    Operation(
+        ("max_pool2d", "max_pool2d_with_indices"), (nn.MaxPool2d,),
+        _window(frames.max_pool), "", atrous="window", frame=frames.max_pool, caffe="Pooling",
+    ),
+    Operation(
+        ("avg_pool2d",), (nn.AvgPool2d,), _window(frames.average_pool), "reshape",
+        "always", "window", pools="mean", frame=frames.average_pool,
+    ),
+    Operation(
+        ("adaptive_avg_pool2d",), (nn.AdaptiveAvgPool2d,), windows.adaptive, "reshape", "always", "", pools="mean",
+        fixed=functional.avg_pool2d,
+    ),
+    Operation(
+        ("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"), (nn.AdaptiveMaxPool2d,), windows.adaptive,
+        "reshape", "", "", pools="max", fixed=functional.max_pool2d,
+    ),
+    Operation(("sliding_mean", "sliding_max"), (), windows.sliding, "", atrous=""),
+    Operation(
+        ("pad",), (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d),
+        windows.pad, "", atrous="border",
+    ),
+    Operation(
+        ("interpolate", "upsample", "upsample_nearest", "upsample_bilinear"), (nn.Upsample,),
+        windows.resize, "", atrous="",
+    ),
+    Operation(("pixel_shuffle",), (nn.PixelShuffle,), windows.shuffle, "", atrous=""),
+    Operation(("pixel_unshuffle",), (nn.PixelUnshuffle,), windows.shuffle, "", atrous=""),
+)  # fmt: skip
+
+AXES = (
+    _moves("view", axes.view),
+    _moves("reshape", axes.view),
+    _moves("flatten", axes.reshape, nn.Flatten),
+    _moves("unflatten", axes.reshape, nn.Unflatten, head=""),
+    _moves("view_as reshape_as ravel", axes.reshape, head=""),
+    _moves("transpose swapaxes swapdims", axes.transpose),
+    _moves("mT adjoint", axes.transpose_last, head=""),
+    _moves("T H t", axes.reverse, head=""),
+    _moves("permute", axes.permute),
+    _moves("movedim moveaxis", axes.movedim, head=""),
+    _moves("unsqueeze", axes.unsqueeze),
+    _moves("squeeze", axes.squeeze),
+    _moves("split split_with_sizes chunk tensor_split unsafe_chunk unsafe_split", axes.split, head=""),
+    _moves("unbind select", axes.unbind, head=""),
+    _moves("expand expand_as broadcast_to", axes.expand, head=""),
+    _moves("repeat tile", axes.repeat, head=""),
+    Operation(("getitem",), (), axes.item, "reshape", "always", "crop"),
+    Operation(("narrow", "narrow_copy"), (), axes.narrow, "", atrous="crop"),
+)
+
+NOT_KNOWN = "how this operation treats positions is not known"
+
+PRODUCTS = (
+    Operation(("linear",), (nn.Linear,), products.linear, "linear", "always", multiply_adds=products.weighted),
+    Operation(("matmul", "bmm", "mm"), (), products.matmul, "product", "first", multiply_adds=products.multiplied),
+    Operation(("einsum",), (), products.einsum, "", multiply_adds=products.summed),
+    Operation(
+        ("scaled_dot_product_attention", "multi_head_attention_forward"),
+        (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.TransformerEncoder,
+         nn.TransformerDecoder, nn.Transformer),
+        products.attention, "", atrous="",
+    ),
+    *(
+        Operation(names, layers, products.refused(NOT_KNOWN), "", atrous="", multiply_adds=products.weighted)
+        for names, layers in ((("conv1d",), (nn.Conv1d,)), (("conv3d",), (nn.Conv3d,)))
+    ),
+    *(
+        Operation(names, layers, products.refused(NOT_KNOWN), "", atrous="", multiply_adds=products.spread)
+        for names, layers in (
+            (("conv_transpose1d",), (nn.ConvTranspose1d,)), (("conv_transpose3d",), (nn.ConvTranspose3d,))
+        )
+    ),
+    *(
+        _refused(name, "adds a matrix product to positions: write a linear layer, or matmul and +")
+        for name in ("addmm", "addbmm", "baddbmm", "addmv")
+    ),
+)  # fmt: skip
+
+# Noise of training that libraries write as modules of their own, which evaluation skips and must not lose.
+NOISE = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock2D", "Dropout2d")
+NOISY = Operation(("stochastic_depth",), affine="always", role="drop")
+
+OPERATIONS: tuple[Operation, ...] = (*PER_UNIT, NOISY, *JOINS, *REDUCTIONS, *WINDOWS, *AXES, *PRODUCTS)
+
+BY_SPELLING = {name: row for row in OPERATIONS for name in row.spellings}
+BY_LAYER = {layer: row for row in OPERATIONS for layer in row.layers}
+
+
+def is_noise(module: nn.Module | None) -> bool:
+    """Return whether a module does nothing but disturb training."""
+    return type(module).__name__ in NOISE
+
+
+def row_of(layer: nn.Module) -> Operation | None:
+    """Return the row of a layer; ``None`` where the table does not have it."""
+    if is_noise(layer):
+        return NOISY
+    return next((BY_LAYER[kind] for kind in type(layer).__mro__ if kind in BY_LAYER), None)
+
+
+def operation(node: fx.Node, layer: nn.Module | None) -> Operation | None:
+    """Return the row of what a node does; ``None`` where the table does not have it."""
+    return BY_SPELLING.get(spelling(node)) if layer is None else row_of(layer)

@@ -1,0 +1,53 @@
+"""Where every tensor of a recorded network looks.
+
+Each operation on a map has a rule in its row of the table (``operations``): those that move a window are in
+``windows``, those that move axes in ``axes``, those that join maps or act on each unit in ``joins``, sums and
+normalisations in ``reductions``, sums of products in ``products``. Maps may be transposed, split into groups of
+channels, flattened and restored; what mixes positions that no window bounds (attention, fully connected layers over
+positions) is an error that names the operation and its module.
+"""
+
+from __future__ import annotations
+
+from torch import fx, nn
+
+from fullyconv.trace.nodes import SHAPE, spelling
+from fullyconv.trace.operations import NOT_KNOWN, operation
+from fullyconv.trace.positions import POOLED, Call, NotFollowed, Positions, Walk
+
+
+def layer_of(recorded: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """Return the module that a node calls, if it calls one."""
+    return recorded.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def call_of(recorded: fx.GraphModule, node: fx.Node, found: Walk) -> Call:
+    """Return a node as its row's functions take it."""
+    return Call(node, layer_of(recorded, node), spelling(node), found)
+
+
+def walk(recorded: fx.GraphModule) -> Walk:
+    """Follow the picture through a recorded network; raises ``NotFollowed`` naming what cannot be followed."""
+    found = Walk()
+    for node in recorded.graph.nodes:
+        if node.op == "placeholder":
+            found.positions[node] = Positions(rows=-2, columns=-1)
+        elif node.op not in ("output", "get_attr") and SHAPE in node.meta:
+            call = call_of(recorded, node, found)
+            if call.sources:
+                found.positions[node] = _follow(call)
+    return found
+
+
+def _follow(call: Call) -> Positions:
+    row = operation(call.node, call.layer)
+    if row is None:
+        if any(call.walk.positions[source].axes for source in call.sources):
+            raise call.refuse(NOT_KNOWN)
+        return POOLED  # whatever happens to a vector, it has no positions
+    try:
+        return row.positions(call)
+    except NotFollowed:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raise call.refuse("this use of the operation is not understood") from None
