@@ -19,11 +19,13 @@ from fullyconv.surgery import conv_to_linear
 from fullyconv.trace import outputs
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.chain import change_chain, place
-from fullyconv.train.loop import BEST, fit
-from fullyconv.train.optim import CaffeSGD, make_optimizer
+from fullyconv.train.folder import BEST, open_run
+from fullyconv.train.optim import CaffeSGD, Descent, make_optimizer
 from fullyconv.train.recipe import Recipe
+from fullyconv.train.run import Run
 from fullyconv.types import VOID
 from fullyconv.upsample import Upsample
+from runs import Notes
 
 
 def unpadded() -> nn.Sequential:
@@ -112,7 +114,7 @@ def test_balanced_weights_give_every_class_the_same_say() -> None:
 
 
 def step(net: FCN, *, steps: int = 1) -> None:
-    optimizer = make_optimizer(net, "caffe-sgd", learning_rate=1e-2, momentum=0.9, weight_decay=0.0)
+    optimizer = make_optimizer(net, Descent(optimizer="caffe-sgd", learning_rate=1e-2, weight_decay=0.0))
     torch.manual_seed(1)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -275,18 +277,11 @@ def test_mirroring_and_random_scores_make_no_noticeable_difference(tmp_path: Pat
 
 
 def train(recipe: Recipe, data: Path, run: Path, *, score_std: float = 0.0) -> dict[str, Any]:
-    class Last:
-        figures: dict[str, Any]
-
-        def step(self, **_: Any) -> None: ...
-
-        def epoch(self, figures: dict[str, Any]) -> None:
-            self.figures = figures
-
-    watcher = Last()
-    job = assemble(recipe, prepare(recipe, data), run)
-    if score_std:
-        for head in job.network.heads:
-            nn.init.normal_(head.weight, std=score_std)
-    fit(job, watcher)
-    return watcher.figures
+    watcher = Notes()
+    with open_run(run, resume=False) as folder:
+        job = assemble(recipe, prepare(recipe, data), folder)
+        if score_std:
+            for head in job.network.heads:
+                nn.init.normal_(head.weight, std=score_std)
+        Run(job, folder, watcher).train()
+    return watcher.epochs[-1]

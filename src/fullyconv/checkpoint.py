@@ -21,7 +21,8 @@ from fullyconv.surgery import factor_like
 from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-SCALE = ".scale"  # what stands behind the name of an 8-bit tensor's scales
+SCALE = "..scale"  # behind the name of an 8-bit tensor, for its scales: no module's tensor can be called so
+EARLIER_SCALE = ".scale"  # in files of version 0.1
 
 
 def _kind(preprocess: Any) -> str:
@@ -90,7 +91,7 @@ def load_network(folder: Path | str) -> tuple[FCN, Config]:
     folder = Path(folder)
     config = read_config(folder)
     network = rebuild(config.architecture)
-    tensors = expand(read_tensors(folder / WEIGHTS))
+    tensors = read_weights(folder / WEIGHTS)
     factor_like(network, tensors)
     expected = network.state_dict()
     wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(
@@ -134,11 +135,14 @@ def store_crf(folder: Path, parameters: CRFParameters) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to a safetensors file, under a temporary name first."""
-    with whole_file(path) as draft:
-        draft.touch()
-        mode = draft.stat().st_mode  # safetensors would make the file readable by its owner alone
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
-        draft.chmod(mode)
+    try:
+        with whole_file(path) as draft:
+            draft.touch()
+            mode = draft.stat().st_mode  # safetensors would make the file readable by its owner alone
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
+            draft.chmod(mode)
+    except SafetensorError as error:  # a full disk, above all
+        raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -149,11 +153,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise BadFile(path, f"not readable as safetensors ({error})", "restore it from where it was saved") from None
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of weights, which may be stored in 8 bits; raises ``BadFile``."""
+    return expand(read_tensors(path))
+
+
 def shrink(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Store each weight of two or more dimensions as int8, with one scale per output channel beside it."""
     stored = {}
     for name, tensor in tensors.items():
-        if tensor.ndim < 2:
+        if tensor.ndim < 2 or not tensor.is_floating_point():
             stored[name] = tensor
             continue
         scale = tensor.abs().amax(tuple(range(1, tensor.ndim)), keepdim=True).clamp(min=1e-30) / 127
@@ -163,9 +172,20 @@ def shrink(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo ``shrink``; other tensors stay as they are."""
-    return {
-        name: tensor * tensors[name + SCALE] if name + SCALE in tensors else tensor
+    """Undo ``shrink``; other tensors stay as they are.
+
+    >>> weight = torch.tensor([[0.5, -0.25]])
+    >>> expand(shrink({"affine.scale": weight}))["affine.scale"]
+    tensor([[ 0.5000, -0.2520]])
+    """
+    scales = {
+        name: name + suffix
         for name, tensor in tensors.items()
-        if not name.endswith(SCALE)
+        for suffix in (SCALE, EARLIER_SCALE)
+        if tensor.dtype == torch.int8 and name + suffix in tensors
+    }
+    return {
+        name: tensor * tensors[scales[name]] if name in scales else tensor
+        for name, tensor in tensors.items()
+        if name not in scales.values()
     }

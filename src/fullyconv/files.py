@@ -1,8 +1,11 @@
-"""Files: the error that names one, and files that appear whole or not at all."""
+"""Files: the error that names one, and files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,10 @@ class BadFile(ValueError):
     def __init__(self, path: Path | str, what: str, fix: str) -> None:
         super().__init__(f"{path}: {what}: {fix}")
         self.path, self.what, self.fix = str(path), what, fix
+
+    def __reduce__(self) -> tuple[type[BadFile], tuple[str, str, str]]:
+        """Travel between processes: an exception is otherwise rebuilt from its message alone."""
+        return BadFile, (self.path, self.what, self.fix)
 
 
 @contextmanager
@@ -31,17 +38,93 @@ def whole_file(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new, empty folder to fill; it takes the place of ``path`` in one step when the block ends.
+
+    Every file and the folder itself have reached the disk before that step, so that not even a power cut leaves
+    half of it. An older ``path`` stays as it was until then, and if the block raises; files in it that the new one
+    does not have (a reader's notes, say) are taken over.
+    """
+    draft = draft_folder(path)
+    settle_folder(path)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        for entry in path.iterdir() if path.is_dir() else ():
+            if not (draft / entry.name).exists():
+                (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, draft / entry.name)
+        for file in draft.rglob("*"):
+            sync(file)
+        sync(draft)
+        _move_folder(draft, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def draft_folder(path: Path) -> Path:
+    """Return the temporary name under which ``whole_folder`` fills a folder, beside it."""
+    return path.with_name(f".{path.name}.new")
+
+
+def settle_folder(path: Path) -> None:
+    """Sweep up what a death during ``whole_folder`` left: ``path`` is then its newest whole state, if there is any."""
+    aside = path.with_name(f".{path.name}.old")
+    if aside.exists() and not path.exists():
+        aside.rename(path)
+    for leftover in (draft_folder(path), aside):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+
+
+def _move_folder(draft: Path, path: Path) -> None:
+    if not path.exists():
+        draft.rename(path)
+    elif not _exchange(draft, path):  # no system call for it: the old one is nowhere for a moment
+        aside = path.with_name(f".{path.name}.old")
+        path.rename(aside)
+        draft.rename(path)
+        shutil.rmtree(aside)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step (Linux's renameat2); return whether the system could."""
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's fcntl.h and fs.h
+    try:
+        swap = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(swap(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, has reached the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write JSON (NaN as null), under a temporary name first."""
     with whole_file(path) as draft:
-        draft.write_text(json.dumps(_without_nan(document), indent=2, allow_nan=False) + "\n")
+        draft.write_text(json.dumps(without_nan(document), indent=2, allow_nan=False) + "\n")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Put null where JSON has no number: NaN and infinity, at any depth.
+
+    >>> without_nan({"iu": (0.5, float("nan"))})
+    {'iu': [0.5, None]}
+    """
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else None
     if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
+        return [without_nan(entry) for entry in value]
     return value

@@ -42,6 +42,18 @@ def _cpu_has(*flags: str) -> bool:
     return any(flag in words for flag in flags)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out: the GPU's, or the machine's, of which PyTorch has no type.
+
+    >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    words = ("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def keep_freed_memory() -> bool:
     """Ask glibc to keep freed blocks instead of returning them to the system after every layer.
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.hsi.trial import make_trial, network_windows
 from fullyconv.networks import build
 from fullyconv.surgery.layers import widen
+from fullyconv.train.folder import open_run
+from runs import Notes
 
 TINY = SceneRecipe(network="fcn1s-spectral2", steps=4, sample=20, device="cpu")
 
@@ -44,9 +44,10 @@ def test_without_leakage_no_test_pixel_can_change_what_is_learned(change: dict[s
 
 def test_a_trunk_from_elsewhere_is_widened_trained_saved_and_loaded(scene: Scene, tmp_path: Path) -> None:
     trial = make_trial(TINY.model_copy(update={"network": "fcn32s-timm:resnet18", "steps": 1}), scene)
-    network = fit(trial, out=tmp_path)
+    with open_run(tmp_path / "run", resume=False) as folder:
+        network = fit(trial, folder=folder)
     assert network.in_channels == trial.preprocess.channels == 20
-    again, _ = load_network(tmp_path / "model")
+    again, _ = load_network(tmp_path / "run" / "model")
     assert same(weights(network), weights(again))
 
 
@@ -61,9 +62,9 @@ def test_with_leakage_a_test_pixel_does_change_it(scene: Scene) -> None:
 def test_a_scene_is_learned(scene: Scene) -> None:
     recipe = TINY.model_copy(update={"steps": 60})
     trial = make_trial(recipe, scene)
-    losses: list[float] = []
-    network = fit(trial, watch=lambda step, steps, loss: losses.append(loss))
-    assert losses[-1] < 0.2 * losses[0]
+    notes = Notes()
+    network = fit(trial, watcher=notes)
+    assert notes.losses[-1] < 0.2 * notes.losses[0]
     guess = (
         SceneSegmenter(network, classes=trial.classes, preprocess=trial.preprocess, device="cpu").predict(scene).labels
     )
@@ -73,23 +74,27 @@ def test_a_scene_is_learned(scene: Scene) -> None:
 def test_an_interrupted_run_continues_bit_for_bit(scene: Scene, tmp_path: Path) -> None:
     trial = make_trial(TINY, scene)
 
-    def interrupt(step: int, steps: int, loss: float) -> None:
-        if step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(trial, out=tmp_path, watch=interrupt)
-    resumed = fit(trial, out=tmp_path, resume=True)
+    out = tmp_path / "run"
+    with open_run(out, resume=False) as folder, pytest.raises(KeyboardInterrupt):
+        fit(trial, folder=folder, watcher=Notes(stop_at=2))
+    with open_run(out, resume=True) as folder:
+        resumed = fit(trial, folder=folder)
     assert same(weights(fit(trial)), weights(resumed))
-    again, config = load_network(tmp_path / "model")
+    again, config = load_network(out / "model")
     assert same(weights(resumed), weights(again))
     assert config.preprocess == trial.preprocess
     assert config.architecture.channels == 20
+    assert config.notes["steps"] == 4
 
 
 def test_a_run_that_saved_nothing_starts_anew(scene: Scene, tmp_path: Path) -> None:
-    trial = make_trial(TINY, scene)
-    assert same(weights(fit(trial, out=tmp_path, resume=True)), weights(fit(trial)))
+    trial, notes = make_trial(TINY, scene), Notes()
+    (tmp_path / "run").mkdir()
+    with open_run(tmp_path / "run", resume=False):
+        pass
+    with open_run(tmp_path / "run", resume=True) as folder:
+        assert same(weights(fit(trial, folder=folder, watcher=notes)), weights(fit(trial)))
+    assert "nothing whole was saved" in notes.remarks[0]
 
 
 def test_a_sample_holds_as_many_of_each_class_as_there_are() -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,25 +12,21 @@ from fullyconv.checkpoint import read_tensors, write_tensors
 from fullyconv.files import BadFile
 from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.train.assemble import assemble, prepare
-from fullyconv.train.loop import BEST, Job, fit
+from fullyconv.train.folder import BEST, open_run
 from fullyconv.train.recipe import Recipe
+from fullyconv.train.run import Job, Run
+from runs import train
 
 TINY = Recipe(crop=(64, 64), epochs=1, batch=3, device="cpu", precision="fp32", network="fcn32s-resnet18")
 
 
-class Silent:
-    def step(self, **_: Any) -> None: ...
-
-    def epoch(self, figures: Any) -> None: ...
-
-
 def start(recipe: Recipe, data: Path, out: Path) -> Job:
-    return assemble(recipe, prepare(recipe, data), out)
+    with open_run(out, resume=False) as folder:
+        return assemble(recipe, prepare(recipe, data), folder)
 
 
 def test_a_run_starts_from_a_model_with_its_weights_and_its_normalisation(shapes: Path, tmp_path: Path) -> None:
-    job = start(TINY, shapes, tmp_path / "coarse")
-    fit(job, Silent())
+    job = train(TINY, shapes, tmp_path / "coarse")
     fine = start(
         TINY.model_copy(update={"network": "fcn8s-resnet18", "start_from": str(tmp_path / "coarse" / BEST)}),
         shapes,
@@ -65,11 +60,12 @@ def test_a_trunk_from_elsewhere_starts_from_its_librarys_weights_and_trains(shap
     job = start(TINY.model_copy(update=choices), shapes, tmp_path / "run")
     first = job.network.trunk.classifier.get_submodule("features.0")
     assert torch.equal(first.weight, pretrained.features[0].weight)
-    fit(job, Silent())
+    Run(job).train()
     assert not torch.equal(first.weight, pretrained.features[0].weight)
-    segmenter = load(tmp_path / "run" / BEST)
+    save(job.network, tmp_path / BEST, classes=job.classes)
+    segmenter = load(tmp_path / BEST)
     assert segmenter.predict(np.zeros((31, 47, 3), np.uint8)).labels.shape == (31, 47)
-    stored = json.loads((tmp_path / "run" / BEST / "config.json").read_text())["architecture"]["name"]
+    stored = json.loads((tmp_path / BEST / "config.json").read_text())["architecture"]["name"]
     assert stored == "fcn16s-torchvision:squeezenet1_1"
 
 
@@ -77,7 +73,7 @@ def test_training_only_the_scores_leaves_the_trunk_bit_for_bit(shapes: Path, tmp
     # Fact sheet, statement 8.
     job = start(TINY.model_copy(update={"train_only": "scores", "optimizer": "caffe-sgd"}), shapes, tmp_path / "run")
     before = {name: tensor.clone() for name, tensor in job.network.state_dict().items()}
-    fit(job, Silent())
+    Run(job).train()
     after = job.network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"heads.0.weight", "heads.0.bias"}
@@ -89,8 +85,8 @@ def test_sampled_training_takes_more_batches_per_update_and_repeats_itself(shape
     results = []
     for name in ("first", "second"):
         job = start(recipe, shapes, tmp_path / name)
-        assert job.accumulate == 2
-        fit(job, Silent())
+        assert job.batches.accumulate == 2
+        Run(job).train()
         results.append(job.network.state_dict())
     assert all(torch.equal(tensor, results[1][name]) for name, tensor in results[0].items())
 
@@ -99,11 +95,11 @@ def test_balancing_by_sampling_keeps_all_of_the_rarest_class(shapes: Path, tmp_p
     # Fact sheet, statement 6.
     sampled = start(TINY.model_copy(update={"balance": 0.5, "balance_by": "sampling"}), shapes, tmp_path / "a")
     weighted = start(TINY.model_copy(update={"balance": 0.5}), shapes, tmp_path / "b")
-    assert sampled.weights is None
-    assert weighted.keep == 1
-    assert float(sampled.keep.max()) == 1
-    torch.testing.assert_close(sampled.keep * weighted.weights.max(), weighted.weights)
-    fit(sampled, Silent())
+    assert sampled.loss.weights is None
+    assert weighted.loss.keep == 1
+    assert float(sampled.loss.keep.max()) == 1
+    torch.testing.assert_close(sampled.loss.keep * weighted.loss.weights.max(), weighted.loss.weights)
+    Run(sampled).train()
 
 
 @pytest.mark.parametrize("name", ["siftflow-fcn32s", "nyud-fcn32s-color-d"])

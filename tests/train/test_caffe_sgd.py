@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,16 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from fullyconv.networks import build
-from fullyconv.train.loop import Job, _update, _Wired
-from fullyconv.train.optim import CaffeSGD, caffe_groups, make_optimizer, optimizer_tensors, restore_optimizer
+from fullyconv.train.optim import (
+    CaffeSGD,
+    Descent,
+    caffe_groups,
+    make_optimizer,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from fullyconv.train.pictures import PixelLoss
+from fullyconv.train.run import Job, Quiet, Run, Schedule
 from fullyconv.types import VOID, ClassSet, Preprocess
 
 STEPS, ITER_SIZE, CLASSES, CHANNELS = 50, 3, 4, 5
@@ -67,25 +74,23 @@ def caffe_trajectory(weight: np.ndarray, bias: np.ndarray, *, valid: bool) -> li
 
 
 def job(normalization: str) -> Job:
-    nothing = dict.fromkeys(("views", "validate", "pictures", "weights", "minutes", "epochs", "workers"))
+    network = nn.Conv2d(CHANNELS, CLASSES, 1).double()
+    descent = Descent(optimizer="caffe-sgd", learning_rate=1.0, momentum=MOMENTUM, weight_decay=DECAY)
+
+    def batches(epoch: int, start: int) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        for batch in data()[start:]:
+            yield [torch.from_numpy(features) for features, _ in batch], [torch.from_numpy(truth) for _, truth in batch]
+
     return Job(
-        **nothing,
-        network=nn.Conv2d(CHANNELS, CLASSES, 1).double(),
-        optimizer=None,
-        rate=lambda progress: RATES[round(progress * STEPS)],
+        network=network,
+        optimizer=make_optimizer(network, descent),
+        fabric=Fabric(accelerator="cpu", devices=1, precision="64-true"),
+        schedule=Schedule(STEPS, STEPS, rate=lambda progress: RATES[round(progress * STEPS)]),
+        seed=0,
+        batches=batches,
+        loss=PixelLoss(normalization),
         classes=ClassSet(("a",)),
         preprocess=Preprocess(),
-        normalization=normalization,
-        sampling=1.0,
-        keep=1.0,
-        precision="fp32",
-        device=torch.device("cpu"),
-        out=Path(),
-        batch=1,
-        accumulate=ITER_SIZE,
-        validate_every=1,
-        learning_rate=1.0,
-        seed=0,
     )
 
 
@@ -102,24 +107,23 @@ def _float64() -> Iterator[None]:
 def test_fifty_steps_of_the_training_loop_equal_caffes_update(normalization: str) -> None:
     torch.manual_seed(0)
     work = job(normalization)
-    network = work.network
-    optimizer = make_optimizer(network, "caffe-sgd", learning_rate=1.0, momentum=MOMENTUM, weight_decay=DECAY)
-    fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
-    wired = _Wired(fabric, *fabric.setup(network, optimizer))
+    network, seen = work.network, []
     path = caffe_trajectory(
         network.weight.detach().numpy()[..., 0, 0].copy(),
         network.bias.detach().numpy().copy(),
         valid=normalization == "valid",
     )
-    moved = 0.0
-    for step, (batch, (weight, bias)) in enumerate(zip(data(), path, strict=True)):
-        images = [torch.from_numpy(features) for features, _ in batch]
-        labels = [torch.from_numpy(truth) for _, truth in batch]
-        _update(work, wired, (images, labels), progress=step / STEPS, place=(0, step))
-        np.testing.assert_allclose(network.weight.detach().numpy()[..., 0, 0], weight, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(network.bias.detach().numpy(), bias, rtol=0, atol=1e-12)
-        moved = max(moved, float(np.abs(weight - path[0][0]).max()))
-    assert moved > 0.01
+
+    class Steps(Quiet):
+        def step(self, **_: object) -> None:
+            seen.append((network.weight.detach().numpy()[..., 0, 0].copy(), network.bias.detach().numpy().copy()))
+
+    Run(work, watcher=Steps()).train()
+    assert len(seen) == STEPS
+    for ours, caffes in zip(seen, path, strict=True):
+        np.testing.assert_allclose(ours[0], caffes[0], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(ours[1], caffes[1], rtol=0, atol=1e-12)
+    assert float(np.abs(seen[-1][0] - seen[0][0]).max()) > 0.01
 
 
 def test_with_a_fixed_rate_it_is_pytorchs_sgd_and_after_a_change_it_is_not() -> None:
@@ -189,12 +193,12 @@ def test_a_saved_velocity_goes_on_where_it_was() -> None:
 
     through, stopped = nn.Linear(2, 3), nn.Linear(2, 3)
     stopped.load_state_dict(through.state_dict())
-    settings = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
-    optimizer, other = (make_optimizer(layer, "caffe-sgd", **settings) for layer in (through, stopped))
+    settings = Descent(optimizer="caffe-sgd", learning_rate=0.1, weight_decay=0.01)
+    optimizer, other = (make_optimizer(layer, settings) for layer in (through, stopped))
     for number, gradient in enumerate(gradients):
         step(through, optimizer, gradient)
         if number == 2:
-            saved, other = optimizer_tensors(other), make_optimizer(stopped, "caffe-sgd", **settings)
+            saved, other = optimizer_tensors(other), make_optimizer(stopped, settings)
             restore_optimizer(other, saved)
         step(stopped, other, gradient)
     assert torch.equal(through.weight, stopped.weight)

@@ -10,9 +10,8 @@ from fullyconv.checkpoint import load_network
 from fullyconv.cli import app
 from fullyconv.files import BadFile
 from fullyconv.recipes import CHAINS
-from fullyconv.train.assemble import TRANSPLANT
 from fullyconv.train.chain import Chain, change_chain, place
-from fullyconv.train.loop import BEST, METRICS
+from fullyconv.train.folder import BEST, METRICS, TRANSPLANT
 from fullyconv.train.recipe import Recipe
 
 

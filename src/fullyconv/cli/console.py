@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -28,6 +30,16 @@ def complain(what: str, message: object) -> None:
 def behind(word: str, colour: str, message: object) -> Text:
     """Put a message behind a coloured word and a colon."""
     return Text.assemble((f"{word}:", colour), f" {message}")
+
+
+@contextmanager
+def stopped_in_words() -> Iterator[None]:
+    """End the command with status 130 when a run was stopped, and say how to continue it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("stopped; run the same command with --resume to continue")
+        raise typer.Exit(130) from None
 
 
 class Bars:
@@ -56,23 +68,41 @@ class Bars:
 
 
 class TrainingBars:
-    """Shows a run: one bar over all its updates, and a line per epoch."""
+    """Shows a run on pictures: one bar over all its updates, and a line per epoch."""
 
     def __init__(self, bars: Bars, epochs: int) -> None:
         self._bars, self._epochs = bars, epochs
 
-    def step(self, *, epoch: int, step: int, steps: int, loss: float) -> None:
+    def step(self, *, epoch: int, done: int, total: int, loss: float) -> None:
         """Move the bar."""
-        note = f"epoch {epoch + 1}/{self._epochs} loss {loss:.3f}"
-        self._bars("training", epoch * steps + step, self._epochs * steps, note)
+        self._bars("training", done, total, f"epoch {epoch + 1}/{self._epochs} loss {loss:.3f}")
 
     def epoch(self, figures: Mapping[str, Any]) -> None:
         """Print the epoch's figures."""
         scores = ""
-        if "mean_iu" in figures:
+        if figures.get("mean_iu") is not None:
             scores = f"  mean IU {figures['mean_iu']:.3f}  pixel accuracy {figures['pixel_accuracy']:.3f}"
         loss = "-" if figures["loss"] is None else f"{figures['loss']:.3f}"
         err.print(f"epoch {figures['epoch']:3d}/{self._epochs}  loss {loss}{scores}  {figures['seconds']:.0f} s")
+
+    def remark(self, text: str) -> None:
+        """Print what a person should know."""
+        complain("careful", text)
+
+
+class SceneBars(TrainingBars):
+    """Shows a run on a scene: its epochs are only as long as what is saved at once, and get no line."""
+
+    def __init__(self, bars: Bars, name: str) -> None:
+        super().__init__(bars, 0)
+        self._name = name
+
+    def step(self, *, epoch: int, done: int, total: int, loss: float) -> None:
+        """Move the bar."""
+        self._bars(self._name, done, total, f"loss {loss:.3f}")
+
+    def epoch(self, figures: Mapping[str, Any]) -> None:
+        """Keep silent."""
 
 
 def print_report(report: Report) -> None:
@@ -134,16 +164,18 @@ def print_problems(problems: Sequence[object]) -> None:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print scores per class and for the whole set."""
-    document, scores = evaluation.document(), evaluation.scores
-    table = Table("class", "IU", "accuracy", "F1", title=f"{document['images']} images at native resolution")
+    from fullyconv.scores.metrics import CONVENTION
+
+    scores = evaluation.scores
+    table = Table("class", "IU", "accuracy", "F1", title=f"{len(evaluation.image_iu)} images at native resolution")
     figures = (scores.per_class_iu, scores.per_class_accuracy, scores.per_class_f1)
     for name, *values in zip(evaluation.classes.names, *figures, strict=True):
         table.add_row(name, *(f"{value:.3f}" for value in values))
     out.print(table)
     for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
-        out.print(f"{key.replace('_iu', ' IU').replace('_', ' ')} {document[key]:.4f}")
+        out.print(f"{key.replace('_iu', ' IU').replace('_', ' ')} {getattr(scores, key):.4f}")
     if evaluation.absent:
         out.print(f"mean IU of the classes in the truth {scores.mean_iu_present:.4f}")
     absent = ", ".join(evaluation.absent) or "none"
     out.print(f"classes absent from the truth: {absent}; void share {evaluation.void_share:.1%}")
-    out.print(f"convention: {document['convention']}")
+    out.print(f"convention: {CONVENTION}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from fullyconv.cli.console import Bars, complain, err, out, print_evaluation
+from fullyconv.cli.console import Bars, SceneBars, complain, err, out, print_evaluation, stopped_in_words
 from fullyconv.cli.options import SetOption
 
 if TYPE_CHECKING:
@@ -124,30 +125,20 @@ def train_scenes(recipe: SceneRecipe, data: Path, out_: Path, *, runs: int, resu
     from fullyconv.hsi.run import read_labelled, train_scene
     from fullyconv.hsi.scoring import markdown, summary_document, tables
     from fullyconv.machine import keep_freed_memory
+    from fullyconv.train.folder import begun, hold
 
     keep_freed_memory()
     scene = read_labelled(recipe, data)
     done: list[SceneEvaluation] = []
-    for run in range(runs):
-        place = out_ / str(run + 1) if runs > 1 else out_
-        seeded = recipe.model_copy(update={"seed": recipe.seed + run})
-        try:
-            with Bars() as bars:
-                name = f"run {run + 1}/{runs}"
-                done.append(
-                    train_scene(
-                        seeded,
-                        scene,
-                        place,
-                        watch=lambda step, steps, loss, name=name: bars(name, step, steps, f"loss {loss:.3f}"),  # type: ignore[misc]
-                        resume=resume and place.exists(),
-                    )
-                )
-        except KeyboardInterrupt:
-            err.print("stopped; run the same command with --resume to continue")
-            raise typer.Exit(130) from None
-        if runs > 1:
-            err.print(f"{place}: overall accuracy {done[-1].scores.pixel_accuracy:.4f}; {done[-1].leakage_line}")
+    with hold(out_) if runs > 1 else nullcontext():
+        for run in range(runs):
+            place = out_ / str(run + 1) if runs > 1 else out_
+            seeded = recipe.model_copy(update={"seed": recipe.seed + run})
+            with Bars() as bars, stopped_in_words():
+                watcher = SceneBars(bars, f"run {run + 1}/{runs}")
+                done.append(train_scene(seeded, scene, place, watcher=watcher, resume=resume and begun(place)))
+            if runs > 1:
+                err.print(f"{place}: overall accuracy {done[-1].scores.pixel_accuracy:.4f}; {done[-1].leakage_line}")
     if runs == 1:
         _print_scene(done[0])
         out.print(f"model {out_ / 'model'}\nreport {out_ / 'report.html'}")

@@ -104,12 +104,12 @@ def _external(name: str, side: tuple[int, int] | None) -> Subject:
 
 
 def _filled(subject: Subject, weights: Path) -> Subject:
-    from fullyconv.checkpoint import expand, read_tensors
+    from fullyconv.checkpoint import read_weights
     from fullyconv.cli.console import err
     from fullyconv.files import BadFile
     from fullyconv.surgery import transplant
 
-    moved = transplant(expand(read_tensors(weights)), subject.network)
+    moved = transplant(read_weights(weights), subject.network)
     if not (moved.moved or moved.reshaped):
         raise BadFile(weights, "no tensor has a name of this network's", f"it needs {', '.join(moved.missing[:3])}, …")
     err.print(f"weights: {moved}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullyconv.cli.console import Bars, TrainingBars, err, out, print_evaluation, print_report
+from fullyconv.cli.console import Bars, TrainingBars, err, out, print_evaluation, print_report, stopped_in_words
 from fullyconv.cli.data import write_inferred_classes
 from fullyconv.cli.hsi import train_scenes
 from fullyconv.cli.options import SetOption, import_from_here
@@ -18,10 +18,8 @@ if TYPE_CHECKING:
     from fullyconv.evaluation import Evaluation
     from fullyconv.train.assemble import Prepared
     from fullyconv.train.chain import Chain
+    from fullyconv.train.folder import RunFolder
     from fullyconv.train.recipe import Recipe
-
-
-EVALUATION = "evaluation.json"
 
 
 def train(
@@ -48,6 +46,7 @@ def train(
     """
     from fullyconv.recipes import find_chain, find_recipe, find_scene_recipe
     from fullyconv.train.chain import change_chain
+    from fullyconv.train.folder import open_run
     from fullyconv.train.recipe import change, parse_settings
 
     settings = parse_settings(set_ or [])
@@ -64,17 +63,22 @@ def train(
         _train_chain(changed, data, out_, resume=resume, skip_problems=skip_problems)
         return
     chosen = change(find_recipe(recipe), settings, source="--set")
-    train_recipe(chosen, prepare_data(chosen, data, skip_problems=skip_problems), out_, resume=resume)
+    with open_run(out_, resume=resume) as folder:
+        train_recipe(chosen, prepare_data(chosen, data, skip_problems=skip_problems), folder)
 
 
 def _train_chain(chain: Chain, data: Path, out_: Path, *, resume: bool, skip_problems: bool) -> None:
-    prepared = prepare_data(next(iter(chain.stages.values())), data, skip_problems=skip_problems)
-    train_stages(chain, prepared, out_, resume=resume)
+    from fullyconv.train.folder import hold
+
+    with hold(out_):
+        prepared = prepare_data(next(iter(chain.stages.values())), data, skip_problems=skip_problems)
+        train_stages(chain, prepared, out_, resume=resume)
 
 
 def train_stages(chain: Chain, prepared: Prepared, out_: Path, *, resume: bool) -> dict[str, Path]:
     """Train the stages of a chain that are not finished; gives each stage's evaluation file."""
     from fullyconv.train.chain import place
+    from fullyconv.train.folder import EVALUATION, open_run
 
     files = {}
     for stage in place(chain, out_):
@@ -83,7 +87,8 @@ def train_stages(chain: Chain, prepared: Prepared, out_: Path, *, resume: bool) 
             err.print(f"{stage.name}: finished before, {stage.run}")
             continue
         err.print(f"{stage.name}: {stage.run}")
-        train_recipe(stage.recipe, prepared, stage.run, resume=resume and stage.begun)
+        with open_run(stage.run, resume=resume and stage.begun) as folder:
+            train_recipe(stage.recipe, prepared, folder)
     return files
 
 
@@ -107,36 +112,33 @@ def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) ->
     return prepared
 
 
-def train_recipe(recipe: Recipe, prepared: Prepared, run: Path, *, resume: bool) -> Evaluation:
+def train_recipe(recipe: Recipe, prepared: Prepared, folder: RunFolder) -> Evaluation:
     """Train with progress bars, score the best model, write the report."""
     from fullyconv.evaluation import evaluate
     from fullyconv.files import write_json
     from fullyconv.opening import load
     from fullyconv.report import plot_confusion, save_figure, write_report
-    from fullyconv.train.assemble import RECIPE, assemble
-    from fullyconv.train.loop import BEST, fit
+    from fullyconv.train.assemble import assemble
+    from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, RECIPE, REPORT
+    from fullyconv.train.run import Run, precision_of
 
-    job = assemble(recipe, prepared, run, resume=resume)
+    job, run = assemble(recipe, prepared, folder), folder.path
     err.print(
         f"{recipe.network_name}, {len(job.classes)} classes, {len(prepared.train)} training and {len(prepared.val)} "
-        f"validation pairs, {job.device.type}, {job.precision}"
+        f"validation pairs, {job.fabric.device.type}, {precision_of(job.fabric)}"
     )
-    try:
-        with Bars() as bars:
-            fit(job, TrainingBars(bars, recipe.epochs), resume=resume)
-    except KeyboardInterrupt:
-        err.print("stopped; run the same command with --resume to continue")
-        raise typer.Exit(130) from None
+    with Bars() as bars, stopped_in_words():
+        Run(job, folder, TrainingBars(bars, recipe.epochs)).train()
     segmenter = load(run / BEST, device=recipe.device)
     with Bars() as bars:
         evaluation = evaluate(segmenter, prepared.val, progress=lambda n, total: bars("evaluating", n, total))
     write_json(run / EVALUATION, evaluation.document())
-    save_figure(plot_confusion(evaluation), run / "confusion.png")
+    save_figure(plot_confusion(evaluation), run / CONFUSION)
     write_report(
         run, segmenter, evaluation, prepared.val, title=f"fullyconv: {run.name}", recipe=(run / RECIPE).read_text()
     )
     print_evaluation(evaluation)
-    out.print(f"model {run / BEST}\nreport {run / 'report.html'}")
+    out.print(f"model {run / BEST}\nreport {run / REPORT}")
     return evaluation
 
 
@@ -144,16 +146,17 @@ def demo(
     out_: Annotated[Path, typer.Option("--out", help="Folder for the demonstration.")] = Path("runs/demo"),
 ) -> None:
     """Show everything in a few minutes: make a data set, train FCN-8s on it, score, predict, report."""
-    import shutil
-
     from fullyconv.data.synthetic import write_dataset
     from fullyconv.opening import load
     from fullyconv.predict.folder import find_images
     from fullyconv.recipes import RECIPES
+    from fullyconv.train.folder import NAMES, RunFolder, hold
 
-    shutil.rmtree(out_, ignore_errors=True)
-    data = write_dataset(out_ / "data", train=320, val=40)
-    train_recipe(RECIPES["demo"], prepare_data(RECIPES["demo"], data, skip_problems=False), out_, resume=False)
+    with hold(out_, names=(*NAMES, "data", "predictions")):
+        folder = RunFolder(out_, resume=False)
+        folder.clear()  # of an earlier demonstration
+        data = write_dataset(out_ / "data", train=320, val=40)
+        train_recipe(RECIPES["demo"], prepare_data(RECIPES["demo"], data, skip_problems=False), folder)
     tasks = find_images([data / "val" / "images"])
     predict_tasks(load(out_ / "model"), tasks, out_ / "predictions", probabilities=False)
     out.print(f"predictions {out_ / 'predictions'}\nOpen {out_ / 'report.html'} in a browser.")

@@ -54,6 +54,7 @@ class Report:
     std: tuple[float, float, float]
     problems: list[BadFile]
     bad_pairs: set[Path]  # images whose pair cannot be used
+    digests: dict[Path, str]  # of the pixels and labels of every pair that can be read, by its image
 
 
 @dataclass
@@ -66,7 +67,8 @@ class _Seen:
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     void: int = 0
     sums: np.ndarray = field(default_factory=lambda: np.zeros((2, 3)))  # of pixels and of their squares
-    digest: bytes = b""
+    digest: bytes = b""  # of the image
+    both: str = ""  # of image and labels
 
 
 def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[ClassSet, bool]:
@@ -107,7 +109,7 @@ def check_folder(folder: Folder, classes: ClassSet | None = None, *, progress: P
     if classes is None:
         classes, inferred = find_classes(folder, progress=progress)
     known = classes
-    problems, bad = list(folder.problems), set()
+    problems, bad, digests = list(folder.problems), set(), {}
     splits: dict[str, SplitFigures] = {}
     sums, squares, count = np.zeros(3), np.zeros(3), 0
     copies: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
@@ -121,6 +123,7 @@ def check_folder(folder: Folder, classes: ClassSet | None = None, *, progress: P
                 copies[seen.digest].append((split, seen.pair.image))
             if not seen.counts.size:
                 continue
+            digests[seen.pair.image] = seen.both
             _add(figures, seen)
             if split in ("train", "all") or "train" not in folder.splits:
                 sums, squares = sums + seen.sums[0], squares + seen.sums[1]
@@ -130,7 +133,7 @@ def check_folder(folder: Folder, classes: ClassSet | None = None, *, progress: P
     problems += _copies_across_splits(copies)
     mean = sums / max(1, count)
     std = np.sqrt(np.maximum(squares / max(1, count) - mean**2, 1.0))  # a blank set must not divide by zero
-    return Report(folder, classes, inferred, splits, _triple(mean), _triple(std), problems, bad)
+    return Report(folder, classes, inferred, splits, _triple(mean), _triple(std), problems, bad, digests)
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:
@@ -169,7 +172,8 @@ def _read(pair: Pair, classes: ClassSet) -> _Seen:
     pixels = image.reshape(-1, 3)
     sums = np.stack([pixels.sum(0, dtype=np.float64), np.square(pixels, dtype=np.float32).sum(0, dtype=np.float64)])
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-    return _Seen(pair, problem, labels.shape, counts, labels.size - int(counts.sum()), sums, digest)
+    both = hashlib.blake2b(digest + labels.tobytes(), digest_size=8).hexdigest()
+    return _Seen(pair, problem, labels.shape, counts, labels.size - int(counts.sum()), sums, digest, both)
 
 
 def _misfit(pair: Pair, image: np.ndarray, labels: np.ndarray) -> BadFile | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.hsi.fit import sample_classes
+from fullyconv.hsi.fit import ROUND, make_job, sample_classes
 from fullyconv.hsi.trial import Trial
 from fullyconv.losses import pixel_loss
-from fullyconv.machine import choose_device, evaluating
-from fullyconv.train.optim import make_optimizer, rate_at
+from fullyconv.machine import evaluating
+from fullyconv.train.batches import Group
+from fullyconv.train.run import Run
 
 Labeller = Callable[[], np.ndarray]
 """Labels the whole scene of a trial, H x W."""
@@ -86,30 +88,11 @@ class PatchCNN(nn.Module):
 
 def fit_patches(trial: Trial) -> Labeller:
     """Train a patch CNN: as many updates, samples, turns and the same learning rate as the recipe gives the FCN."""
-    recipe, device = trial.recipe, choose_device(trial.recipe.device)
-    torch.manual_seed(recipe.seed)
-    network = PatchCNN(trial.preprocess.channels, len(trial.classes)).to(device)
-    optimizer = make_optimizer(
-        network, "adamw", learning_rate=recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay
-    )
-    patches, labels = patches_of(trial), trial.training_labels
-    network.train()
-    for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            rate = rate_at(step / recipe.steps, schedule="poly", power=recipe.power, warmup=recipe.warmup)
-            group["lr"] = recipe.learning_rate * rate
-        rng = np.random.default_rng((recipe.seed, step))
-        sampled = sample_classes(labels, recipe.sample, rng)
-        rows, columns = np.nonzero(sampled >= 0)
-        batch = patches[torch.from_numpy(rows), torch.from_numpy(columns)]  # n x K x 15 x 15
-        if recipe.turn:
-            batch = torch.rot90(batch, int(rng.integers(4)), (2, 3))
-            batch = batch.flip(3) if rng.integers(2) else batch
-        truth = torch.from_numpy(sampled[rows, columns])[:, None, None]
-        optimizer.zero_grad(set_to_none=True)
-        loss = pixel_loss(network(batch.to(device))[:, :, None, None], truth.to(device))
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+    torch.manual_seed(trial.recipe.seed)
+    network = PatchCNN(trial.preprocess.channels, len(trial.classes))
+    job = make_job(trial, network, partial(_patch_batches, trial, patches_of(trial)), _patch_loss)
+    Run(job).train()
+    device, size = job.fabric.device, trial.labels.shape
 
     def label() -> np.ndarray:
         with evaluating(network):
@@ -119,9 +102,27 @@ def fit_patches(trial: Trial) -> Labeller:
                 for row in patches_of(trial)
                 for batch in row.split(PATCH_BATCH)
             ]
-        return torch.cat(found).view(labels.shape).numpy()
+        return torch.cat(found).view(size).numpy()
 
     return label
+
+
+def _patch_batches(trial: Trial, patches: Tensor, round_: int, start: int) -> Iterator[Group]:
+    """Give the patches around the pixels that each update of a round learns from, and their labels."""
+    recipe, labels = trial.recipe, trial.training_labels
+    for step in range(round_ * ROUND + start, (round_ + 1) * ROUND):
+        rng = np.random.default_rng((recipe.seed, step))
+        sampled = sample_classes(labels, recipe.sample, rng)
+        rows, columns = np.nonzero(sampled >= 0)
+        batch = patches[torch.from_numpy(rows), torch.from_numpy(columns)]  # n x K x 15 x 15
+        if recipe.turn:
+            batch = torch.rot90(batch, int(rng.integers(4)), (2, 3))
+            batch = batch.flip(3) if rng.integers(2) else batch
+        yield [batch], [torch.from_numpy(sampled[rows, columns])[:, None, None]]
+
+
+def _patch_loss(scores: Tensor, labels: Tensor, _: torch.Generator) -> Tensor:
+    return pixel_loss(scores[:, :, None, None], labels)  # n x C: a picture of one pixel each
 
 
 def patches_of(trial: Trial) -> Tensor:

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
 
-from fullyconv.checkpoint import load_network, read_tensors, save, write_tensors
-from fullyconv.files import write_json
-from fullyconv.hsi.recipe import SceneRecipe
+from fullyconv.checkpoint import load_network
 from fullyconv.hsi.trial import Trial, tile_side
 from fullyconv.losses import pixel_loss
-from fullyconv.machine import choose_device
 from fullyconv.networks import build
 from fullyconv.networks.fcn import FCN, continue_from
 from fullyconv.surgery.layers import widen
 from fullyconv.tiles import Tile, plan_tiles
-from fullyconv.train.loop import BEST, LAST, STATE
-from fullyconv.train.optim import make_optimizer, optimizer_tensors, rate_at, restore_optimizer
-from fullyconv.train.stop import StopRequest
+from fullyconv.train.batches import Group
+from fullyconv.train.folder import RunFolder
+from fullyconv.train.optim import make_optimizer
+from fullyconv.train.run import Job, Run, Schedule, Watcher, make_fabric
 
-Watch = Callable[[int, int, float], None]
-"""Called with (updates made, updates in all, loss)."""
-
-
-@dataclass
-class Position:
-    """How far a run has come."""
-
-    step: int = 0
-    seconds: float = 0.0
+ROUND = 50  # updates between two saves
 
 
 def make_network(trial: Trial) -> FCN:
@@ -54,61 +38,50 @@ def make_network(trial: Trial) -> FCN:
     return network
 
 
-def fit(trial: Trial, *, out: Path | None = None, watch: Watch | None = None, resume: bool = False) -> FCN:
+def fit(trial: Trial, *, folder: RunFolder | None = None, watcher: Watcher | None = None) -> FCN:
     """Train a network on the training pixels of a trial.
 
     Every update sees the scene (or a tile of it with all that its pixels see), turned at random, and
-    learns from a sample of the training pixels that holds as many of each class. With ``out`` the
-    network is saved to ``out/model``. On Ctrl-C or SIGTERM the update under way is finished, the state
-    saved to ``out/last``, and ``KeyboardInterrupt`` raised; ``resume`` continues from there (from the
-    start, if nothing was saved), bit for bit unless a time budget shortened the run.
+    learns from a sample of the training pixels that holds as many of each class. With ``folder`` the run
+    is written to it, or continued from there; its ``model`` is the network as it is at the end: no test pixel
+    chooses among its states. Without it, ``KeyboardInterrupt`` loses it.
     """
-    recipe, device = trial.recipe, choose_device(trial.recipe.device)
-    network = make_network(trial).to(device)
-    optimizer = make_optimizer(
-        network, "adamw", learning_rate=recipe.learning_rate, momentum=0.9, weight_decay=recipe.weight_decay
-    )
-    position = _restore(network, optimizer, out) if resume and out is not None else Position()
+    network = make_network(trial)
     views = _Views(trial, network)
-    started = time.monotonic() - position.seconds
-    network.train()
-    with StopRequest() as stop:
-        while (progress := _progress(recipe, position, started)) < 1:
-            rate = rate_at(progress, schedule="poly", power=recipe.power, warmup=recipe.warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * rate
-            loss = _update(network, optimizer, *views.draw(position.step))
-            position.step, position.seconds = position.step + 1, time.monotonic() - started
-            if watch is not None:
-                watch(position.step, recipe.steps, loss)
-            if stop.asked:
-                if out is not None:
-                    _save_last(trial, network, optimizer, position, out)
-                raise KeyboardInterrupt
-    if out is not None:
-        notes = {"scene": trial.scene.name, "steps": position.step, "seconds": round(position.seconds, 3)}
-        save(network, out / BEST, classes=trial.classes, preprocess=trial.preprocess, notes=notes)
+    run = Run(make_job(trial, network, views.batches, _loss), folder, watcher)
+    position = run.train()
+    if folder is not None:
+        steps = position.epoch * ROUND + position.step
+        notes = {"scene": trial.scene.name, "steps": steps, "seconds": round(position.seconds, 3)}
+        folder.replace_model(lambda model: run.write_model(model, notes))
     return network.eval()
 
 
-def _update(network: FCN, optimizer: Optimizer, scene: Tensor, labels: Tensor) -> float:
-    device = next(network.parameters()).device
-    optimizer.zero_grad(set_to_none=True)
-    loss = pixel_loss(network(scene.to(device)), labels.to(device))
-    loss.backward()  # type: ignore[no-untyped-call]
-    value = float(loss.detach())
-    if not np.isfinite(value):
-        raise ValueError(f"the loss became {value}: lower learning_rate, or raise warmup")
-    optimizer.step()
-    return value
+def make_job(
+    trial: Trial,
+    network: nn.Module,
+    batches: Callable[[int, int], Iterator[Group]],
+    loss: Callable[[Tensor, Tensor, torch.Generator], Tensor],
+) -> Job:
+    """Put a training on a scene together as its recipe says; its epochs are rounds of ``ROUND`` updates."""
+    recipe = trial.recipe
+    fabric = make_fabric(recipe.device, recipe.precision)
+    return Job(
+        network=network.to(fabric.device),
+        optimizer=make_optimizer(network, recipe),
+        fabric=fabric,
+        schedule=Schedule(recipe.steps, ROUND, recipe.rate_at, recipe.minutes),
+        seed=recipe.seed,
+        batches=batches,
+        loss=loss,
+        classes=trial.classes,
+        preprocess=trial.preprocess,
+        smaller="crop (an update then sees a tile of the scene), or components",
+    )
 
 
-def _progress(recipe: SceneRecipe, position: Position, started: float) -> float:
-    """Return how much of the schedule is behind: by updates, or by the clock where that is further."""
-    by_steps = position.step / recipe.steps
-    if recipe.minutes is None:
-        return by_steps
-    return max(by_steps, (time.monotonic() - started) / (60 * recipe.minutes))
+def _loss(scores: Tensor, labels: Tensor, _: torch.Generator) -> Tensor:
+    return pixel_loss(scores, labels)
 
 
 class _Views:
@@ -127,6 +100,12 @@ class _Views:
         self._tiles = [tile for tile, count in zip(tiles, counts, strict=True) if count.any()]
         self._counts = counts[counts.any(1)]  # tiles x classes
         self._whole = trial.preprocess(trial.scene.cube) if whole else None
+
+    def batches(self, round_: int, start: int) -> Iterator[Group]:
+        """Give the views of a round's updates from ``start`` on, one each."""
+        for step in range(round_ * ROUND + start, (round_ + 1) * ROUND):
+            view, labels = self.draw(step)
+            yield [view], [labels]
 
     def draw(self, step: int) -> tuple[Tensor, Tensor]:
         """Return the view of an update, 1 x K x h x w, and its labels, 1 x h x w, void but for the sampled pixels."""
@@ -166,18 +145,3 @@ def sample_classes(labels: np.ndarray, most: int, rng: np.random.Generator) -> n
         here = places[found == index]
         kept.flat[rng.choice(here, min(most, len(here)), replace=False)] = index
     return kept
-
-
-def _save_last(trial: Trial, network: FCN, optimizer: Optimizer, position: Position, out: Path) -> None:
-    folder = save(network, out / LAST, classes=trial.classes, preprocess=trial.preprocess)
-    write_tensors(folder / "optimizer.safetensors", optimizer_tensors(optimizer))
-    write_json(folder / STATE, asdict(position))
-
-
-def _restore(network: FCN, optimizer: Optimizer, out: Path) -> Position:
-    folder = out / LAST
-    if not (folder / STATE).is_file():  # the run ended before it could save anything
-        return Position()
-    network.load_state_dict(read_tensors(folder / "model.safetensors"))
-    restore_optimizer(optimizer, read_tensors(folder / "optimizer.safetensors"))
-    return Position(**json.loads((folder / STATE).read_text()))

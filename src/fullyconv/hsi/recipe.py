@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from fullyconv.hsi.splits import SplitKind
-from fullyconv.machine import DeviceName
+from fullyconv.machine import DeviceName, Precision
 from fullyconv.networks import external_trunk, generic_names
+from fullyconv.train.optim import Descent
 from fullyconv.train.recipe import nearest
 
 Positive = Annotated[int, Field(ge=1)]
 Index = Annotated[int, Field(ge=0)]
 
 
-class SceneRecipe(BaseModel):
+class SceneRecipe(Descent):
     """The choices of a run on one scene. Lengths are in pixels, ``minutes`` in minutes of wall time."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    changeable: ClassVar[tuple[str, ...]] = ("steps", "minutes", "device")
 
     network: str = "fcn1s-spectral4"
     """``spectral1``, ``2``, ``4`` or ``8`` sees 1, 5, 13 or 29 px far; any trunk of colours is widened to the bands,
@@ -61,12 +62,11 @@ class SceneRecipe(BaseModel):
     are always cut, 512 px wide."""
     turn: bool = True
     """Show the scene flipped and turned by quarters."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    power: Annotated[float, Field(gt=0)] = 0.9
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
 
     device: DeviceName = "auto"
+    precision: Precision | Literal["auto"] = "fp32"
+    """``bf16`` trains faster where the machine has instructions for it, ``auto`` takes it there; spectra often differ
+    by less than its eight bits."""
     seed: Annotated[int, Field(ge=0)] = 1337
 
     @field_validator("network")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from fullyconv.checkpoint import read_config
-from fullyconv.files import BadFile, write_json
-from fullyconv.hsi.fit import Watch, fit
+from fullyconv.files import write_json
+from fullyconv.hsi.fit import fit
 from fullyconv.hsi.formats.files import open_scene
+from fullyconv.hsi.formats.mapped import row_blocks
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.report import write_scene_report
 from fullyconv.hsi.scene import Scene
@@ -20,11 +23,11 @@ from fullyconv.hsi.splits import Split
 from fullyconv.hsi.trial import Trial, labelled, make_trial, read_split, training_windows, write_split
 from fullyconv.networks.fcn import FCN
 from fullyconv.report import plot_confusion, save_figure
-from fullyconv.train.loop import BEST
-from fullyconv.train.recipe import read_recipe, write_recipe
+from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, RECIPE, open_run
+from fullyconv.train.recipe import read_recipe
+from fullyconv.train.run import Watcher
 
-RECIPE, SPLIT, EVALUATION = "recipe.yaml", "split.npz", "evaluation.json"
-CHANGEABLE = ("steps", "minutes", "device")  # when a run is resumed
+SPLIT = "split.npz"
 
 
 def read_labelled(recipe: SceneRecipe, path: Path) -> Scene:
@@ -33,34 +36,42 @@ def read_labelled(recipe: SceneRecipe, path: Path) -> Scene:
 
 
 def train_scene(
-    recipe: SceneRecipe, scene: Scene, out: Path, *, watch: Watch | None = None, resume: bool = False
+    recipe: SceneRecipe, scene: Scene, out: Path, *, watcher: Watcher | None = None, resume: bool = False
 ) -> SceneEvaluation:
     """Train on a scene, score the model on the test pixels, and write all of it to ``out``.
 
-    ``recipe.yaml``, ``split.npz`` (its masks), ``model``, ``evaluation.json``, ``confusion.png``,
-    ``report.html``. Raises ``BadFile`` if ``out`` already holds a run and ``resume`` is false, or if the
-    run to resume was another one.
+    ``recipe.yaml``, ``data.json``, ``split.npz`` (its masks), ``model``, ``metrics.jsonl``, ``evaluation.json``,
+    ``confusion.png``, ``report.html``. Raises ``BadFile`` if ``out`` already holds a run and ``resume`` is false, or
+    if the run to resume was another one or on other data.
     """
-    begun, done = (out / RECIPE).is_file(), (out / BEST).is_dir()
-    if begun and not resume:
-        raise BadFile(out, "already holds a run", "continue it with --resume, or choose another --out")
-    if begun:
-        _check_same_run(recipe, out / RECIPE)
-    trial = make_trial(recipe, scene)
-    if not done:
-        out.mkdir(parents=True, exist_ok=True)
-        write_recipe(recipe, out / RECIPE)
+    with open_run(out, resume=resume, also=(SPLIT,)) as folder:
+        trial = make_trial(recipe, scene)
+        folder.begin(recipe, data_print(trial))
         write_split(trial.split, out / SPLIT)
-        fit(trial, out=out, watch=watch, resume=resume and begun)
-    segmenter = load_scene_model(out / BEST, device=recipe.device)
-    labels = segmenter.predict(scene).labels
-    evaluation = evaluate_network(trial, labels, segmenter.network)
-    write_json(out / EVALUATION, evaluation.document())
-    save_figure(plot_confusion(evaluation.evaluation), out / "confusion.png")
-    write_scene_report(
-        out, trial, labels, evaluation, title=f"fullyconv: {out.name}", recipe=(out / RECIPE).read_text()
-    )
+        fit(trial, folder=folder, watcher=watcher)
+        segmenter = load_scene_model(out / BEST, device=recipe.device)
+        labels = segmenter.predict(scene).labels
+        evaluation = evaluate_network(trial, labels, segmenter.network)
+        write_json(out / EVALUATION, evaluation.document())
+        save_figure(plot_confusion(evaluation.evaluation), out / CONFUSION)
+        write_scene_report(
+            out, trial, labels, evaluation, title=f"fullyconv: {out.name}", recipe=(out / RECIPE).read_text()
+        )
     return evaluation
+
+
+def data_print(trial: Trial) -> dict[str, Any]:
+    """Describe a trial's data so that a change of them shows: the scene, its labels and classes, the split."""
+    cube = hashlib.blake2b(digest_size=16)
+    for rows in row_blocks(trial.scene.cube):
+        cube.update(np.ascontiguousarray(trial.scene.cube[rows]).data)
+    masks = np.stack([trial.split.train, trial.split.test])
+    return {
+        "scene": [list(trial.scene.cube.shape), trial.scene.cube.dtype.str, cube.hexdigest()],
+        "labels": hashlib.blake2b(np.ascontiguousarray(trial.labels).data, digest_size=16).hexdigest(),
+        "classes": dict(zip(trial.classes.names, trial.classes.values, strict=True)),
+        "split": hashlib.blake2b(masks.data, digest_size=16).hexdigest(),
+    }
 
 
 def evaluate_network(trial: Trial, labels: np.ndarray, network: FCN) -> SceneEvaluation:
@@ -96,19 +107,3 @@ def evaluate_scene(
         recipe = read_recipe(run / RECIPE, {"default": recipe})
     trial = Trial(recipe, scene, labels, segmenter.classes, split, segmenter.preprocess)
     return evaluate_network(trial, segmenter.predict(scene).labels, segmenter.network)
-
-
-def _check_same_run(recipe: SceneRecipe, path: Path) -> None:
-    """Refuse to continue a run with choices that would make it another one."""
-    before = read_recipe(path, {"default": SceneRecipe()})
-    changed = [
-        key
-        for key in SceneRecipe.model_fields
-        if key not in CHANGEABLE and getattr(before, key) != getattr(recipe, key)
-    ]
-    if changed:
-        raise BadFile(
-            path,
-            f"the run was started with another {', '.join(changed)}",
-            f"resume with the same recipe and settings (only {', '.join(CHANGEABLE)} may change)",
-        )

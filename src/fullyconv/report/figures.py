@@ -33,7 +33,7 @@ def plot_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
     scored = [entry for entry in epochs if entry.get("mean_iu") is not None]
     for key in ("mean_iu", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iu"):
         name = key.replace("_iu", " IU").replace("_", " ")
-        right.plot([e["epoch"] for e in scored], [e[key] for e in scored], label=name, marker=".")
+        right.plot([e["epoch"] for e in scored], [e.get(key) for e in scored], label=name, marker=".")
     right.set(xlabel="epoch", ylabel="validation", ylim=(0, 1))
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.report.figures import embed, plot_confusion, plot_curves
 from fullyconv.report.page import FILE_NAME, Key, class_keys, class_rows, picture, write_page
 from fullyconv.scores.metrics import CONVENTION
-from fullyconv.train.loop import METRICS
+from fullyconv.train.folder import METRICS, read_metrics
 
 SHOWN = 4  # best and worst pictures each
 LONGEST_PX = 480  # of the pictures on the page: sharp on a phone too
@@ -53,7 +51,7 @@ def write_report(
     Raises:
         BadFile: A shown picture cannot be read any more.
     """
-    epochs = read_epochs(out / METRICS)
+    epochs, damaged = read_metrics(out / METRICS)
     scores = evaluation.scores
     worst, best = worst_and_best(evaluation.image_iu)
     by_name = {pair.name: pair for pair in pairs}
@@ -69,6 +67,7 @@ def write_report(
         },
         "classes": class_rows(evaluation),
         "curves": embed(plot_curves(epochs)) if epochs else None,
+        "damaged": damaged,
         "confusion": embed(plot_confusion(evaluation)),
         "keys": class_keys(evaluation.classes, void="void, not scored"),
         "error_keys": [Key(colour, meaning) for meaning, colour in ERROR_COLOURS.items()],
@@ -91,13 +90,6 @@ def worst_and_best(image_iu: dict[str, float], *, most: int = SHOWN) -> tuple[li
     ranked = [name for iu, name in sorted((iu, name) for name, iu in image_iu.items() if not np.isnan(iu))]
     half = -(-len(ranked) // 2)
     return ranked[: min(half, most)], ranked[: half - 1 : -1][:most] if half else []
-
-
-def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """Read a run's ``metrics.jsonl``; none if it has not been written."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
 def _shown(segmenter: Segmenter, pair: Pair, iu: float) -> Shown:

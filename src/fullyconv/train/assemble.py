@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from fullyconv.augment import Augmentation
-from fullyconv.checkpoint import load_network, read_tensors
+from fullyconv.checkpoint import load_network, read_weights
 from fullyconv.data.check import Progress, Report, check_folder
-from fullyconv.data.classes import FILE_NAME, write_classes
-from fullyconv.data.dataset import Views, read_sample
+from fullyconv.data.classes import write_classes
+from fullyconv.data.dataset import Views
 from fullyconv.data.folder import open_folder, training_splits
 from fullyconv.data.pairs import Folder, Pair
-from fullyconv.draw import colourise
-from fullyconv.evaluation import evaluate
 from fullyconv.files import BadFile, write_json
 from fullyconv.losses import class_weights
-from fullyconv.machine import DeviceName, Precision, choose_device, fast_bf16
+from fullyconv.machine import DeviceName
 from fullyconv.networks import build
 from fullyconv.networks.fcn import FCN, continue_from
 from fullyconv.networks.heads import TwoHeads
 from fullyconv.predict.image import Segmenter
 from fullyconv.surgery import Transplant, transplant
-from fullyconv.train.loop import LAST, METRICS, Job
-from fullyconv.train.optim import make_optimizer, rate_at
-from fullyconv.train.recipe import Recipe, read_recipe, write_recipe
+from fullyconv.train.batches import Batching
+from fullyconv.train.folder import CLASSES, TRANSPLANT, RunFolder
+from fullyconv.train.optim import make_optimizer
+from fullyconv.train.pictures import Judge, PixelLoss
+from fullyconv.train.recipe import Recipe
+from fullyconv.train.run import Job, Schedule, make_fabric, precision_of
 from fullyconv.types import ClassSet, Preprocess
 
-RECIPE = "recipe.yaml"
-CHANGEABLE = ("epochs", "minutes", "device", "workers", "validate_every")  # when a run is resumed
-PICTURED = 4  # validation images shown in TensorBoard
-TRANSPLANT = "transplant.json"
 COLOURS = 3
 
 
@@ -79,84 +74,91 @@ def prepare(
     return Prepared(report, train, val)
 
 
-def assemble(recipe: Recipe, prepared: Prepared, out: Path, *, resume: bool = False) -> Job:
-    """Build every part of a run and write down what was decided (``recipe.yaml``, ``classes.yaml``).
+def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder) -> Job:
+    """Build every part of a run and write down what was decided (``recipe.yaml``, ``classes.yaml``, ``data.json``).
 
     With ``recipe.start_from``, ``transplant.json`` lists which weights were taken over and which not.
 
-    Raises ``BadFile`` if ``out`` already holds a run and ``resume`` is false, or if ``start_from`` has
-    nothing for this network.
+    Raises ``BadFile`` if the run to resume was another one or on other data, or if ``start_from`` has nothing for
+    this network.
     """
-    if (out / METRICS).exists() and not resume:
-        raise BadFile(out, "already holds a run", "continue it with --resume, or choose another --out")
-    if resume:
-        _check_same_run(recipe, out / RECIPE)
-    else:
-        shutil.rmtree(out / LAST, ignore_errors=True)  # of a run that ended before its first epoch
-    out.mkdir(parents=True, exist_ok=True)
-    report, classes = prepared.report, prepared.report.classes
-    recipe = recipe.model_copy(update={"classes": classes})
-    write_recipe(recipe, out / RECIPE)
-    write_classes(classes, out / FILE_NAME)
+    recipe = recipe.model_copy(update={"classes": prepared.report.classes})
+    folder.begin(recipe, data_print(prepared))
+    write_classes(prepared.report.classes, folder.path / CLASSES)
     torch.manual_seed(recipe.seed)
-    device = choose_device(recipe.device)
-    precision = _choose_precision(recipe, device)
-    network = build(recipe.network_name, len(classes), upsampling=recipe.upsampling)
+    fabric = make_fabric(recipe.device, recipe.precision)
+    network, preprocess = _make_network(recipe, prepared.report, folder)
+    optimizer = make_optimizer(network.to(fabric.device), recipe)
+    batching = _make_batching(recipe, prepared, preprocess)
+    return Job(
+        network=network,
+        optimizer=optimizer,
+        fabric=fabric,
+        schedule=Schedule(recipe.epochs * batching.updates, batching.updates, recipe.rate_at, recipe.minutes),
+        seed=recipe.seed,
+        batches=batching,
+        loss=_make_loss(recipe, prepared.report, fabric.device),
+        classes=prepared.report.classes,
+        preprocess=preprocess,
+        validate=Judge(_segmenter(network, prepared.report.classes, preprocess, fabric), prepared.val),
+        validate_every=recipe.validate_every,
+        smaller="batch (and raise accumulate as much), or crop",
+    )
+
+
+def data_print(prepared: Prepared) -> dict[str, Any]:
+    """Describe a data set so that a change of it shows: its classes, and the content of every pair by its name."""
+    report = prepared.report
+    classes = report.classes
+    known = zip(classes.names, classes.values, classes.colours, strict=True)
+    return {
+        "classes": {name: [value, list(colour)] for name, value, colour in known},
+        "void": [classes.ignore_index, classes.colour_masks, [list(colour) for colour in classes.ignore_colours]],
+        "training pairs": {_name(pair, report): report.digests[pair.image] for pair in prepared.train},
+        "validation pairs": {_name(pair, report): report.digests[pair.image] for pair in prepared.val},
+    }
+
+
+def _name(pair: Pair, report: Report) -> str:
+    root = report.folder.root
+    return pair.image.relative_to(root).as_posix() if pair.image.is_relative_to(root) else str(pair.image)
+
+
+def _make_network(recipe: Recipe, report: Report, folder: RunFolder) -> tuple[FCN, Preprocess]:
+    """Build the network with the weights it starts from; gives it and the normalisation that goes with them."""
+    network = build(recipe.network_name, len(report.classes), upsampling=recipe.upsampling)
     _check_trainable(network, recipe.network_name)
     preprocess = recipe.preprocess or Preprocess(mean=report.mean, std=report.std)
     if recipe.start_from is not None:
         moved, learned_on = _start(network, Path(recipe.start_from))
-        write_json(out / TRANSPLANT, asdict(moved))
+        write_json(folder.path / TRANSPLANT, asdict(moved))
         preprocess = recipe.preprocess or learned_on or preprocess
     if recipe.train_only == "scores":
         network.trunk.requires_grad_(False)
+    return network, preprocess
+
+
+def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess) -> Batching:
+    options = Augmentation(recipe.crop, recipe.scale, recipe.flip, recipe.colour, recipe.shift)
+    views = Views(prepared.train, prepared.report.classes, preprocess, options, seed=recipe.seed)
+    # A loss of which a share is sampled takes as many more pictures to see as many terms.
+    return Batching(views, recipe.batch, max(1, round(recipe.accumulate / recipe.sampling)), recipe.workers)
+
+
+def _make_loss(recipe: Recipe, report: Report, device: torch.device) -> PixelLoss:
     shares = torch.from_numpy(next(iter(report.splits.values())).shares)
     weights, by_weight = class_weights(shares, power=recipe.balance), recipe.balance_by == "weighting"
-    judge = partial(_segmenter, classes=classes, preprocess=preprocess, device=device, precision=precision)
-    return Job(
-        network=network.to(device),
-        optimizer=make_optimizer(
-            network,
-            recipe.optimizer,
-            learning_rate=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            bias_multipliers=recipe.bias_multipliers,
-        ),
-        views=Views(
-            prepared.train,
-            classes,
-            preprocess,
-            Augmentation(recipe.crop, recipe.scale, recipe.flip, recipe.colour, recipe.shift),
-            seed=recipe.seed,
-        ),
-        validate=lambda network: evaluate(judge(network), prepared.val),
-        pictures=lambda network: _pictures(judge(network), prepared.val[:PICTURED]),
-        rate=partial(rate_at, schedule=recipe.schedule, power=recipe.power, warmup=recipe.warmup),
-        classes=classes,
-        preprocess=preprocess,
+    return PixelLoss(
         normalization=recipe.normalization,
         sampling=recipe.sampling,
         keep=recipe.sampling if by_weight else recipe.sampling * weights / weights.max(),
         weights=weights.to(device) if by_weight and recipe.balance else None,
-        precision=precision,
-        device=device,
-        out=out,
-        epochs=recipe.epochs,
-        minutes=recipe.minutes,
-        batch=recipe.batch,
-        accumulate=max(1, round(recipe.accumulate / recipe.sampling)),
-        workers=recipe.workers,
-        validate_every=recipe.validate_every,
-        learning_rate=recipe.learning_rate,
-        seed=recipe.seed,
     )
 
 
-def _choose_precision(recipe: Recipe, device: torch.device) -> Precision:
-    if recipe.precision != "auto":
-        return recipe.precision
-    return "bf16" if fast_bf16(device) else "fp32"
+def _segmenter(network: FCN, classes: ClassSet, preprocess: Preprocess, fabric: Fabric) -> Segmenter:
+    place: DeviceName = "cuda" if fabric.device.type == "cuda" else "cpu"
+    return Segmenter(network, classes=classes, preprocess=preprocess, device=place, precision=precision_of(fabric))
 
 
 def _check_trainable(network: FCN, name: str) -> None:
@@ -168,36 +170,11 @@ def _check_trainable(network: FCN, name: str) -> None:
         )
 
 
-def _check_same_run(recipe: Recipe, path: Path) -> None:
-    """Refuse to continue a run with choices that would make it another one."""
-    if not path.is_file():
-        raise BadFile(path, "no run to resume", "leave out --resume to start anew")
-    before = read_recipe(path, {"default": Recipe()})
-    changed = [
-        key
-        for key in Recipe.model_fields
-        if key not in CHANGEABLE and getattr(before, key) != getattr(recipe, key) and getattr(recipe, key) is not None
-    ]
-    if changed:
-        raise BadFile(
-            path,
-            f"the run was started with another {', '.join(changed)}",
-            f"resume with the same recipe and settings (only {', '.join(CHANGEABLE)} may change)",
-        )
-
-
-def _segmenter(
-    network: FCN, *, classes: ClassSet, preprocess: Preprocess, device: torch.device, precision: Precision
-) -> Segmenter:
-    place: DeviceName = "cuda" if device.type == "cuda" else "cpu"
-    return Segmenter(network, classes=classes, preprocess=preprocess, device=place, precision=precision)
-
-
 def _start(network: FCN, source: Path) -> tuple[Transplant, Preprocess | None]:
     """Take over trained weights; gives what moved and, of a model folder, the normalisation they were trained with."""
     preprocess = None
     if source.suffix == ".safetensors":
-        report = transplant(_named_as_in(network, read_tensors(source)), network)
+        report = transplant(_named_as_in(network, read_weights(source)), network)
     else:
         trained, config = load_network(source)
         preprocess = config.preprocess if isinstance(config.preprocess, Preprocess) else None
@@ -219,15 +196,3 @@ def _named_as_in(network: FCN, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if any(name in known for name in tensors) or not any(prefix + name in known for name in tensors):
         return tensors
     return {prefix + name: tensor for name, tensor in tensors.items()}
-
-
-def _pictures(segmenter: Segmenter, pairs: Sequence[Pair]) -> np.ndarray:
-    """Put image, truth and prediction side by side, one row per pair, all as large as the smallest."""
-    rows = []
-    for pair in pairs:
-        sample = read_sample(pair, segmenter.classes)
-        guess = segmenter.predict(sample.image).labels
-        painted = [sample.image, colourise(sample.labels, segmenter.classes), colourise(guess, segmenter.classes)]
-        rows.append(np.concatenate(painted, axis=1))
-    height, width = min(row.shape[0] for row in rows), min(row.shape[1] for row in rows)
-    return np.concatenate([row[:height, :width] for row in rows])

@@ -4,67 +4,118 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from fullyconv.data.dataset import Views, epoch_order
+from fullyconv.train.stop import leave_signals_to_parent
 
 Group = tuple[list[Tensor], list[Tensor]]
 """The batches of one update: images, N x 3 x h x w each, and labels, N x h x w each."""
 
 
-def steps_per_epoch(views: Views, per_update: int) -> int:
-    """Count the updates of an epoch; what does not fill a last one is left to the next epoch's shuffle."""
-    return max(1, len(views) // per_update)
+@dataclass(frozen=True)
+class Batching:
+    """How views come together: ``accumulate`` batches of ``batch`` views for each update.
+
+    ``workers`` processes prepare them or, with 0, a thread.
+    """
+
+    views: Views
+    batch: int
+    accumulate: int
+    workers: int
+
+    @property
+    def updates(self) -> int:
+        """The updates of an epoch; what does not fill a last one is left to the next epoch's shuffle."""
+        return max(1, len(self.views) // (self.batch * self.accumulate))
+
+    def __call__(self, epoch: int, start: int) -> Iterator[Group]:
+        """Give each update of an epoch its batches, from update ``start`` on.
+
+        Raises ``BadFile`` for a pair that cannot be read any more, whoever was to read it.
+        """
+        group: Group = ([], [])
+        for images, labels in self._prepared(self.choose(epoch, start)):
+            group[0].append(images)
+            group[1].append(labels)
+            if len(group[0]) == self.accumulate:
+                yield group
+                group = ([], [])
+
+    def choose(self, epoch: int, start: int) -> list[list[int]]:
+        """Choose the views of each batch of an epoch, from update ``start`` on."""
+        order = epoch_order(count=len(self.views), epoch=epoch, seed=self.views.seed)
+        while len(order) < self.batch * self.accumulate:  # a set smaller than one update: go round again
+            order = order + order
+        batches = range(start * self.accumulate, self.updates * self.accumulate)
+        return [order[index * self.batch : (index + 1) * self.batch] for index in batches]
+
+    def _prepared(self, chosen: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        if not self.workers:
+            yield from _threaded(_Batches(self.views), chosen)
+            return
+        loader = DataLoader(
+            _Batches(self.views, returns_failures=True),
+            batch_size=None,
+            sampler=chosen,
+            num_workers=self.workers,
+            worker_init_fn=leave_signals_to_parent,
+        )
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
 
 
-def update_batches(views: Views, *, epoch: int, start: int, batch: int, accumulate: int) -> list[list[int]]:
-    """Choose the views of each batch of an epoch, from update ``start`` on."""
-    order = epoch_order(count=len(views), epoch=epoch, seed=views.seed)
-    while len(order) < batch * accumulate:  # a set smaller than one update: go round again
-        order = order + order
-    count = steps_per_epoch(views, batch * accumulate) * accumulate
-    return [order[index * batch : (index + 1) * batch] for index in range(start * accumulate, count)]
+class _Batches(Dataset[tuple[Tensor, Tensor] | Exception]):
+    """Whole batches by the list of their views.
+
+    With ``returns_failures`` an exception is a value: raised in a worker it would reach the training as a traceback in
+    words, of a type that tells nothing.
+    """
+
+    def __init__(self, views: Views, *, returns_failures: bool = False) -> None:
+        self._views, self._returns_failures = views, returns_failures
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor] | Exception:
+        try:
+            return _stack([self._views[index] for index in indices])
+        except (ValueError, OSError, MemoryError) as error:
+            if not self._returns_failures:
+                raise
+            return error
 
 
-def prepare_batches(views: Views, chosen: Sequence[list[int]], *, accumulate: int, workers: int) -> Iterator[Group]:
-    """Return each update its batches, prepared by ``workers`` processes or, with 0, by a thread."""
-    loader = iter(DataLoader(views, batch_sampler=chosen, num_workers=workers)) if workers else _threaded(views, chosen)
-    group: Group = ([], [])
-    for images, labels in loader:
-        group[0].append(images)
-        group[1].append(labels)
-        if len(group[0]) == accumulate:
-            yield group
-            group = ([], [])
-
-
-def _threaded(views: Views, chosen: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Collate batches one ahead in a thread: decoding and resizing release the interpreter lock.
+def _stack(views: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Make one batch; raises ``ValueError`` for views of different sizes.
 
     NumPy does the stacking: PyTorch would start a second team of threads here, which takes the cores
     from the training.
     """
+    images, labels = zip(*views, strict=True)
+    sizes = {tuple(each.shape) for each in labels}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"views of different sizes cannot share a batch: {', '.join(f'{h} x {w}' for h, w in sorted(sizes))}: "
+            "set batch=1 (and accumulate), or a crop and shift=0"
+        )
+    return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
 
-    def prepare(indices: list[int]) -> tuple[Tensor, Tensor]:
-        images, labels = zip(*(views[index] for index in indices), strict=True)
-        sizes = {tuple(each.shape) for each in labels}
-        if len(sizes) > 1:
-            raise ValueError(
-                f"views of different sizes cannot share a batch: {', '.join(f'{h} x {w}' for h, w in sorted(sizes))}: "
-                "set batch=1 (and accumulate), or a crop and shift=0"
-            )
-        return torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(labels))
 
+def _threaded(batches: _Batches, chosen: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Prepare batches one ahead in a thread: decoding and resizing release the interpreter lock."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = None
         for indices in chosen:
-            coming = pool.submit(prepare, indices)
+            coming = pool.submit(batches.__getitem__, indices)
             if ahead is not None:
-                yield ahead.result()
+                yield ahead.result()  # type: ignore[misc]
             ahead = coming
         if ahead is not None:
-            yield ahead.result()
+            yield ahead.result()  # type: ignore[misc]

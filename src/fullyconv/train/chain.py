@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv.files import BadFile
-from fullyconv.train.loop import BEST, begun, finished
+from fullyconv.train.folder import BEST, begun, finished
 from fullyconv.train.recipe import Recipe, change, make_recipe, nearest, read_document
 
 

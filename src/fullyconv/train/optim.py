@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -14,32 +15,58 @@ BiasMultipliers = Literal["all", "scores"]
 BIAS_RATE = 2.0  # the reference's lr_mult of biases; their decay_mult is 0
 
 
-def make_optimizer(
-    network: nn.Module,
-    kind: OptimizerName,
-    *,
-    learning_rate: float,
-    momentum: float,
-    weight_decay: float,
-    bias_multipliers: BiasMultipliers = "all",
-) -> Optimizer:
+class Descent(BaseModel):
+    """How weights follow the gradient: the choices that every training has, on pictures or on a scene."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    changeable: ClassVar[tuple[str, ...]] = ()
+    """The choices that a resumed run may change."""
+
+    optimizer: OptimizerName = "adamw"
+    """``caffe-sgd`` is SGD with the reference's semantics: biases learn twice as fast and do not decay."""
+    bias_multipliers: BiasMultipliers = "all"
+    """With ``caffe-sgd``: whether ``all`` biases have that, or only those of the ``scores`` (reference AlexNet)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    schedule: Literal["poly", "fixed"] = "poly"
+    power: Annotated[float, Field(gt=0)] = 0.9
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """The share of the run in which the learning rate rises from zero."""
+
+    def rate_at(self, progress: float) -> float:
+        """Return the learning rate at ``progress`` (0..1) through the run.
+
+        ``poly`` is (1 - progress) ** power, as DeepLab and most segmentation recipes use it.
+
+        >>> Descent(learning_rate=0.1, power=1, warmup=0).rate_at(0.25)
+        0.07500000000000001
+        """
+        # The small step keeps the very first update from a rate of zero.
+        rise = min(1.0, (progress + 1e-4) / self.warmup) if self.warmup else 1.0
+        fall = (1 - min(progress, 1.0)) ** self.power if self.schedule == "poly" else 1.0
+        return self.learning_rate * (rise * fall)
+
+
+def make_optimizer(network: nn.Module, descent: Descent) -> Optimizer:
     """Make an optimiser over the trainable parameters.
 
     Weights of convolutions decay; biases and normalisation parameters do not. ``fused`` runs the
     whole update in one pass over memory. For ``caffe-sgd`` and ``bias_multipliers`` see
     ``caffe_groups``.
     """
-    if kind == "caffe-sgd":
-        groups = caffe_groups(network, bias_multipliers=bias_multipliers)
-        return CaffeSGD(groups, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+    rate, momentum, decay = descent.learning_rate, descent.momentum, descent.weight_decay
+    if descent.optimizer == "caffe-sgd":
+        groups = caffe_groups(network, bias_multipliers=descent.bias_multipliers)
+        return CaffeSGD(groups, lr=rate, momentum=momentum, weight_decay=decay)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    if kind == "sgd":
-        return SGD(groups, lr=learning_rate, momentum=momentum, fused=True)
-    return AdamW(groups, lr=learning_rate, betas=(momentum, 0.999), fused=True)
+    if descent.optimizer == "sgd":
+        return SGD(groups, lr=rate, momentum=momentum, fused=True)
+    return AdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
 
 
 def caffe_groups(network: nn.Module, *, bias_multipliers: BiasMultipliers = "all") -> list[dict[str, Any]]:
@@ -103,15 +130,6 @@ class CaffeSGD(Optimizer):
                 velocity = state["velocity"].mul_(group["momentum"])
                 velocity.add_(parameter.grad, alpha=rate).add_(parameter, alpha=rate * decay)
                 parameter.sub_(velocity)
-
-
-def rate_at(progress: float, *, schedule: Literal["poly", "fixed"], power: float, warmup: float) -> float:
-    """Return the factor on the learning rate at ``progress`` (0..1) through the run.
-
-    ``poly`` is (1 - progress) ** power, as DeepLab and most segmentation recipes use it.
-    """
-    rise = min(1.0, (progress + 1e-4) / warmup) if warmup else 1.0
-    return rise * ((1 - min(progress, 1.0)) ** power if schedule == "poly" else 1.0)
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:

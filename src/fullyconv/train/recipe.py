@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -15,7 +15,7 @@ from fullyconv.losses import Normalization
 from fullyconv.machine import DeviceName, Precision
 from fullyconv.networks import external_trunk, network_names
 from fullyconv.networks.trunks.external import is_external
-from fullyconv.train.optim import BiasMultipliers, OptimizerName
+from fullyconv.train.optim import Descent
 from fullyconv.types import ClassSet, Preprocess
 
 Positive = Annotated[int, Field(ge=1)]
@@ -56,10 +56,11 @@ ELSEWHERE = {
 """What other tools call our keys, or what stands for what has no key."""
 
 
-class Recipe(BaseModel):
+class Recipe(Descent):
     """The choices of a run. Lengths are in pixels, ``minutes`` in minutes of wall time."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    changeable: ClassVar[tuple[str, ...]] = ("epochs", "minutes", "device", "workers", "validate_every")
 
     network: str = "fcn8s-resnet18"
     trunk: str | None = None
@@ -95,17 +96,6 @@ class Recipe(BaseModel):
     """What divides a batch's summed loss: its labelled pixels, its images, all its pixels, or nothing."""
     sampling: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Keep each pixel's loss with this probability p, for 1/p times as many batches per update: patchwise training."""
-    optimizer: OptimizerName = "adamw"
-    """``caffe-sgd`` is SGD with the reference's semantics: biases learn twice as fast and do not decay."""
-    bias_multipliers: BiasMultipliers = "all"
-    """With ``caffe-sgd``: whether ``all`` biases have that, or only those of the ``scores`` (reference AlexNet)."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    schedule: Literal["poly", "fixed"] = "poly"
-    power: Annotated[float, Field(gt=0)] = 0.9
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
-    """The share of the run in which the learning rate rises from zero."""
     balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Class weights share ** -balance: 0 none, 1 inverse frequency."""
     balance_by: Literal["weighting", "sampling"] = "weighting"

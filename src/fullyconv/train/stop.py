@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from typing import Any
+
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C, a batch system, a terminal that is gone
+GRACE_SECONDS = 1.0
 
 
 class StopRequest:
-    """Lets Ctrl-C (and SIGTERM, as batch systems send it) end a loop between two steps instead of within one.
+    """Lets Ctrl-C (SIGTERM, SIGHUP) end a loop between two steps instead of within one.
 
     Use as a context manager and look at ``asked``; a second signal interrupts at once. Outside the
     main thread signals cannot be caught, and nothing is changed.
@@ -20,7 +24,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for kind in (signal.SIGINT, signal.SIGTERM):
+            for kind in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+                if kind == getattr(signal, "SIGHUP", None) and signal.getsignal(kind) == signal.SIG_IGN:
+                    continue  # nohup
                 self._before[kind] = signal.signal(kind, self._note)
         return self
 
@@ -28,7 +34,22 @@ class StopRequest:
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
 
+    def soon(self) -> bool:
+        """Return whether a stop has been asked for, or is within a moment."""
+        until = time.monotonic() + GRACE_SECONDS
+        while not self.asked and time.monotonic() < until:
+            time.sleep(GRACE_SECONDS / 20)
+        return self.asked
+
     def _note(self, *_: object) -> None:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+
+
+def leave_signals_to_parent(_: int = 0) -> None:
+    """Let a worker process end when its parent ends it, not when the terminal signals the whole group."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

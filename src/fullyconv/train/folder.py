@@ -1,0 +1,254 @@
+"""A run's folder: whose it is, what lies in it, and how it stays whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fullyconv.checkpoint import CONFIG, WEIGHTS
+from fullyconv.files import BadFile, settle_folder, sync, whole_file, whole_folder, write_json
+from fullyconv.train.checkpoints import STATE, Checkpoints
+from fullyconv.train.optim import Descent
+from fullyconv.train.recipe import read_recipe, write_recipe
+
+if sys.platform != "win32":
+    import fcntl
+
+BEST, LAST, BOARD = "model", "last", "tensorboard"
+METRICS, RECIPE, DATA = "metrics.jsonl", "recipe.yaml", "data.json"
+CLASSES, TRANSPLANT = "classes.yaml", "transplant.json"
+EVALUATION, CONFUSION, REPORT = "evaluation.json", "confusion.png", "report.html"
+NAMES = (BEST, LAST, BOARD, METRICS, RECIPE, DATA, CLASSES, TRANSPLANT, EVALUATION, CONFUSION, REPORT)
+
+LOCK, MARK = ".lock", "a folder of fullyconv; a run in it: process "
+_held: set[Path] = set()
+
+
+class RunFolder:
+    """The folder of a run that this process holds; get one by ``open_run``.
+
+    ``resume`` tells whether the run continues an earlier one.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path, self.resume = path, resume
+        self.checkpoints = Checkpoints(path / LAST)
+
+    def begin(self, recipe: Descent, data: Mapping[str, Any]) -> None:
+        """Write down what the run is, or make sure that it is the one that was begun.
+
+        ``data`` is what identifies the data set, as plain values. Raises ``BadFile`` if the run to resume had another
+        recipe or other data.
+        """
+        if self.resume and (self.path / DATA).is_file():
+            _check_same_data(data, self.path / DATA)
+        if self.resume and (self.path / RECIPE).is_file():
+            _check_same_recipe(recipe, self.path / RECIPE)
+        write_json(self.path / DATA, data)
+        write_recipe(recipe, self.path / RECIPE)
+        for name in (DATA, RECIPE):
+            sync(self.path / name)
+        sync(self.path)
+
+    def replace_model(self, fill: Callable[[Path], object]) -> None:
+        """Put a model in the place of the one that was best so far, both files at once."""
+        with whole_folder(self.path / BEST) as draft:
+            fill(draft)
+
+    def write_metrics(self, epochs: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``metrics.jsonl`` anew: so it has one line per epoch, whatever a death has left in it."""
+        with whole_file(self.path / METRICS) as draft:
+            draft.write_text("".join(_line(figures) for figures in epochs))
+
+    def add_metrics(self, figures: Mapping[str, Any]) -> None:
+        """Append the line of an epoch."""
+        with (self.path / METRICS).open("a") as file:
+            file.write(_line(figures))
+
+    def settle(self) -> None:
+        """Sweep up what a death left; of a run that never came to save its state, all that would mislead."""
+        for name in NAMES:
+            (self.path / f"{name}.tmp").unlink(missing_ok=True)
+        settle_folder(self.path / BEST)
+        self.checkpoints.sweep()
+        if not self.checkpoints.numbers():
+            self.clear()
+
+    def clear(self) -> None:
+        """Remove what a run has written, and nothing else."""
+        self.checkpoints.clear()
+        for folder, pattern in ((BEST, WEIGHTS), (BEST, CONFIG), (BOARD, "events.out.tfevents.*")):
+            for file in (self.path / folder).glob(pattern):
+                file.unlink()
+        for name in (BEST, BOARD):
+            if (self.path / name).is_dir() and not any((self.path / name).iterdir()):
+                (self.path / name).rmdir()
+        for name in set(NAMES) - {BEST, LAST, BOARD}:
+            (self.path / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def open_run(out: Path, *, resume: bool, also: Sequence[str] = ()) -> Iterator[RunFolder]:
+    """Hold the folder of a run, new or to be resumed, for as long as the block lasts.
+
+    ``also`` names files that the run writes beside those that every run does. Raises ``BadFile`` if the folder cannot
+    be written, if another process holds it, if it holds files of that name which no run has written, if it already
+    holds a run and ``resume`` is false, or none and ``resume`` is true.
+    """
+    with hold(out, names=(*NAMES, *also)) as begun:
+        run = RunFolder(out, resume=resume)
+        if resume and not begun:
+            raise BadFile(out, "no run to resume", "leave out --resume to start anew")
+        if run.checkpoints.numbers() and not resume:
+            raise BadFile(out, "already holds a run", "continue it with --resume, or choose another --out")
+        run.settle()
+        yield run
+
+
+@contextmanager
+def hold(out: Path, *, names: Sequence[str] = ()) -> Iterator[bool]:
+    """Make a folder if there is none, mark it as ours and keep other processes from it; gives whether it was ours.
+
+    Raises ``BadFile`` if that cannot be, or if it is not ours and holds one of ``names``.
+    """
+    ours = (out / LOCK).is_file() and out.resolve() not in _held and (out / LOCK).read_text().startswith(MARK)
+    foreign = [name for name in names if (out / name).exists()]
+    if foreign and not ours:
+        what = f"holds {', '.join(foreign)}, which no run of this version has written"
+        raise BadFile(out, what, "choose another --out, or move them away")
+    made = not out.exists()
+    with _locked(out):
+        try:
+            yield ours
+        finally:
+            if made and os.listdir(out) == [LOCK]:  # refused before anything came of it
+                (out / LOCK).unlink()
+                out.rmdir()
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    place = out.resolve()
+    if place in _held:  # closing the file a second time would release the lock
+        raise BadFile(out, "this process is writing into it already", "choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise BadFile(out, f"cannot be written ({error.strerror})", "choose another --out") from None
+    try:
+        if not _lock(handle):
+            holder = os.pread(handle, 99, 0).decode(errors="replace").removeprefix(MARK).strip()
+            what = f"another run (process {holder or 'unknown'}) is writing into it"
+            raise BadFile(out, what, "wait until it ends, or choose another --out")
+        _held.add(place)
+        try:
+            os.pwrite(handle, f"{MARK}{os.getpid():<10}\n".encode(), 0)  # of one length: never half of it
+        except OSError as error:
+            raise BadFile(out, f"cannot be written ({error.strerror})", "make room, or choose another --out") from None
+        try:
+            yield
+        finally:
+            _held.discard(place)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Take the lock that dies with this process alone: unlike flock's, the workers it forks do not inherit it."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # file systems without locks let everyone in
+    return True
+
+
+def begun(run: Path) -> bool:
+    """Return whether a folder holds a run that can be resumed."""
+    return (run / LOCK).is_file()
+
+
+def finished(run: Path) -> bool:
+    """Return whether the run in a folder has come to the end of its schedule."""
+    numbers = Checkpoints(run / LAST).numbers()
+    try:
+        return bool(numbers) and bool(json.loads((run / LAST / str(numbers[-1]) / STATE).read_bytes())["finished"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # damaged: the resume will say so
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Read a run's ``metrics.jsonl``; gives the whole lines, and how many are damaged."""
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    whole = []
+    for line in filter(str.strip, lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and {"epoch", "loss", "learning_rate"} <= entry.keys() and _plain(entry):
+            whole.append(entry)
+    return whole, sum(bool(line.strip()) for line in lines) - len(whole)
+
+
+def _plain(entry: dict[str, Any]) -> bool:
+    return all(isinstance(value, int | float | list | None) for value in entry.values()) and entry["epoch"] is not None
+
+
+def _line(figures: Mapping[str, Any]) -> str:
+    return json.dumps(figures, allow_nan=False) + "\n"
+
+
+def _check_same_recipe(recipe: Descent, path: Path) -> None:
+    """Refuse to continue a run with choices that would make it another one."""
+    before = read_recipe(path, {"default": type(recipe)()})
+    changed = [
+        key
+        for key in type(recipe).model_fields
+        if key not in recipe.changeable and getattr(before, key) != getattr(recipe, key)
+    ]
+    if changed:
+        raise BadFile(
+            path,
+            f"the run was started with another {', '.join(changed)}",
+            f"resume with the same recipe and settings (only {', '.join(recipe.changeable)} may change)",
+        )
+
+
+def _check_same_data(data: Mapping[str, Any], path: Path) -> None:
+    """Refuse to continue a run on other data; names what has changed."""
+    try:
+        before = json.loads(path.read_bytes())
+    except ValueError:
+        raise BadFile(path, "is damaged", "start a new run") from None
+    changes = [change for key in sorted({*before, *data}) for change in _changes(key, before.get(key), data.get(key))]
+    if changes:
+        fix = "restore the data, or train on the new ones with another --out"
+        raise BadFile(path, f"the data set has changed since the run began: {'; '.join(changes)}", fix)
+
+
+def _changes(key: str, before: Any, now: Any) -> list[str]:
+    if json.dumps(before) == json.dumps(now):  # the order of pairs and classes counts too
+        return []
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return [f"{key} was {before}, is {now}" if len(f"{before}{now}") < 200 else f"{key} is another"]
+    found = {
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+        "changed": [name for name in before if name in now and before[name] != now[name]],
+    }
+    if not any(found.values()):
+        return [f"{key} come in another order"]
+    return [
+        f"{len(names)} of {key} {what} ({', '.join(names[:3])}{', …' * (len(names) > 3)})"
+        for what, names in found.items()
+        if names
+    ]

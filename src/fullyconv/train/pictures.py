@@ -1,0 +1,67 @@
+"""What is particular to training on pictures: the loss of their pixels, and what a validation looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fullyconv.data.dataset import read_sample
+from fullyconv.data.pairs import Pair
+from fullyconv.draw import colourise
+from fullyconv.evaluation import evaluate
+from fullyconv.files import without_nan
+from fullyconv.losses import Normalization, pixel_loss, sample_terms
+from fullyconv.predict.image import Segmenter
+from fullyconv.train.run import Validation
+
+FIGURES = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class_iu")
+PICTURED = 4  # validation images shown in TensorBoard
+
+
+@dataclass(frozen=True)
+class PixelLoss:
+    """The loss of a batch of pictures, whose expectation does not depend on how many of its terms are sampled.
+
+    ``keep`` is the probability of a term, for all pixels or by class; ``sampling`` that on the whole.
+    """
+
+    normalization: Normalization = "valid"
+    sampling: float = 1.0
+    keep: float | Tensor = 1.0
+    weights: Tensor | None = None
+
+    def __call__(self, scores: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the loss of N x C x H x W scores against N x H x W labels, a scalar."""
+        kept = sample_terms(labels, probability=self.keep, generator=generator)
+        loss = pixel_loss(scores, kept, weights=self.weights, normalization=self.normalization)
+        # What is divided by the labelled pixels is divided by those that were kept.
+        return loss if self.normalization == "valid" else loss / self.sampling
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Validates the network of ``segmenter`` on pairs, as it is whenever it is asked; the best has most mean IU."""
+
+    segmenter: Segmenter
+    pairs: Sequence[Pair]
+
+    def __call__(self) -> Validation:
+        """Score every pair and show the first few."""
+        scores = evaluate(self.segmenter, self.pairs).scores
+        figures = without_nan({key: getattr(scores, key) for key in FIGURES})
+        return Validation(scores.mean_iu, figures, self._picture(), "validation: image, truth, prediction")
+
+    def _picture(self) -> np.ndarray:
+        """Put image, truth and prediction side by side, one row per pair, all as large as the smallest."""
+        rows, classes = [], self.segmenter.classes
+        for pair in self.pairs[:PICTURED]:
+            sample = read_sample(pair, classes)
+            guess = self.segmenter.predict(sample.image).labels
+            painted = [sample.image, colourise(sample.labels, classes), colourise(guess, classes)]
+            rows.append(np.concatenate(painted, axis=1))
+        height, width = min(row.shape[0] for row in rows), min(row.shape[1] for row in rows)
+        return np.concatenate([row[:height, :width] for row in rows])

@@ -1,0 +1,369 @@
+"""A run: updates to the end of a schedule, validations on the way, nothing lost if it is stopped or dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.tensorboard import SummaryWriter
+
+from fullyconv.checkpoint import WEIGHTS, read_tensors, save, write_tensors
+from fullyconv.files import BadFile, write_json
+from fullyconv.machine import DeviceName, Precision, choose_device, fast_bf16, out_of_memory
+from fullyconv.train.batches import Group
+from fullyconv.train.checkpoints import OPTIMIZER, STATE
+from fullyconv.train.folder import BOARD, LAST, RunFolder
+from fullyconv.train.optim import optimizer_tensors, restore_optimizer
+from fullyconv.train.stop import StopRequest
+from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
+
+SAVE_SECONDS = 600.0  # the most that a death costs, where an epoch takes longer
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes."""
+
+    def step(self, *, epoch: int, done: int, total: int, loss: float) -> None:
+        """An update has been made, the ``done``-th of ``total``; epochs count from 0."""
+
+    def epoch(self, figures: Mapping[str, Any]) -> None:
+        """An epoch has ended."""
+
+    def remark(self, text: str) -> None:
+        """Something has happened that a person should know."""
+
+
+class Quiet:
+    """A watcher that tells nobody."""
+
+    def step(self, *, epoch: int, done: int, total: int, loss: float) -> None:
+        """Pass over an update."""
+
+    def epoch(self, figures: Mapping[str, Any]) -> None:
+        """Pass over an epoch."""
+
+    def remark(self, text: str) -> None:
+        """Pass over a remark."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run goes on, and how fast it learns on the way: ``rate`` of the progress (0..1) is the learning rate.
+
+    An epoch has ``per_epoch`` updates, the last one perhaps fewer. Where ``minutes`` of wall time are over sooner, the
+    schedule is shortened to them.
+    """
+
+    updates: int
+    per_epoch: int
+    rate: Callable[[float], float]
+    minutes: float | None = None
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs."""
+        return -(-self.updates // self.per_epoch)
+
+    def progress(self, updates: int, seconds: float) -> float:
+        """Return how much of the schedule is behind: by updates, or by the clock where that is further.
+
+        >>> Schedule(updates=40, per_epoch=10, rate=float, minutes=2).progress(10, seconds=60)
+        0.5
+        """
+        by_updates = updates / self.updates
+        return by_updates if self.minutes is None else max(by_updates, seconds / (60 * self.minutes))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found: the score that chooses the best model, figures to write down, a picture to look at."""
+
+    score: float
+    figures: Mapping[str, float | list[float | None]]
+    picture: np.ndarray | None = None  # H x W x 3 uint8
+    title: str = "validation"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, and how: all in which pictures, scenes and patches differ."""
+
+    network: nn.Module
+    optimizer: Optimizer
+    fabric: Fabric  # device and precision
+    schedule: Schedule
+    seed: int
+    batches: Callable[[int, int], Iterator[Group]]
+    """Gives the updates' batches of an epoch from an update on, each following from epoch and update alone."""
+    loss: Callable[[Tensor, Tensor, torch.Generator], Tensor]
+    """Of scores and labels; the generator draws whatever the loss leaves to chance."""
+    classes: ClassSet
+    preprocess: Preprocess | SpectralPreprocess
+    validate: Callable[[], Validation] | None = None
+    validate_every: int = 1
+    smaller: str = "batch"
+    """The choices that take less memory when lowered."""
+
+
+@dataclass
+class Position:
+    """How far a run has come; with the weights and the optimiser's state, all that a resume needs."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    epoch: int = 0
+    step: int = 0  # updates made in this epoch
+    seconds: float = 0.0
+    best: float = -1.0
+    rate: float = 0.0  # the learning rate of the last update
+    losses: list[float] = field(default_factory=list)  # of the epoch under way
+    history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+    finished: bool = False
+
+
+def make_fabric(device: DeviceName, precision: Precision | Literal["auto"]) -> Fabric:
+    """Choose the device and the precision of a run; ``auto`` takes bf16 where the machine has instructions for it."""
+    place = choose_device(device)
+    short = precision == "bf16" or (precision == "auto" and fast_bf16(place))
+    accelerator = "cuda" if place.type == "cuda" else "cpu"
+    return Fabric(accelerator=accelerator, devices=1, precision="bf16-mixed" if short else "32-true")
+
+
+def precision_of(fabric: Fabric) -> Precision:
+    """Return the precision a fabric was made for."""
+    return "bf16" if "bf16" in str(fabric.strategy.precision.precision) else "fp32"
+
+
+class Run:
+    """A training under way; without a folder it leaves nothing behind but the trained network."""
+
+    def __init__(self, job: Job, folder: RunFolder | None = None, watcher: Watcher | None = None) -> None:
+        self.job, self.folder, self.watcher = job, folder, watcher or Quiet()
+        network = job.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network, self._optimizer = job.fabric.setup(network, job.optimizer)
+        self._stop = StopRequest()
+        self.position = Position()
+
+    def train(self) -> Position:
+        """Train to the end of the schedule, or until stopped.
+
+        Writes ``model`` (the best by validation), ``last`` (the run's state, after every epoch and every ten minutes),
+        ``metrics.jsonl`` and TensorBoard events. On Ctrl-C, SIGTERM or SIGHUP the update under way is finished and the
+        state saved, then ``KeyboardInterrupt`` is raised. A run that is resumed continues bit for bit from the newest
+        whole state, unless a time budget shortened it.
+
+        Raises:
+            BadFile: The state cannot be written, or a picture cannot be read any more.
+            ValueError: The loss is not finite, or memory ran out; says what to change.
+
+        """
+        if self.folder is not None:
+            self._restore(self.folder)
+        self._begun = self._saved = time.monotonic()
+        self._begun -= self.position.seconds
+        with self._stop, _board(self.folder, self.position) as board:
+            while not self.position.finished:
+                self._train_epoch()
+                if self._stop.asked:
+                    self._save()
+                    raise KeyboardInterrupt
+                self._end_epoch(board)
+        return self.position
+
+    def _progress(self) -> float:
+        position, schedule = self.position, self.job.schedule
+        done = position.epoch * schedule.per_epoch + position.step
+        return schedule.progress(done, time.monotonic() - self._begun)
+
+    def _train_epoch(self) -> None:
+        """Make the updates that are left of an epoch, as far as time and signals allow."""
+        position, schedule = self.position, self.job.schedule
+        self._network.train()
+        with closing(self.job.batches(position.epoch, position.step)) as groups:  # type: ignore[type-var]
+            while (progress := self._progress()) < 1 and not self._stop.asked:
+                group = self._next(groups)
+                if group is None:
+                    break
+                loss = self._update(group, progress)
+                position.step += 1
+                position.losses.append(loss)
+                done = position.epoch * schedule.per_epoch + position.step
+                self.watcher.step(epoch=position.epoch, done=done, total=schedule.updates, loss=loss)
+                if time.monotonic() - self._saved > SAVE_SECONDS:
+                    self._save()
+        position.seconds = time.monotonic() - self._begun
+
+    def _next(self, groups: Iterator[Group]) -> Group | None:
+        try:
+            return next(groups, None)
+        except RuntimeError:
+            # A signal to the whole process group ends the workers too: that is a stop, not a failure.
+            if self._stop.soon():
+                return None
+            raise
+
+    def _update(self, group: Group, progress: float) -> float:
+        """Make one update from the mean loss of its batches; gives that."""
+        job, position = self.job, self.position
+        # Dropout follows from the position, not from what was drawn before: a resumed run draws the same.
+        seed = int(np.random.SeedSequence((job.seed, position.epoch, position.step)).generate_state(1)[0])
+        torch.manual_seed(seed)
+        generator = torch.Generator(job.fabric.device).manual_seed(seed)
+        position.rate = job.schedule.rate(progress)
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = position.rate
+        _rest_frozen_norms(self._network)
+        try:
+            total = self._descend(group, generator)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            place = f"update {position.step + 1} of epoch {position.epoch + 1}"
+            raise ValueError(f"out of memory in {place}: lower {job.smaller}; what was saved before is kept") from None
+        return total
+
+    def _descend(self, group: Group, generator: torch.Generator) -> float:
+        self._optimizer.zero_grad(set_to_none=True)
+        device, total = self.job.fabric.device, 0.0
+        for inputs, labels in zip(*group, strict=True):
+            scores = self._network(inputs.to(device, memory_format=torch.channels_last))
+            loss = self.job.loss(scores, labels.to(device), generator) / len(group[0])
+            self.job.fabric.backward(loss)
+            total += float(loss.detach())
+        if not np.isfinite(total):
+            raise ValueError(
+                f"the loss became {total} at learning rate {self.position.rate:.2g}: "
+                "lower learning_rate, or raise warmup; what was saved before is kept"
+            )
+        self._optimizer.step()
+        return total
+
+    def _end_epoch(self, board: SummaryWriter | None) -> None:
+        """Validate, keep the best, save the state, write the figures down.
+
+        In this order a death in between only repeats what it has lost: the best model of an epoch that is not saved is
+        found again, and a line of metrics that is missing is in the state.
+        """
+        position, schedule = self.position, self.job.schedule
+        position.finished = self._progress() >= 1
+        figures: dict[str, Any] = {
+            "epoch": position.epoch + 1,
+            "loss": float(np.mean(position.losses)) if position.losses else None,
+            "learning_rate": position.rate,
+            "seconds": round(position.seconds, 3),
+        }
+        found = None
+        due = position.finished or (position.epoch + 1) % self.job.validate_every == 0
+        if self.job.validate is not None and due:
+            found = self.job.validate()
+            figures |= found.figures
+        position.history = [line for line in position.history if line["epoch"] <= position.epoch] + [figures]
+        if position.step == schedule.per_epoch:  # an epoch cut short goes on where it was cut, should the run be
+            position.epoch, position.step, position.losses = position.epoch + 1, 0, []
+        with self._saying_why():
+            self._write_epoch(figures, found)
+        _note(board, figures, found)
+        self.watcher.epoch(figures)
+
+    def _write_epoch(self, figures: dict[str, Any], found: Validation | None) -> None:
+        if self.folder is None:
+            return
+        if found is not None and found.score > self.position.best:
+            self.position.best = found.score
+            notes = {key: value for key, value in figures.items() if key in ("epoch", "mean_iu", "pixel_accuracy")}
+            self.folder.replace_model(lambda folder: self.write_model(folder, notes))
+        self._save()
+        self.folder.add_metrics(figures)
+
+    def write_model(self, folder: Path, notes: Mapping[str, Any]) -> None:
+        """Write the network as a model folder."""
+        save(self.job.network, folder, classes=self.job.classes, preprocess=self.job.preprocess, notes=notes)
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        self.position.seconds = time.monotonic() - self._begun
+        with self._saying_why():
+            self.folder.checkpoints.save(self._fill, alone=self.position.finished)
+        self._saved = time.monotonic()
+
+    def _fill(self, folder: Path) -> None:
+        self.write_model(folder, {})
+        write_tensors(folder / OPTIMIZER, optimizer_tensors(self.job.optimizer))
+        write_json(folder / STATE, asdict(self.position))
+
+    @contextmanager
+    def _saying_why(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            place = self.folder.path / LAST if self.folder else LAST
+            what = f"the run's state cannot be saved ({error.strerror or error})"
+            fix = "make room or make it writable, then continue with --resume: what was saved before is kept"
+            raise BadFile(place, what, fix) from None
+
+    def _restore(self, folder: RunFolder) -> None:
+        """Put weights, optimiser and position back as the newest whole checkpoint has them, if there is one."""
+        found, remarks = folder.checkpoints.newest() if folder.resume else (None, [])
+        for remark in remarks:
+            self.watcher.remark(remark)
+        if found is not None:
+            self.position = _read_position(found / STATE)
+            self.job.network.load_state_dict(read_tensors(found / WEIGHTS))
+            restore_optimizer(self.job.optimizer, read_tensors(found / OPTIMIZER))
+        elif folder.resume:
+            self.watcher.remark(f"{folder.path}: nothing whole was saved: training from the start")
+        schedule, position = self.job.schedule, self.position
+        if schedule.progress(position.epoch * schedule.per_epoch + position.step, position.seconds) < 1:
+            position.finished = False  # it may have been given more epochs or minutes
+            position.history = [line for line in position.history if line["epoch"] <= position.epoch]
+        folder.write_metrics(position.history)
+
+
+def _read_position(path: Path) -> Position:
+    try:
+        return TypeAdapter(Position).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadFile(path, f"{where}: {first['msg']}", "it is of another version: start a new run") from None
+
+
+def _rest_frozen_norms(network: nn.Module) -> None:
+    """Keep the batch statistics of frozen layers as they are."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
+            module.eval()
+
+
+@contextmanager
+def _board(folder: RunFolder | None, position: Position) -> Iterator[SummaryWriter | None]:
+    """Open TensorBoard's events; those of epochs that a resumed run trains again are hidden."""
+    if folder is None:
+        yield None
+        return
+    writer = SummaryWriter(str(folder.path / BOARD), purge_step=position.epoch + 1)
+    try:
+        yield writer
+    finally:
+        writer.close()
+
+
+def _note(board: SummaryWriter | None, figures: Mapping[str, Any], found: Validation | None) -> None:
+    if board is None:
+        return
+    for key, value in figures.items():
+        if isinstance(value, float) and key != "seconds":
+            board.add_scalar(key, value, figures["epoch"])
+    if found is not None and found.picture is not None:
+        board.add_image(found.title, found.picture, figures["epoch"], dataformats="HWC")
