@@ -68,10 +68,11 @@ def errors(truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
 def palette_image(labels: np.ndarray, classes: ClassSet) -> Image.Image:
     """Make a palette picture whose pixel values are the mask values of the classes.
 
-    With mask values over 255 the picture is 16-bit grey: PNG palettes end at 256 colours.
+    ``VOID`` becomes the value of ignored pixels. With mask values over 255 the picture is 16-bit grey: PNG palettes
+    end at 256 colours.
     """
-    values = np.array(classes.values)[labels]
-    if max(classes.values) > 255:
+    values = np.array([*classes.values, classes.ignore_index])[labels]  # VOID is the last
+    if values.max(initial=0) > 255 or max(classes.values) > 255:
         return Image.fromarray(values.astype(np.uint16))
     picture = Image.fromarray(values.astype(np.uint8), mode=None)
     table = np.zeros((256, 3), np.uint8)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from fullyconv import build, load, save
 from fullyconv.cli import app
-from fullyconv.hsi.formats.files import save_scene
+from fullyconv.hsi.formats.by_suffix import save_scene
 from fullyconv.hsi.labels import class_set
 from fullyconv.hsi.normalise import fit_spectral
 from fullyconv.hsi.scene import Scene

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fullyconv.files import BadFile
-from fullyconv.hsi.check import check_scene
-from fullyconv.hsi.formats.files import open_scene, save_scene
+from fullyconv.hsi.files import SceneFiles
+from fullyconv.hsi.formats.by_suffix import save_scene
 from fullyconv.hsi.labels import class_set
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.synthetic import make_scene
@@ -22,7 +22,7 @@ def scene() -> Scene:
 def test_a_good_scene_has_no_problem(tmp_path: Path) -> None:
     given = scene()
     labels = save_scene(given, tmp_path / "x.hdr")
-    report = check_scene(tmp_path / "x.hdr", labels)
+    report = SceneFiles(tmp_path / "x.hdr", labels).check()
     assert report.problems == []
     assert (report.low, report.high) == (given.cube.min(), given.cube.max())
     assert report.pixels.sum() == 600
@@ -30,16 +30,16 @@ def test_a_good_scene_has_no_problem(tmp_path: Path) -> None:
 
 def test_everything_wrong_is_listed_in_the_words_of_opening(tmp_path: Path) -> None:
     given = scene()
-    given.cube[2, 3, 4] = np.nan
+    given.cube[2, 3, 4] = np.inf
     given.cube[..., 1] = 7
     assert given.labels is not None
     labels = given.labels + 1
-    broken = replace(given, labels=labels.astype(np.int16), classes=class_set(3), wavelengths=(1.0, 2.0))
+    broken = replace(given, labels=labels.astype(np.int16), classes=class_set(3), wavelengths=(450.0, 550.0))
     save_scene(broken, tmp_path / "x.npz")
-    problems = [str(problem) for problem in check_scene(tmp_path / "x.npz").problems]
-    for words in ("6 bands, but 2 wavelengths", "class 1 ('class_1') without pixels", "NaN or infinity in band 4",
+    problems = [str(problem) for problem in SceneFiles(tmp_path / "x.npz").check().problems]
+    for words in ("6 bands, but 2 wavelengths", "class 1 ('class_1') without pixels", "infinity in band 4",
                   "band 1 (counted from 0) is the same everywhere"):  # fmt: skip
         assert sum(words in problem for problem in problems) == 1
     with pytest.raises(BadFile) as caught:
-        open_scene(tmp_path / "x.npz")
+        SceneFiles(tmp_path / "x.npz").open()
     assert str(caught.value) == problems[0]

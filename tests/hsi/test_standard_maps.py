@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fullyconv.hsi.files import SceneFiles
 from fullyconv.hsi.fit import fit
-from fullyconv.hsi.formats.files import open_labels, open_scene
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.run import train_scene
 from fullyconv.hsi.scoring import evaluate_map
@@ -30,7 +30,7 @@ def folder() -> Path:
 
 def label_map(name: str) -> tuple[np.ndarray, ClassSet]:
     pytest.importorskip("scipy")
-    return open_labels(folder() / f"{name}_gt.mat")
+    return SceneFiles(folder() / f"{name}_gt.mat").open_labels()
 
 
 @pytest.mark.parametrize("network", ["fcn1s-spectral1", "fcn1s-spectral2", "fcn1s-spectral4", "fcn1s-spectral8"])
@@ -80,7 +80,7 @@ def test_scenes_made_of_every_map_go_from_end_to_end(name: str, split: SplitKind
 def test_samson_is_learned_from_blocks_without_leakage() -> None:
     pytest.importorskip("scipy")
     recipe = SceneRecipe(steps=100, device="cpu")
-    trial = make_trial(recipe, open_scene(folder() / "Samson.mat"))
+    trial = make_trial(recipe, SceneFiles(folder() / "Samson.mat").open())
     segmenter = Segmenter(fit(trial), classes=trial.classes, preprocess=trial.preprocess, device="cpu")
     result = evaluate_map(trial, segmenter.predict(trial.scene).labels, network_windows(recipe, (95, 95)))
     assert (result.guard, result.leakage) == (13, 0)

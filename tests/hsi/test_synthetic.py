@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fullyconv.hsi.formats.files import open_labels, open_scene
+from fullyconv.hsi.files import SceneFiles
 from fullyconv.hsi.labels import class_set
 from fullyconv.hsi.synthetic import make_scene, random_map, scene_rows, write_large
 from fullyconv.types import VOID
@@ -30,7 +30,7 @@ def test_classes_differ_more_than_their_pixels_do() -> None:
 
 
 def test_a_standard_map_gives_a_scene(hyperspectral: Path) -> None:
-    labels, classes = open_labels(hyperspectral / "Indian_pines_gt.mat")
+    labels, classes = SceneFiles(hyperspectral / "Indian_pines_gt.mat").open_labels()
     scene = make_scene(labels, classes, bands=30)
     assert scene.cube.shape == (145, 145, 30)
     assert len(scene.wavelengths) == 30
@@ -40,6 +40,6 @@ def test_a_standard_map_gives_a_scene(hyperspectral: Path) -> None:
 @pytest.mark.parametrize("suffix", [".npy", ".hdr"])
 def test_large_cubes_are_written_in_pieces(suffix: str, tmp_path: Path) -> None:
     labels = write_large(tmp_path / f"x{suffix}", size=(130, 40), bands=7, classes=3, seed=2)
-    scene = open_scene(tmp_path / f"x{suffix}")
+    scene = SceneFiles(tmp_path / f"x{suffix}").open()
     assert isinstance(scene.cube, np.memmap)
     np.testing.assert_array_equal(scene.cube, make_scene(labels, class_set(3), bands=7, seed=2).cube)

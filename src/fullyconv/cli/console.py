@@ -15,7 +15,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
     from fullyconv.evaluation import Evaluation
-    from fullyconv.hsi.check import SceneReport
+    from fullyconv.hsi.files import SceneReport
 
 # Names of classes and files are printed as they are: "[b]" and ":car:" are no markup.
 out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -145,7 +145,11 @@ def print_scene(report: SceneReport) -> None:
             table.add_row(str(value), name, str(count), f"{count / labelled:.2%}")
         out.print(table)
     else:
-        out.print("no labels")
+        out.print(f"no labels{escape(f'; of the rest nothing is used: {report.others}') if report.others else ''}")
+    if report.missing:
+        unread = f", {report.unread} labelled ones among them" if report.unread else ""
+        share = report.missing / (height * width)
+        out.print(f"no data in {report.missing} pixels ({share:.1%}){unread}: not trained on, not scored, 0 in maps")
     print_problems(report.problems)
 
 

@@ -12,6 +12,8 @@ from fullyconv.cli.console import Bars, complain, err, out, print_problems, prin
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
     from fullyconv.data.sources import Source
+    from fullyconv.hsi.files import SceneFiles
+    from fullyconv.hsi.labels import Zero
 
 app = typer.Typer(help="Look at data sets, fetch published ones, make one to try.", no_args_is_help=True)
 RANDOM_CLASSES = 6  # of a scene without a label map
@@ -23,6 +25,7 @@ def check(
     labels: Annotated[Path | None, typer.Option(help="Of a scene: the file of its label map.")] = None,
     cube_key: Annotated[str | None, typer.Option(help="Of a scene: name of the cube in its file.")] = None,
     label_key: Annotated[str | None, typer.Option(help="Of a scene: name of the label map.")] = None,
+    zero: Annotated[str | None, typer.Option(help="Of a scene: what 0 is in the map, unlabelled or class.")] = None,
 ) -> None:
     """Read a data set once and list what is in it and what is wrong with it; exit status 1 if anything is.
 
@@ -32,11 +35,16 @@ def check(
     from fullyconv.data.check import check_folder
     from fullyconv.data.folder import open_folder
 
+    if zero not in (None, "unlabelled", "class"):
+        raise ValueError(f"--zero is unlabelled or class, not {zero!r}")
     if data.is_file():
-        _check_scene(data, labels, cube_key, label_key)
+        from fullyconv.hsi.files import SceneFiles
+
+        zeros: Zero = "class" if zero == "class" else "unlabelled"
+        _check_scene(SceneFiles(data, labels, cube_key, label_key, zero=zeros))
         return
-    if labels or cube_key or label_key:
-        raise ValueError(f"{data} is no scene's file: --labels, --cube-key and --label-key are for scenes")
+    if labels or cube_key or label_key or zero:
+        raise ValueError(f"{data} is no scene's file: --labels, --cube-key, --label-key and --zero are for scenes")
     with Bars() as bars:
         report = check_folder(open_folder(data), progress=bars)
     print_report(report)
@@ -48,12 +56,11 @@ def check(
         raise typer.Exit(1)
 
 
-def _check_scene(cube: Path, labels: Path | None, cube_key: str | None, label_key: str | None) -> None:
+def _check_scene(files: SceneFiles) -> None:
     from fullyconv.files import BadFile
-    from fullyconv.hsi.check import check_scene
 
     try:
-        report = check_scene(cube, labels, cube_key=cube_key, label_key=label_key)
+        report = files.check()
     except BadFile as problem:
         print_problems([problem])
         raise typer.Exit(1) from None
@@ -77,14 +84,15 @@ def scene(
     Examples: `fullyconv data scene PaviaU_gt.mat --out pavia.mat`, then `fullyconv data check pavia.mat`;
     without a map at hand, `fullyconv data scene random --out scene.npz` draws one.
     """
-    from fullyconv.hsi.formats.files import open_labels, save_scene
+    from fullyconv.hsi.files import SceneFiles
+    from fullyconv.hsi.formats.by_suffix import save_scene
     from fullyconv.hsi.labels import class_set
     from fullyconv.hsi.synthetic import make_scene, random_map
 
     if labels == "random":
         named = random_map(140, 180, classes=RANDOM_CLASSES, seed=seed), class_set(RANDOM_CLASSES)
     else:
-        named = open_labels(Path(labels), key=label_key)
+        named = SceneFiles(labels, label_key=label_key).open_labels()
     made = make_scene(*named, bands=bands, seed=seed)
     beside = save_scene(made, out_)
     height, width, _ = made.cube.shape

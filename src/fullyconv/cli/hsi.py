@@ -41,7 +41,7 @@ def split(
     """Split the labelled pixels of a scene; prints the counts of every class and the leakage.
 
     Example: `fullyconv hsi split scene.mat --labels gt.mat --split blocks --set network=fcn1s-spectral2 --out split`.
-    Cubes are not read: a label map by itself will do for SCENE.
+    A label map by itself will do for SCENE.
     """
     from PIL import Image
 
@@ -161,11 +161,13 @@ def evaluate_on_scene(
 ) -> None:
     """Score a model on the test pixels of a scene, and print the leakage."""
     from fullyconv.files import write_json
-    from fullyconv.hsi.formats.files import open_scene
+    from fullyconv.hsi.files import SceneFiles
     from fullyconv.hsi.run import evaluate_scene
     from fullyconv.report import plot_confusion, save_figure
 
-    evaluation = evaluate_scene(model, segmenter, open_scene(data, labels), masks=masks)
+    # A model that knows a class of value 0 was trained on a map whose 0 is one.
+    scene = SceneFiles(data, labels, zero="class" if 0 in segmenter.classes.values else "unlabelled").open()
+    evaluation = evaluate_scene(model, segmenter, scene, masks=masks)
     _print_scene(evaluation)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -177,17 +179,17 @@ def evaluate_on_scene(
 def _labels_of(recipe: SceneRecipe, scene: Path) -> tuple[np.ndarray, ClassSet]:
     """Read the labels of a scene, or a label map that has no cube beside it."""
     from fullyconv.files import BadFile
-    from fullyconv.hsi.formats.files import open_labels
-    from fullyconv.hsi.run import read_labelled
+    from fullyconv.hsi.normalise import choose_bands
     from fullyconv.hsi.trial import labelled
 
-    if recipe.labels is not None:
-        return open_labels(recipe.labels, key=recipe.label_key)
+    files = recipe.files(scene)
     try:
-        found = read_labelled(recipe, scene)
+        found = files.open()
     except BadFile:
-        return open_labels(scene, key=recipe.label_key)
-    return labelled(found)
+        if recipe.labels is not None and scene != Path(recipe.labels):
+            raise
+        return files.open_labels()
+    return labelled(found, choose_bands(found, recipe.bands, drop_bad=recipe.drop_bad))
 
 
 def _recipe(name: str, set_: list[str] | None, labels: Path | None, kind: str | None = None) -> SceneRecipe:

@@ -52,7 +52,7 @@ def _fit_spectra(trial: Trial, classifier: Any) -> Labeller:
     classifier.fit(spectra, trial.labels[train])
 
     def label() -> np.ndarray:
-        every = trial.preprocess(trial.scene.cube).reshape(trial.preprocess.channels, -1).T  # pixels x K
+        every = trial.spectra().reshape(trial.preprocess.channels, -1).T  # pixels x K
         parts = [
             classifier.predict(every[start : start + SPECTRA_BATCH]) for start in range(0, len(every), SPECTRA_BATCH)
         ]
@@ -127,6 +127,6 @@ def _patch_loss(scores: Tensor, labels: Tensor, _: torch.Generator) -> Tensor:
 
 def patches_of(trial: Trial) -> Tensor:
     """Show the patch around every pixel, H x W x K x 15 x 15: a view of the padded scene, not yet a copy."""
-    scene = torch.from_numpy(trial.preprocess(trial.scene.cube))
+    scene = torch.from_numpy(trial.spectra())
     around = functional.pad(scene, (PATCH_PX // 2,) * 4)
     return around.unfold(1, PATCH_PX, 1).unfold(2, PATCH_PX, 1).permute(1, 2, 0, 3, 4)

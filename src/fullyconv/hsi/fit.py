@@ -99,7 +99,7 @@ class _Views:
         counts = np.array([_class_counts(self._labels[_core(tile)], len(trial.classes)) for tile in tiles])
         self._tiles = [tile for tile, count in zip(tiles, counts, strict=True) if count.any()]
         self._counts = counts[counts.any(1)]  # tiles x classes
-        self._whole = trial.preprocess(trial.scene.cube) if whole else None
+        self._whole = trial.spectra() if whole else None
 
     def batches(self, round_: int, start: int) -> Iterator[Group]:
         """Give the views of a round's updates from ``start`` on, one each."""
@@ -118,7 +118,7 @@ class _Views:
         labels = np.full(self._labels.shape, -1, np.int64)
         core = _core(tile)
         labels[core] = sample_classes(self._labels[core], recipe.sample, rng)
-        image = self._trial.preprocess(self._trial.scene.cube[read]) if self._whole is None else self._whole
+        image = self._trial.spectra(read) if self._whole is None else self._whole
         labels = labels[read]
         if recipe.turn:
             turns, flip = int(rng.integers(4)), bool(rng.integers(2))

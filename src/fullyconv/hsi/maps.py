@@ -11,7 +11,8 @@ from PIL import Image
 
 from fullyconv.draw import map_with_legend
 from fullyconv.files import BadFile, whole_file
-from fullyconv.hsi.formats.files import READERS, is_scene, label_values, open_cube, write_class_numbers
+from fullyconv.hsi.files import SceneFiles
+from fullyconv.hsi.formats.by_suffix import READERS, is_scene, label_values, write_class_numbers
 from fullyconv.hsi.pictures import RGB_NM, false_colour
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.segmenter import SceneSegmenter
@@ -40,7 +41,7 @@ def predict_scenes(
     output = output or Output()
     for task in tasks:
         try:
-            scene = open_cube(task.image, key=output.cube_key)
+            scene = SceneFiles(task.image, cube_key=output.cube_key).open_cube()
             prediction = segmenter.predict(scene, probabilities=output.probabilities)
             if tuple(output.rgb_nm) != RGB_NM:
                 prediction = replace(prediction, image=false_colour(scene, output.rgb_nm))

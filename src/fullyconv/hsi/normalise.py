@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fullyconv.hsi.formats.mapped import FINITE, not_finite, row_blocks
-from fullyconv.hsi.scene import Scene
+from fullyconv.hsi.formats.mapped import FINITE, band_list, infinite_bands, infinity_in, row_blocks
+from fullyconv.hsi.scene import Scene, absent
 from fullyconv.types import SpectralPreprocess
 
 Bands = Sequence["int | tuple[float, float]"]
@@ -25,11 +25,29 @@ def fit_spectral(
     components: int | None = None,
     whiten: bool = False,
 ) -> SpectralPreprocess:
-    """Fit the normalisation of a scene on its ``training`` pixels (H x W bool), reading no others.
+    """Fit the normalisation of a scene on its training pixels, reading no others.
 
-    ``bands`` chooses bands (default: all), ``drop_bad`` leaves out those that the file marks as bad;
-    bands that are constant over the training pixels are always left out. ``components`` projects on
-    that many principal components, which ``whiten`` divides by their deviations. Raises ``ValueError``.
+    Bands that are constant over the training pixels are always left out.
+
+    Args:
+        scene: The scene; nothing else of it is used than these pixels' spectra.
+        training: H x W bool, the training pixels; those without data count for nothing.
+        bands: Which bands to use; default all.
+        drop_bad: Leave out the bands that the file marks as bad.
+        components: Project on so many principal components.
+        whiten: Divide these by their deviations.
+
+    Returns:
+        The normalisation, with mean and population deviation of each band.
+
+    Raises:
+        ValueError: For a mask of another size, an unknown band, infinity, or no band that varies.
+
+    >>> scene = Scene(np.array([[[1, 0], [3, 0]]]))
+    >>> fitted = fit_spectral(scene, np.ones((1, 2), bool))
+    >>> fitted.bands, fitted.mean, fitted.std
+    ((0,), (2.0,), (1.0,))
+
     """
     if training.shape != scene.cube.shape[:2] or training.dtype != bool or not training.any():
         what = f"{training.dtype} of {training.shape} with {np.count_nonzero(training)} pixels set"
@@ -39,6 +57,10 @@ def fit_spectral(
     if whiten and components is None:
         raise ValueError("whitening scales principal components: say how many (components)")
     chosen = choose_bands(scene, bands, drop_bad=drop_bad)
+    if scene.may_miss:
+        training = training & ~missing_pixels(scene, chosen)
+        if not training.any():
+            raise ValueError(nothing_measured(scene, chosen))
     mean, std = _moments(scene, training, chosen)
     varied = std > 1e-7 * np.abs(mean)  # what is less is float32's rounding
     if not varied.any():
@@ -52,7 +74,24 @@ def fit_spectral(
 
 
 def choose_bands(scene: Scene, bands: Bands | None, *, drop_bad: bool = True) -> list[int]:
-    """Return the indices of the chosen bands, in rising order; raises ``ValueError``."""
+    """Choose bands of a scene.
+
+    Args:
+        scene: The scene.
+        bands: Indices from 0 and pairs of wavelengths in nanometres, whose bands are all taken; default all.
+        drop_bad: Leave out the bands that the file marks as bad.
+
+    Returns:
+        Their indices, in rising order.
+
+    Raises:
+        ValueError: For a band that the scene does not have, and where none is left.
+
+    >>> scene = Scene(np.zeros((1, 1, 4)), wavelengths=(400, 500, 600, 700), bad_bands=(1,))
+    >>> choose_bands(scene, [0, (450, 650)])
+    [0, 2]
+
+    """
     count = scene.cube.shape[2]
     chosen: set[int] = set(range(count)) if bands is None else set()
     for wanted in bands or ():
@@ -65,6 +104,56 @@ def choose_bands(scene: Scene, bands: Bands | None, *, drop_bad: bool = True) ->
     if not chosen:
         raise ValueError(f"scene {scene.name!r}: all chosen bands are marked bad: choose others, or keep bad ones")
     return sorted(chosen)
+
+
+def missing_pixels(scene: Scene, bands: Sequence[int]) -> np.ndarray:
+    """Mark the pixels without data in any of the bands, H x W bool, reading the scene piece by piece."""
+    missing = np.zeros(scene.cube.shape[:2], bool)
+    if scene.may_miss:
+        for rows in row_blocks(scene.cube):
+            missing[rows] = scene[rows].missing(bands)
+    return missing
+
+
+def nothing_measured(scene: Scene, bands: Sequence[int]) -> str:
+    """Say that no labelled pixel has data in every band, and which bands have none at all."""
+    gone = np.ones(len(bands), bool)
+    for rows in row_blocks(scene.cube):
+        gone &= absent(scene.cube[rows][..., list(bands)], scene.no_data).all(axis=(0, 1))
+    empty = [band for band, none in zip(bands, gone, strict=True) if none]
+    which = f"; {band_list(empty)} holds none at all" if empty else ""
+    return f"scene {scene.name!r}: no labelled pixel has data in every band{which}: mark bands as bad, or choose others"
+
+
+def normalise(scene: Scene, preprocess: SpectralPreprocess) -> tuple[np.ndarray, np.ndarray]:
+    """Bring a scene to what a network sees.
+
+    Where a pixel has no data, the network sees the mean spectrum: what it also sees beyond the scene's edge.
+
+    Args:
+        scene: The scene, or a piece of it.
+        preprocess: The normalisation, fitted on training pixels.
+
+    Returns:
+        K x H x W float32, and H x W bool, where there is no data.
+
+    Raises:
+        ValueError: For infinity, or for numbers that float32 cannot hold.
+
+    >>> scene, fitted = Scene(np.array([[[5.0], [np.nan]]])), SpectralPreprocess(1, (0,), (3.0,), (2.0,))
+    >>> [each.tolist() for each in normalise(scene, fitted)]
+    [[[[1.0, 0.0]]], [[False, True]]]
+
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        planes = preprocess(scene.cube)
+    missing = scene.missing(preprocess.bands)
+    planes[:, missing] = 0
+    if not np.isfinite(planes).all():
+        broken = [band for band in infinite_bands(scene.cube) if band in preprocess.bands]
+        what = infinity_in(broken) if broken else "numbers too large for float32"
+        raise ValueError(f"{what}: {FINITE}")
+    return planes, missing
 
 
 def _between(scene: Scene, low: float, high: float) -> set[int]:
@@ -91,7 +180,7 @@ def _moments(scene: Scene, training: np.ndarray, bands: list[int]) -> tuple[np.n
         sums += spectra.sum(axis=0)
     broken = [band for band, total in zip(bands, sums, strict=True) if not np.isfinite(total)]
     if broken:
-        raise ValueError(f"scene {scene.name!r}: {not_finite(broken)}: {FINITE}")
+        raise ValueError(f"scene {scene.name!r}: {infinity_in(broken)}: {FINITE}")
     mean = sums / count
     for spectra in _spectra(scene, training, bands):
         squares += np.square(spectra - mean).sum(axis=0)

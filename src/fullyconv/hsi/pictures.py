@@ -31,17 +31,34 @@ def colour_bands(scene: Scene, wavelengths: Sequence[float] = RGB_NM) -> tuple[i
 
 
 def false_colour(scene: Scene, wavelengths: Sequence[float] = RGB_NM) -> np.ndarray:
-    """Show three bands of a scene as H x W x 3 uint8, each stretched between its 2nd and 98th percentile."""
+    """Show three bands of a scene, each stretched between its 2nd and 98th percentile.
+
+    Args:
+        scene: The scene; pixels without data, and infinity, count for nothing in the stretch.
+        wavelengths: What shows as red, green and blue, nm.
+
+    Returns:
+        H x W x 3 uint8; black where any of the three has no data.
+
+    >>> false_colour(Scene(np.array([[[0.0], [50.0], [100.0], [np.nan]]])))[0, :, 0].tolist()
+    [0, 128, 255, 0]
+
+    """
     bands = list(colour_bands(scene, wavelengths))
     height, width = scene.cube.shape[:2]
     picture = np.empty((height, width, 3), np.uint8)
     every_row, every_column = -(-height // SAMPLED), -(-width // SAMPLED)
-    sample = scene.cube[::every_row, ::every_column][..., bands].reshape(-1, 3).astype(np.float64)
-    low, high = np.nanpercentile(np.where(np.isfinite(sample), sample, np.nan), STRETCH, axis=0)
+    sampled = scene[::every_row, ::every_column]
+    sample = sampled.cube[..., bands][~sampled.missing(bands)].astype(np.float64)  # N x 3
+    sample = sample[np.isfinite(sample).all(axis=1)]
+    low, high = np.percentile(sample, STRETCH, axis=0) if len(sample) else np.zeros((2, 3))
     release(scene.cube)
     for rows in row_blocks(scene.cube):
-        shown = (scene.cube[rows][..., bands] - low) / np.where(high > low, high - low, 1)
+        with np.errstate(invalid="ignore"):
+            shown = (scene.cube[rows][..., bands] - low) / np.where(high > low, high - low, 1)
         picture[rows] = (np.clip(np.nan_to_num(shown), 0, 1) * 255).round()
+        if scene.may_miss:
+            picture[rows][scene[rows].missing(bands)] = 0
     return picture
 
 

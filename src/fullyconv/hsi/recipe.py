@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from fullyconv.hsi.files import SceneFiles
+from fullyconv.hsi.labels import Zero
 from fullyconv.hsi.splits import SplitKind
 from fullyconv.machine import DeviceName, Precision
 from fullyconv.networks import external_trunk, generic_names
@@ -31,6 +34,8 @@ class SceneRecipe(Descent):
     """The file of the label map, if it is not in the scene's own."""
     cube_key: str | None = None
     label_key: str | None = None
+    zero: Zero = "unlabelled"
+    """What 0 means in the label map: not labelled, or, as in maps of targets (1) and background (0), a class."""
 
     split: SplitKind = "blocks"
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -68,6 +73,10 @@ class SceneRecipe(Descent):
     """``bf16`` trains faster where the machine has instructions for it, ``auto`` takes it there; spectra often differ
     by less than its eight bits."""
     seed: Annotated[int, Field(ge=0)] = 1337
+
+    def files(self, cube: Path | str) -> SceneFiles:
+        """Return the files of a scene that this recipe reads."""
+        return SceneFiles(cube, self.labels, self.cube_key, self.label_key, zero=self.zero)
 
     @field_validator("network")
     @classmethod

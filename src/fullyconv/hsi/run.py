@@ -12,7 +12,6 @@ from torch import nn
 from fullyconv.checkpoint import read_config
 from fullyconv.files import write_json
 from fullyconv.hsi.fit import fit
-from fullyconv.hsi.formats.files import open_scene
 from fullyconv.hsi.formats.mapped import row_blocks
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.report import write_scene_report
@@ -32,7 +31,7 @@ SPLIT = "split.npz"
 
 def read_labelled(recipe: SceneRecipe, path: Path) -> Scene:
     """Open the scene of a recipe; raises ``BadFile``."""
-    return open_scene(path, recipe.labels, cube_key=recipe.cube_key, label_key=recipe.label_key)
+    return recipe.files(path).open()
 
 
 def train_scene(
@@ -67,7 +66,7 @@ def data_print(trial: Trial) -> dict[str, Any]:
         cube.update(np.ascontiguousarray(trial.scene.cube[rows]).data)
     masks = np.stack([trial.split.train, trial.split.test])
     return {
-        "scene": [list(trial.scene.cube.shape), trial.scene.cube.dtype.str, cube.hexdigest()],
+        "scene": [list(trial.scene.cube.shape), trial.scene.cube.dtype.str, cube.hexdigest(), trial.scene.no_data],
         "labels": hashlib.blake2b(np.ascontiguousarray(trial.labels).data, digest_size=16).hexdigest(),
         "classes": dict(zip(trial.classes.names, trial.classes.values, strict=True)),
         "split": hashlib.blake2b(masks.data, digest_size=16).hexdigest(),
@@ -90,7 +89,7 @@ def evaluate_scene(
     A scene other than the run's was not trained on: there every labelled pixel is scored. Raises
     ``ValueError`` if the model's classes are not the scene's.
     """
-    labels, classes = labelled(scene)
+    labels, classes = labelled(scene, segmenter.preprocess.bands)
     if len(classes) != len(segmenter.classes):
         raise ValueError(
             f"the model tells {len(segmenter.classes)} classes apart, {scene.name!r} has {len(classes)}: "

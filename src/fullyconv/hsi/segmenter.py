@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import isqrt
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from torch import Tensor, nn
 
 from fullyconv.checkpoint import load_network
 from fullyconv.files import BadFile
-from fullyconv.hsi.formats.files import open_cube
-from fullyconv.hsi.formats.mapped import FINITE, not_finite, release, unusable_bands
+from fullyconv.hsi.files import SceneFiles
+from fullyconv.hsi.formats.mapped import release
+from fullyconv.hsi.normalise import missing_pixels, normalise
 from fullyconv.hsi.pictures import false_colour
 from fullyconv.hsi.scene import Scene
 from fullyconv.machine import DeviceName, Precision, evaluating
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.image import Picture, Prediction, Segmenter
-from fullyconv.types import ClassSet, SpectralPreprocess
+from fullyconv.types import VOID, ClassSet, SpectralPreprocess
 
 WHOLE_BYTES = 256 << 20  # of float32 spectra; larger scenes go through the network tile by tile
 TILE_BYTES = 256 << 20  # of memory that a tile may take, about
@@ -45,20 +47,41 @@ class SceneSegmenter(Segmenter):
         super().__init__(network, classes=classes, preprocess=preprocess, device=device, precision=precision)  # type: ignore[arg-type]
 
     def predict(self, image: Picture | Scene, *, probabilities: bool = False) -> Prediction:
-        """Label every pixel of the path of a scene, a ``Scene``, or an H x W x B array, memory-mapped too.
+        """Label every pixel of a scene.
 
         Large scenes are cut into tiles that overlap by what the network sees, as ``Segmenter.predict`` cuts
-        images. Raises ``BadFile`` for a file that cannot be read, ``ValueError`` for another number of bands.
+        images.
+
+        Args:
+            image: The path of a scene, a ``Scene``, or an H x W x B array, memory-mapped too.
+            probabilities: Whether to give those of the classes too.
+
+        Returns:
+            The prediction; its labels are ``VOID`` (-1, and int16 then) and its probabilities 0 where a band that the
+            network sees has no data.
+
+        Raises:
+            BadFile: For a file that cannot be read.
+            ValueError: For another number of bands, or infinity.
+
         """
         scene = as_scene(image, self.preprocess.scene_bands)
-        return self._label(scene.cube, false_colour(scene), probabilities=probabilities)
+        found = self._label(scene, false_colour(scene), probabilities=probabilities)  # type: ignore[arg-type]
+        missing = missing_pixels(scene, self.preprocess.bands)
+        if not missing.any():
+            return found
+        if found.probabilities is not None:
+            found.probabilities[:, missing] = 0
+        return replace(found, labels=np.where(missing, VOID, found.labels.astype(np.int16)).astype(np.int16))
 
-    def _tiles(self, pixels: np.ndarray) -> Iterator[tuple[slice, slice, Tensor]]:
-        for tile in super()._tiles(pixels):
+    # Pieces of a scene take the place of arrays of pixels below: a piece knows where it has no data.
+
+    def _tiles(self, pixels: Scene) -> Iterator[tuple[slice, slice, Tensor]]:  # type: ignore[override]
+        for tile in super()._tiles(pixels):  # type: ignore[arg-type]
             yield tile
-            release(pixels)
+            release(pixels.cube)
 
-    def _tile_core(self, pixels: np.ndarray) -> int:
+    def _tile_core(self, pixels: Scene) -> int:  # type: ignore[override]
         area, bands = pixels.shape[0] * pixels.shape[1], pixels.shape[2]
         if 4 * area * bands <= WHOLE_BYTES:
             return 0
@@ -66,13 +89,8 @@ class SceneSegmenter(Segmenter):
         halo = max(plan.reach + plan.stride for plan in self.network.plans)
         return int(max(side - 2 * halo, halo))  # a halo wider than the core would be computed nine times over
 
-    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
-        """Apply the normalisation; spectra are searched for NaN here, piece by piece."""
-        planes = self.preprocess(pixels)
-        if not np.isfinite(planes).all():
-            broken = [band for band in unusable_bands(pixels) if band in self.preprocess.bands]
-            raise ValueError(f"{not_finite(broken)}: {FINITE}")
-        return planes
+    def _normalised(self, pixels: Scene | np.ndarray) -> np.ndarray:
+        return normalise(Scene(pixels) if isinstance(pixels, np.ndarray) else pixels, self.preprocess)[0]
 
 
 def working_bytes(network: FCN) -> int:
@@ -100,7 +118,7 @@ def working_bytes(network: FCN) -> int:
 def as_scene(image: Picture | Scene, bands: int) -> Scene:
     """Bring any accepted form of a scene to one of so many bands; raises ``BadFile`` or ``ValueError``."""
     if isinstance(image, Path | str):
-        image = open_cube(Path(image))
+        image = SceneFiles(image).open_cube()
     scene = Scene(image) if isinstance(image, np.ndarray) else image
     if not isinstance(scene, Scene) or scene.cube.ndim != 3 or 0 in scene.cube.shape:
         given = image.shape if isinstance(image, np.ndarray) else type(image).__name__

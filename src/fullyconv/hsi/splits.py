@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from fullyconv.hsi.formats.contents import needs
+
 SplitKind = Literal["random", "blocks", "masks"]
 
 Windows = tuple[np.ndarray, np.ndarray]
@@ -239,13 +241,10 @@ def distance(mask: np.ndarray, most: int) -> np.ndarray:
     >>> distance(np.array([[True, False, False, False]]), 1).tolist()
     [[0, 1, 2, 2]]
     """
-    near, away = mask.copy(), np.where(mask, 0, most + 1)
-    for step in range(1, most + 1):
-        near[1:] |= near[:-1].copy()
-        near[:-1] |= near[1:].copy()
-        near[:, 1:] |= near[:, :-1].copy()
-        near[:, :-1] |= near[:, 1:].copy()
-        away[near & (away > step)] = step
+    if not mask.any():  # SciPy's transform has no answer where there is nothing to be away from
+        return np.full(mask.shape, most + 1)
+    transform = needs("scipy.ndimage", to="split a scene by blocks").distance_transform_cdt
+    away: np.ndarray = np.minimum(transform(~mask, metric="chessboard"), most + 1)
     return away
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -9,7 +10,7 @@ from typing import cast
 import numpy as np
 
 from fullyconv.files import BadFile, whole_file
-from fullyconv.hsi.normalise import fit_spectral
+from fullyconv.hsi.normalise import choose_bands, fit_spectral, missing_pixels, normalise, nothing_measured
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.splits import (
@@ -27,7 +28,7 @@ from fullyconv.hsi.splits import (
 from fullyconv.networks import build
 from fullyconv.networks.fcn import FCN
 from fullyconv.surgery.layers import without_weights
-from fullyconv.types import ClassSet, SpectralPreprocess
+from fullyconv.types import VOID, ClassSet, SpectralPreprocess
 
 WHOLE_PIXELS = 1_000_000  # larger scenes train tile by tile
 TILE_PX = 512
@@ -49,6 +50,10 @@ class Trial:
         """The labels of the training pixels, H x W; every other pixel is void."""
         return np.where(self.split.train, self.labels, -1)
 
+    def spectra(self, region: slice | tuple[slice, slice] = slice(None)) -> np.ndarray:
+        """Normalise the scene, or a piece of it, K x h x w float32; what has no data is 0, the mean spectrum."""
+        return normalise(self.scene[region], self.preprocess)[0]
+
     def leakage(self, windows: Windows) -> float:
         """Return the share of test pixels that a method with these windows has seen in training."""
         return leakage(self.split.train, self.split.test, windows)
@@ -57,10 +62,21 @@ class Trial:
 def make_trial(recipe: SceneRecipe, scene: Scene, *, guard: int = 0) -> Trial:
     """Split a scene and fit its normalisation on the training pixels.
 
-    Blocks keep the recipe's guard, else what the recipe's network sees, ``guard`` px at least, if the scene has
-    room for it. Raises ``ValueError`` for a scene without labels.
+    Args:
+        recipe: The choices.
+        scene: The scene with its labels. Those of pixels without data in a band in use neither train nor test.
+        guard: Where the recipe gives none, blocks keep at least so many pixels apart, and as many as the recipe's
+            network sees, if the scene has room for it.
+
+    Returns:
+        What every method on the scene starts from.
+
+    Raises:
+        ValueError: For a scene without labels, or none where there are data.
+
     """
-    labels, classes = labelled(scene)
+    labels, classes = labelled(scene, choose_bands(scene, recipe.bands, drop_bad=recipe.drop_bad))
+    scene = replace(scene, labels=labels)
     split = make_split(recipe, labels, guard=guard)
     preprocess = fit_spectral(
         scene,
@@ -73,11 +89,23 @@ def make_trial(recipe: SceneRecipe, scene: Scene, *, guard: int = 0) -> Trial:
     return Trial(recipe, scene, labels, classes, split, preprocess)
 
 
-def labelled(scene: Scene) -> tuple[np.ndarray, ClassSet]:
-    """Return the labels of a scene and their classes; raises ``ValueError`` if it has none."""
+def labelled(scene: Scene, bands: Sequence[int]) -> tuple[np.ndarray, ClassSet]:
+    """Return the labels that can be learned or tested, and their classes.
+
+    Args:
+        scene: A scene with labels.
+        bands: The bands in use; pixels without data in any of them have no label.
+
+    Raises:
+        ValueError: If no label is left.
+
+    """
     if scene.labels is None or scene.classes is None:
         raise ValueError(f"scene {scene.name!r} has no labels: give the label map with --set labels=FILE")
-    return scene.labels, scene.classes
+    labels = np.where(missing_pixels(scene, bands), np.int16(VOID), scene.labels)
+    if (labels < 0).all():
+        raise ValueError(nothing_measured(scene, bands))
+    return labels, scene.classes
 
 
 def make_split(recipe: SceneRecipe, labels: np.ndarray, *, guard: int = 0) -> Split:

@@ -1,71 +1,221 @@
-"""ENVI files: a text header (``.hdr``) beside raw numbers in BSQ, BIL or BIP order, which are mapped."""
+"""ENVI files: a text header (``.hdr``) beside raw numbers in BSQ, BIL or BIP order, which are mapped.
+
+The header is read by rules of GDAL's, and more kindly where GDAL gives up: any case, ``{}``, commas at the end,
+lists that start on the next line, Latin-1.
+"""
 
 from __future__ import annotations
 
+import re
 import tempfile
-import warnings
 from collections.abc import Mapping
+from functools import partial
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from fullyconv.files import BadFile, whole_file
-from fullyconv.hsi.formats.contents import Contents, Stored, nanometres, needs, unreadable
-from fullyconv.hsi.formats.geotiff import georeference_of, quiet_rasterio
+from fullyconv.hsi.formats.contents import Contents, Stored, check_plane, needs
 from fullyconv.hsi.formats.mapped import row_blocks
+from fullyconv.hsi.formats.rasters import georeference_of, quiet
+from fullyconv.hsi.formats.units import nanometres
+from fullyconv.hsi.labels import UNLABELLED_NAME
 from fullyconv.hsi.scene import Georeference, Scene
+from fullyconv.limits import LIMITS
 
 Interleave = Literal["bsq", "bil", "bip"]
 AXES: dict[Interleave, tuple[int, int, int]] = {"bsq": (2, 0, 1), "bil": (0, 2, 1), "bip": (0, 1, 2)}
-DATA = (".img", ".dat", ".bsq", ".bil", ".bip", ".raw", "")  # where no header says, spectral looks for these
-UNLABELLED_NAME = "Unclassified"
+"""For each interleave, which axis of H x W x bands is stored first, second and third."""
+DATA = (".img", ".dat", ".bsq", ".bil", ".bip", ".raw", "")  # how the data beside a header may be called
+TYPES = {1: "u1", 2: "i2", 3: "i4", 4: "f4", 5: "f8", 12: "u2", 13: "u4", 14: "i8", 15: "u8"}
+NUMBERS_OF = {np.dtype(kind).str[1:]: number for number, kind in TYPES.items()}
+COMPLEX = (6, 9)
 
 
 def header_of(path: Path) -> Path:
     """Return the header of an ENVI file, named itself or by its data; raises ``BadFile`` if there is none."""
+    found = find_header(path)
+    if found is None:
+        raise BadFile(path, "no ENVI header beside it", f"put {path.stem}.hdr there, or name another file")
+    return found
+
+
+def find_header(path: Path) -> Path | None:
+    """Return the header of an ENVI file, named itself or by its data, if there is one."""
     if path.suffix.lower() == ".hdr":
         return path
-    for header in (path.with_suffix(".hdr"), path.with_name(path.name + ".hdr")):
-        if header.is_file():
-            return header
-    raise BadFile(path, "no ENVI header beside it", f"put {path.stem}.hdr there, or name another file")
+    names = [path.with_name(stem + end) for stem in (path.stem, path.name) for end in (".hdr", ".HDR")]
+    return next((name for name in names if name.is_file()), None)
+
+
+def _data_of(header: Path) -> Path:
+    """Find the data beside a header: the one file of its name, with an ending that data has."""
+    stem = header.with_suffix("")
+    endings = [end for lower in DATA for end in dict.fromkeys((lower, lower.upper()))]
+    names = [stem.with_name(stem.name + end) for end in endings]
+    found = [name for name in names if name.is_file()]
+    found = list({name.stat().st_ino: name for name in found}.values())  # one file where case does not count
+    if len(found) == 1:
+        return found[0]
+    if found:
+        what = f"its data may be any of {', '.join(name.name for name in found)}"
+        raise BadFile(header, what, "name the file of the data instead of the header")
+    known = ", ".join(stem.name + end for end in DATA)
+    raise BadFile(header, f"no data beside it ({known})", "put it there, or name the file of the data")
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Read the fields of an ENVI header.
+
+    Returns:
+        The text of each field under its name in small letters; lists without their braces.
+
+    Raises:
+        BadFile: If it is none, or larger than the budget for text.
+
+    """
+    if path.stat().st_size > LIMITS.text_bytes:
+        raise BadFile(path, f"{path.stat().st_size} bytes of header", f"shorten it, or {LIMITS.remedy('text_bytes')}")
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")  # ENVI writes names and descriptions in the system's old code page
+    first, *lines = re.split(r"\r\n?|\n", text)  # splitlines would cut at Latin-1's 0x85 too
+    if not first.strip().upper().startswith("ENVI"):
+        raise BadFile(path, "no ENVI header: it does not begin with 'ENVI'", "name the header of an ENVI file")
+    fields: dict[str, str] = {}
+    while lines:
+        line = lines.pop(0)
+        key, equals, value = line.partition("=")
+        if not equals or line.lstrip().startswith(";"):
+            continue
+        if not value.strip() and lines and lines[0].lstrip().startswith("{"):
+            value = lines.pop(0)
+        while value.strip().startswith("{") and "}" not in value and lines:
+            value += " " + lines.pop(0).strip()
+        fields[key.strip().lower()] = _without_braces(value.strip())
+    return fields
+
+
+def _without_braces(value: str) -> str:
+    return value[1:].partition("}")[0].strip() if value.startswith("{") else value
+
+
+def _entries(fields: Mapping[str, str], key: str) -> list[str]:
+    """Return the entries of a list, without empty ones: ``{a, b, }`` holds two."""
+    return [entry.strip() for entry in fields.get(key, "").split(",") if entry.strip()]
+
+
+def _numbers(header: Path, fields: Mapping[str, str], key: str) -> list[float]:
+    try:
+        return [float(entry) for entry in _entries(fields, key)]
+    except ValueError as error:
+        raise BadFile(header, f"{key}: {error}", "give one number per band") from None
+
+
+def _whole(header: Path, fields: Mapping[str, str], key: str, default: int | None = None) -> int:
+    text = fields.get(key)
+    if text is None and default is not None:
+        return default
+    if text is None or not re.fullmatch(r"[+]?\d{1,18}", text):
+        what = f"no field {key!r}" if text is None else f"{key} = {text[:40]!r}"
+        raise BadFile(header, what, f"write '{key} =' and a whole number in the header")
+    return int(text)
 
 
 def read_envi(path: Path) -> Contents:
-    """Map the image of an ENVI file; raises ``BadFile``."""
+    """Map the image of an ENVI file, named by its header or its data.
+
+    Args:
+        path: The header or the data.
+
+    Returns:
+        The image, H x W x bands, and what the header says of it.
+
+    Raises:
+        BadFile: For a header that does not describe the file beside it.
+
+    """
     header = header_of(path)
-    envi = needs("spectral.io.envi", to="read ENVI files")
+    fields = read_header(header)
+    data = _data_of(header) if path == header else path
+    shape, kind, interleave, offset = _layout(header, fields)
+    check_plane(header, "the image", shape)
+    _check_size(data, shape, kind, offset)
+    bands = shape[2]
+    good = _numbers(header, fields, "bbl")
+    if good and len(good) != bands:
+        raise BadFile(header, f"bbl marks {len(good)} bands, the image has {bands}", "correct the header")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # header keys in capitals
-            image = envi.open(str(header.resolve()), None if path == header else str(path.resolve()))
-        cube = image.open_memmap(interleave="bip")
-    except Exception as error:  # spectral raises many kinds
-        raise unreadable(path, error) from None
-    fields: Mapping[str, Any] = image.metadata
-    try:
-        wavelengths = [float(value) for value in fields.get("wavelength", ())]
-        good = [float(value) for value in fields.get("bbl", ())]
+        wavelengths = nanometres(_numbers(header, fields, "wavelength"), fields.get("wavelength units", ""))
     except ValueError as error:
-        raise BadFile(header, f"wavelength or bbl: {error}", "give one number per band") from None
-    if good and len(good) != cube.shape[2]:
-        raise BadFile(header, f"bbl marks {len(good)} bands, the image has {cube.shape[2]}", "correct the header")
-    data = Path(image.filename)
+        raise BadFile(header, str(error), "give one positive number per band, or remove the wavelengths") from None
     return Contents(
         path,
-        (Stored(path.stem, cube.shape, lambda: cube),),
-        nanometres(wavelengths, str(fields.get("wavelength units", ""))),
+        (Stored(path.stem, shape, partial(_map, data, shape, kind, interleave, offset)),),
+        wavelengths,
         tuple(band for band, mark in enumerate(good) if not mark),
         _class_names(fields),
-        georeference_of(data) if "map info" in fields else None,
+        georeference_of(data, "ENVI") if "map info" in fields else None,
+        _ignored(header, fields),
     )
 
 
-def _class_names(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the values 1, 2, …; the first name of a classification is that of 0."""
-    names = fields.get("class names", ())
-    return tuple(names[1:]) if not isinstance(names, str) else ()
+def _class_names(fields: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of the values 1, 2, …; the first name of a classification is that of 0, not labelled."""
+    names = [name.strip() for name in fields.get("class names", "").rstrip(" ,").split(",")]
+    names = names[:-1] if names[-1] == UNLABELLED_NAME else names  # last, where 0 is a class
+    return tuple(name or f"class_{number}" for number, name in enumerate(names) if number)
+
+
+def _layout(header: Path, fields: Mapping[str, str]) -> tuple[tuple[int, int, int], np.dtype, Interleave, int]:
+    """Return H x W x bands, the type of the numbers, their interleave, and where they start."""
+    if "library" in fields.get("file type", "").lower():
+        raise BadFile(header, "a spectral library, no image", "name the scene's own header")
+    shape = tuple(_whole(header, fields, key) for key in ("lines", "samples", "bands"))
+    number = _whole(header, fields, "data type", 1)
+    if number in COMPLEX:
+        raise BadFile(header, f"data type {number}: complex numbers", "save their magnitudes")
+    if number not in TYPES:
+        raise BadFile(header, f"data type {number}", f"ENVI's types of real numbers are {', '.join(map(str, TYPES))}")
+    interleave = fields.get("interleave", "bsq").lower()
+    if interleave not in AXES:
+        raise BadFile(header, f"interleave {interleave[:40]!r}", "write bsq, bil or bip")
+    order = _whole(header, fields, "byte order", 0)  # GDAL's answer where the header gives none is the machine's
+    if order not in (0, 1):
+        raise BadFile(header, f"byte order {order}", "write 0 (least significant byte first) or 1")
+    for key, unread in (("file compression", "compressed"), ("major frame offsets", "frames with bytes between them")):
+        if any(entry != "0" for entry in _entries(fields, key)):
+            raise BadFile(header, f"{key} = {fields[key][:40]}: {unread}", "save the image plainly")
+    kind = np.dtype("<>"[order] + TYPES[number])
+    offset = _whole(header, fields, "header offset", 0)
+    return cast("tuple[int, int, int]", shape), kind, interleave, offset
+
+
+def _check_size(data: Path, shape: tuple[int, int, int], kind: np.dtype, offset: int) -> None:
+    """Raise ``BadFile`` for data shorter than its header says, which ends in a crash or zeros if it is mapped."""
+    height, width, bands = shape
+    needed, there = offset + height * width * bands * kind.itemsize, data.stat().st_size
+    if there < needed:
+        what = f"truncated: {there} bytes, but {height} x {width} x {bands} of {kind.name} from byte {offset} need"
+        raise BadFile(data, f"{what} {needed}", "restore it, or correct lines, samples, bands or data type")
+
+
+def _map(data: Path, shape: tuple[int, int, int], kind: np.dtype, interleave: Interleave, offset: int) -> np.ndarray:
+    axes = AXES[interleave]
+    stored = np.memmap(data, kind, "r", offset, tuple(shape[axis] for axis in axes))
+    return stored.transpose(np.argsort(axes))
+
+
+def _ignored(header: Path, fields: Mapping[str, str]) -> float | None:
+    """Return the value that stands for no data; ENVI's field may hold one number, in braces or not."""
+    given = _numbers(header, fields, "data ignore value")
+    if len(given) > 1:
+        raise BadFile(header, f"{len(given)} data ignore values", "give one")
+    return given[0] if given and isfinite(given[0]) else None
 
 
 def write_envi(path: Path, scene: Scene, *, interleave: Interleave = "bsq") -> None:
@@ -75,6 +225,8 @@ def write_envi(path: Path, scene: Scene, *, interleave: Interleave = "bsq") -> N
         fields |= {"wavelength units": "Nanometers", "wavelength": list(scene.wavelengths)}
     if scene.bad_bands:
         fields["bbl"] = [int(band not in scene.bad_bands) for band in range(scene.cube.shape[2])]
+    if scene.no_data is not None:
+        fields["data ignore value"] = f"{scene.no_data:.17g}"
     write_raw(path, scene.cube, {**fields, **map_info(scene.georeference)}, interleave=interleave)
 
 
@@ -112,14 +264,21 @@ def write_header(
     path: Path, shape: tuple[int, ...], kind: np.dtype, fields: Mapping[str, Any], *, interleave: Interleave
 ) -> None:
     """Write the header of raw little-endian numbers, whole or not at all."""
-    envi = needs("spectral.io.envi", to="write ENVI files")
     height, width, bands = shape
     header = {
-        "samples": width, "lines": height, "bands": bands, "header offset": 0,
-        "data type": envi.dtype_to_envi[kind.char], "interleave": interleave, "byte order": 0, **fields,
+        "samples": width, "lines": height, "bands": bands, "header offset": 0, "data type": NUMBERS_OF[kind.str[1:]],
+        "interleave": interleave, "byte order": 0, **fields,
     }  # fmt: skip
+    lines = ["ENVI", *(f"{key} = {_written(value)}" for key, value in header.items())]
     with whole_file(path) as draft:
-        envi.write_envi_header(str(draft), header)
+        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _written(value: object) -> str:
+    """Write a field; a name in a list cannot hold what ends an entry, the list or the line."""
+    if not isinstance(value, list):
+        return str(value)
+    return "{" + ", ".join(re.sub(r"[{},\r\n]", " ", str(entry)) for entry in value) + "}"
 
 
 def _storable(kind: np.dtype) -> np.dtype:
@@ -133,7 +292,7 @@ def map_info(place: Georeference | None) -> dict[str, str]:
     if place is None:
         return {}
     rasterio = needs("rasterio", to="write georeferenced files")
-    with tempfile.TemporaryDirectory() as folder, quiet_rasterio():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         data = Path(folder) / "one.img"
         with rasterio.open(
             data, "w", driver="ENVI", width=1, height=1, count=1, dtype="uint8", crs=place.crs,

@@ -8,11 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 
 BLOCK_BYTES = 64 << 20
-FINITE = "replace these values, mark the bands as bad (ENVI: bbl), or leave them out"
+FINITE = "replace it, mark the bands as bad (ENVI: bbl), or leave them out"
 
 
 def row_blocks(cube: np.ndarray, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
-    """Cut a cube into runs of rows of at most ``block_bytes`` in float64; lets go of each run's memory after it."""
+    """Cut a cube into runs of rows of at most ``block_bytes`` in float64; lets go of each run's memory after it.
+
+    >>> list(row_blocks(np.zeros((5, 4, 2)), block_bytes=128))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
     step = max(1, block_bytes // (8 * max(1, cube[0].size)))
     for start in range(0, len(cube), step):
         yield slice(start, min(start + step, len(cube)))
@@ -31,17 +35,26 @@ def release(array: np.ndarray) -> None:
         owner.madvise(mmap.MADV_DONTNEED)
 
 
-def unusable_bands(cube: np.ndarray) -> list[int]:
-    """List the bands that hold NaN or infinity anywhere."""
+def infinite_bands(cube: np.ndarray) -> list[int]:
+    """List the bands that hold infinity anywhere; NaN is no data, infinity is a mistake.
+
+    >>> infinite_bands(np.array([[[1, np.nan, -np.inf]]]))
+    [2]
+    """
     if cube.dtype.kind != "f":
         return []
-    finite = np.ones(cube.shape[2], bool)
+    found = np.zeros(cube.shape[2], bool)
     for rows in row_blocks(cube):
-        finite &= np.isfinite(cube[rows]).all(axis=(0, 1))
-    return [int(band) for band in np.flatnonzero(~finite)]
+        found |= np.isinf(cube[rows]).any(axis=(0, 1))
+    return [int(band) for band in np.flatnonzero(found)]
 
 
-def not_finite(bands: list[int]) -> str:
-    """Say which bands hold NaN or infinity."""
+def band_list(bands: list[int]) -> str:
+    """Write a list of bands, shortened where it is long: ``band 3, 4 (counted from 0)``."""
     more = f" and {len(bands) - 12} more" if len(bands) > 12 else ""
-    return f"NaN or infinity in band {', '.join(map(str, bands[:12]))}{more} (counted from 0)"
+    return f"band {', '.join(map(str, bands[:12]))}{more} (counted from 0)"
+
+
+def infinity_in(bands: list[int]) -> str:
+    """Say which bands hold infinity."""
+    return f"infinity in {band_list(bands)}"

@@ -1,21 +1,20 @@
-"""MATLAB files: format 5 to 7.2 (SciPy), and 7.3, which is HDF5 (h5py)."""
+"""MATLAB files of any version, and how they are written (SciPy, h5py)."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fullyconv.files import BadFile
 from fullyconv.hsi.formats.contents import Contents, Stored, check_bytes, needs, unreadable
-from fullyconv.hsi.formats.notes import LONGEST, TEXTS, contents_of, write_notes
+from fullyconv.hsi.formats.hdf5 import read_v73
+from fullyconv.hsi.formats.matlab5 import read_v5
+from fullyconv.hsi.formats.notes import contents_of, write_notes
 from fullyconv.hsi.scene import Scene
 
-BYTES = {"double": 8, "single": 4, "logical": 1} | {
-    f"{sign}int{bits}": bits // 8 for sign in ("", "u") for bits in (8, 16, 32, 64)
-}
+V4_BYTES = {"double": 8, "single": 4, "int32": 4, "int16": 2, "uint16": 2, "uint8": 1}  # SciPy's names of types
 CLASSES = {"float64": "double", "float32": "single", "bool": "logical"}
 USERBLOCK = 512  # bytes of text before the HDF5 part
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -26,11 +25,27 @@ def read_matlab(path: Path) -> Contents:
     with path.open("rb") as file:
         head = file.read(USERBLOCK + len(HDF5))
     try:
-        return _read_v73(path) if HDF5 in (head[: len(HDF5)], head[USERBLOCK:]) else _read_v5(path)
+        if HDF5 in (head[: len(HDF5)], head[USERBLOCK:]):
+            return read_v73(path)
+        # Format 5 begins with text; format 4 with a number below 5000, of which a byte is 0.
+        return _read_v4(path) if 0 in head[:4] else read_v5(path)
     except (BadFile, ImportError):
         raise
     except Exception as error:  # SciPy and h5py raise many kinds
         raise unreadable(path, error) from None
+
+
+def _read_v4(path: Path) -> Contents:
+    """List the matrices of a file of format 4, which has no structs or cells to get lost in."""
+    scipy_io = needs("scipy.io", to="read MATLAB files of version 4")
+
+    def read(name: str, shape: tuple[int, ...], size: int) -> np.ndarray:
+        check_bytes(path, name, shape, size)
+        return np.asarray(scipy_io.loadmat(path, appendmat=False, variable_names=[name])[name])
+
+    listed = [(name, shape, V4_BYTES.get(kind)) for name, shape, kind in scipy_io.whosmat(path, appendmat=False)]
+    arrays = [Stored(name, shape, partial(read, name, shape, size)) for name, shape, size in listed if size]
+    return contents_of(path, arrays, {})
 
 
 def write_matlab(path: Path, arrays: dict[str, np.ndarray], scene: Scene) -> None:
@@ -53,51 +68,3 @@ def write_matlab_v73(path: Path, arrays: dict[str, np.ndarray], scene: Scene) ->
             file.create_dataset(name, data=stored).attrs["MATLAB_class"] = np.bytes_(kind)
     with path.open("r+b") as raw:
         raw.write(b"MATLAB 7.3 MAT-file, written by fullyconv".ljust(124) + b"\x00\x02IM")
-
-
-def _read_v5(path: Path) -> Contents:
-    scipy_io = needs("scipy.io", to="read MATLAB files")
-    listed = scipy_io.whosmat(path, appendmat=False)
-
-    def load(name: str) -> Any:  # one variable at a time: nested cells could exhaust the stack
-        return scipy_io.loadmat(path, appendmat=False, variable_names=[name])[name]
-
-    def numbers(name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
-        check_bytes(path, name, shape, BYTES[kind])
-        return np.asarray(load(name))
-
-    arrays = [Stored(name, shape, partial(numbers, name, shape, kind)) for name, shape, kind in listed if kind in BYTES]
-    texts = {
-        name: "\n".join(map(str, load(name)))
-        for name, shape, kind in listed
-        if kind == "char" and name in TEXTS and np.prod(shape) <= LONGEST
-    }
-    return contents_of(path, arrays, texts)
-
-
-def _read_v73(path: Path) -> Contents:
-    h5py = needs("h5py", to="read MATLAB files of version 7.3")
-    arrays, texts = [], {}
-    with h5py.File(path) as file:
-        for name in file:
-            # Links out of the file are not followed.
-            stored = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
-            if not isinstance(stored, h5py.Dataset) or stored.dtype.kind not in "buif":
-                continue
-            if stored.attrs.get("MATLAB_class") == b"char":
-                if name in TEXTS and stored.size <= LONGEST:
-                    texts[name] = "".join(map(chr, np.ravel(stored[()])))
-            else:
-                arrays.append(Stored(name, stored.shape[::-1], partial(_read_dataset, path, name)))
-    return contents_of(path, arrays, texts)
-
-
-def _read_dataset(path: Path, name: str) -> np.ndarray:
-    """Read an HDF5 dataset, mapped where it lies in one piece; MATLAB's axes are the reverse of h5py's."""
-    with needs("h5py", to="read MATLAB files of version 7.3").File(path) as file:
-        stored = file[name]
-        start, shape, kind = stored.id.get_offset(), stored.shape, stored.dtype
-        if start is None or stored.external:
-            check_bytes(path, name, shape, kind.itemsize)
-            return np.asarray(stored[()]).T
-    return np.memmap(path, kind, "r", start, shape).T

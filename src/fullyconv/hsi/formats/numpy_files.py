@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -11,34 +12,43 @@ from numpy.lib import format as npy
 
 from fullyconv.files import BadFile, whole_file
 from fullyconv.hsi.formats.contents import NUMBERS, Contents, Stored, check_bytes, unreadable
-from fullyconv.hsi.formats.notes import LONGEST, TEXTS, contents_of, write_notes
+from fullyconv.hsi.formats.notes import LONGEST, contents_of, is_text, write_notes
 from fullyconv.hsi.scene import Scene
+
+UNUSABLE = {"O": "Python objects, which could run code", "c": "complex numbers", "V": "records of several fields"}
 
 
 def read_npy(path: Path) -> Contents:
-    """Map the one array of a file; raises ``BadFile``."""
+    """Map the one array of a file, in C or Fortran order and of either byte order; raises ``BadFile``."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            shape, kind = _header(file)
+        array = np.load(path, mmap_mode="r", allow_pickle=False) if kind.kind in NUMBERS else None
     except Exception as error:  # damaged headers raise many kinds
         raise unreadable(path, error) from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in NUMBERS:
-        raise BadFile(path, "not an array of numbers", "save the cube itself with numpy.save")
-    return contents_of(path, [Stored(path.stem, array.shape, lambda: array)], {})
+    if array is None:
+        what = f"it holds {UNUSABLE.get(kind.kind, f'data of type {kind}')}, not an array of numbers"
+        raise BadFile(path, what, "save the cube itself with numpy.save")
+    return contents_of(path, [Stored(path.stem, shape, lambda: array)], {})
 
 
 def read_npz(path: Path) -> Contents:
     """List the arrays of an archive; raises ``BadFile``."""
-    arrays, texts = [], {}
+    arrays, texts, others = [], {}, []
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
                 name = member.removesuffix(".npy")
-                shape, kind = _header(archive, member)
+                with archive.open(member) as file:
+                    shape, kind = _header(file)
                 if kind.kind in NUMBERS:
-                    arrays.append(Stored(name, shape, partial(_member, path, name, shape, kind)))
-                elif kind.kind == "U" and name in TEXTS and np.prod(shape) * kind.itemsize <= LONGEST:
+                    if 0 not in shape:
+                        arrays.append(Stored(name, shape, partial(_member, path, name, shape, kind)))
+                elif kind.kind == "U" and is_text(name) and prod(shape) * kind.itemsize <= LONGEST:
                     texts[name] = "\n".join(np.load(path, allow_pickle=False)[name].ravel().tolist())
-        return contents_of(path, arrays, texts)
+                else:
+                    others.append(f"{name} ({UNUSABLE.get(kind.kind, str(kind))})")
+        return contents_of(path, arrays, texts, others)
     except BadFile:
         raise
     except Exception as error:  # damaged archives and headers raise many kinds
@@ -58,11 +68,10 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray], scene: Scene) -> None:
         np.savez(file, **arrays, **notes)  # type: ignore[arg-type]  # allow_pickle is not among them
 
 
-def _header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], np.dtype]:
-    with archive.open(member) as file:
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, kind = read(file)
+def _header(file: object) -> tuple[tuple[int, ...], np.dtype]:
+    version = npy.read_magic(file)  # type: ignore[arg-type]
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, kind = read(file)  # type: ignore[arg-type]
     return shape, kind
 
 
