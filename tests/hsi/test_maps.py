@@ -168,7 +168,7 @@ from test_scenes import segmenter
 from fullyconv.hsi.files import SceneFiles
 from fullyconv.hsi.labels import class_set
 
-scene = open_scene(Path(sys.argv[2]))
+scene = SceneFiles(sys.argv[2]).open()
 crop = np.array(scene.cube[:200, :200])
 model = segmenter(replace(scene, cube=crop, classes=class_set(9)))
 labels = model.predict(scene).labels

@@ -145,7 +145,7 @@ def print_scene(report: SceneReport) -> None:
             table.add_row(str(value), name, str(count), f"{count / labelled:.2%}")
         out.print(table)
     else:
-        out.print(f"no labels{escape(f'; of the rest nothing is used: {report.others}') if report.others else ''}")
+        out.print("no labels" + (f"; of the rest nothing is used: {report.others}" if report.others else ""))
     if report.missing:
         unread = f", {report.unread} labelled ones among them" if report.unread else ""
         share = report.missing / (height * width)
