@@ -18,7 +18,7 @@ from fullyconv.hsi import segmenter as module
 from fullyconv.hsi.files import SceneFiles
 from fullyconv.hsi.formats.by_suffix import save_scene
 from fullyconv.hsi.labels import class_set
-from fullyconv.hsi.maps import Output, find_scenes, predict_scenes
+from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
 from fullyconv.hsi.normalise import fit_spectral
 from fullyconv.hsi.scene import Georeference, Scene
 from fullyconv.hsi.segmenter import SceneSegmenter
@@ -128,7 +128,7 @@ def test_maps_are_written_where_the_scene_lies_and_a_bad_scene_stops_nothing(sce
         save_scene(plain, tmp_path / "in" / f"{name}.tif")
     (tmp_path / "in" / "d.npy").write_text("no array")
     tasks = find_scenes([tmp_path / "in"])
-    outcomes = list(predict_scenes(model, tasks, tmp_path / "out", Output(probabilities=True)))
+    outcomes = list(predict_scenes(model, tasks, tmp_path / "out", MapOptions(probabilities=True)))
     assert [outcome.problem is None for outcome in outcomes] == [True, False, True, False]
     assert "b.tif: wrong band count: 5 bands" in str(outcomes[1].problem)
     out = tmp_path / "out"

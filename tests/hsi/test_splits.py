@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullyconv.hsi.splits import (
-    Split,
+    PixelSplit,
     block_split,
     distance,
     farthest,
@@ -163,13 +163,13 @@ def test_given_masks_are_taken_as_they_are() -> None:
 def test_a_split_that_breaks_its_word_is_refused() -> None:
     labels = np.array([[0, 0, 0, -1]], np.int16)
     first, second, third = (np.arange(4)[None] == place for place in range(3))
-    Split(first, third, second, "masks", guard=1).check(labels)
+    PixelSplit(first, third, second, "masks", guard=1).check(labels)
     with pytest.raises(ValueError, match="1 test pixels lie within the guard of 2 px"):
-        Split(first, third, second, "masks", guard=2).check(labels)
+        PixelSplit(first, third, second, "masks", guard=2).check(labels)
     with pytest.raises(ValueError, match="not the labelled pixels"):
-        Split(first, third, third & False, "masks").check(labels)
+        PixelSplit(first, third, third & False, "masks").check(labels)
     with pytest.raises(ValueError, match=r"of a scene of \(1, 4\)"):
-        Split(first, third, second, "masks").check(labels[:, :3])
+        PixelSplit(first, third, second, "masks").check(labels[:, :3])
 
 
 @pytest.mark.parametrize(

@@ -88,16 +88,15 @@ def compare(
     from PIL import Image
 
     from fullyconv.files import write_json
-    from fullyconv.hsi.compare import METHODS
-    from fullyconv.hsi.compare import compare as run
+    from fullyconv.hsi.comparison import METHODS
+    from fullyconv.hsi.comparison import compare as run
     from fullyconv.hsi.report import scene_pictures
-    from fullyconv.hsi.run import read_labelled
 
     chosen = _recipe(recipe, set_, labels)
     with Bars() as bars:
         comparison = run(
             chosen,
-            read_labelled(chosen, scene),
+            chosen.files(scene).open(),
             methods=methods or tuple(METHODS),
             runs=runs,
             progress=lambda done, total, method: bars("comparing", done, total, method),
@@ -122,13 +121,13 @@ def compare(
 def train_scenes(recipe: SceneRecipe, data: Path, out_: Path, *, runs: int, resume: bool) -> None:
     """Train on a scene with a progress bar, ``runs`` times; prints the scores, or their mean and deviation."""
     from fullyconv.files import write_json
-    from fullyconv.hsi.run import read_labelled, train_scene
+    from fullyconv.hsi.run import train_scene
     from fullyconv.hsi.scoring import markdown, summary_document, tables
     from fullyconv.machine import keep_freed_memory
     from fullyconv.train.folder import begun, hold
 
     keep_freed_memory()
-    scene = read_labelled(recipe, data)
+    scene = recipe.files(data).open()
     done: list[SceneEvaluation] = []
     with hold(out_) if runs > 1 else nullcontext():
         for run in range(runs):

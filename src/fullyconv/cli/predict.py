@@ -56,11 +56,11 @@ def predict(
         raise ValueError(f"{wrong} this model's inputs do not have: leave it out")
     segmenter = with_crf(segmenter, model) if crf else segmenter
     if isinstance(segmenter, SceneSegmenter):
-        from fullyconv.hsi.maps import Output, find_scenes, predict_scenes
+        from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
         from fullyconv.hsi.pictures import RGB_NM
 
         tasks = find_scenes(inputs)
-        output = Output(cube_key, probabilities, rgb or RGB_NM)
+        output = MapOptions(cube_key, probabilities, rgb or RGB_NM)
         bad = _follow(predict_scenes(segmenter, tasks, out_, output), len(tasks))
     else:
         tasks = find_images(inputs)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.hsi.fit import ROUND, make_job, sample_classes
-from fullyconv.hsi.trial import Trial
+from fullyconv.hsi.trial import SceneTrial
 from fullyconv.losses import pixel_loss
 from fullyconv.machine import evaluating
 from fullyconv.train.batches import Group
@@ -26,12 +26,12 @@ PATCH_BATCH = 64  # patches of the full map that go through the network at once
 SPECTRA_BATCH = 65_536
 
 
-def fit_svm(trial: Trial) -> Labeller:
+def fit_svm(trial: SceneTrial) -> Labeller:
     """Train a support vector machine with radial kernel on the spectra of the training pixels."""
     return _fit_spectra(trial, _sklearn("svm").SVC(C=100.0, cache_size=500))
 
 
-def fit_forest(trial: Trial) -> Labeller:
+def fit_forest(trial: SceneTrial) -> Labeller:
     """Train a random forest of 200 trees on the spectra of the training pixels."""
     forest = _sklearn("ensemble").RandomForestClassifier(200, n_jobs=-1, random_state=trial.recipe.seed)
     return _fit_spectra(trial, forest)
@@ -46,7 +46,7 @@ def _sklearn(module: str) -> Any:
         raise ImportError("SVM and random forest need scikit-learn: pip install 'fullyconv[hsi]'") from missing
 
 
-def _fit_spectra(trial: Trial, classifier: Any) -> Labeller:
+def _fit_spectra(trial: SceneTrial, classifier: Any) -> Labeller:
     train = trial.split.train
     spectra = trial.preprocess(trial.scene.cube[train][None])[:, 0].T  # training pixels x K
     classifier.fit(spectra, trial.labels[train])
@@ -86,7 +86,7 @@ class PatchCNN(nn.Module):
         return scores
 
 
-def fit_patches(trial: Trial) -> Labeller:
+def fit_patches(trial: SceneTrial) -> Labeller:
     """Train a patch CNN: as many updates, samples, turns and the same learning rate as the recipe gives the FCN."""
     torch.manual_seed(trial.recipe.seed)
     network = PatchCNN(trial.preprocess.channels, len(trial.classes))
@@ -107,7 +107,7 @@ def fit_patches(trial: Trial) -> Labeller:
     return label
 
 
-def _patch_batches(trial: Trial, patches: Tensor, round_: int, start: int) -> Iterator[Group]:
+def _patch_batches(trial: SceneTrial, patches: Tensor, round_: int, start: int) -> Iterator[Group]:
     """Give the patches around the pixels that each update of a round learns from, and their labels."""
     recipe, labels = trial.recipe, trial.training_labels
     for step in range(round_ * ROUND + start, (round_ + 1) * ROUND):
@@ -125,7 +125,7 @@ def _patch_loss(scores: Tensor, labels: Tensor, _: torch.Generator) -> Tensor:
     return pixel_loss(scores[:, :, None, None], labels)  # n x C: a picture of one pixel each
 
 
-def patches_of(trial: Trial) -> Tensor:
+def patches_of(trial: SceneTrial) -> Tensor:
     """Show the patch around every pixel, H x W x K x 15 x 15: a view of the padded scene, not yet a copy."""
     scene = torch.from_numpy(trial.spectra())
     around = functional.pad(scene, (PATCH_PX // 2,) * 4)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.checkpoint import load_network
-from fullyconv.hsi.trial import Trial, tile_side
+from fullyconv.hsi.trial import SceneTrial, tile_side
 from fullyconv.losses import pixel_loss
 from fullyconv.networks import build
 from fullyconv.networks.fcn import FCN, continue_from
@@ -24,7 +24,7 @@ from fullyconv.train.run import Job, Run, Schedule, Watcher, make_fabric
 ROUND = 50  # updates between two saves
 
 
-def make_network(trial: Trial) -> FCN:
+def make_network(trial: SceneTrial) -> FCN:
     """Build the recipe's network for the channels of a trial, with fresh weights or those it starts from."""
     recipe = trial.recipe
     torch.manual_seed(recipe.seed)
@@ -38,7 +38,7 @@ def make_network(trial: Trial) -> FCN:
     return network
 
 
-def fit(trial: Trial, *, folder: RunFolder | None = None, watcher: Watcher | None = None) -> FCN:
+def fit(trial: SceneTrial, *, folder: RunFolder | None = None, watcher: Watcher | None = None) -> FCN:
     """Train a network on the training pixels of a trial.
 
     Every update sees the scene (or a tile of it with all that its pixels see), turned at random, and
@@ -58,7 +58,7 @@ def fit(trial: Trial, *, folder: RunFolder | None = None, watcher: Watcher | Non
 
 
 def make_job(
-    trial: Trial,
+    trial: SceneTrial,
     network: nn.Module,
     batches: Callable[[int, int], Iterator[Group]],
     loss: Callable[[Tensor, Tensor, torch.Generator], Tensor],
@@ -87,7 +87,7 @@ def _loss(scores: Tensor, labels: Tensor, _: torch.Generator) -> Tensor:
 class _Views:
     """The views of a scene that updates learn from; each follows from the seed and the update's number alone."""
 
-    def __init__(self, trial: Trial, network: FCN) -> None:
+    def __init__(self, trial: SceneTrial, network: FCN) -> None:
         self._trial, self._labels = trial, trial.training_labels
         height, width = self._labels.shape
         rows, columns = network.plans

@@ -21,7 +21,7 @@ from fullyconv.predict.image import Prediction
 
 
 @dataclass(frozen=True)
-class Output:
+class MapOptions:
     """What is read of the scenes' files and written besides the class maps."""
 
     cube_key: str | None = None
@@ -35,10 +35,10 @@ def find_scenes(inputs: Iterable[Path | str]) -> list[Task]:
 
 
 def predict_scenes(
-    segmenter: SceneSegmenter, tasks: Sequence[Task], out: Path, output: Output | None = None
+    segmenter: SceneSegmenter, tasks: Sequence[Task], out: Path, output: MapOptions | None = None
 ) -> Iterator[Outcome]:
     """Predict each scene and write its maps; yields one outcome per scene, a bad one's too."""
-    output = output or Output()
+    output = output or MapOptions()
     for task in tasks:
         try:
             scene = SceneFiles(task.image, cube_key=output.cube_key).open_cube()

@@ -10,8 +10,8 @@ from fullyconv.draw import ERROR_COLOURS, colourise, errors
 from fullyconv.hsi.pictures import false_colour
 from fullyconv.hsi.plots import plot_spectra
 from fullyconv.hsi.scoring import SceneEvaluation
-from fullyconv.hsi.splits import Split
-from fullyconv.hsi.trial import Trial
+from fullyconv.hsi.splits import PixelSplit
+from fullyconv.hsi.trial import SceneTrial
 from fullyconv.report import FILE_NAME, Key, class_keys, class_rows, embed, picture, plot_confusion, write_page
 from fullyconv.scores.metrics import CONVENTION
 from fullyconv.types import ClassSet
@@ -20,7 +20,7 @@ DISCARDED, UNLABELLED = (90, 90, 90), (235, 235, 235)
 SHOWN_PX = 1000  # the longer side of the pictures on the page, at most
 
 
-def split_picture(labels: np.ndarray, split: Split, classes: ClassSet) -> np.ndarray:
+def split_picture(labels: np.ndarray, split: PixelSplit, classes: ClassSet) -> np.ndarray:
     """Paint a split, H x W x 3 uint8: training pixels in their class's colour, test pixels in a light shade of it."""
     painted = np.empty((*labels.shape, 3), np.uint8)
     painted[:] = UNLABELLED
@@ -31,7 +31,7 @@ def split_picture(labels: np.ndarray, split: Split, classes: ClassSet) -> np.nda
     return painted
 
 
-def scene_pictures(trial: Trial, guess: np.ndarray) -> dict[str, np.ndarray]:
+def scene_pictures(trial: SceneTrial, guess: np.ndarray) -> dict[str, np.ndarray]:
     """Paint a scene, its labels, split and map, and the errors on the test pixels, H x W x 3 uint8 each."""
     truth = np.where(trial.split.test, trial.labels, -1)
     return {
@@ -44,7 +44,7 @@ def scene_pictures(trial: Trial, guess: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def write_scene_report(
-    out: Path, trial: Trial, guess: np.ndarray, result: SceneEvaluation, *, title: str, recipe: str = ""
+    out: Path, trial: SceneTrial, guess: np.ndarray, result: SceneEvaluation, *, title: str, recipe: str = ""
 ) -> Path:
     """Write ``out/report.html`` of a map and its scores."""
     scores = result.scores

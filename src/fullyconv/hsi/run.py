@@ -18,8 +18,8 @@ from fullyconv.hsi.report import write_scene_report
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.scoring import SceneEvaluation, evaluate_map
 from fullyconv.hsi.segmenter import SceneSegmenter, load_scene_model
-from fullyconv.hsi.splits import Split
-from fullyconv.hsi.trial import Trial, labelled, make_trial, read_split, training_windows, write_split
+from fullyconv.hsi.splits import PixelSplit
+from fullyconv.hsi.trial import SceneTrial, labelled, make_trial, read_split, training_windows, write_split
 from fullyconv.networks.fcn import FCN
 from fullyconv.report import plot_confusion, save_figure
 from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, RECIPE, open_run
@@ -27,11 +27,6 @@ from fullyconv.train.recipe import read_recipe
 from fullyconv.train.run import Watcher
 
 SPLIT = "split.npz"
-
-
-def read_labelled(recipe: SceneRecipe, path: Path) -> Scene:
-    """Open the scene of a recipe; raises ``BadFile``."""
-    return recipe.files(path).open()
 
 
 def train_scene(
@@ -59,7 +54,7 @@ def train_scene(
     return evaluation
 
 
-def data_print(trial: Trial) -> dict[str, Any]:
+def data_print(trial: SceneTrial) -> dict[str, Any]:
     """Describe a trial's data so that a change of them shows: the scene, its labels and classes, the split."""
     cube = hashlib.blake2b(digest_size=16)
     for rows in row_blocks(trial.scene.cube):
@@ -73,7 +68,7 @@ def data_print(trial: Trial) -> dict[str, Any]:
     }
 
 
-def evaluate_network(trial: Trial, labels: np.ndarray, network: FCN) -> SceneEvaluation:
+def evaluate_network(trial: SceneTrial, labels: np.ndarray, network: FCN) -> SceneEvaluation:
     """Score a network's map of a trial's scene, with the leakage that follows from its geometry."""
     windows = training_windows(network, trial.recipe, (trial.labels.shape[0], trial.labels.shape[1]))
     averaged = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
@@ -100,9 +95,9 @@ def evaluate_scene(
     if masks is None and own.is_file() and config.notes.get("scene") == scene.name:
         masks = own
     nothing = np.zeros(labels.shape, bool)
-    split = Split(nothing, labels >= 0, nothing, "masks") if masks is None else read_split(masks, labels)
+    split = PixelSplit(nothing, labels >= 0, nothing, "masks") if masks is None else read_split(masks, labels)
     recipe = SceneRecipe(network=config.architecture.name)
     if (run / RECIPE).is_file():
         recipe = read_recipe(run / RECIPE, {"default": recipe})
-    trial = Trial(recipe, scene, labels, segmenter.classes, split, segmenter.preprocess)
+    trial = SceneTrial(recipe, scene, labels, segmenter.classes, split, segmenter.preprocess)
     return evaluate_network(trial, segmenter.predict(scene).labels, segmenter.network)

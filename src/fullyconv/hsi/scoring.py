@@ -10,7 +10,7 @@ import numpy as np
 
 from fullyconv.evaluation import Evaluation
 from fullyconv.hsi.splits import SplitKind, Windows
-from fullyconv.hsi.trial import Trial
+from fullyconv.hsi.trial import SceneTrial
 from fullyconv.scores.metrics import Scores, confusion, score
 
 
@@ -50,7 +50,7 @@ class SceneEvaluation:
         }
 
 
-def evaluate_map(trial: Trial, labels: np.ndarray, windows: Windows, *, note: str = "") -> SceneEvaluation:
+def evaluate_map(trial: SceneTrial, labels: np.ndarray, windows: Windows, *, note: str = "") -> SceneEvaluation:
     """Score a map of the whole scene on the test pixels alone."""
     truth = np.where(trial.split.test, trial.labels, -1)
     counts = confusion(truth, labels, classes=len(trial.classes))
@@ -65,7 +65,7 @@ def evaluate_map(trial: Trial, labels: np.ndarray, windows: Windows, *, note: st
 
 
 @dataclass(frozen=True)
-class Spread:
+class MeanAndDeviation:
     """The mean of several runs' figure, and its standard deviation (n - 1; NaN for a single run)."""
 
     mean: float
@@ -80,7 +80,7 @@ class Spread:
         return mean if np.isnan(self.deviation) else f"{mean} ± {self.deviation:.{digits}f}"
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> MeanAndDeviation:
     """Summarise one figure of several runs, without those where it has no value.
 
     >>> str(spread([1.0, 2.0, 3.0]))
@@ -88,8 +88,8 @@ def spread(values: Sequence[float]) -> Spread:
     """
     known = np.array([value for value in values if not np.isnan(value)])
     if not known.size:
-        return Spread(float("nan"), float("nan"))
-    return Spread(float(known.mean()), float(known.std(ddof=1)) if known.size > 1 else float("nan"))
+        return MeanAndDeviation(float("nan"), float("nan"))
+    return MeanAndDeviation(float(known.mean()), float(known.std(ddof=1)) if known.size > 1 else float("nan"))
 
 
 FIGURES: dict[str, Callable[[SceneEvaluation], float]] = {
@@ -106,7 +106,7 @@ CLASS_FIGURES: dict[ClassFigure, Callable[[Scores], tuple[float, ...]]] = {
 }
 
 
-def summary(runs: Sequence[SceneEvaluation]) -> dict[str, Spread]:
+def summary(runs: Sequence[SceneEvaluation]) -> dict[str, MeanAndDeviation]:
     """Summarise runs: overall and average accuracy, kappa and leakage, all in hundredths."""
     return {name: spread([figure(run) for run in runs]) for name, figure in FIGURES.items()}
 

@@ -27,7 +27,7 @@ MOST_ROUNDS = 20  # while the guard does not fit
 
 
 @dataclass(frozen=True)
-class Split:
+class PixelSplit:
     """The labelled pixels of a scene, H x W bool each: every one trains, tests or is discarded.
 
     No test pixel lies within ``guard`` rows and columns of a training pixel; ``discarded`` are the
@@ -118,7 +118,9 @@ def leakage(train: np.ndarray, test: np.ndarray, windows: Windows) -> float:
     return float((_covered(train, windows) & test).sum() / test.sum()) if test.any() else float("nan")
 
 
-def random_split(labels: np.ndarray, *, fraction: float = 0.1, per_class: int | None = None, seed: int = 0) -> Split:
+def random_split(
+    labels: np.ndarray, *, fraction: float = 0.1, per_class: int | None = None, seed: int = 0
+) -> PixelSplit:
     """Draw the training pixels of every class at random: ``per_class`` of them, or a ``fraction``.
 
     As most papers do; its test pixels lie among the training pixels, see ``leakage``. One pixel at
@@ -132,10 +134,10 @@ def random_split(labels: np.ndarray, *, fraction: float = 0.1, per_class: int | 
         places = np.flatnonzero(labels == index)
         wanted = max(1, round(fraction * len(places))) if per_class is None else per_class
         train.flat[rng.choice(places, min(wanted, len(places) - 1), replace=False)] = True
-    return Split(train, (labels >= 0) & ~train, np.zeros(labels.shape, bool), "random")
+    return PixelSplit(train, (labels >= 0) & ~train, np.zeros(labels.shape, bool), "random")
 
 
-def mask_split(labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> Split:
+def mask_split(labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> PixelSplit:
     """Split by given masks, H x W each (not zero: in it); what is labelled and in neither is discarded.
 
     Raises ``ValueError`` if they share a labelled pixel or leave a side empty.
@@ -144,7 +146,7 @@ def mask_split(labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> Split
         raise ValueError(f"the masks are {train.shape} and {test.shape}, the labels {labels.shape}")
     labelled = labels >= 0
     sides = (train != 0) & labelled, (test != 0) & labelled
-    split = Split(*sides, labelled & ~sides[0] & ~sides[1], "masks")
+    split = PixelSplit(*sides, labelled & ~sides[0] & ~sides[1], "masks")
     split.check(labels)
     return split
 
@@ -157,7 +159,7 @@ def block_split(
     per_class: int | None = None,
     block: int | None = None,
     seed: int = 0,
-) -> Split:
+) -> PixelSplit:
     """Cut the scene into square blocks, put each on one side, and discard the test pixels near training pixels.
 
     The blocks are dealt out so that the training side gets about ``fraction`` of every class, of which
@@ -190,7 +192,7 @@ def block_split(
         raise ValueError("no layout of blocks has a class on both sides: choose a smaller block, or a random split")
     (_, kept_guard, _), _, train, away = best
     test = away > kept_guard
-    return Split(train, test, (labels >= 0) & ~train & ~test, "blocks", kept_guard)
+    return PixelSplit(train, test, (labels >= 0) & ~train & ~test, "blocks", kept_guard)
 
 
 def _check_request(labels: np.ndarray, fraction: float, per_class: int | None) -> None:

@@ -76,7 +76,7 @@ def scene_rows(
 
 
 def wavelengths(bands: int) -> list[float]:
-    """Spread ``bands`` wavelengths over the range of an imaging spectrometer, nm."""
+    """MeanAndDeviation ``bands`` wavelengths over the range of an imaging spectrometer, nm."""
     return [round(float(value), 3) for value in np.linspace(*RANGE_NM, bands)]
 
 

@@ -14,7 +14,7 @@ from fullyconv.hsi.normalise import choose_bands, fit_spectral, missing_pixels, 
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.splits import (
-    Split,
+    PixelSplit,
     SplitKind,
     Windows,
     block_split,
@@ -35,14 +35,14 @@ TILE_PX = 512
 
 
 @dataclass(frozen=True)
-class Trial:
+class SceneTrial:
     """A labelled scene, its split, and the normalisation that its training pixels give."""
 
     recipe: SceneRecipe
     scene: Scene
     labels: np.ndarray  # H x W, below 0 where there is none
     classes: ClassSet
-    split: Split
+    split: PixelSplit
     preprocess: SpectralPreprocess
 
     @property
@@ -59,7 +59,7 @@ class Trial:
         return leakage(self.split.train, self.split.test, windows)
 
 
-def make_trial(recipe: SceneRecipe, scene: Scene, *, guard: int = 0) -> Trial:
+def make_trial(recipe: SceneRecipe, scene: Scene, *, guard: int = 0) -> SceneTrial:
     """Split a scene and fit its normalisation on the training pixels.
 
     Args:
@@ -86,7 +86,7 @@ def make_trial(recipe: SceneRecipe, scene: Scene, *, guard: int = 0) -> Trial:
         components=recipe.components,
         whiten=recipe.whiten,
     )
-    return Trial(recipe, scene, labels, classes, split, preprocess)
+    return SceneTrial(recipe, scene, labels, classes, split, preprocess)
 
 
 def labelled(scene: Scene, bands: Sequence[int]) -> tuple[np.ndarray, ClassSet]:
@@ -108,7 +108,7 @@ def labelled(scene: Scene, bands: Sequence[int]) -> tuple[np.ndarray, ClassSet]:
     return labels, scene.classes
 
 
-def make_split(recipe: SceneRecipe, labels: np.ndarray, *, guard: int = 0) -> Split:
+def make_split(recipe: SceneRecipe, labels: np.ndarray, *, guard: int = 0) -> PixelSplit:
     """Split labels as the recipe says."""
     if recipe.split == "random":
         split = random_split(labels, fraction=recipe.fraction, per_class=recipe.per_class, seed=recipe.seed)
@@ -168,7 +168,7 @@ def tile_side(recipe: SceneRecipe, shape: tuple[int, int]) -> int | None:
     return None if side is None or side >= max(shape) else side
 
 
-def read_split(path: Path, labels: np.ndarray) -> Split:
+def read_split(path: Path, labels: np.ndarray) -> PixelSplit:
     """Read the masks ``train`` and ``test`` of an .npz file, perhaps by ``write_split``; raises ``BadFile``."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -184,7 +184,7 @@ def read_split(path: Path, labels: np.ndarray) -> Split:
         ) from None
 
 
-def write_split(split: Split, path: Path) -> None:
+def write_split(split: PixelSplit, path: Path) -> None:
     """Write a split, for ``read_split``."""
     with whole_file(path) as draft, draft.open("wb") as file:
         np.savez_compressed(file, train=split.train, test=split.test, kind=split.kind, guard=split.guard)

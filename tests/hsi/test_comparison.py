@@ -6,12 +6,12 @@ import torch
 from torch.nn import functional
 
 from fullyconv.hsi.baselines import fit_forest, fit_patches, fit_svm, patches_of
-from fullyconv.hsi.compare import FCN, METHODS, PATCH, Outcome, compare, measure, method_windows
+from fullyconv.hsi.comparison import FCN, METHODS, PATCH, MethodOutcome, compare, measure, method_windows
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.scoring import evaluate_map
 from fullyconv.hsi.splits import farthest
-from fullyconv.hsi.trial import Trial, make_trial
+from fullyconv.hsi.trial import SceneTrial, make_trial
 
 TINY = SceneRecipe(network="fcn1s-spectral2", steps=15, sample=20, device="cpu")
 
@@ -45,11 +45,11 @@ def test_methods_see_what_they_say(scene: Scene) -> None:
 def test_methods_are_measured_side_by_side_on_the_same_pixels(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
 
-    def here(method: str, trial: Trial) -> Outcome:  # a process of its own takes seconds to start
+    def here(method: str, trial: SceneTrial) -> MethodOutcome:  # a process of its own takes seconds to start
         labels, cost = measure(method, trial, 1)
-        return Outcome(labels, evaluate_map(trial, labels, method_windows(method, trial)), cost)
+        return MethodOutcome(labels, evaluate_map(trial, labels, method_windows(method, trial)), cost)
 
-    monkeypatch.setattr("fullyconv.hsi.compare.run_alone", here)
+    monkeypatch.setattr("fullyconv.hsi.comparison.run_alone", here)
     comparison = compare(TINY, scene, methods=("SVM", FCN), runs=1)
     svm, fcn = (comparison.outcomes[method][0] for method in ("SVM", FCN))
     assert svm.evaluation.pixels.tolist() == fcn.evaluation.pixels.tolist()

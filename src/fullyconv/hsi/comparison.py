@@ -15,11 +15,12 @@ import torch
 from fullyconv.hsi.baselines import PATCH_PX, Labeller, fit_forest, fit_patches, fit_svm
 from fullyconv.hsi.fit import fit
 from fullyconv.hsi.memory import PeakMemory
+from fullyconv.hsi.normalise import missing_pixels
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.scoring import (
+    MeanAndDeviation,
     SceneEvaluation,
-    Spread,
     evaluate_map,
     markdown,
     spread,
@@ -28,16 +29,16 @@ from fullyconv.hsi.scoring import (
 )
 from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.hsi.splits import Windows, within
-from fullyconv.hsi.trial import Trial, make_trial, network_windows
+from fullyconv.hsi.trial import SceneTrial, make_trial, network_windows
 from fullyconv.machine import choose_device
-from fullyconv.types import ClassSet
+from fullyconv.types import VOID, ClassSet
 
 FCN, PATCH = "FCN", f"patch CNN {PATCH_PX}×{PATCH_PX}"
 MAP_SECONDS, MAP_REPEATS = 1.0, 5  # a map that is made quicker is made again; the quickest counts
 MIB = 1 << 20
 
 
-def fit_network(trial: Trial) -> Labeller:
+def fit_network(trial: SceneTrial) -> Labeller:
     """Train the recipe's network; its map is one pass over the scene."""
     network = fit(trial)
     segmenter = SceneSegmenter(network, classes=trial.classes, preprocess=trial.preprocess, device=trial.recipe.device)
@@ -48,7 +49,7 @@ def fit_network(trial: Trial) -> Labeller:
     return label
 
 
-METHODS: dict[str, Callable[[Trial], Labeller]] = {
+METHODS: dict[str, Callable[[SceneTrial], Labeller]] = {
     "SVM": fit_svm,
     "random forest": fit_forest,
     PATCH: fit_patches,
@@ -56,7 +57,7 @@ METHODS: dict[str, Callable[[Trial], Labeller]] = {
 }
 
 
-def method_windows(method: str, trial: Trial) -> Windows:
+def method_windows(method: str, trial: SceneTrial) -> Windows:
     """Return what a method reads to label each pixel."""
     height, width = trial.labels.shape
     if method == FCN:
@@ -75,7 +76,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MethodOutcome:
     """A method's map of the scene, its scores and what it took."""
 
     labels: np.ndarray
@@ -84,12 +85,12 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class MethodComparison:
     """The outcomes of every method, run by run; run ``k`` has one trial for all."""
 
     classes: ClassSet
-    trials: tuple[Trial, ...]
-    outcomes: dict[str, list[Outcome]]
+    trials: tuple[SceneTrial, ...]
+    outcomes: dict[str, list[MethodOutcome]]
 
     @property
     def evaluations(self) -> dict[str, list[SceneEvaluation]]:
@@ -111,7 +112,7 @@ class Comparison:
             )
         return rows
 
-    def speed_up(self) -> Spread | None:
+    def speed_up(self) -> MeanAndDeviation | None:
         """Return how many times faster the FCN's full map is than the patch CNN's, run by run."""
         if not {FCN, PATCH} <= self.outcomes.keys():
             return None
@@ -149,7 +150,7 @@ def compare(
     methods: Sequence[str] = tuple(METHODS),
     runs: int = 1,
     progress: Callable[[int, int, str], None] | None = None,
-) -> Comparison:
+) -> MethodComparison:
     """Train every method on the same pixels, ``runs`` times with another split and seed, and score its map.
 
     Blocks are kept as far apart as the widest of the methods sees, where the scene has room. Raises
@@ -160,22 +161,23 @@ def compare(
         raise ValueError(f"unknown method {', '.join(unknown)!r}: choose from {', '.join(METHODS)}")
     seeded = [recipe.model_copy(update={"seed": recipe.seed + run}) for run in range(runs)]
     trials = tuple(make_trial(each, scene, guard=PATCH_PX // 2) for each in seeded)
-    outcomes: dict[str, list[Outcome]] = {method: [] for method in methods}
+    outcomes: dict[str, list[MethodOutcome]] = {method: [] for method in methods}
     for done, (trial, method) in enumerate((trial, method) for trial in trials for method in methods):
         if progress is not None:
             progress(done, runs * len(methods), method)
         outcomes[method].append(run_alone(method, trial))
-    return Comparison(trials[0].classes, trials, outcomes)
+    return MethodComparison(trials[0].classes, trials, outcomes)
 
 
-def run_alone(method: str, trial: Trial) -> Outcome:
+def run_alone(method: str, trial: SceneTrial) -> MethodOutcome:
     """Train and apply a method in a fresh process, so that nothing of another one is in its time and memory."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         labels, cost = pool.submit(measure, method, trial, torch.get_num_threads()).result()
-    return Outcome(labels, evaluate_map(trial, labels, method_windows(method, trial)), cost)
+    labels[missing_pixels(trial.scene, trial.preprocess.bands)] = VOID
+    return MethodOutcome(labels, evaluate_map(trial, labels, method_windows(method, trial)), cost)
 
 
-def measure(method: str, trial: Trial, threads: int) -> tuple[np.ndarray, Cost]:
+def measure(method: str, trial: SceneTrial, threads: int) -> tuple[np.ndarray, Cost]:
     """Train a method, label the whole scene; gives the map and what the two took."""
     torch.set_num_threads(threads)
     device = choose_device(trial.recipe.device)
