@@ -17,8 +17,10 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 
 
-def choose_device(name: DeviceName) -> torch.device:
+def choose_device(name: DeviceName | torch.device) -> torch.device:
     """Return the device; ``auto`` is CUDA where there is one. Raises ``ValueError`` if it is not there."""
+    if isinstance(name, torch.device):
+        return name
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():

@@ -32,8 +32,8 @@ def mean_field(
     energies = unary.reshape(len(unary), -1).astype(np.float64)
     beliefs = softmax(-energies)
     for _ in range(iterations):
-        heard = sum(penalty @ (beliefs @ matrix.T) for matrix, penalty in zip(matrices, penalties, strict=True))
-        beliefs = softmax(-energies - heard)
+        messages = sum(penalty @ (beliefs @ matrix.T) for matrix, penalty in zip(matrices, penalties, strict=True))
+        beliefs = softmax(-energies - messages)
     return beliefs.reshape(unary.shape)
 
 

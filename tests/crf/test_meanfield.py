@@ -14,6 +14,7 @@ from fullyconv.crf import (
     GridGaussian,
     appearance,
     dense_crf,
+    icm,
     positions,
     unary_from_labels,
     unary_from_probabilities,
@@ -201,6 +202,52 @@ def test_unaries_from_probabilities_and_labels() -> None:
     np.testing.assert_allclose(np.exp(-unary).sum(0), 1, rtol=1e-6)
     np.testing.assert_allclose(np.exp(-unary[:, 0, 1]), [0.1, 0.1, 0.7, 0.1], rtol=1e-6)
     np.testing.assert_allclose(np.exp(-unary[:, 0, 2]), 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf, 1e30])
+def test_energies_that_are_no_numbers_are_refused(junk: float) -> None:
+    unary, image = problem(8, 9)
+    for spoilt in (np.full_like(unary, junk), np.where(np.arange(9) == 4, junk, unary)):
+        with pytest.raises(ValueError, match="unary energies must be finite"):
+            dense_crf(spoilt.astype(np.float32), image, **PARAMETERS)
+        with pytest.raises(ValueError, match="unary energies must be finite"):
+            dense_crf(torch.from_numpy(spoilt), torch.from_numpy(image), **{**PARAMETERS, "iterations": 0})
+        with pytest.raises(ValueError, match="unary energies must be finite"):
+            icm(spoilt, weight=1.0)
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
+def test_unaries_are_not_made_of_what_is_no_number(junk: float) -> None:
+    spoilt = np.full((3, 2, 2), 0.25)
+    spoilt[1, 0, 1] = junk
+    with pytest.raises(ValueError, match="class scores must be finite"):
+        unary_from_scores(spoilt)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        unary_from_probabilities(spoilt)
+    for deviations in ((junk, 1.0), (1.0, junk)):
+        with pytest.raises(ValueError, match="positive standard deviations"):
+            positions((4, 5), deviations)
+        with pytest.raises(ValueError, match="positive standard deviations"):
+            DenseCRF((4, 5), [GridGaussian(deviations)])
+    with pytest.raises(ValueError, match="finite"):
+        GridGaussian((1.0, 1.0), weight=junk)
+    with pytest.raises(ValueError, match="finite"):
+        Gaussian(positions((4, 5), (1.0, 1.0)), compatibility=np.array([[0, junk], [1, 0]]))
+
+
+def test_probabilities_outside_their_range_are_refused() -> None:
+    for values in ([-0.1, 1.1], [0.0, 255.0]):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            unary_from_probabilities(np.array(values))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_tensors_of_any_floating_type_are_taken(dtype: torch.dtype) -> None:
+    unary, image = problem(8, 9)
+    coarse = torch.from_numpy(unary).to(dtype)
+    found = dense_crf(coarse, torch.from_numpy(image), **PARAMETERS)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, dense_crf(coarse.float(), torch.from_numpy(image), **PARAMETERS))
 
 
 def test_mistakes_are_named() -> None:

@@ -27,13 +27,35 @@ def dense_crf(  # noqa: PLR0913 (six numbers make the model)
 ) -> Array:
     """Infer each pixel's marginals from its own energies and from all other pixels (Krähenbühl & Koltun 2011).
 
-    ``unary`` is C x H x W energies (-log probability; ``unary_from_scores`` and its siblings make
-    them) or a batch, N x C x H x W; ``image`` H x W x K or N x H x W x K of any range, usually uint8
-    RGB, ``appearance_srgb`` on its scale. The other numbers are those of ``CRFParameters``: Potts
-    labels, symmetric normalisation, the diagonal kept. Gives marginals, float32, in the shape, kind
-    and place of ``unary``: arrays and CPU tensors are read where they are; tensors from a GPU are
-    copied to the CPU and back. Raises ``ValueError`` for sizes that differ or numbers out of range,
-    ``ImportError`` without numba.
+    Potts labels, symmetric normalisation, the diagonal kept: what published parameters were tuned with.
+
+    Args:
+        unary: C x H x W energies (-log probability; ``unary_from_scores`` and its siblings make them) or a batch,
+            N x C x H x W; arrays or tensors of any floating type. Arrays and CPU tensors are read where they
+            are, tensors from a GPU copied to the CPU and back.
+        image: H x W x K or N x H x W x K of any range, usually uint8 RGB.
+        iterations: Mean-field updates, 5 to 10.
+        smoothness_weight: Weight of the kernel over positions.
+        smoothness_sxy: Its standard deviation in pixels.
+        appearance_weight: Weight of the kernel over positions and colours.
+        appearance_sxy: Its standard deviation in pixels.
+        appearance_srgb: Its standard deviation of colours, on the image's scale.
+
+    Returns:
+        Marginals, float32, in the shape, kind and place of ``unary``; they add up to 1 over the labels.
+
+    Raises:
+        ValueError: For sizes that differ, numbers out of range, and energies or pictures with NaN or infinity.
+        ImportError: Without numba (extra ``crf``).
+
+    >>> from fullyconv.crf import unary_from_labels
+    >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>> image[:, 4:] = 255  # the picture's edge lies between the columns 3 and 4, that of the labels one before
+    >>> unary = unary_from_labels((np.indices((8, 8))[1] > 2).astype(int), classes=2, confidence=0.6)
+    >>> marginals = dense_crf(unary, image, iterations=5, smoothness_weight=0.0, smoothness_sxy=1.0,
+    ...                       appearance_weight=5.0, appearance_sxy=9.0, appearance_srgb=9.0)
+    >>> marginals.argmax(0)[0].tolist()
+    [0, 0, 0, 0, 1, 1, 1, 1]
     """
     parameters = CRFParameters(
         iterations, smoothness_weight, smoothness_sxy, appearance_weight, appearance_sxy, appearance_srgb
@@ -56,7 +78,16 @@ def dense_crf(  # noqa: PLR0913 (six numbers make the model)
 
 
 def image_crf(image: np.ndarray, parameters: CRFParameters, *, mask: np.ndarray | None = None) -> DenseCRF:
-    """Build the CRF of an H x W (x K) image; ``mask`` (H x W bool) says which pixels take part."""
+    """Build the CRF of an image; infer marginals with it as often as needed.
+
+    Args:
+        image: H x W or H x W x K.
+        parameters: Weights and bandwidths; a kernel of weight 0 is left out.
+        mask: H x W bool, which pixels take part; all by default.
+
+    Returns:
+        The CRF, ready for unaries C x H x W.
+    """
     height, width = image.shape[:2]
     terms = []
     if parameters.smoothness_weight:
@@ -69,5 +100,8 @@ def image_crf(image: np.ndarray, parameters: CRFParameters, *, mask: np.ndarray 
 
 
 def as_array(values: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Look at a tensor as an array, without a copy where it is on the CPU."""
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+    """Look at a tensor as an array, without a copy where it is on the CPU (and NumPy knows its type)."""
+    if not isinstance(values, torch.Tensor):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()

@@ -72,14 +72,14 @@ class Exchange:
         """Slice, softmax, splat in one pass; ``modes``: see ``kernels.update``.
 
         ``planes`` (C x P) are the energies that fill the rows before the first update, which does not
-        slice, or receive the beliefs after the last.
+        slice, or receive the marginals after the last.
         """
         other = [1 - side for side in self.side]
         if modes[1]:
             self._clear(other)
-        whence, own = self._shifts(self._first_rows(self.side)), self._shifts(self.firsts[:-1])
-        into_pool = np.stack([whence, self._shifts(self._first_rows(other))])
-        into_own = np.stack([whence, own])
+        sources, own = self._shifts(self._first_rows(self.side)), self._shifts(self.firsts[:-1])
+        into_pool = np.stack([sources, self._shifts(self._first_rows(other))])
+        into_own = np.stack([sources, own])
         kernel = self._kernels.update
         if planes is not None:
             kernel = partial(self._kernels.finish if modes[0] else self._kernels.begin, planes)
@@ -93,7 +93,7 @@ class Exchange:
             self.side = other
             self._merge()
 
-    def scatter(self, rows: np.ndarray, weights: np.ndarray) -> None:
+    def splat(self, rows: np.ndarray, weights: np.ndarray) -> None:
         """Splat rows onto the vertices."""
         self._clear(self.side)
         into_pool, into_own = self._shifts(self._first_rows(self.side)), self._shifts(self.firsts[:-1])
@@ -101,24 +101,24 @@ class Exchange:
         for index, (start, stop) in enumerate(self._parts):
             sums, shifts = (self._sums[index - 1], into_own) if index else (self.pool, into_pool)
             given = (rows, self.offsets, weights, shifts, sums, self._shape)
-            jobs.append(partial(self._kernels.scatter, *given, start, stop))
+            jobs.append(partial(self._kernels.splat, *given, start, stop))
         self.team.run(jobs)
         self._merge()
 
-    def gather(self, rows: np.ndarray, weights: np.ndarray) -> None:
-        """Add to every row what its corners hold."""
+    def slice(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        """Slice into every row what the corners of its pixel hold."""
         shifts = self._shifts(self._first_rows(self.side))
         given = (self.pool, self.offsets, weights, shifts, rows, self._shape)
-        self.team.run([partial(self._kernels.gather, *given, start, stop) for start, stop in self._parts])
+        self.team.run([partial(self._kernels.slice_rows, *given, start, stop) for start, stop in self._parts])
 
-    def answers(self, index: int, weights: np.ndarray) -> np.ndarray:
-        """Slice one lattice when rows are one number wide; gives a number per pixel."""
+    def slice_column(self, index: int, weights: np.ndarray) -> np.ndarray:
+        """Slice one lattice when rows are one number wide, into a number per pixel."""
         found = np.empty(len(self.offsets), np.float32)
         first = int(self._first_rows(self.side)[index])
         column = sum(lattice.axes for lattice in self.lattices[:index])
         columns = (None,) * self.lattices[index].axes
         given = (self.pool, self.offsets, weights, column, columns, first, found)
-        self.team.run([partial(self._kernels.respond, *given, start, stop) for start, stop in self._parts])
+        self.team.run([partial(self._kernels.slice_column, *given, start, stop) for start, stop in self._parts])
         return found
 
     def blur(self, *, backwards: bool = False) -> None:
@@ -149,7 +149,11 @@ class Exchange:
         self.team.run(jobs)
 
     def _merge(self) -> None:
-        """Add the other threads' sums to the pool, always in the same order; each thread takes a run of vertices."""
+        """Add the other threads' sums to the pool, each thread a run of vertices.
+
+        Always in the order of the shares, not of the threads' ends: sums of floats depend on their order, and a
+        result must not depend on timing.
+        """
         if not self._sums:
             return
         together: list[list[Any]] = [[] for _ in range(self.team.size)]

@@ -37,10 +37,10 @@ class LatticeFilter:
             parts = shares(self.points, team.size)
             team.run([partial(self._kernels.to_rows, planes, 1.0, rows, exchange.width, *part) for part in parts])
             rows.reshape(self.points, -1)[:, len(planes) :] = 0
-            exchange.scatter(rows, lattice.weights)
+            exchange.splat(rows, lattice.weights)
             exchange.blur(backwards=transposed)
             rows[:] = 0
-            exchange.gather(rows, lattice.weights)
+            exchange.slice(rows, lattice.weights)
             team.run([partial(self._kernels.to_planes, rows, filtered, exchange.width, *part) for part in parts])
         filtered *= np.float32(lattice.gain)
         return filtered

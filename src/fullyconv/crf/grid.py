@@ -6,6 +6,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from fullyconv.crf.terms import check_energies
+
 Links: TypeAlias = dict[tuple[int, int], np.ndarray]
 """What it costs to cut each pair of neighbours, by the (row, column) step between them."""
 
@@ -21,14 +23,31 @@ def icm(
     srgb: float = 13.0,
     sweeps: int = 50,
 ) -> np.ndarray:
-    """Label a grid so that no pixel alone can lower the energy; gives H x W int64 labels.
+    """Label a grid so that no pixel alone can lower the energy (iterated conditional modes).
 
-    The energy is the sum of C x H x W ``unary`` and, for each pair of 4- or 8-neighbours that differ,
-    ``weight`` over their distance; with an ``image`` (H x W x K) times ``exp(-|difference|^2 / 2
-    srgb^2)``, so that edges of the picture are cheap to cut. Starts from the best unary, ends when a
-    sweep changes nothing or after ``sweeps``. A local minimum: every change lowers the energy. Raises
-    ``ValueError`` for sizes that differ.
+    The energy is the sum of the unaries and, for each pair of neighbours that differ, ``weight`` over their
+    distance; with an image times ``exp(-|difference|^2 / 2 srgb^2)``, so that edges of the picture are cheap to
+    cut. Starts from the best unary. A local minimum: every change lowers the energy.
+
+    Args:
+        unary: C x H x W energies.
+        weight: What it costs to cut two neighbours at distance 1.
+        neighbours: 4 or 8.
+        image: H x W x K, or none.
+        srgb: Standard deviation of the image's differences, on its scale.
+        sweeps: After so many passes it ends, or earlier, when one changes nothing.
+
+    Returns:
+        H x W int64 labels.
+
+    Raises:
+        ValueError: For sizes that differ, and energies that are NaN or infinite.
+
+    >>> unary = np.zeros((2, 3, 3)); unary[0, 1, 1] = 1.0  # the middle prefers label 1, the others neither
+    >>> icm(unary + [[[0.0]], [[0.1]]], weight=0.5)[1].tolist()
+    [0, 0, 0]
     """
+    check_energies(unary)
     links = grid_links(unary.shape[1:], weight=weight, neighbours=neighbours, image=image, srgb=srgb)
     labels: np.ndarray = unary.argmin(0)
     colours = 2 if neighbours == 4 else 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fullyconv.crf.terms import GridGaussian, Normalization
+from fullyconv.crf.terms import GridGaussian, Normalization, check_deviations
 
 
 def axis_kernel(length: int, deviation: float) -> np.ndarray:
@@ -30,10 +30,7 @@ class GridFilter:
         active: np.ndarray | None,
         keep_diagonal: bool = True,
     ) -> None:
-        if len(term.deviations) != len(shape) or min(term.deviations) <= 0:
-            raise ValueError(
-                f"a grid of {len(shape)} axes needs as many positive standard deviations, not {term.deviations}"
-            )
+        check_deviations(shape, term.deviations)
         self.term, self.shape = term, shape
         self._axes = [axis_kernel(length, deviation) for length, deviation in zip(shape, term.deviations, strict=True)]
         points = int(np.prod(shape))
@@ -44,14 +41,14 @@ class GridFilter:
         self.own = np.zeros(0, np.float32) if keep_diagonal else self._sender * self._receiver
 
     def __call__(self, beliefs: np.ndarray) -> np.ndarray:
-        """Filter P x C beliefs; without the diagonal, what a pixel told itself is left out."""
-        heard: np.ndarray = self._filter(beliefs * self._sender[:, None]) * self._receiver[:, None]
+        """Filter P x C marginals; without the diagonal, a pixel's message to itself is taken off."""
+        messages: np.ndarray = self._filter(beliefs * self._sender[:, None]) * self._receiver[:, None]
         if self.own.size:
-            heard -= self.own[:, None] * beliefs
-        return heard
+            messages -= self.own[:, None] * beliefs
+        return messages
 
     def _filter(self, values: np.ndarray) -> np.ndarray:
-        # Axis by axis: P x C as (before, axis, after * C).
+        # A Gaussian over positions is the product of one per axis: P x C as (before, axis, after * C).
         held = torch.from_numpy(np.ascontiguousarray(values))
         before, after = 1, values.size
         for kernel, length in zip(self._axes, self.shape, strict=True):
@@ -62,11 +59,15 @@ class GridFilter:
         return filtered
 
 
-LEAST_NORM = 1e-20
+LEAST_NORM = 1e-20  # a point that no other reaches, its diagonal removed, has a row sum of 0
 
 
 def norms(sums: np.ndarray, normalization: Normalization) -> tuple[np.ndarray, np.ndarray]:
-    """Return the factors of senders and receivers from a kernel's row sums."""
+    """Return the factors of senders and receivers from a kernel's row sums.
+
+    >>> [factors.tolist() for factors in norms(np.array([4.0, 16.0], np.float32), "symmetric")]
+    [[0.5, 0.25], [0.5, 0.25]]
+    """
     one = np.ones_like(sums)
     if normalization == "none":
         return one, one

@@ -25,7 +25,7 @@ Axes: TypeAlias = tuple[None, ...]
 Shape: TypeAlias = tuple[Lanes, Axes, Axes]
 
 TILE = 64  # pixels that are turned from planes to rows and back while the cache holds them
-IMPOSSIBLE = np.float32(-1e30)  # the negative energy of a label that is not there
+IMPOSSIBLE = np.float32(-1e30)  # the negative energy of a label that is not there; see ``terms.MOST_ENERGY``
 
 
 @compiled
@@ -53,8 +53,10 @@ def to_planes(rows: Floats, planes: Floats, width: int, start: int, stop: int) -
 
 
 @compiled
-def heard(row: Any, vertices: Any, corners: Ints, weights: Floats, shifts: Longs, block: int, shape: Shape) -> Any:
-    """Add to one block of a pixel's row what its corners hold."""
+def slice_block(
+    row: Any, vertices: Any, corners: Ints, weights: Floats, shifts: Longs, block: int, shape: Shape
+) -> Any:
+    """Slice: add to one block of a pixel's row what the corners of its simplex hold."""
     lanes, blocks, columns = shape
     for column in range(len(columns)):
         place = (corners[column] + shifts[column]) * (len(lanes) * len(blocks)) + block
@@ -63,8 +65,10 @@ def heard(row: Any, vertices: Any, corners: Ints, weights: Floats, shifts: Longs
 
 
 @compiled
-def tell(row: Any, vertices: Any, corners: Ints, weights: Floats, shifts: Longs, block: int, shape: Shape) -> None:
-    """Add one block of a pixel's row to its corners."""
+def splat_block(
+    row: Any, vertices: Any, corners: Ints, weights: Floats, shifts: Longs, block: int, shape: Shape
+) -> None:
+    """Splat: add one block of a pixel's row to the corners of its simplex."""
     lanes, blocks, columns = shape
     for column in range(len(columns)):
         place = (corners[column] + shifts[column]) * (len(lanes) * len(blocks)) + block
@@ -73,7 +77,7 @@ def tell(row: Any, vertices: Any, corners: Ints, weights: Floats, shifts: Longs,
 
 @compiled
 def exponentiate(beliefs: Any, highest: np.float32, shape: Shape) -> np.float32:
-    """Exponentiate a row in place, less its highest value; gives the sum."""
+    """Exponentiate a row in place, less its highest value; returns the sum."""
     lanes, blocks, _ = shape
     mass = np.float32(0)
     for block in range(len(blocks)):
@@ -84,31 +88,31 @@ def exponentiate(beliefs: Any, highest: np.float32, shape: Shape) -> np.float32:
 
 
 @compiled
-def scatter(
+def splat(
     rows: Floats, offsets: Ints, weights: Floats, shifts: Longs, pool: Floats, shape: Shape, start: int, stop: int
 ) -> None:
-    """Add every pixel's row to its vertices: ``pool[offset + shift] += weight * row``."""
+    """Splat every pixel's row: ``pool[offset + shift] += weight * row``."""
     lanes, blocks, _ = shape
     wide, width = len(lanes), len(lanes) * len(blocks)
     all_rows, vertices = pointer(rows), pointer(pool)
     for pixel in range(start, stop):
         for block in range(0, width, wide):
             row = load(all_rows, pixel * width + block, lanes)
-            tell(row, vertices, offsets[pixel], weights[pixel], shifts, block, shape)
+            splat_block(row, vertices, offsets[pixel], weights[pixel], shifts, block, shape)
 
 
 @compiled
-def gather(
+def slice_rows(
     pool: Floats, offsets: Ints, weights: Floats, shifts: Longs, rows: Floats, shape: Shape, start: int, stop: int
 ) -> None:
-    """Add the vertices of every pixel to its row: ``row += weight * pool[offset + shift]``."""
+    """Slice into every pixel's row: ``row += weight * pool[offset + shift]``."""
     lanes, blocks, _ = shape
     wide, width = len(lanes), len(lanes) * len(blocks)
     all_rows, vertices = pointer(rows), pointer(pool)
     for pixel in range(start, stop):
         for block in range(0, width, wide):
             row = load(all_rows, pixel * width + block, lanes)
-            row = heard(row, vertices, offsets[pixel], weights[pixel], shifts, block, shape)
+            row = slice_block(row, vertices, offsets[pixel], weights[pixel], shifts, block, shape)
             store(all_rows, pixel * width + block, row)
 
 
@@ -120,29 +124,29 @@ def update(
     """Make one mean-field update of every pixel in one pass.
 
     Slice: the messages in ``pool`` are added to the pixel's row of negative energies. Softmax. Splat:
-    the beliefs go to ``sums``, for the next messages. ``modes`` says whether to slice, whether to
-    splat, and whether to put the beliefs into ``rows`` in place of the energies; ``shifts`` is 2 x K,
+    the marginals go to ``sums``, for the next messages. ``modes`` says whether to slice, whether to
+    splat, and whether to put the marginals into ``rows`` in place of the energies; ``shifts`` is 2 x K,
     where each term's region begins in ``pool`` and in ``sums``.
     """
     slicing, splatting, keeping = modes
     lanes, blocks, _ = shape
     wide, width = len(lanes), len(lanes) * len(blocks)
     belief = np.empty(width, np.float32)
-    all_rows, vertices, received, beliefs = pointer(rows), pointer(pool), pointer(sums), pointer(belief)
-    whence, whither = shifts[0], shifts[1]
+    all_rows, vertices, splatted, beliefs = pointer(rows), pointer(pool), pointer(sums), pointer(belief)
+    sources, targets = shifts[0], shifts[1]
     for pixel in range(start, stop):
         highest = np.float32(-3e38)
         for block in range(len(blocks)):
             row = load(all_rows, pixel * width + block * wide, lanes)
             if slicing:
-                row = heard(row, vertices, offsets[pixel], slices[pixel], whence, block * wide, shape)
+                row = slice_block(row, vertices, offsets[pixel], slices[pixel], sources, block * wide, shape)
             store(beliefs, block * wide, row)
             highest = max(highest, largest(row))
         share = np.float32(1) / exponentiate(beliefs, highest, shape)
         for block in range(len(blocks)):
             row = scale(share, load(beliefs, block * wide, lanes))
             if splatting:
-                tell(row, received, offsets[pixel], splats[pixel], whither, block * wide, shape)
+                splat_block(row, splatted, offsets[pixel], splats[pixel], targets, block * wide, shape)
             if keeping:
                 store(all_rows, pixel * width + block * wide, row)
 
@@ -175,7 +179,10 @@ def finish(
 
 @compiled
 def blur(pool: Floats, neighbours: Ints, source: int, target: int, shape: Shape, start: int, stop: int) -> None:
-    """Blur along one axis of the lattice: 1/2, 1, 1/2 over each vertex and its two neighbours (V x 2)."""
+    """Blur along one axis of the lattice: 1/2, 1, 1/2 over each vertex and its two neighbours (V x 2).
+
+    Twice Adams et al.'s 1/4, 1/2, 1/4: the factors are made good by ``Lattice.gain``, once.
+    """
     lanes, blocks, _ = shape
     wide, width = len(lanes), len(lanes) * len(blocks)
     half, vertices = np.float32(0.5), pointer(pool)
@@ -216,17 +223,17 @@ def clear(pool: Floats, start: int, stop: int) -> None:
 
 
 @compiled
-def respond(
-    pool: Floats, offsets: Ints, weights: Floats, first: int, columns: Axes, shift: int, answers: Floats, start: int,
+def slice_column(
+    pool: Floats, offsets: Ints, weights: Floats, first: int, columns: Axes, shift: int, values: Floats, start: int,
     stop: int,
 ) -> None:  # fmt: skip
-    """Slice one number per vertex over the columns from ``first`` on: what a filter makes of every pixel."""
+    """Slice where a vertex holds one number, over the columns from ``first`` on: the filtered value of every pixel."""
     for pixel in range(start, stop):
         corners, shares = offsets[pixel], weights[pixel]
-        answer = np.float32(0)
+        value = np.float32(0)
         for column in range(len(columns)):
-            answer += shares[first + column] * pool[corners[first + column] + shift]
-        answers[pixel] = answer
+            value += shares[first + column] * pool[corners[first + column] + shift]
+        values[pixel] = value
 
 
 @compiled

@@ -1,8 +1,9 @@
 """Mean-field inference for the fully connected CRF (Krähenbühl & Koltun 2011).
 
-Per update, every pixel's energy becomes its unary minus what its peers say, E = U + sum_m w_m mu_m k_m(Q),
-and its marginals Q = softmax(-E). The filters k_m run on lattices; the whole update is one pass over
-the pixels: slice, softmax, splat.
+One update (their algorithm 1): message passing filters the marginals Q with every kernel k_m, the compatibility
+transform mu_m turns messages into penalties, and the local update adds the unary U and normalises:
+E = U + sum_m w_m mu_m k_m(Q), Q = softmax(-E). The filters run on permutohedral lattices (splat, blur, slice), so
+that the slice of one update, its softmax and the splat of the next are one pass over the pixels.
 """
 
 from __future__ import annotations
@@ -16,26 +17,36 @@ import numpy as np
 from fullyconv.crf.exchange import Exchange
 from fullyconv.crf.grid_filter import GridFilter, norms
 from fullyconv.crf.lattice import Lattice, build_lattice, kernels
-from fullyconv.crf.terms import Gaussian, GridGaussian, Normalization
+from fullyconv.crf.terms import Gaussian, GridGaussian, Normalization, check_energies
 from fullyconv.crf.threads import Team, shares
 
 
 class DenseCRF:
     """A fully connected CRF over the points of a grid, ready to infer the marginals of any unaries.
 
-    ``shape`` is the grid's (H x W, D x H x W, ...); ``terms`` the kernels, any number of them.
+    Args:
+        shape: The grid's, H x W, D x H x W or of any other dimension.
+        terms: The pairwise kernels, any number of them; each is ``Gaussian`` or ``GridGaussian``.
+        normalization: ``symmetric`` divides each kernel by the square roots of its row sums at both ends (as the
+            authors' package does: the messages to a border pixel weigh as much as those to an inner one),
+            ``before`` by the row sum at the sender, ``after`` at the receiver, ``none`` leaves it as it is.
+        keep_diagonal: Whether a pixel's message to itself counts. The paper's sum leaves it out; the package that
+            published parameters were tuned with keeps it, and with normalised kernels it only sharpens a
+            pixel's marginals by a little. Kept by default, so that those parameters mean the same here; without
+            it the lattice's own response of each point to itself is taken off.
+        mask: Bool of the grid's shape; where false a pixel neither sends nor receives, and its marginals are the
+            softmax of its unary.
 
-    ``normalization``: ``symmetric`` divides each kernel by the square roots of its row sums at both
-    ends (the old package's habit: a border pixel hears as much as an inner one), ``before`` at the
-    sender, ``after`` at the receiver, ``none`` leaves it as it is.
+    Raises:
+        ValueError: For terms that do not fit the grid, or an unknown normalization.
+        ImportError: Without numba (extra ``crf``).
 
-    ``keep_diagonal``: the textbook's sum leaves out a pixel's message to itself; the package that
-    published parameters were tuned with keeps it, and with normalised kernels it only sharpens a
-    pixel's belief by a little. Kept by default, so that those parameters mean the same here; without
-    it the lattice's own response of each point to itself is taken off.
-
-    ``mask`` (shape, bool): where false a pixel neither sends nor receives; its marginals are the
-    softmax of its unary. Raises ``ValueError`` for terms that do not fit the grid.
+    >>> smooth = GridGaussian((1.0, 1.0), weight=2.0)
+    >>> unary = np.full((2, 3, 3), 0.7, np.float32)
+    >>> unary[:, 1, 1] = 0.9, 0.6  # the middle pixel alone prefers label 1 ...
+    >>> unary[1] += 0.3
+    >>> DenseCRF((3, 3), [smooth]).marginals(unary, iterations=5).argmax(0).tolist()  # ... and gives way
+    [[0, 0, 0], [0, 0, 0], [0, 0, 0]]
     """
 
     def __init__(
@@ -67,7 +78,10 @@ class DenseCRF:
             self._build(team)
 
     def _build(self, team: Team) -> None:
-        """Build the lattices side by side in one table, and fold weights and normalisation into it."""
+        """Build the lattices side by side in one table, and fold weights and normalisation into it.
+
+        Side by side, because the pass over the pixels then reads each pixel's corners of all lattices at once.
+        """
         columns = sum(len(term.features) + 1 for term in self._terms)
         self._offsets = np.empty((self.points, columns), np.int32)
         self._splats = np.empty((self.points, columns), np.float32)
@@ -81,37 +95,43 @@ class DenseCRF:
             ours = {"offsets": self._offsets[:, first:last], "weights": self._splats[:, first:last]}
             self._lattices.append(build_lattice(features, team, **ours))
             first = last
-        self._slices = self._splats
-        self._selves: list[np.ndarray] = []
+        self._slices = self._splats  # one table serves both where sender and receiver factors are the same
+        self._diagonals: list[np.ndarray] = []
         if self._lattices:
             self._normalise(team)
 
     def _normalise(self, team: Team) -> None:
+        """Filter ones for the row sums of the kernels, and multiply the weights by what normalises them.
+
+        A term's own weight and the lattice's gain go in as well, by their square roots at splat and slice, so that
+        an update on Potts labels multiplies by nothing but these weights.
+        """
         exchange = Exchange(self._lattices, self._offsets, labels=1, team=team)
         ones = np.ones(self.points, np.float32) if self._active is None else self._active
-        exchange.scatter(ones, self._splats)
+        exchange.splat(ones, self._splats)
         exchange.blur()
         if self._normalization != "symmetric" or any(not _is_potts(term) for term in self._terms):
             self._slices = self._splats.copy()
         first = 0
         for index, (term, lattice) in enumerate(zip(self._terms, self._lattices, strict=True)):
             columns = (first, first + lattice.axes)
-            sums = exchange.answers(index, self._splats) * np.float32(lattice.gain)
+            sums = exchange.slice_column(index, self._splats) * np.float32(lattice.gain)
             own = None if self._keep_diagonal else self._diagonal(lattice, team)
             if own is not None:
                 sums -= own * ones
             sender, receiver = norms(sums, self._normalization)
-            loudness = np.float32(np.sqrt(term.weight * lattice.gain)) if _is_potts(term) else np.float32(1)
+            strength = np.float32(np.sqrt(term.weight * lattice.gain)) if _is_potts(term) else np.float32(1)
             if self._active is not None:
                 sender, receiver = sender * self._active, receiver * self._active
-            self._rescale(self._splats, sender * loudness, columns, team)
+            self._rescale(self._splats, sender * strength, columns, team)
             if self._slices is not self._splats:
-                self._rescale(self._slices, receiver * loudness, columns, team)
+                self._rescale(self._slices, receiver * strength, columns, team)
             if own is not None:
-                self._selves.append(own * sender * receiver)
+                self._diagonals.append(own * sender * receiver)
             first = columns[1]
 
     def _diagonal(self, lattice: Lattice, team: Team) -> np.ndarray:
+        """Return the lattice's response of each point to itself, before normalisation."""
         own = np.empty(self.points, np.float32)
         given = (np.ascontiguousarray(lattice.offsets), np.ascontiguousarray(lattice.weights), lattice.neighbours, own)
         team.run([partial(self._simplex.diagonal, *given, *part) for part in shares(self.points, team.size)])
@@ -119,14 +139,23 @@ class DenseCRF:
         return own
 
     def _rescale(self, weights: np.ndarray, factors: np.ndarray, columns: tuple[int, int], team: Team) -> None:
+        """Multiply the ``columns`` of each pixel's weights by its factor, in place."""
         given = (weights, factors, columns, weights)
         team.run([partial(self._kernels.rescale, *given, *part) for part in shares(self.points, team.size)])
 
     def marginals(self, unary: np.ndarray, *, iterations: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Infer the marginals of C x shape unary energies (-log p), C x shape float32.
+        """Infer the marginals of unary energies by mean-field updates.
 
-        ``out`` is filled if given. Raises ``ValueError`` for unaries of another shape or a negative
-        number of iterations.
+        Args:
+            unary: C x shape energies (-log probability), of any floating type; computed in float32.
+            iterations: How many updates; 0 gives the softmax of the unaries, 5 to 10 settle.
+            out: C x shape float32 that is filled, if given.
+
+        Returns:
+            C x shape float32 marginals, which add up to 1 over the labels.
+
+        Raises:
+            ValueError: For unaries of another shape, NaN or infinite ones, or a negative number of iterations.
         """
         labels = len(unary)
         if unary.shape[1:] != self.shape or labels < 1 or iterations < 0:
@@ -134,78 +163,90 @@ class DenseCRF:
                 f"unaries are C x {self.shape} with iterations >= 0, not {unary.shape} with {iterations} iterations"
             )
         planes = np.ascontiguousarray(unary, np.float32).reshape(labels, -1)
+        check_energies(planes)
         found = np.empty((labels, *self.shape), np.float32) if out is None else out
         with Team() as team:
             exchange = Exchange(self._lattices, self._offsets, labels=labels, team=team)
             rows = np.empty(self.points * exchange.width, np.float32)
-            simple = not self._grids and not self._selves and iterations > 0
-            settle = self._settle if simple else self._settle_with_rows
-            settle(exchange, rows, (planes, found.reshape(labels, -1)), iterations)
+            simple = not self._grids and not self._diagonals and iterations > 0
+            update = self._update_on_lattices if simple else self._update_with_beliefs
+            update(exchange, rows, (planes, found.reshape(labels, -1)), iterations)
         return found
 
     def _share(self, team: Team, kernel: Any, *given: Any) -> None:
         team.run([partial(kernel, *given, *part) for part in shares(self.points, team.size)])
 
-    def _settle(
+    def _update_on_lattices(
         self, exchange: Exchange, rows: np.ndarray, planes: tuple[np.ndarray, np.ndarray], iterations: int
     ) -> None:
-        """Iterate on lattices alone: beliefs are never written down before the last update."""
+        """Update on lattices alone: marginals go from softmax to splat without being written down before the end.
+
+        The first pass softmaxes the unaries and splats; each later one slices what was blurred, softmaxes and
+        splats again; the last writes the marginals instead.
+        """
         weights = self._slices, self._splats
         exchange.update(rows, *weights, modes=(False, True, False), planes=planes[0])
         for iteration in range(iterations):
-            self._deliver(exchange, len(planes[0]))
+            self._blur(exchange, len(planes[0]))
             if iteration < iterations - 1:
                 exchange.update(rows, *weights, modes=(True, True, False))
         exchange.update(rows, *weights, modes=(True, False, True), planes=planes[1])
 
-    def _settle_with_rows(
+    def _update_with_beliefs(
         self, exchange: Exchange, rows: np.ndarray, planes: tuple[np.ndarray, np.ndarray], iterations: int
     ) -> None:
-        """Iterate with the beliefs at hand, for kernels that are not on a lattice and for the diagonal."""
+        """Update with the marginals at hand, for kernels that are not on a lattice and for the removed diagonal."""
         labels, weights = len(planes[0]), (self._slices, self._splats)
         self._share(exchange.team, self._kernels.to_rows, planes[0], -1.0, rows, exchange.width)
         unary = rows.copy()
         exchange.update(rows, *weights, modes=(False, iterations > 0, True))
         for iteration in range(iterations):
             energies = unary.copy()
-            self._whisper(energies.reshape(self.points, -1)[:, :labels], rows.reshape(self.points, -1)[:, :labels])
-            self._deliver(exchange, labels)
+            self._add_other_messages(
+                energies.reshape(self.points, -1)[:, :labels], rows.reshape(self.points, -1)[:, :labels]
+            )
+            self._blur(exchange, labels)
             rows[:] = energies
             exchange.update(rows, *weights, modes=(True, iteration < iterations - 1, True))
         self._share(exchange.team, self._kernels.to_planes, rows, planes[1], exchange.width)
 
-    def _whisper(self, energies: np.ndarray, beliefs: np.ndarray) -> None:
-        """Add to P x C negative energies what does not go over a lattice: grid kernels, less the pixels' own part."""
+    def _add_other_messages(self, energies: np.ndarray, beliefs: np.ndarray) -> None:
+        """Add to P x C negative energies what does not go over a lattice: grid kernels, less the removed diagonal."""
         for grid in self._grids:
-            energies += _transformed(grid(beliefs), grid.term)
-        if self._selves:
-            for own, term in zip(self._selves, self._terms, strict=True):
-                energies -= _transformed(own[:, None] * beliefs, term)
+            energies += _compatibility_transform(grid(beliefs), grid.term)
+        if self._diagonals:
+            for own, term in zip(self._diagonals, self._terms, strict=True):
+                energies -= _compatibility_transform(own[:, None] * beliefs, term)
 
-    def _deliver(self, exchange: Exchange, labels: int) -> None:
-        """Blur, and turn what was said of each label into energies where labels are not Potts."""
+    def _blur(self, exchange: Exchange, labels: int) -> None:
+        """Blur, and transform messages on the vertices where labels are not Potts.
+
+        The compatibility transform is linear over labels and the slice over vertices, so their order may be
+        exchanged: there are fewer vertices than pixels.
+        """
         exchange.blur()
         for index, (term, lattice) in enumerate(zip(self._terms, self._lattices, strict=True)):
             if not _is_potts(term):
                 held = exchange.rows(index)[:, :labels]
-                held[:] = _transformed(held, term) * np.float32(lattice.gain)
+                held[:] = _compatibility_transform(held, term) * np.float32(lattice.gain)
 
 
 def _is_potts(term: Gaussian | GridGaussian) -> bool:
+    """Return whether a term's weight can be split into two real square roots, and needs no transform."""
     return term.compatibility is None and term.weight >= 0
 
 
-def _transformed(heard: np.ndarray, term: Gaussian | GridGaussian) -> np.ndarray:
-    """Turn messages (... x C) into changes of the negative energies.
+def _compatibility_transform(messages: np.ndarray, term: Gaussian | GridGaussian) -> np.ndarray:
+    """Turn messages (... x C) into changes of the negative energies: the compatibility transform.
 
-    Potts penalises all labels but the heard one; less what all labels share, that rewards the heard
-    one.
+    Potts adds to a label the messages of all others; less what all labels share (their sum, which the softmax
+    does not see), it takes off the label's own.
     """
     weight = np.float32(term.weight)
     if term.compatibility is None:
-        return heard * weight
+        return messages * weight
     penalties = np.asarray(term.compatibility, np.float32)
-    if penalties.shape != (heard.shape[-1],) * 2:
-        raise ValueError(f"a compatibility of {heard.shape[-1]} labels is C x C, not {penalties.shape}")
-    changed: np.ndarray = heard @ (-weight * penalties.T)
+    if penalties.shape != (messages.shape[-1],) * 2:
+        raise ValueError(f"a compatibility of {messages.shape[-1]} labels is C x C, not {penalties.shape}")
+    changed: np.ndarray = messages @ (-weight * penalties.T)
     return changed

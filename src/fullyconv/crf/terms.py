@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,46 +11,94 @@ import numpy as np
 
 Normalization = Literal["symmetric", "before", "after", "none"]
 
-LEAST_PROBABILITY = 1e-8  # what no network denies more than
+LEAST_PROBABILITY = 1e-8  # granted to every label: an energy of 18.4 at most
+MOST_ENERGY = 1e25  # far beyond any float's exp, far below the energy that fills rows of labels up (1e30)
 
 
 @dataclass(frozen=True)
 class Gaussian:
     """A kernel ``exp(-|f_i - f_j|^2 / 2)`` over any features, filtered on the permutohedral lattice.
 
-    ``features`` is d x shape: positions, colours, bands, divided by their standard deviations.
-    ``compatibility`` is the penalty for each pair of labels, C x C, times ``weight``; ``None`` is
-    Potts: 1 for different labels, 0 for the same.
+    Attributes:
+        features: d x shape: positions, colours, bands, divided by their standard deviations.
+        weight: What the kernel is multiplied by.
+        compatibility: C x C, the penalty for each pair of labels, times ``weight``; ``None`` is Potts: 1 for
+            different labels, 0 for the same.
+
+    Raises:
+        ValueError: For a weight or a compatibility that is NaN or infinite.
     """
 
     features: np.ndarray = field(repr=False)
     weight: float = 1.0
     compatibility: np.ndarray | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        _check_strength(self.weight, self.compatibility)
+
 
 @dataclass(frozen=True)
 class GridGaussian:
     """A kernel over positions alone, computed exactly, axis by axis.
 
-    ``deviations`` are its standard deviations in pixels, one per axis of the grid. The rest is as in
-    ``Gaussian``. Costs O(N (H + W)) where the lattice costs O(N).
+    Attributes:
+        deviations: Its standard deviations in pixels, one per axis of the grid.
+        weight: As in ``Gaussian``.
+        compatibility: As in ``Gaussian``.
+
+    Costs O(N (H + W)) where the lattice costs O(N).
     """
 
     deviations: tuple[float, ...]
     weight: float = 1.0
     compatibility: np.ndarray | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        _check_strength(self.weight, self.compatibility)
 
-def positions(shape: Sequence[int], deviations: Sequence[float]) -> np.ndarray:
-    """Return each point's grid coordinates divided by ``deviations`` (one per axis), d x shape float32.
 
-    The last axis comes first (x, y): the order of the features turns the lattice, and published
-    results were made with this one.
-    """
-    if len(shape) != len(deviations) or min(deviations, default=0.0) <= 0:
+def _check_strength(weight: float, compatibility: np.ndarray | None) -> None:
+    """Raise ``ValueError`` for a weight or compatibilities that would make every marginal NaN."""
+    if not np.isfinite(weight) or (compatibility is not None and not np.isfinite(compatibility).all()):
+        raise ValueError("the weight and the compatibilities of a kernel must be finite numbers")
+
+
+def check_deviations(shape: Sequence[int], deviations: Sequence[float]) -> None:
+    """Raise ``ValueError`` unless there is a positive, finite standard deviation for each axis of a grid."""
+    if len(shape) != len(deviations) or not all(0 < deviation < np.inf for deviation in deviations):
         raise ValueError(
             f"a grid of {len(shape)} axes needs as many positive standard deviations, not {tuple(deviations)}"
         )
+
+
+def check_energies(unary: np.ndarray) -> None:
+    """Raise ``ValueError`` for unary energies that are NaN, infinite or beyond what labels can be told apart by."""
+    # One pass each, without a copy; a NaN makes both comparisons false.
+    if not (unary.size == 0 or (unary.min() > -MOST_ENERGY and unary.max() < MOST_ENERGY)):
+        raise ValueError(
+            "unary energies must be finite (no NaN, no infinity): look for NaN in the network's scores or weights; "
+            f"give an impossible label a large energy such as {-math.log(LEAST_PROBABILITY):.0f}"
+        )
+
+
+def positions(shape: Sequence[int], deviations: Sequence[float]) -> np.ndarray:
+    """Return each point's grid coordinates in standard deviations, the features of a smoothness kernel.
+
+    Args:
+        shape: The grid's, such as (H, W).
+        deviations: The kernel's standard deviations in pixels, one per axis.
+
+    Returns:
+        d x shape float32. The last axis comes first (x, y): the order of the features turns the lattice, and
+        published results were made with this one.
+
+    Raises:
+        ValueError: Unless every axis has a positive, finite deviation.
+
+    >>> positions((1, 3), (1.0, 2.0)).tolist()
+    [[[0.0, 0.5, 1.0]], [[0.0, 0.0, 0.0]]]
+    """
+    check_deviations(shape, deviations)
     features = np.empty((len(shape), *shape), np.float32)
     for axis, (length, deviation) in enumerate(zip(shape, deviations, strict=True)):
         steps = np.arange(length, dtype=np.float32) / np.float32(deviation)
@@ -58,7 +107,19 @@ def positions(shape: Sequence[int], deviations: Sequence[float]) -> np.ndarray:
 
 
 def appearance(image: np.ndarray, sxy: float, srgb: float) -> np.ndarray:
-    """Return positions over ``sxy`` and the channels of an H x W (x K) image over ``srgb``, (2+K) x H x W float32."""
+    """Return positions and colours in standard deviations, the features of an appearance kernel.
+
+    Args:
+        image: H x W or H x W x K, of any range: RGB, depth, spectral bands.
+        sxy: Standard deviation of the positions in pixels.
+        srgb: Standard deviation of the channels, on the image's scale.
+
+    Returns:
+        (2 + K) x H x W float32.
+
+    >>> appearance(np.array([[0, 26]], np.uint8), sxy=2.0, srgb=13.0).tolist()
+    [[[0.0, 0.5]], [[0.0, 0.0]], [[0.0, 2.0]]]
+    """
     image = image[..., None] if image.ndim == 2 else image
     height, width, channels = image.shape
     features = np.empty((2 + channels, height, width), np.float32)
@@ -69,23 +130,69 @@ def appearance(image: np.ndarray, sxy: float, srgb: float) -> np.ndarray:
 
 
 def unary_from_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """Return energies -log p of C x ... probabilities; 1e-8 at least is granted to every label."""
+    """Return the energies -log p of probabilities.
+
+    Args:
+        probabilities: C x ..., from 0 to 1; 1e-8 at least is granted to every label.
+
+    Returns:
+        C x ... float32.
+
+    Raises:
+        ValueError: For values that are no probabilities, NaN among them.
+
+    >>> unary_from_probabilities(np.array([1.0, 0.0])).round(2).tolist()
+    [-0.0, 18.420000076293945]
+    """
+    # Rounding in half precision may leave a softmax a little above 1.
+    if probabilities.size and not (probabilities.min() >= 0 and probabilities.max() <= 1.01):
+        raise ValueError(
+            f"probabilities lie between 0 and 1, not {probabilities.min()}..{probabilities.max()}: "
+            "look for NaN in the network's scores, or use unary_from_scores"
+        )
     granted = np.maximum(probabilities, LEAST_PROBABILITY, dtype=np.float32)
     return np.asarray(-np.log(granted))
 
 
 def unary_from_scores(scores: np.ndarray) -> np.ndarray:
-    """Return energies -log softmax of C x ... class scores."""
+    """Return the energies -log softmax of class scores.
+
+    Args:
+        scores: C x ..., any finite numbers.
+
+    Returns:
+        C x ... float32.
+
+    Raises:
+        ValueError: For scores that are NaN or infinite.
+
+    >>> np.exp(-unary_from_scores(np.zeros((4, 1)))).ravel().tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError("class scores must be finite (no NaN, no infinity): look for NaN in the network's weights")
+    # Less the largest score, so that no exponential overflows.
     shifted = scores.astype(np.float32) - scores.max(0)
     energies: np.ndarray = np.log(np.exp(shifted).sum(0)) - shifted
     return energies
 
 
 def unary_from_labels(labels: np.ndarray, *, classes: int, confidence: float) -> np.ndarray:
-    """Return energies of labels that are right with probability ``confidence``, C x ... float32.
+    """Return the energies of labels that are right with a given probability.
 
-    The other classes share the rest. Labels outside 0..C-1 know nothing: all classes alike. Raises
-    ``ValueError`` for a confidence outside (0, 1).
+    Args:
+        labels: Integers of any shape; where they lie outside 0..C-1 all classes are alike.
+        classes: How many classes there are.
+        confidence: The probability of the label, between 0 and 1; the other classes share the rest.
+
+    Returns:
+        C x ... float32.
+
+    Raises:
+        ValueError: For a confidence outside (0, 1), or fewer than two classes.
+
+    >>> np.exp(-unary_from_labels(np.array([1, -1]), classes=2, confidence=0.75)).round(2).tolist()
+    [[0.25, 0.5], [0.75, 0.5]]
     """
     if not 0 < confidence < 1 or classes < 2:
         raise ValueError(

@@ -160,4 +160,5 @@ def tune(
 def _energies(segmenter: CRFSegmenter, pairs: Sequence[Pair]) -> Iterator[tuple[Sample, np.ndarray]]:
     for pair in pairs:
         sample = read_sample(pair, segmenter.classes)
-        yield sample, segmenter.energies(sample.image).astype(np.float16)
+        # Beyond float16's range an energy is infinite; long before, its label is out of the question.
+        yield sample, np.minimum(segmenter.energies(sample.image), 1e4).astype(np.float16)

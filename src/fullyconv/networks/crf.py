@@ -73,10 +73,10 @@ class CRFLayer(nn.Module):
         settled = certain
         for _ in range(self.settings.iterations):
             beliefs = settled.softmax(0)
-            heard = torch.zeros_like(beliefs)
+            messages = torch.zeros_like(beliefs)
             for strength, (lattice, norm) in zip(self.weights, lattices, strict=True):
-                heard = heard + strength[:, None] * norm * lattice_filter(norm * beliefs, lattice)
-            settled = certain - self.compatibility @ heard
+                messages = messages + strength[:, None] * norm * lattice_filter(norm * beliefs, lattice)
+            settled = certain - self.compatibility @ messages
         return settled.view_as(scores)
 
     def _lattices(self, image: Tensor) -> list[tuple[LatticeFilter, Tensor]]:

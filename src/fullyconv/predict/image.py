@@ -54,7 +54,7 @@ class Segmenter:
         *,
         classes: ClassSet,
         preprocess: Preprocess,
-        device: DeviceName = "auto",
+        device: DeviceName | torch.device = "auto",
         precision: Precision = "fp32",
     ) -> None:
         if not isinstance(network, FCN):

@@ -20,7 +20,7 @@ class CRFSegmenter(Segmenter):
             segmenter.network,
             classes=segmenter.classes,
             preprocess=segmenter.preprocess,
-            device="cuda" if segmenter.device.type == "cuda" else "cpu",
+            device=segmenter.device,
             precision=segmenter.precision,
         )
         self.parameters = parameters
