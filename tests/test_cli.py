@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from fullyconv import load
 from fullyconv.cli import app, main
+from fullyconv.files import BadFile
 
 TINY = ["--set", "epochs=1", "--set", "crop=[64,64]", "--set", "batch=2", "--set", "device=cpu"]
 
@@ -102,7 +103,7 @@ def test_a_sound_set_checks_out_and_a_broken_one_does_not(shapes: Path, tmp_path
         (["train", "camvit", "--data", "x", "--out", "y"], "did you mean 'camvid'"),
         (["train", "default", "--data", "x", "--out", "y", "--set", "epoch=1"], "did you mean 'epochs'"),
         (["train", "default", "--data", "nowhere", "--out", "y"], "nowhere: no such folder"),
-        (["evaluate", "nowhere", "nowhere"], "nowhere: is not a model"),
+        (["evaluate", "nowhere", "nowhere"], "nowhere: no such folder"),
     ],
 )
 def test_mistakes_end_in_one_line_and_status_2(
@@ -156,5 +157,12 @@ def test_a_function_in_the_working_folder_is_a_trunk_when_it_is_typed(
     assert result.exit_code == 0, result.output
     monkeypatch.setattr(sys, "path", [each for each in sys.path if each != str(tmp_path)])
     sys.modules.pop("typed_nets")
-    with pytest.raises(ImportError, match=r"put its package on PYTHONPATH"):
+    with pytest.raises(BadFile, match=r"--trust typed_nets:build"):
         load(tmp_path / "run" / "model")
+    with pytest.raises(ImportError, match=r"put its package on PYTHONPATH"):
+        load(tmp_path / "run" / "model", trust="typed_nets:build")
+    words = ["run", str(shapes / "val" / "images"), "--out", "labelled"]
+    refused = CliRunner().invoke(app, ["predict", *words])
+    assert isinstance(refused.exception, BadFile)
+    trusted = CliRunner().invoke(app, ["predict", *words, "--trust", "typed_nets:build"])
+    assert trusted.exit_code == 0, trusted.output

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
+from math import isfinite, prod
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -15,12 +17,16 @@ from torch import Tensor, nn
 from fullyconv.crf.parameters import CRFParameters
 from fullyconv.files import BadFile, whole_file, write_json
 from fullyconv.limits import LIMITS
-from fullyconv.networks import Architecture, architecture_of, rebuild
+from fullyconv.networks import Architecture, architecture_of, external_trunk, foreign_trunk, rebuild
 from fullyconv.networks.fcn import FCN
+from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.surgery import factor_like
-from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
+from fullyconv.surgery.layers import without_weights
+from fullyconv.types import LONGEST_NAME, ClassSet, Preprocess, SpectralPreprocess
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+RESTORE = "restore it from where the model was saved"
+LARGEST_EXAMPLE = 1 << 26  # numbers of a picture that a classifier was made for: 4096 x 4096, four channels
 SCALE = "..scale"  # behind the name of an 8-bit tensor, for its scales: no module's tensor can be called so
 EARLIER_SCALE = ".scale"  # in files of version 0.1
 
@@ -46,6 +52,20 @@ class Config(BaseModel):
     preprocess: AnyPreprocess
     crf: CRFParameters | None = None  # what `fullyconv crf tune` found
     notes: dict[str, Any] = {}  # how the model came to be: recipe, scores, versions
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Config:
+        """Refuse what would be built only to be found wrong, or at a size that no network has."""
+        made = self.architecture
+        if len(made.name) > LONGEST_NAME:
+            raise ValueError(f"a network's name of {len(made.name)} characters")
+        if made.classes != len(self.classes):
+            raise ValueError(f"the architecture scores {made.classes} classes, {len(self.classes)} are named")
+        if made.channels is not None and not 1 <= made.channels <= LIMITS.bands:
+            raise ValueError(f"a network reads 1 to {LIMITS.bands} channels, not {made.channels}")
+        if made.example is not None and not (min(made.example) >= 1 and prod(made.example) <= LARGEST_EXAMPLE):
+            raise ValueError(f"no classifier is made for pictures of {' x '.join(map(str, made.example))}")
+        return self
 
 
 def save(
@@ -83,14 +103,24 @@ def save(
     return folder
 
 
-def load_network(folder: Path | str) -> tuple[FCN, Config]:
+def load_network(folder: Path | str, *, trust: str | Sequence[str] = ()) -> tuple[FCN, Config]:
     """Read a model folder, a classifier's too.
 
-    Raises ``BadFile`` when a file is missing, damaged or does not fit the architecture.
+    Args:
+        folder: ``RUN/model``, or ``RUN``.
+        trust: Functions ``package.module:function`` that may be called to make the network's classifier.
+
+    Returns:
+        The network in evaluation mode, and what stands beside its weights.
+
+    Raises:
+        BadFile: When a file is missing, damaged, does not fit the architecture, holds NaN or infinity, or
+            names a function that is not in ``trust``.
+
     """
-    folder = Path(folder)
+    folder = find_model(Path(folder))
     config = read_config(folder)
-    network = rebuild(config.architecture)
+    network = _build(config.architecture, folder / CONFIG, (trust,) if isinstance(trust, str) else trust)
     tensors = read_weights(folder / WEIGHTS)
     factor_like(network, tensors)
     expected = network.state_dict()
@@ -103,25 +133,74 @@ def load_network(folder: Path | str) -> tuple[FCN, Config]:
             f"does not hold a {config.architecture.name} ({wrong[0]} and {len(wrong) - 1} more differ)",
             f"use the {CONFIG} it was saved with",
         )
+    for name, tensor in tensors.items():
+        _check_numbers(folder / WEIGHTS, name, tensor, expected[name])
     network.load_state_dict(tensors)
     return network.eval(), config
 
 
+def _check_numbers(path: Path, name: str, tensor: Tensor, expected: Tensor) -> None:
+    """Refuse what would label every pixel the same without a word, or be cast to something else."""
+    if tensor.is_floating_point() != expected.is_floating_point() or tensor.is_complex():
+        raise BadFile(path, f"{name} holds {tensor.dtype}, not {expected.dtype}", "save the model anew")
+    if tensor.is_floating_point() and tensor.numel() and not all(map(isfinite, map(float, tensor.aminmax()))):
+        raise BadFile(path, f"{name} holds NaN or infinity", "take an earlier model, or train again at a lower rate")
+
+
+def find_model(folder: Path) -> Path:
+    """Return the model folder that a path stands for: itself, or the ``model`` of a run; raises ``BadFile``."""
+    for candidate in (folder, folder / "model"):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    if folder.is_file():
+        what, fix = "is a file, not a model", f"name the folder that holds {CONFIG} and {WEIGHTS}"
+    elif not folder.exists():
+        what, fix = "no such folder", "check the path"
+    elif stages := sorted(path.parent.parent.name for path in folder.glob(f"*/model/{CONFIG}")):
+        what, fix = f"holds the runs {', '.join(stages[:8])}", f"name one of them, {folder / stages[0]}"
+    else:
+        what = f"is not a model: it has no {CONFIG}, and no run's model folder"
+        fix = "name the folder that holds config.json (RUN/model); a run has one after its first epoch"
+    raise BadFile(folder, what, fix)
+
+
+def _build(architecture: Architecture, path: Path, trust: Sequence[str]) -> FCN:
+    """Build the network of a model folder, but run no code that neither the package nor the caller names."""
+    code = foreign_trunk(architecture.name)
+    if code is not None and code not in trust:
+        raise BadFile(
+            path,
+            f"loading it calls {code}, which is not fullyconv's, timm's or torchvision's",
+            f"if you know that function and trust the model, say so: load(folder, trust={code!r}), or --trust {code}",
+        )
+    try:
+        if code is None and (external := external_trunk(architecture.name)) is not None:
+            _check_weights(external[1], path)
+        return rebuild(architecture)
+    except BadFile:
+        raise
+    except (ValueError, RuntimeError) as error:
+        raise BadFile(path, f"architecture: {error}", RESTORE) from None
+
+
+def _check_weights(name: str, path: Path) -> None:
+    """Refuse a classifier of a library that is too large, before its weights exist (our own networks have bounds)."""
+    weights = sum(tensor.numel() for tensor in without_weights(partial(build_classifier, name)).state_dict().values())
+    if weights > LIMITS.weights:
+        raise BadFile(path, f"{name} has {weights} weights", LIMITS.remedy("weights"))
+
+
 def read_config(folder: Path) -> Config:
     """Read and check a model's ``config.json``; raises ``BadFile``."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise BadFile(
-            folder, f"is not a model: it has no {CONFIG}", "name the folder that holds config.json (RUN/model)"
-        )
+    path = find_model(folder) / CONFIG
     if path.stat().st_size > LIMITS.text_bytes:
-        raise BadFile(path, f"larger than {LIMITS.text_bytes} bytes", "restore it from where the model was saved")
+        raise BadFile(path, f"larger than {LIMITS.text_bytes} bytes", LIMITS.remedy("text_bytes"))
     try:
         config = Config.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise BadFile(path, f"{where}: {first['msg']}", "restore it from where the model was saved") from None
+        raise BadFile(path, f"{where or 'as a whole'}: {first['msg'].removeprefix('Value error, ')}", RESTORE) from None
     if config.format != 1:
         raise BadFile(path, f"format {config.format}", "update fullyconv: this version reads format 1")
     return config
@@ -129,6 +208,7 @@ def read_config(folder: Path) -> Config:
 
 def store_crf(folder: Path, parameters: CRFParameters) -> None:
     """Put CRF parameters into a model's ``config.json``; raises ``BadFile`` if there is none."""
+    folder = find_model(folder)
     config = read_config(folder).model_copy(update={"crf": parameters})
     write_json(folder / CONFIG, config.model_dump())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fullyconv.checkpoint import load_network
@@ -12,13 +13,38 @@ from fullyconv.types import SpectralPreprocess
 
 
 def load(
-    folder: Path | str, *, device: DeviceName = "auto", precision: Precision = "fp32"
+    folder: Path | str,
+    *,
+    device: DeviceName = "auto",
+    precision: Precision = "fp32",
+    trust: str | Sequence[str] = (),
 ) -> Segmenter | SceneSegmenter:
-    """Open a model folder for prediction: a ``SceneSegmenter`` for a model of scenes, else a ``Segmenter``.
+    """Open a model folder for prediction.
 
-    Raises ``BadFile`` if it is no model.
+    Nothing in the folder is run: the network is one of ours, or one that timm or torchvision has under a plain name.
+
+    Args:
+        folder: The model folder, ``RUN/model``, or the run ``RUN`` that holds it.
+        device: Where to compute; ``auto`` is CUDA where there is one.
+        precision: ``bf16`` is quicker where the machine has instructions for it.
+        trust: Functions ``package.module:function`` that may be called to make the network's classifier,
+            where the model was made on one of your own.
+
+    Returns:
+        A ``SceneSegmenter`` for a model of hyperspectral scenes, else a ``Segmenter``.
+
+    Raises:
+        BadFile: If it is no model, is damaged, or would call a function that is not in ``trust``.
+
+    >>> import tempfile
+    >>> from fullyconv import build, save
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     segmenter = load(save(build("fcn32s-resnet18", 2), folder))
+    >>> segmenter.classes.names
+    ('class_0', 'class_1')
+
     """
-    network, config = load_network(folder)
+    network, config = load_network(folder, trust=trust)
     if isinstance(config.preprocess, SpectralPreprocess):
         return SceneSegmenter(
             network, classes=config.classes, preprocess=config.preprocess, device=device, precision=precision

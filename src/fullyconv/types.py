@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ VOID = -1
 
 MOST_CLASSES = 32_767  # labels travel as int16
 MOST_VALUE = 65_535  # of a class in a mask file: masks are written as 8 or 16 bit
+LONGEST_NAME = 200  # characters of a class's name
 
 
 def palette_colour(index: int) -> tuple[int, int, int]:
@@ -74,6 +76,8 @@ class ClassSet:
                 raise ValueError(f"{len(self.names)} classes need as many {what}, not {len(given)}")
         if twice := _twice(self.names):
             raise ValueError(f"two classes share a name: {twice[0]!r}")
+        if long := [name for name in self.names if len(name) > LONGEST_NAME]:
+            raise ValueError(f"a class name of {len(long[0])} characters: write at most {LONGEST_NAME}")
         self._check_values()
         self._check_colours()
 
@@ -104,6 +108,15 @@ class ClassSet:
         return (self.ignore_index, *self.also_ignored)
 
 
+def _check_statistics(mean: Iterable[float], std: Iterable[float]) -> None:
+    """Refuse a normalisation that turns numbers to NaN or infinity."""
+    if not all(map(isfinite, mean)):
+        raise ValueError(f"a mean is a finite number, not {next(value for value in mean if not isfinite(value))}")
+    for value in std:
+        if not (isfinite(value) and value > 0):
+            raise ValueError(f"a standard deviation is a finite number above 0, not {value}")
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How pixels become network input: ``(pixel - mean) / std`` in the given channel order.
@@ -119,6 +132,7 @@ class Preprocess:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or len(self.mean) < 3:
             raise ValueError(f"three or more means need as many deviations: {len(self.mean)} and {len(self.std)}")
+        _check_statistics(self.mean, self.std)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Normalise H x W x K (RGB, then any further channels) to K x H x W float32."""
@@ -165,6 +179,7 @@ class SpectralPreprocess:
         sizes = {len(self.mean), len(self.std), *map(len, self.components)}
         if not self.bands or sizes != {len(self.bands)}:
             raise ValueError(f"each of {len(self.bands)} bands needs one number, in each row: {sorted(sizes)}")
+        _check_statistics((*self.mean, *(weight for row in self.components for weight in row)), self.std)
         if min(self.bands) < 0 or max(self.bands) >= self.scene_bands:
             raise ValueError(f"bands {min(self.bands)} to {max(self.bands)} of a scene of {self.scene_bands}")
 

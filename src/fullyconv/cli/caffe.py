@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fullyconv.cli.console import out
-from fullyconv.cli.options import ModelArgument
+from fullyconv.cli.options import ModelArgument, TrustOption, import_from_here
 
 app = typer.Typer(help="Caffe's files in and out.", no_args_is_help=True)
 
@@ -47,6 +47,7 @@ def import_(
 def export(
     model: ModelArgument,
     out_: Annotated[Path, typer.Option("--out", help="Folder for deploy.prototxt and weights.caffemodel.")],
+    trust: TrustOption = None,
 ) -> None:
     """Write a model as Caffe's files, under the layer names of the papers' release.
 
@@ -56,7 +57,8 @@ def export(
     from fullyconv.checkpoint import load_network
     from fullyconv.types import Preprocess
 
-    network, config = load_network(model)
+    import_from_here(*(trust or ()))
+    network, config = load_network(model, trust=trust or ())
     if not isinstance(config.preprocess, Preprocess):
         raise ValueError(
             f"{model} labels hyperspectral scenes, which Caffe has no input for: export a model of pictures"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fullyconv.cli.console import out
-from fullyconv.cli.options import ModelArgument
+from fullyconv.cli.options import ModelArgument, TrustOption, import_from_here
 
 FULLY_CONNECTED = ("trunk.fc6", "trunk.fc7")
 
@@ -24,6 +24,7 @@ def compress(
     layer: Annotated[
         list[str] | None, typer.Option(help="Convolution to factor; may be repeated [fc6 and fc7].")
     ] = None,
+    trust: TrustOption = None,
 ) -> None:
     """Truncate large layers by SVD, each to two smaller ones, and say what that saves and costs.
 
@@ -35,7 +36,8 @@ def compress(
     from fullyconv.data.images import read_image
     from fullyconv.surgery import compress as truncate
 
-    network, config = load_network(model)
+    import_from_here(*(trust or ()))
+    network, config = load_network(model, trust=trust or ())
     picture = torch.from_numpy(config.preprocess(read_image(image)))[None]
     report = truncate(network, layer or FULLY_CONNECTED, picture, rank=rank, error=error)
     notes = config.notes | {"ranks": report.ranks, "compressed_from": str(model)}

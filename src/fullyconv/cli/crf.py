@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from fullyconv.cli.console import Bars, out
-from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument
+from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument, TrustOption, import_from_here
 
 if TYPE_CHECKING:
     from fullyconv.evaluation.refinement import Comparison
@@ -30,6 +30,7 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Candidates of a random search.")] = 40,
     seed: int = 0,
     device: DeviceOption = "auto",
+    trust: TrustOption = None,
 ) -> None:
     """Search for the CRF's weights and bandwidths on labelled images and save the best with the model.
 
@@ -43,7 +44,8 @@ def tune(
     from fullyconv.opening import load
     from fullyconv.predict.refine import CRFSegmenter
 
-    segmenter = CRFSegmenter(load(model, device=device), CRFParameters())
+    import_from_here(*(trust or ()))
+    segmenter = CRFSegmenter(load(model, device=device, trust=trust or ()), CRFParameters())
     pairs = evaluation_split(open_folder(data), split)
     pairs = [pairs[index * len(pairs) // min(images, len(pairs))] for index in range(min(images, len(pairs)))]
     base = CRFParameters()

@@ -10,7 +10,7 @@ import typer
 from fullyconv.cli.console import Bars, complain, out, print_evaluation
 from fullyconv.cli.crf import print_comparison, with_crf
 from fullyconv.cli.hsi import evaluate_on_scene
-from fullyconv.cli.options import CRFOption, DeviceOption, ModelArgument, PrecisionOption
+from fullyconv.cli.options import CRFOption, DeviceOption, ModelArgument, PrecisionOption, TrustOption, import_from_here
 
 if TYPE_CHECKING:
     from fullyconv.data.pairs import Pair
@@ -35,6 +35,7 @@ def evaluate(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
+    trust: TrustOption = None,
 ) -> None:
     """Score a model over a data set at native resolution.
 
@@ -49,7 +50,8 @@ def evaluate(
     from fullyconv.opening import load
     from fullyconv.report import plot_confusion, save_figure, write_report
 
-    segmenter = load(model, device=device, precision=precision)
+    import_from_here(*(trust or ()))
+    segmenter = load(model, device=device, precision=precision, trust=trust or ())
     if isinstance(segmenter, SceneSegmenter):
         evaluate_on_scene(model, segmenter, data, labels=labels, masks=masks, json_file=json_file)
         return

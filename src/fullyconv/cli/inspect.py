@@ -14,7 +14,7 @@ from rich.table import Table
 
 from fullyconv.cli.console import behind, complain, out
 from fullyconv.cli.opening import Subject, class_index, open_subject
-from fullyconv.cli.options import import_from_here
+from fullyconv.cli.options import TrustOption, import_from_here
 
 if TYPE_CHECKING:
     from fullyconv.geometry import AxisMap
@@ -62,6 +62,7 @@ def inspect(
         bool, typer.Option("--scores", help="In a classifier's heat map show scores, not probabilities.")
     ] = False,
     out_: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Where to write the heat map.")] = None,
+    trust: TrustOption = None,
 ) -> None:
     """Print what a network is made of and where every layer looks; of a classifier, how it becomes an FCN.
 
@@ -74,8 +75,10 @@ def inspect(
     """
     if heatmap is not None and out_ is None:
         raise ValueError("a heat map needs a file to be written to: give --out FILE.png")
-    import_from_here(model)
-    subject = open_subject(model, weights=weights, side=None if example is None else read_size(example))
+    import_from_here(model, *(trust or ()))
+    subject = open_subject(
+        model, weights=weights, side=None if example is None else read_size(example), trust=trust or ()
+    )
     wanted = None if size is None else read_size(size)
     if subject.example is None:
         document, dense = _show_network(model, subject, wanted, everything=all_), None

@@ -30,17 +30,19 @@ class Subject:
     trained: bool = False
 
 
-def open_subject(name: str, *, weights: Path | None, side: tuple[int, int] | None) -> Subject:
+def open_subject(
+    name: str, *, weights: Path | None, side: tuple[int, int] | None, trust: Sequence[str] = ()
+) -> Subject:
     """Open a model folder, or build what a name stands for and fill it with ``weights`` if they are given.
 
-    ``side`` is the height and width a classifier was made for, where it does not say so itself. Raises
-    ``ValueError`` for what is neither.
+    ``side`` is the height and width a classifier was made for, where it does not say so itself; ``trust`` names
+    the functions that a model folder may call. Raises ``ValueError`` for what is neither.
     """
     from fullyconv.networks import CLASSIFIERS, external_trunk, network_names
     from fullyconv.networks.trunks.external import is_external
 
     if Path(name).is_dir():
-        return _open_model(Path(name), weights)
+        return _open_model(Path(name), weights, trust)
     if name in CLASSIFIERS:
         subject = _published(name)
     elif name in network_names() or external_trunk(name) is not None:
@@ -61,12 +63,12 @@ def _unknown(name: str, known: Sequence[str]) -> str:
     )
 
 
-def _open_model(folder: Path, weights: Path | None) -> Subject:
+def _open_model(folder: Path, weights: Path | None, trust: Sequence[str]) -> Subject:
     from fullyconv.checkpoint import load_network
 
     if weights is not None:
         raise ValueError(f"{folder} is a model and has its weights: leave --weights out, or name its network")
-    network, config = load_network(folder)
+    network, config = load_network(folder, trust=trust)
     return Subject(network, config.preprocess, config.classes.names, trained=True)
 
 

@@ -20,11 +20,20 @@ DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic: bf16 is quicker where the machine has it.")]
 CRFOption = Annotated[bool, typer.Option("--crf", help="Let a dense CRF sharpen the labels (extra: crf).")]
 
+TrustOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="MODULE:FUNCTION",
+        help="Code of your own that the model may call to make its network; may be repeated.",
+    ),
+]
+
 
 def import_from_here(*names: object) -> None:
     """Let functions that the user names, ``my_package.nets:build``, be found in the working folder.
 
-    Only for names that are typed: what a model folder names has to be on PYTHONPATH.
+    Only for names that are typed, those of ``--trust`` among them: nothing that a file names is looked for there.
     """
     if any(":" in str(name) for name in names) and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))

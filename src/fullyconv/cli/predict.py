@@ -10,7 +10,7 @@ import typer
 
 from fullyconv.cli.console import Bars, complain, out
 from fullyconv.cli.crf import with_crf
-from fullyconv.cli.options import CRFOption, DeviceOption, ModelArgument, PrecisionOption
+from fullyconv.cli.options import CRFOption, DeviceOption, ModelArgument, PrecisionOption, TrustOption, import_from_here
 
 if TYPE_CHECKING:
     from fullyconv.predict.folder import Outcome, Task
@@ -34,6 +34,7 @@ def predict(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
+    trust: TrustOption = None,
 ) -> None:
     """Label every pixel of images: a palette PNG of the same size and an overlay each.
 
@@ -49,7 +50,8 @@ def predict(
     from fullyconv.opening import load
     from fullyconv.predict.folder import find_images
 
-    segmenter = load(model, device=device, precision=precision)
+    import_from_here(*(trust or ()))
+    segmenter = load(model, device=device, precision=precision, trust=trust or ())
     of_scenes = isinstance(segmenter, SceneSegmenter)
     if (crf and of_scenes) or ((cube_key or rgb) and not of_scenes):
         wrong = "a CRF compares colours, which" if crf else "--cube-key and --rgb are for scenes, which"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from fullyconv.cli.console import Bars, TrainingBars, err, out, print_evaluation, print_report, stopped_in_words
 from fullyconv.cli.data import write_inferred_classes
 from fullyconv.cli.hsi import train_scenes
-from fullyconv.cli.options import SetOption, import_from_here
+from fullyconv.cli.options import SetOption, TrustOption, import_from_here
 from fullyconv.cli.predict import predict_tasks
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def train(
         bool, typer.Option("--skip-problems", help="Leave out pairs that data check complains of.")
     ] = False,
     runs: Annotated[int, typer.Option(min=1, help="Scene recipes: train so often, with other splits and seeds.")] = 1,
+    trust: TrustOption = None,
 ) -> None:
     """Train a model and measure it: RUN/model (the best), RUN/report.html, RUN/metrics.jsonl, TensorBoard events.
 
@@ -46,36 +48,48 @@ def train(
     """
     from fullyconv.recipes import find_chain, find_recipe, find_scene_recipe
     from fullyconv.train.chain import change_chain
-    from fullyconv.train.folder import open_run
+    from fullyconv.train.folder import hold, open_run
     from fullyconv.train.recipe import change, parse_settings
 
     settings = parse_settings(set_ or [])
-    import_from_here(settings.get("trunk"), settings.get("network"))
+    words = [*map(str, settings.values()), *(trust or ())]
+    import_from_here(*words)
     scene_recipe = find_scene_recipe(recipe)
     if scene_recipe is not None:
-        train_scenes(change(scene_recipe, settings, source="--set"), data, out_, runs=runs, resume=resume)
+        changed_scene = change(scene_recipe, settings, source="--set")
+        _check_trust(recipe, [changed_scene.network], words)
+        train_scenes(changed_scene, data, out_, runs=runs, resume=resume)
         return
     if runs > 1:
         raise ValueError(f"--runs is for scene recipes (hsi); {recipe} is none: train it again with --set seed=…")
     chain = find_chain(recipe)
     if chain is not None:
         changed = change_chain(chain, settings, source="--set")
-        _train_chain(changed, data, out_, resume=resume, skip_problems=skip_problems)
+        _check_trust(recipe, [stage.network_name for stage in changed.stages.values()], words)
+        with hold(out_):
+            prepared = prepare_data(next(iter(changed.stages.values())), data, skip_problems=skip_problems)
+            train_stages(changed, prepared, out_, resume=resume, trust=trust or ())
         return
     chosen = change(find_recipe(recipe), settings, source="--set")
+    _check_trust(recipe, [chosen.network_name], words)
     with open_run(out_, resume=resume) as folder:
-        train_recipe(chosen, prepare_data(chosen, data, skip_problems=skip_problems), folder)
+        train_recipe(chosen, prepare_data(chosen, data, skip_problems=skip_problems), folder, trust=trust or ())
 
 
-def _train_chain(chain: Chain, data: Path, out_: Path, *, resume: bool, skip_problems: bool) -> None:
-    from fullyconv.train.folder import hold
+def _check_trust(source: str, networks: Sequence[str], words: Sequence[str]) -> None:
+    """Refuse to call a function that a recipe's file names, unless it is among the words of the command."""
+    from fullyconv.files import BadFile
+    from fullyconv.networks import foreign_trunk
 
-    with hold(out_):
-        prepared = prepare_data(next(iter(chain.stages.values())), data, skip_problems=skip_problems)
-        train_stages(chain, prepared, out_, resume=resume)
+    for code in filter(None, map(foreign_trunk, networks)):
+        if not any(word.endswith(code) for word in words):
+            what = f"training with it calls {code}, which is not fullyconv's, timm's or torchvision's"
+            raise BadFile(source, what, f"if you know that function, say so: --trust {code}")
 
 
-def train_stages(chain: Chain, prepared: Prepared, out_: Path, *, resume: bool) -> dict[str, Path]:
+def train_stages(
+    chain: Chain, prepared: Prepared, out_: Path, *, resume: bool, trust: Sequence[str] = ()
+) -> dict[str, Path]:
     """Train the stages of a chain that are not finished; gives each stage's evaluation file."""
     from fullyconv.train.chain import place
     from fullyconv.train.folder import EVALUATION, open_run
@@ -88,7 +102,7 @@ def train_stages(chain: Chain, prepared: Prepared, out_: Path, *, resume: bool) 
             continue
         err.print(f"{stage.name}: {stage.run}")
         with open_run(stage.run, resume=resume and stage.begun) as folder:
-            train_recipe(stage.recipe, prepared, folder)
+            train_recipe(stage.recipe, prepared, folder, trust=trust)
     return files
 
 
@@ -112,24 +126,25 @@ def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) ->
     return prepared
 
 
-def train_recipe(recipe: Recipe, prepared: Prepared, folder: RunFolder) -> Evaluation:
+def train_recipe(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Sequence[str] = ()) -> Evaluation:
     """Train with progress bars, score the best model, write the report."""
     from fullyconv.evaluation import evaluate
     from fullyconv.files import write_json
+    from fullyconv.networks import foreign_trunk
     from fullyconv.opening import load
     from fullyconv.report import plot_confusion, save_figure, write_report
     from fullyconv.train.assemble import assemble
     from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, RECIPE, REPORT
     from fullyconv.train.run import Run, precision_of
 
-    job, run = assemble(recipe, prepared, folder), folder.path
+    job, run = assemble(recipe, prepared, folder, trust=trust), folder.path
     err.print(
         f"{recipe.network_name}, {len(job.classes)} classes, {len(prepared.train)} training and {len(prepared.val)} "
         f"validation pairs, {job.fabric.device.type}, {precision_of(job.fabric)}"
     )
     with Bars() as bars, stopped_in_words():
         Run(job, folder, TrainingBars(bars, recipe.epochs)).train()
-    segmenter = load(run / BEST, device=recipe.device)
+    segmenter = load(run / BEST, device=recipe.device, trust=foreign_trunk(recipe.network_name) or ())
     with Bars() as bars:
         evaluation = evaluate(segmenter, prepared.val, progress=lambda n, total: bars("evaluating", n, total))
     write_json(run / EVALUATION, evaluation.document())

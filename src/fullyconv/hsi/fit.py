@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fullyconv.checkpoint import load_network
 from fullyconv.hsi.trial import SceneTrial, tile_side
 from fullyconv.losses import pixel_loss
-from fullyconv.networks import build
+from fullyconv.networks import build, foreign_trunk
 from fullyconv.networks.fcn import FCN, continue_from
 from fullyconv.surgery.layers import widen
 from fullyconv.tiles import Tile, plan_tiles
@@ -30,7 +30,7 @@ def make_network(trial: SceneTrial) -> FCN:
     torch.manual_seed(recipe.seed)
     network = build(recipe.network, len(trial.classes), channels=trial.preprocess.channels)
     if recipe.start_from is not None:
-        trained, _ = load_network(recipe.start_from)
+        trained, _ = load_network(recipe.start_from, trust=foreign_trunk(recipe.network) or ())
         if not isinstance(trained, FCN):
             raise ValueError(f"{recipe.start_from} is a classifier: start from a segmentation network")
         widen(trained, network.in_channels)

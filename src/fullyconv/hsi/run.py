@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fullyconv.checkpoint import read_config
+from fullyconv.checkpoint import find_model, read_config
 from fullyconv.files import write_json
 from fullyconv.hsi.fit import fit
 from fullyconv.hsi.formats.mapped import row_blocks
@@ -20,6 +20,7 @@ from fullyconv.hsi.scoring import SceneEvaluation, evaluate_map
 from fullyconv.hsi.segmenter import SceneSegmenter, load_scene_model
 from fullyconv.hsi.splits import PixelSplit
 from fullyconv.hsi.trial import SceneTrial, labelled, make_trial, read_split, training_windows, write_split
+from fullyconv.networks import foreign_trunk
 from fullyconv.networks.fcn import FCN
 from fullyconv.report import plot_confusion, save_figure
 from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, RECIPE, open_run
@@ -43,7 +44,7 @@ def train_scene(
         folder.begin(recipe, data_print(trial))
         write_split(trial.split, out / SPLIT)
         fit(trial, folder=folder, watcher=watcher)
-        segmenter = load_scene_model(out / BEST, device=recipe.device)
+        segmenter = load_scene_model(out / BEST, device=recipe.device, trust=foreign_trunk(recipe.network) or ())
         labels = segmenter.predict(scene).labels
         evaluation = evaluate_network(trial, labels, segmenter.network)
         write_json(out / EVALUATION, evaluation.document())
@@ -90,7 +91,7 @@ def evaluate_scene(
             f"the model tells {len(segmenter.classes)} classes apart, {scene.name!r} has {len(classes)}: "
             "give the label map that it was trained on"
         )
-    config, run = read_config(model), model.parent
+    config, run = read_config(model), find_model(model).parent
     own = run / SPLIT
     if masks is None and own.is_file() and config.notes.get("scene") == scene.name:
         masks = own

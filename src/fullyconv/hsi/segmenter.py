@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import isqrt
 from pathlib import Path
@@ -129,9 +129,11 @@ def as_scene(image: Picture | Scene, bands: int) -> Scene:
     return scene
 
 
-def load_scene_model(folder: Path | str, *, device: DeviceName = "auto") -> SceneSegmenter:
+def load_scene_model(
+    folder: Path | str, *, device: DeviceName = "auto", trust: str | Sequence[str] = ()
+) -> SceneSegmenter:
     """Open a model folder for scenes; raises ``BadFile`` if it is not one."""
-    network, config = load_network(folder)
+    network, config = load_network(folder, trust=trust)
     if not isinstance(config.preprocess, SpectralPreprocess):
         raise BadFile(folder, "labels pictures, not scenes", "name the model of a run of train hsi")
     return SceneSegmenter(network, classes=config.classes, preprocess=config.preprocess, device=device)

@@ -16,7 +16,7 @@ from fullyconv.networks.heads import TwoHeads
 from fullyconv.networks.reference import REFERENCES, Reference
 from fullyconv.networks.trunks import backbone
 from fullyconv.networks.trunks.caffenet import CaffeNet
-from fullyconv.networks.trunks.external import is_external
+from fullyconv.networks.trunks.external import foreign_code, is_external
 from fullyconv.networks.trunks.googlenet import GoogLeNet
 from fullyconv.networks.trunks.lenet import LeNet
 from fullyconv.networks.trunks.vgg import VGG16
@@ -24,8 +24,8 @@ from fullyconv.surgery.trunk import Trunk
 from fullyconv.upsample import Border
 
 __all__ = [
-    "CLASSIFIERS", "REFERENCES", "Architecture", "architecture_of", "build", "external_trunk", "from_classifier",
-    "generic_names", "network_names", "rebuild",
+    "CLASSIFIERS", "REFERENCES", "Architecture", "architecture_of", "build", "external_trunk", "foreign_trunk",
+    "from_classifier", "generic_names", "network_names", "rebuild",
 ]  # fmt: skip
 
 # Which FCNs each trunk has the maps for: of its coarsest map alone, with one skip, with two, …
@@ -82,6 +82,16 @@ def external_trunk(name: str) -> tuple[int, str] | None:
     """Split a network's name with a classifier from elsewhere, ``fcn8s-timm:resnet50``, into stride and classifier."""
     found = re.fullmatch(r"fcn(\d+)s-(.+)", name)
     return (int(found[1]), found[2]) if found and is_external(found[2]) else None
+
+
+def foreign_trunk(name: str) -> str | None:
+    """Return the function that building a network calls, where that is neither ours nor timm's nor torchvision's.
+
+    >>> foreign_trunk("fcn8s-my_package.nets:build"), foreign_trunk("fcn8s-timm:resnet50"), foreign_trunk("voc-fcn8s")
+    ('my_package.nets:build', None, None)
+    """
+    external = external_trunk(name)
+    return external[1] if external is not None and foreign_code(external[1]) else None
 
 
 @overload

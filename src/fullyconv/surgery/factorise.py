@@ -73,7 +73,9 @@ def factor_like(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """
     for name, conv in [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)]:
         inner = tensors.get(f"{name}.0.weight")
-        if f"{name}.weight" not in tensors and f"{name}.1.weight" in tensors and inner is not None and inner.ndim == 4:
+        if f"{name}.weight" in tensors or f"{name}.1.weight" not in tensors or inner is None or inner.ndim != 4:
+            continue
+        if inner.shape[0] <= min(conv.out_channels, conv.weight[0].numel()):  # no larger rank is of any use
             replace_layer(network, name, _pair(conv, max(1, inner.shape[0])))
 
 

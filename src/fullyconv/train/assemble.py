@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from fullyconv.data.pairs import Folder, Pair
 from fullyconv.files import BadFile, write_json
 from fullyconv.losses import class_weights
 from fullyconv.machine import DeviceName
-from fullyconv.networks import build
+from fullyconv.networks import build, foreign_trunk
 from fullyconv.networks.fcn import FCN, continue_from
 from fullyconv.networks.heads import TwoHeads
 from fullyconv.predict.image import Segmenter
@@ -74,10 +75,11 @@ def prepare(
     return Prepared(report, train, val)
 
 
-def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder) -> Job:
+def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Sequence[str] = ()) -> Job:
     """Build every part of a run and write down what was decided (``recipe.yaml``, ``classes.yaml``, ``data.json``).
 
-    With ``recipe.start_from``, ``transplant.json`` lists which weights were taken over and which not.
+    With ``recipe.start_from``, ``transplant.json`` lists which weights were taken over and which not;
+    ``trust`` names the functions that loading that model may call.
 
     Raises ``BadFile`` if the run to resume was another one or on other data, or if ``start_from`` has nothing for
     this network.
@@ -87,7 +89,7 @@ def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder) -> Job:
     write_classes(prepared.report.classes, folder.path / CLASSES)
     torch.manual_seed(recipe.seed)
     fabric = make_fabric(recipe.device, recipe.precision)
-    network, preprocess = _make_network(recipe, prepared.report, folder)
+    network, preprocess = _make_network(recipe, prepared.report, folder, trust)
     optimizer = make_optimizer(network.to(fabric.device), recipe)
     batching = _make_batching(recipe, prepared, preprocess)
     return Job(
@@ -124,13 +126,13 @@ def _name(pair: Pair, report: Report) -> str:
     return pair.image.relative_to(root).as_posix() if pair.image.is_relative_to(root) else str(pair.image)
 
 
-def _make_network(recipe: Recipe, report: Report, folder: RunFolder) -> tuple[FCN, Preprocess]:
+def _make_network(recipe: Recipe, report: Report, folder: RunFolder, trust: Sequence[str]) -> tuple[FCN, Preprocess]:
     """Build the network with the weights it starts from; gives it and the normalisation that goes with them."""
     network = build(recipe.network_name, len(report.classes), upsampling=recipe.upsampling)
     _check_trainable(network, recipe.network_name)
     preprocess = recipe.preprocess or Preprocess(mean=report.mean, std=report.std)
     if recipe.start_from is not None:
-        moved, learned_on = _start(network, Path(recipe.start_from))
+        moved, learned_on = _start(network, Path(recipe.start_from), [*trust, foreign_trunk(recipe.network_name) or ""])
         write_json(folder.path / TRANSPLANT, asdict(moved))
         preprocess = recipe.preprocess or learned_on or preprocess
     if recipe.train_only == "scores":
@@ -170,13 +172,13 @@ def _check_trainable(network: FCN, name: str) -> None:
         )
 
 
-def _start(network: FCN, source: Path) -> tuple[Transplant, Preprocess | None]:
+def _start(network: FCN, source: Path, trust: Sequence[str]) -> tuple[Transplant, Preprocess | None]:
     """Take over trained weights; gives what moved and, of a model folder, the normalisation they were trained with."""
     preprocess = None
     if source.suffix == ".safetensors":
         report = transplant(_named_as_in(network, read_weights(source)), network)
     else:
-        trained, config = load_network(source)
+        trained, config = load_network(source, trust=trust)
         preprocess = config.preprocess if isinstance(config.preprocess, Preprocess) else None
         # Of a classifier there is only a trunk to take.
         report = continue_from(trained, network) if isinstance(trained, FCN) else transplant(trained, network)

@@ -30,12 +30,25 @@ def is_external(name: str) -> bool:
     return PATTERN.fullmatch(name) is not None
 
 
+def foreign_code(name: str) -> bool:
+    """Return whether a name stands for a function that is neither timm's nor torchvision's: building it runs that.
+
+    >>> foreign_code("timm:resnet50"), foreign_code("torchvision.models:resnet50"), foreign_code("vgg16")
+    (False, True, False)
+    """
+    found = PATTERN.fullmatch(name)
+    return found is not None and found[1] not in ("timm", "torchvision")
+
+
 def build_classifier(name: str) -> nn.Module:
     """Build a classifier with fresh weights; nothing is downloaded.
 
     ``name`` is ``timm:convnext_tiny``, ``torchvision:resnet50``, or ``my_package.nets:build``: a function (or class)
     that gives the network when it is called without arguments, in a package that can be imported. Raises
     ``ValueError`` for names that are not there and ``ImportError`` where the library is missing.
+
+    A function is called whatever it does: a name that a file gives is only passed here where the caller
+    has said that it is trusted (``fullyconv.checkpoint.load_network``).
     """
     found = PATTERN.fullmatch(name)
     if found is None:
@@ -66,9 +79,6 @@ def _torchvision(entry: str) -> Any:
 
 
 def _function(module: str, entry: str) -> Any:
-    # A model folder may name this function, so it must not be able to name just anything that Python brings.
-    if module.split(".")[0] in sys.stdlib_module_names:
-        raise ValueError(f"{module}:{entry} belongs to Python's own library: name a function of your package")
     try:
         made: Any = importlib.import_module(module)
     except ImportError as error:
@@ -85,7 +95,7 @@ def library(name: str) -> ModuleType:
     """Import timm or torchvision, also beside a PyTorch for which torchvision's compiled operators were not built."""
     try:
         try:
-            return importlib.import_module(name)
+            return _import_installed(name)
         except RuntimeError as error:
             if "torchvision::" not in str(error):
                 raise
@@ -96,9 +106,19 @@ def library(name: str) -> ModuleType:
         _DECLARED.append(declared)
         for module in [key for key in sys.modules if key.split(".")[0] in ("timm", "torchvision")]:
             del sys.modules[module]
-        return importlib.import_module(name)
+        return _import_installed(name)
     except ImportError as error:
         raise ImportError(f"{name} cannot be imported ({error}): pip install 'fullyconv[timm]'") from None
+
+
+def _import_installed(name: str) -> ModuleType:
+    """Import a package, but not from the working folder, which ``python -c`` searches before everything else."""
+    searched = sys.path[:]
+    sys.path[:] = [entry for entry in searched if entry != ""]
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path[:] = searched
 
 
 def origins(network: nn.Module) -> Iterator[str]:
