@@ -77,8 +77,8 @@ class Window:
         if not self.ceil_mode:
             return room // self.stride + 1
         outputs = -(-room // self.stride) + 1
-        # A window that would start in the padding after the input is dropped, as in Caffe and PyTorch.
-        return outputs - (self.pad > 0 and (outputs - 1) * self.stride >= units + self.pad)
+        # A window that would start behind the input is dropped, as in PyTorch (Caffe drops it where there is padding).
+        return outputs - ((outputs - 1) * self.stride >= units + self.pad)
 
     def seen(self, first: int, last: int) -> tuple[int, int]:
         """Return the input units that output units ``first..last`` read (padding included)."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.networks import build
-from fullyconv.networks.dense import ScoreMap, shift_and_stitch, to_atrous
+from fullyconv.networks import build, from_classifier
+from fullyconv.networks.dense import ScoreMap, shift_and_stitch, shifted, to_atrous
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.trunks.resnet import Residual
 from fullyconv.networks.trunks.vgg import VGG16
+from fullyconv.trace import outputs
 
 
 def whole(net: nn.Module) -> nn.Module:
@@ -188,15 +191,146 @@ def test_a_layer_used_twice_gets_two_dilations() -> None:
         assert torch.equal(to_atrous(net)(image)[..., ::4, ::4], net(image))
 
 
-def test_what_has_no_dense_form_is_refused_by_name() -> None:
+class Apply(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Excited(nn.Module):
+    """Squeeze-and-excitation, written as torchvision and timm do."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.conv, self.linear = form, nn.Conv2d(4, 4, 1), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, _, _ = x.shape
+        if self.form == "conv":
+            return x * self.conv(x.mean((2, 3), keepdim=True)).sigmoid()
+        pooled = functional.adaptive_avg_pool2d(x, 1).view(n, c)
+        return x + self.linear(pooled).tanh().view(n, c, 1, 1).expand_as(x)
+
+
+def residual(step: Callable[[Tensor], Tensor]) -> nn.Module:
+    return Apply(lambda x: functional.conv2d(x, torch.ones(4, 4, 3, 3).to(x), stride=2, padding=1) + step(x))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    y = functional.layer_norm(x.permute(0, 2, 3, 1), (4,))[:, 1:, ::2]
+    return functional.pad(y, (0, 0, 1, 0), value=2.0).permute(0, 3, 1, 2)
+
+
+STEPS: dict[str, Callable[[], nn.Module]] = {
+    "conv": lambda: nn.Conv2d(4, 4, 3, stride=2, padding=1),
+    "depthwise": lambda: nn.Conv2d(4, 4, 3, stride=(2, 1), padding=1, groups=4),
+    "dilated": lambda: nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+    "same": lambda: nn.Conv2d(4, 4, (2, 4), padding="same"),
+    "reflecting": lambda: nn.Conv2d(4, 4, 3, stride=2, padding=1, padding_mode="reflect"),
+    "replicating": lambda: nn.Sequential(nn.ReplicationPad2d((1, 0, 2, 1)), nn.MaxPool2d(3, 2)),
+    "function": lambda: Apply(lambda x: functional.conv2d(x, torch.ones(4, 2, 3, 2).to(x), None, (1, 2), 1, 1, 2)),
+    "max": lambda: nn.MaxPool2d(3, 2, padding=1),
+    "max, ceil": lambda: nn.MaxPool2d(2, 2, padding=1, ceil_mode=True),
+    "average": lambda: nn.AvgPool2d(2, 2),
+    "average, padded": lambda: nn.AvgPool2d(3, 2, padding=1),
+    "average, ceil": lambda: nn.AvgPool2d(3, 2, padding=1, ceil_mode=True, count_include_pad=False),
+    "average, ceil, padded": lambda: Apply(lambda x: functional.avg_pool2d(x, 3, 2, 1, True)),
+    "average, divided": lambda: Apply(lambda x: functional.avg_pool2d(x, 2, divisor_override=2)),
+    "shortcut": lambda: residual(lambda x: x[:, :, ::2, ::2]),
+    "shortcut, pooled": lambda: residual(lambda x: functional.avg_pool2d(x, 2, 2, ceil_mode=True)),
+    "padded channels": lambda: residual(lambda x: functional.pad(x[:, :2, ::2, ::2], (0, 0, 0, 0, 1, 1))),
+    "branches": lambda: Apply(
+        lambda x: torch.cat([x[..., 1:, :].narrow(1, 0, 2), functional.max_pool2d(x.chunk(2, 1)[0], (2, 1), 1)], 1)
+    ),
+    "crop": lambda: Apply(lambda x: x[..., 1:-1, 2:]),
+    "channels last": lambda: Apply(channels_last),
+    "squeeze": lambda: Excited("conv"),
+    "squeeze, linear": lambda: Excited("linear"),
+    "group norm": lambda: nn.GroupNorm(2, 4),
+    "instance norm": lambda: Apply(functional.instance_norm),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=3), st.integers(23, 31), st.integers(23, 31))
+def test_every_trunk_that_is_followed_has_both_forms_and_they_agree(names: list[str], height: int, width: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 2), *(STEPS[name]() for name in names), nn.Conv2d(4, 4, 3, padding=1))
+    net = net.double().eval()
+    image = torch.randn(2, 3, height, width, dtype=torch.float64)
+    with torch.no_grad():
+        dense, coarse = to_atrous(net)(image), net(image)
+        down, across = (round(stride) for stride in outputs(net).strides)
+        torch.testing.assert_close(dense[..., ::down, ::across], coarse, rtol=0, atol=1e-10)
+        torch.testing.assert_close(shift_and_stitch(net, image), dense, rtol=0, atol=1e-10)
+    assert coarse.std() > 0
+
+
+def test_branches_that_differ_by_a_unit_at_some_shifts_are_cut_to_the_shorter() -> None:
+    torch.manual_seed(0)
+    branches = residual(lambda x: functional.max_pool2d(x, 2))  # n units each for 2 n, but n + 1 and n for 2 n + 1
+    net = (
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), branches, nn.Conv2d(4, 4, 3, stride=2, padding=1)).double().eval()
+    )
+    image = torch.randn(1, 3, 24, 28, dtype=torch.float64)
+    with torch.no_grad():
+        dense = to_atrous(net)(image)
+        torch.testing.assert_close(dense[..., ::4, ::4], net(image), rtol=0, atol=1e-10)
+        torch.testing.assert_close(shift_and_stitch(net, image), dense, rtol=0, atol=1e-10)
+    assert dense.shape[2:] == (23, 27)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision:densenet121", "torchvision:mobilenet_v2", "torchvision:resnet18", "torchvision:squeezenet1_1",
+        "torchvision:shufflenet_v2_x0_5", "torchvision:efficientnet_b0", "timm:resnet18d", "timm:convnext_atto",
+        "timm:dla34", "timm:regnety_002", "timm:resnetblur18", "timm:ghostnet_050",
+    ],
+)  # fmt: skip
+@pytest.mark.slow
+def test_trunks_of_classifiers_have_both_forms(name: str) -> None:
+    torch.manual_seed(0)
+    net = from_classifier(name, classes=2, stride=16 if "squeezenet" in name else 32).double().eval()
+    stride = round(outputs(net.trunk).strides[0])
+    for parameter in net.parameters():
+        parameter.data = (
+            torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 1.0) / parameter[0].numel() ** 0.5
+        )
+    image = torch.randn(1, 3, 70, 65, dtype=torch.float64)
+    with torch.no_grad():
+        dense = to_atrous(net)(image)
+        assert dense.std() > 0
+        for dy, dx in [(0, 0), (3, 5), (31, 18)]:
+            part = dense[..., dy % stride :: stride, dx % stride :: stride]
+            torch.testing.assert_close(
+                shifted(net, image, (dy % stride, dx % stride)), part, rtol=1e-8, atol=1e-8 * float(part.abs().max())
+            )
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (nn.Upsample(scale_factor=2), r"1 \(Upsample\): has no form without strides: enlarges a map$"),
+        (nn.PixelUnshuffle(2), r"1 \(PixelUnshuffle\): has no form without strides: no dense form of this operation"),
+        (Apply(lambda x: x * x.flatten(2).mean(2)[..., None, None]), r"1 \(mean\): has no form without strides: sees"),
+    ],
+)
+def test_what_has_no_dense_form_is_refused_by_name(step: nn.Module, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        to_atrous(nn.Sequential(nn.Conv2d(3, 4, 2, stride=2), step))
+
+
+def test_networks_and_images_that_do_not_fit_are_refused() -> None:
     image = torch.zeros(1, 1, 5, 5)
-    with pytest.raises(ValueError, match=r"_1 \(AvgPool2d\): no dense form"):
-        to_atrous(nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)))
     with pytest.raises(ValueError, match="several maps"):
         shift_and_stitch(build("fcn32s-resnet18").trunk, image)
     with pytest.raises(ValueError, match="too small"):
         shift_and_stitch(nn.Conv2d(1, 1, 7), image)
-    with pytest.raises(ValueError, match="zeros"):
-        to_atrous(nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"))
-    with pytest.raises(ValueError, match="ceil mode"):
-        to_atrous(nn.MaxPool2d(2, 2, padding=1, ceil_mode=True))
+    with pytest.raises(ValueError, match="opposite border"):
+        to_atrous(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"))

@@ -145,7 +145,7 @@ class _Graph:
             layer = layer_of(self.recorded, node)
             row = operation(node, layer)
             multiply_adds = 0 if row is None else row.multiply_adds(call_of(self.recorded, node, self.walk))
-            moves = not (row is not None and row.joins) and self._moves(node, positions)
+            moves = not (row is not None and (row.joins or row.unitwise)) and self._moves(node, positions)
             yield LayerFacts(
                 path=prefix + self._path(node, weights),
                 kind=type(layer).__name__ if layer is not None else spelling(node),

@@ -234,7 +234,7 @@ class _Rewriter:
         """Apply an operation along the vector's axis to the channels."""
         before, row, layer = shape_of(self._source(node)), self.head.row(node), self.head.layer(node)
         place = row.dim if row is not None else 1
-        axis = Given(node, layer).argument(place, "dim", 1)
+        axis = Given.of(node, layer).argument(place, "dim", 1)
         if not isinstance(axis, int) or before[axis] != self._length(node):
             raise self._refuse(node, "does not act along the entries of the vector")
         if layer is not None:
@@ -332,7 +332,7 @@ class _Rewriter:
     def _functional_convolution(
         self, node: fx.Node, shape: tuple[int, ...], places: tuple[int, ...], pad: Pair
     ) -> fx.Node:
-        given = Given(node, None)
+        given = Given.of(node, None)
         weight = self._call(torch.reshape, given.argument(1, "weight"), shape, like=node)
         kernel = self._call(torch.permute, weight, places, like=node)
         bias = given.argument(2, "bias")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from torch import fx, nn
 
-from fullyconv.geometry import Path
+from fullyconv.geometry import Path, axis_map
 from fullyconv.trace.positions import NotFollowed, Positions, Remark, Walk
 from fullyconv.trace.recorder import input_channels, record
 from fullyconv.trace.walking import walk
@@ -21,6 +22,12 @@ class Outputs:
     paths: tuple[tuple[Path, Path], ...]
     remarks: tuple[Remark, ...]
     multiples: tuple[int, int]
+
+    @property
+    def strides(self) -> tuple[Fraction, Fraction]:
+        """Pixels between neighbouring units of the last map, along rows and columns."""
+        rows, columns = self.paths[-1]
+        return axis_map(rows).scale, axis_map(columns).scale
 
     def along(self, axis: int) -> list[Path]:
         """Return the paths along one axis (0 rows, 1 columns), one per output."""

@@ -70,6 +70,11 @@ def cat(call: Call) -> Positions:
     return joined
 
 
+def cast(call: Call) -> Positions | None:
+    """Follow what gives a tensor the type of another: only the first is the result."""
+    return call.walk.positions.get(call.argument(0, "input"))
+
+
 def channelwise(call: Call) -> Positions:
     """Follow what treats each channel, the second axis, in its own way."""
     if 1 - len(call.before) in call.source.axes:

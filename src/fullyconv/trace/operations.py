@@ -20,7 +20,8 @@ from fullyconv.trace.frames import Frame
 from fullyconv.trace.nodes import spelling
 from fullyconv.trace.positions import Call, Given, Positions
 
-Rule = Callable[[Call], Positions]
+Rule = Callable[[Call], Positions | None]
+"""Finds the positions of a result; ``None`` where it does not depend on the picture."""
 
 HeadForm = Literal["", "position", "as is", "reshape", "reduce", "last", "along", "linear", "product", "convolution"]
 """What an operation on the vector of one picture becomes on the map of all positions' vectors:
@@ -35,10 +36,10 @@ Affine = Literal["", "always", "one", "first"]
 """Whether the mean of its results is its result of the mean: "one" if one argument alone depends on the picture,
 "first" if that is moreover the first."""
 
-AtrousForm = Literal["", "same", "window", "border", "crop"]
+AtrousForm = Literal["", "same", "window", "border", "crop", "expand"]
 """What becomes of an operation when the strides before it are removed: "same" nothing, "window" its taps and its
-padding are spread out and its stride is removed, "border" and "crop" what it puts on or cuts off is enlarged; ""
-there is no such form."""
+padding are spread out and its stride is removed, "border" and "crop" what it puts on or cuts off is enlarged,
+"expand" a vector is not repeated, since each phase has its own; "" there is no such form."""
 
 Role = Literal["", "norm", "drop", "idle"]
 """What else is to be known: it normalises; it drops something in training alone; it does nothing."""
@@ -65,12 +66,13 @@ class Operation:
     @property
     def unitwise(self) -> bool:
         """Return whether it answers each unit (of each of its arguments) from that unit's channels alone."""
-        return self.positions in (joins.unitwise, joins.channelwise, joins.prelu)
+        return self.positions in (joins.unitwise, joins.channelwise, joins.prelu, joins.cast)
 
     @property
     def joins(self) -> bool:
         """Return whether it lays all its arguments on each other."""
-        return self.unitwise or self.positions in (joins.cat, joins.stack, products.einsum)
+        joining = joins.unitwise, joins.channelwise, joins.prelu, joins.cat, joins.stack, products.einsum
+        return self.positions in joining
 
 
 def _each(names: str, *layers: type[nn.Module], affine: Affine = "", caffe: str = "") -> Operation:
@@ -132,9 +134,10 @@ PER_UNIT = (
         _each(names, affine="always")
         for names in (
             "add iadd radd", "sub subtract isub rsub", "neg negative", "positive pos", "clone", "detach", "contiguous",
-            "cpu", "cuda", "float", "double", "half", "bfloat16", "to", "type_as", "data", "real", "requires_grad",
+            "cpu", "cuda", "float", "double", "half", "bfloat16", "data", "real", "requires_grad",
         )
     ),
+    Operation(("to", "type_as"), (), joins.cast, affine="always"),
     _each("mul multiply imul rmul", affine="one"),
     _each("div divide true_divide truediv itruediv idiv", affine="first"),
     Operation(("identity",), (nn.Identity,), affine="always", role="idle"),
@@ -241,7 +244,7 @@ AXES = (
     _moves("squeeze", axes.squeeze),
     _moves("split split_with_sizes chunk tensor_split unsafe_chunk unsafe_split", axes.split, head=""),
     _moves("unbind select", axes.unbind, head=""),
-    _moves("expand expand_as broadcast_to", axes.expand, head=""),
+    Operation(("expand", "expand_as", "broadcast_to"), (), axes.expand, "", atrous="expand"),
     _moves("repeat tile", axes.repeat, head=""),
     Operation(("getitem",), (), axes.item, "reshape", "always", "crop"),
     Operation(("narrow", "narrow_copy"), (), axes.narrow, "", atrous="crop"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil, lcm
@@ -123,8 +123,14 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 class Given:
     """What an operation is given, however it is spelled: the arguments of a function, or the settings of a layer."""
 
-    node: fx.Node | None
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
     layer: nn.Module | None
+
+    @classmethod
+    def of(cls, node: fx.Node, layer: nn.Module | None) -> Given:
+        """Read a node of a recorded graph."""
+        return cls(node.args, node.kwargs, layer)
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """Return an argument by position or name, else that of the layer, else ``default``.
@@ -132,12 +138,11 @@ class Given:
         Lengths that the network computes are given as their node. ``axis`` and ``keepdims`` are NumPy's words, which
         PyTorch takes too.
         """
-        args, kwargs = (self.node.args, self.node.kwargs) if self.node is not None else ((), {})
-        if index < len(args):
-            return args[index]
+        if index < len(self.args):
+            return self.args[index]
         for key in (name, {"dim": "axis", "keepdim": "keepdims"}.get(name, name)):
-            if key in kwargs:
-                return kwargs[key]
+            if key in self.kwargs:
+                return self.kwargs[key]
         return getattr(self.layer, name, default)
 
 

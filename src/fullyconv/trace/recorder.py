@@ -227,7 +227,7 @@ def _shape(row: Operation, layer: nn.Module, shape: tuple[int, ...]) -> tuple[in
     """Return the shape of a layer's result over N x C x H x W without running it; ``None`` where that is not known."""
     if row.unitwise:
         return shape
-    frame = row.frame(Given(None, layer)) if row.frame is not None else None
+    frame = row.frame(Given((), {}, layer)) if row.frame is not None else None
     if len(shape) != 4 or frame is None or getattr(layer, "return_indices", False):
         return None
     channels = getattr(layer, "in_channels", shape[1])

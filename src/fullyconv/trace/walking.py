@@ -23,7 +23,7 @@ def layer_of(recorded: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def call_of(recorded: fx.GraphModule, node: fx.Node, found: Walk) -> Call:
     """Return a node as its row's functions take it."""
-    return Call(node, layer_of(recorded, node), spelling(node), found)
+    return Call(node.args, node.kwargs, layer_of(recorded, node), node, spelling(node), found)
 
 
 def walk(recorded: fx.GraphModule) -> Walk:
@@ -34,12 +34,13 @@ def walk(recorded: fx.GraphModule) -> Walk:
             found.positions[node] = Positions(rows=-2, columns=-1)
         elif node.op not in ("output", "get_attr") and SHAPE in node.meta:
             call = call_of(recorded, node, found)
-            if call.sources:
-                found.positions[node] = _follow(call)
+            positions = _follow(call) if call.sources else None
+            if positions is not None:
+                found.positions[node] = positions
     return found
 
 
-def _follow(call: Call) -> Positions:
+def _follow(call: Call) -> Positions | None:
     row = operation(call.node, call.layer)
     if row is None:
         if any(call.walk.positions[source].axes for source in call.sources):
