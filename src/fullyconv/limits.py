@@ -24,7 +24,7 @@ class Limits:
 
     pixels: int = 400_000_000  # of a picture, a mask or a scene's plane: 20,000 x 20,000
     bands: int = 10_000  # of a scene
-    array_bytes: int = 8 << 30  # of one array that has to be read whole
+    array_bytes: int = 1 << 30  # of one array that has to be read whole
     unpacked_bytes: int = 512 << 20  # of a compressed MATLAB file of labels
     text_bytes: int = 16 << 20  # of a file of text: JSON, YAML, prototxt, lists
     nodes: int = 1_000_000  # of a YAML or JSON document, its aliases counted as often as they are used

@@ -93,7 +93,7 @@ def _unpacked(path: Path, packed: memoryview, array: Array, order: str) -> memor
     room = LIMITS.array_bytes
     if array.kind in NUMERIC or array.kind == CHAR:
         check_bytes(path, array.name, array.shape, 1)
-        room = WIDEST * prod(array.shape) + HEAD_BYTES
+        room = min(room, WIDEST * prod(array.shape) + HEAD_BYTES)  # no more, whatever is packed
     return element_at(unpack(packed, room), 0, order).content
 
 
