@@ -32,13 +32,16 @@ def behind(word: str, colour: str, message: object) -> Text:
     return Text.assemble((f"{word}:", colour), f" {message}")
 
 
+AGAIN = "run the same command with --resume to continue"
+
+
 @contextmanager
-def stopped_in_words() -> Iterator[None]:
+def stopped_in_words(again: str = AGAIN) -> Iterator[None]:
     """End the command with status 130 when a run was stopped, and say how to continue it."""
     try:
         yield
     except KeyboardInterrupt:
-        err.print("stopped; run the same command with --resume to continue")
+        err.print(f"stopped; {again}")
         raise typer.Exit(130) from None
 
 

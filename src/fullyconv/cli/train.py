@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullyconv.cli.console import Bars, TrainingBars, err, out, print_evaluation, print_report, stopped_in_words
+from fullyconv.cli.console import AGAIN, Bars, TrainingBars, err, out, print_evaluation, print_report, stopped_in_words
 from fullyconv.cli.data import write_inferred_classes
 from fullyconv.cli.hsi import train_scenes
 from fullyconv.cli.options import SetOption, TrustOption, import_from_here
@@ -126,7 +126,9 @@ def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) ->
     return prepared
 
 
-def train_recipe(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Sequence[str] = ()) -> Evaluation:
+def train_recipe(
+    recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Sequence[str] = (), again: str = AGAIN
+) -> Evaluation:
     """Train with progress bars, score the best model, write the report."""
     from fullyconv.evaluation import evaluate
     from fullyconv.files import write_json
@@ -142,7 +144,7 @@ def train_recipe(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust
         f"{recipe.network_name}, {len(job.classes)} classes, {len(prepared.train)} training and {len(prepared.val)} "
         f"validation pairs, {job.fabric.device.type}, {precision_of(job.fabric)}"
     )
-    with Bars() as bars, stopped_in_words():
+    with Bars() as bars, stopped_in_words(again):
         Run(job, folder, TrainingBars(bars, recipe.epochs)).train()
     segmenter = load(run / BEST, device=recipe.device, trust=foreign_trunk(recipe.network_name) or ())
     with Bars() as bars:
@@ -159,6 +161,7 @@ def train_recipe(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust
 
 def demo(
     out_: Annotated[Path, typer.Option("--out", help="Folder for the demonstration.")] = Path("runs/demo"),
+    set_: SetOption = None,
 ) -> None:
     """Show everything in a few minutes: make a data set, train FCN-8s on it, score, predict, report."""
     from fullyconv.data.synthetic import write_dataset
@@ -166,12 +169,15 @@ def demo(
     from fullyconv.predict.folder import find_images
     from fullyconv.recipes import RECIPES
     from fullyconv.train.folder import NAMES, RunFolder, hold
+    from fullyconv.train.recipe import change, parse_settings
 
+    recipe = change(RECIPES["demo"], parse_settings(set_ or []), source="--set")
     with hold(out_, names=(*NAMES, "data", "predictions")):
         folder = RunFolder(out_, resume=False)
         folder.clear()  # of an earlier demonstration
+        again = f"continue it with fullyconv train demo --data {out_ / 'data'} --out {out_} --resume"
         data = write_dataset(out_ / "data", train=320, val=40)
-        train_recipe(RECIPES["demo"], prepare_data(RECIPES["demo"], data, skip_problems=False), folder)
+        train_recipe(recipe, prepare_data(recipe, data, skip_problems=False), folder, again=again)
     tasks = find_images([data / "val" / "images"])
     predict_tasks(load(out_ / "model"), tasks, out_ / "predictions", probabilities=False)
     out.print(f"predictions {out_ / 'predictions'}\nOpen {out_ / 'report.html'} in a browser.")

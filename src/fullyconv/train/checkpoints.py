@@ -37,15 +37,23 @@ class Checkpoints:
         """Write one more checkpoint: ``fill`` puts ``PARTS`` into the folder it is given.
 
         The one before is kept, in case the disk damages the new one; with ``alone`` (at the end of a run) it is not.
+        No more than two take room at any time.
         """
         number = max(self.numbers(), default=0) + 1
+        self.keep_newest()
         with whole_folder(self.folder / str(number)) as draft:
             fill(draft)
             write_json(draft / MANIFEST, {name: _checksum(draft / name) for name in PARTS})
-        for other in self.numbers():
-            if other != number and (alone or other != self._whole):
-                _discard(self.folder / str(other))
+        if alone or self._whole is None:
+            self._whole = number
+            self.keep_newest()
         self._whole = number
+
+    def keep_newest(self) -> None:
+        """Remove all checkpoints but the newest whole one, if one is known."""
+        for number in self.numbers() if self._whole is not None else ():
+            if number != self._whole:
+                _discard(self.folder / str(number))
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """Find the newest whole checkpoint, and a remark on each damaged one that was passed over."""

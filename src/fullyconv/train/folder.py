@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,14 @@ class RunFolder:
         with (self.path / METRICS).open("a") as file:
             file.write(_line(figures))
 
+    def check_room(self, needed: int) -> None:
+        """Raise ``BadFile`` if the disk cannot take so many bytes, those that the run has taken already among them."""
+        taken = sum(file.stat().st_size for name in (BEST, LAST) for file in (self.path / name).rglob("*"))
+        room = shutil.disk_usage(self.path).free + taken
+        if room < needed:
+            what = f"its disk has room for {room / 1e6:,.0f} MB, and this run needs {needed / 1e6:,.0f} MB"
+            raise BadFile(self.path, what, "make room, or choose another --out")
+
     def settle(self) -> None:
         """Sweep up what a death left; of a run that never came to save its state, all that would mislead."""
         for name in NAMES:
@@ -117,7 +126,8 @@ def hold(out: Path, *, names: Sequence[str] = ()) -> Iterator[bool]:
 
     Raises ``BadFile`` if that cannot be, or if it is not ours and holds one of ``names``.
     """
-    ours = (out / LOCK).is_file() and out.resolve() not in _held and (out / LOCK).read_text().startswith(MARK)
+    mark = (out / LOCK).read_text() if (out / LOCK).is_file() and out.resolve() not in _held else None
+    ours = mark is not None and mark.startswith(MARK)
     foreign = [name for name in names if (out / name).exists()]
     if foreign and not ours:
         what = f"holds {', '.join(foreign)}, which no run of this version has written"
@@ -125,7 +135,7 @@ def hold(out: Path, *, names: Sequence[str] = ()) -> Iterator[bool]:
     made = not out.exists()
     with _locked(out):
         try:
-            yield ours
+            yield ours or mark == ""  # empty: dead before it could be written
         finally:
             if made and os.listdir(out) == [LOCK]:  # refused before anything came of it
                 (out / LOCK).unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -14,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.utils.tensorboard import SummaryWriter
 
 from fullyconv.checkpoint import WEIGHTS, read_tensors, save, write_tensors
@@ -169,21 +170,44 @@ class Run:
         """
         if self.folder is not None:
             self._restore(self.folder)
+            self.folder.check_room(self._bytes())
         self._begun = self._saved = time.monotonic()
         self._begun -= self.position.seconds
-        with self._stop, _board(self.folder, self.position) as board:
+        self._kept = self._done
+        with self._stop, _Board(self.folder, self.position, self.watcher) as board:
             while not self.position.finished:
                 self._train_epoch()
                 if self._stop.asked:
                     self._save()
                     raise KeyboardInterrupt
                 self._end_epoch(board)
+        if self._done < self.job.schedule.updates:
+            self.watcher.remark(self._cut_short())
         return self.position
 
+    @property
+    def _done(self) -> int:
+        """The updates made so far."""
+        return self.position.epoch * self.job.schedule.per_epoch + self.position.step
+
     def _progress(self) -> float:
-        position, schedule = self.position, self.job.schedule
-        done = position.epoch * schedule.per_epoch + position.step
-        return schedule.progress(done, time.monotonic() - self._begun)
+        return self.job.schedule.progress(self._done, time.monotonic() - self._begun)
+
+    def _cut_short(self) -> str:
+        schedule = self.job.schedule
+        whole = f"{self.position.epoch} of {schedule.epochs} epochs ({self._done} of {schedule.updates} updates)"
+        return (
+            f"stopped after {whole}: {schedule.minutes:g} minutes were over, the machine was too busy or too slow for "
+            f"more: give it time with --set minutes={10 * schedule.minutes:g}"
+            if schedule.minutes
+            else f"stopped after {whole}"
+        )
+
+    def _bytes(self) -> int:
+        """Return the disk space that the run takes at most: two states, and the best model while it is replaced."""
+        weights: int = sum(tensor.nbytes for tensor in self.job.network.state_dict().values())
+        moments = 2 if isinstance(self.job.optimizer, AdamW) else 1
+        return 2 * (1 + moments) * weights + 2 * weights
 
     def _train_epoch(self) -> None:
         """Make the updates that are left of an epoch, as far as time and signals allow."""
@@ -197,19 +221,34 @@ class Run:
                 loss = self._update(group, progress)
                 position.step += 1
                 position.losses.append(loss)
-                done = position.epoch * schedule.per_epoch + position.step
-                self.watcher.step(epoch=position.epoch, done=done, total=schedule.updates, loss=loss)
+                self.watcher.step(epoch=position.epoch, done=self._done, total=schedule.updates, loss=loss)
                 if time.monotonic() - self._saved > SAVE_SECONDS:
                     self._save()
         position.seconds = time.monotonic() - self._begun
 
     def _next(self, groups: Iterator[Group]) -> Group | None:
+        with self._saving_first():
+            try:
+                return next(groups, None)
+            except RuntimeError as error:
+                # A signal to the whole process group ends the workers too: that is a stop, not a failure.
+                if self._stop.soon():
+                    return None
+                if "DataLoader worker" not in str(error):
+                    raise
+                what = str(error).splitlines()[0]
+                raise ValueError(f"a process that prepares batches has died ({what}): lower workers") from None
+
+    @contextmanager
+    def _saving_first(self) -> Iterator[None]:
+        """Save the state before an error ends the run; for use between two updates, where the state is whole."""
         try:
-            return next(groups, None)
-        except RuntimeError:
-            # A signal to the whole process group ends the workers too: that is a stop, not a failure.
-            if self._stop.soon():
-                return None
+            yield
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            if self._done > self._kept:  # a run that fails at once leaves no run behind
+                self._save()
+            if out_of_memory(error):
+                raise ValueError(f"out of memory between updates: lower {self.job.smaller}") from None
             raise
 
     def _update(self, group: Group, progress: float) -> float:
@@ -248,14 +287,14 @@ class Run:
         self._optimizer.step()
         return total
 
-    def _end_epoch(self, board: SummaryWriter | None) -> None:
+    def _end_epoch(self, board: _Board) -> None:
         """Validate, keep the best, save the state, write the figures down.
 
         In this order a death in between only repeats what it has lost: the best model of an epoch that is not saved is
         found again, and a line of metrics that is missing is in the state.
         """
         position, schedule = self.position, self.job.schedule
-        position.finished = self._progress() >= 1
+        last = self._progress() >= 1
         figures: dict[str, Any] = {
             "epoch": position.epoch + 1,
             "loss": float(np.mean(position.losses)) if position.losses else None,
@@ -263,16 +302,18 @@ class Run:
             "seconds": round(position.seconds, 3),
         }
         found = None
-        due = position.finished or (position.epoch + 1) % self.job.validate_every == 0
+        due = last or (position.epoch + 1) % self.job.validate_every == 0
         if self.job.validate is not None and due:
-            found = self.job.validate()
+            with self._saving_first():
+                found = self.job.validate()
             figures |= found.figures
         position.history = [line for line in position.history if line["epoch"] <= position.epoch] + [figures]
+        position.finished = last
         if position.step == schedule.per_epoch:  # an epoch cut short goes on where it was cut, should the run be
             position.epoch, position.step, position.losses = position.epoch + 1, 0, []
         with self._saying_why():
             self._write_epoch(figures, found)
-        _note(board, figures, found)
+        board.note(figures, found)
         self.watcher.epoch(figures)
 
     def _write_epoch(self, figures: dict[str, Any], found: Validation | None) -> None:
@@ -295,7 +336,7 @@ class Run:
         self.position.seconds = time.monotonic() - self._begun
         with self._saying_why():
             self.folder.checkpoints.save(self._fill, alone=self.position.finished)
-        self._saved = time.monotonic()
+        self._saved, self._kept = time.monotonic(), self._done
 
     def _fill(self, folder: Path) -> None:
         self.write_model(folder, {})
@@ -323,10 +364,12 @@ class Run:
             restore_optimizer(self.job.optimizer, read_tensors(found / OPTIMIZER))
         elif folder.resume:
             self.watcher.remark(f"{folder.path}: nothing whole was saved: training from the start")
-        schedule, position = self.job.schedule, self.position
-        if schedule.progress(position.epoch * schedule.per_epoch + position.step, position.seconds) < 1:
+        position = self.position
+        if self.job.schedule.progress(self._done, position.seconds) < 1:
             position.finished = False  # it may have been given more epochs or minutes
             position.history = [line for line in position.history if line["epoch"] <= position.epoch]
+        if position.finished:
+            folder.checkpoints.keep_newest()  # death may have come between the last save and this
         folder.write_metrics(position.history)
 
 
@@ -346,24 +389,49 @@ def _rest_frozen_norms(network: nn.Module) -> None:
             module.eval()
 
 
-@contextmanager
-def _board(folder: RunFolder | None, position: Position) -> Iterator[SummaryWriter | None]:
-    """Open TensorBoard's events; those of epochs that a resumed run trains again are hidden."""
-    if folder is None:
-        yield None
-        return
-    writer = SummaryWriter(str(folder.path / BOARD), purge_step=position.epoch + 1)
-    try:
-        yield writer
-    finally:
-        writer.close()
+class _Board:
+    """TensorBoard's events of a run; those of epochs that a resumed run trains again are hidden.
 
+    They are written last and by a thread of TensorBoard's: where they cannot be, the run goes on without them.
+    """
 
-def _note(board: SummaryWriter | None, figures: Mapping[str, Any], found: Validation | None) -> None:
-    if board is None:
-        return
-    for key, value in figures.items():
-        if isinstance(value, float) and key != "seconds":
-            board.add_scalar(key, value, figures["epoch"])
-    if found is not None and found.picture is not None:
-        board.add_image(found.title, found.picture, figures["epoch"], dataformats="HWC")
+    def __init__(self, folder: RunFolder | None, position: Position, watcher: Watcher) -> None:
+        self._folder, self._watcher, self._first = folder, watcher, position.epoch + 1
+        self._writer: SummaryWriter | None = None
+
+    def __enter__(self) -> _Board:
+        if self._folder is not None:
+            with self._without():
+                self._writer = SummaryWriter(str(self._folder.path / BOARD), purge_step=self._first)
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._without():
+            if self._writer is not None:
+                self._writer.close()
+        threading.excepthook = self._hook
+
+    def note(self, figures: Mapping[str, Any], found: Validation | None) -> None:
+        """Write down the figures of an epoch and the picture of its validation."""
+        with self._without():
+            if self._writer is None:
+                return
+            for key, value in figures.items():
+                if isinstance(value, float) and key != "seconds":
+                    self._writer.add_scalar(key, value, figures["epoch"])
+            if found is not None and found.picture is not None:
+                self._writer.add_image(found.title, found.picture, figures["epoch"], dataformats="HWC")
+
+    @contextmanager
+    def _without(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            self._watcher.remark(f"TensorBoard's events cannot be written ({error.strerror or error}): left out")
+
+    def _thread_failed(self, failure: Any) -> None:
+        """Keep the traceback of TensorBoard's thread to ourselves: its error is raised again when it is next used."""
+        if not isinstance(failure.exc_value, OSError):
+            self._hook(failure)
