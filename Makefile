@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all kills check clean
 
 demo: $(READY)  ## generate pictures, train FCN-8s on them, score, predict, report: runs/demo
 	$(BIN)/fullyconv demo --out runs/demo
@@ -13,6 +13,9 @@ test: $(READY)  ## the fast suite
 
 test-all: $(READY)  ## the fast suite and the long tests
 	$(BIN)/pytest -n 2
+
+kills: $(READY)  ## kill runs 200 times at random instants and resume them: all must end with the same weights
+	KILLS=200 $(BIN)/pytest tests/train/test_kills.py --log-cli-level=WARNING
 
 check: $(READY)  ## format, lint, types, import contract
 	$(BIN)/ruff format --check .

@@ -7,24 +7,23 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from fullyconv import build
 from fullyconv.cli import app
 from fullyconv.data.synthetic import write_dataset
 from fullyconv.files import BadFile
-from fullyconv.train.checkpoints import PARTS
 from fullyconv.train.folder import LOCK, begun, finished, hold, open_run, read_metrics
 from fullyconv.train.recipe import Recipe
 from runs import Notes, newest, train
 
+pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="small trunks are timm's")
 TINY = Recipe(
-    network="fcn32s-resnet18", crop=(32, 32), epochs=2, batch=3, device="cpu", precision="fp32", validate_every=9
+    trunk="timm:test_resnet", crop=(32, 32), epochs=2, batch=3, device="cpu", precision="fp32", validate_every=9
 )
 
 
@@ -57,7 +56,6 @@ def test_what_others_put_into_a_run_is_left_as_it_is(shapes: Path, tmp_path: Pat
     for note in notes:
         note.parent.mkdir(exist_ok=True)
         note.write_text("mine")
-    train(TINY.model_copy(update={"epochs": 4, "validate_every": 1}), shapes, run, resume=False) if False else None
     with open_run(run, resume=True) as folder:
         folder.replace_model(lambda model: (model / "config.json").write_text("{}"))
         folder.clear()
@@ -179,24 +177,19 @@ def test_a_data_set_that_moved_is_the_same(data: Path, tmp_path: Path) -> None:
     assert len(more.losses) == 3
 
 
-@pytest.mark.parametrize("part", [*PARTS, "manifest.json"])
-@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
-def test_a_damaged_state_is_passed_over_with_a_remark(shapes: Path, tmp_path: Path, part: str, harm: str) -> None:
+def test_a_damaged_state_is_passed_over_with_a_remark(shapes: Path, tmp_path: Path) -> None:
     through, run, more = tmp_path / "through", tmp_path / "run", Notes()
     train(TINY, shapes, through)
     with pytest.raises(KeyboardInterrupt):
         train(TINY, shapes, run, Notes(stop_at=3))
     assert sorted(path.name for path in (run / "last").iterdir()) == ["1", "2"]
-    file = newest(run) / part
+    file = newest(run) / "optimizer.safetensors"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 16
-    if harm == "remove":
-        file.unlink()
-    else:
-        file.write_bytes(content if harm == "flip" else content[: len(content) // 2])
+    file.write_bytes(content)
     train(TINY, shapes, run, more, resume=True)
     assert "passed over" in more.remarks[0]
-    assert part in more.remarks[0]
+    assert "optimizer.safetensors" in more.remarks[0]
     assert len(more.losses) == 2  # from the end of the first epoch
     for name in ("model.safetensors", "optimizer.safetensors"):
         assert (newest(through) / name).read_bytes() == (newest(run) / name).read_bytes()
@@ -233,8 +226,8 @@ def test_leftovers_of_a_death_are_swept(shapes: Path, tmp_path: Path) -> None:
 
 
 def test_damaged_lines_of_metrics_are_counted_and_cost_nothing(tmp_path: Path) -> None:
-    lines = ['{"epoch": 1, "loss": 0.5, "learning_rate": 0.1}', '{"epoch": 2, "los', '\x00\x00', "[1, 2]",
-             '{"epoch": 2, "loss": {}, "learning_rate": 0.1}', '{"epoch": 3, "loss": null, "learning_rate": 0.1}']  # fmt: skip
+    good = '{"epoch": %d, "loss": null, "learning_rate": 0.1}'
+    lines = [good % 1, '{"epoch": 2, "los', "\x00\x00", "[1, 2]", good.replace("null", "{}") % 2, good % 3]
     (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\xfe")
     whole, damaged = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["epoch"] for line in whole] == [1, 3]
@@ -252,4 +245,3 @@ def test_a_run_is_begun_and_finished(shapes: Path, tmp_path: Path) -> None:
     assert finished(run)
     (newest(run) / "state.json").write_text("{")
     assert not finished(run)
-    assert isinstance(build("fcn32s-resnet18", 2), torch.nn.Module)

@@ -1,0 +1,161 @@
+"""Real runs, killed at random instants until they are done, must end with the uninterrupted run's weights.
+
+``make kills`` kills at least 200 times: pictures with and without workers, a scene, a chain; a third of the processes
+save slowly, so that many of the deaths fall into a save. ``KILLS=N`` asks for another number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fullyconv.cli import main
+from fullyconv.data.synthetic import write_dataset
+from fullyconv.hsi.synthetic import make_scene
+from fullyconv.types import ClassSet
+
+KILLS = int(os.environ.get("KILLS", "40"))
+MOST = 16  # starts of one run
+SECONDS = 300.0  # after which a process counts as stuck
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command to kill, and where the weights of its runs lie below ``--out``."""
+
+    name: str
+    words: tuple[str, ...]
+    runs: tuple[str, ...] = ("",)
+
+
+def start(case: Case, out: Path, *, slow: float = 0.0) -> int:
+    """Run the command in a process of its own; gives its number.
+
+    It is forked from this one, which has imported all that it needs: else most deaths would fall into its start. With
+    ``slow`` every file of a state takes so many seconds, and lies there half for as long.
+    """
+    words = ["fullyconv", *case.words, "--out", str(out), *["--resume"] * any(out.rglob(".lock"))]
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    with (out.parent / f"{out.name}.log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    if slow:
+        sync, digest = os.fsync, hashlib.file_digest
+        os.fsync = lambda handle: (time.sleep(slow), sync(handle))[1]
+        hashlib.file_digest = lambda *given: (time.sleep(slow), digest(*given))[1]
+    sys.argv = words
+    try:
+        main()
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def wait(child: int, seconds: float) -> int | None:
+    """Wait so long for a process; gives its exit status, ``None`` if it goes on."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    return None
+
+
+def weights(case: Case, out: Path) -> list[bytes]:
+    return [
+        path.read_bytes()
+        for run in case.runs
+        for path in (*(out / run / "last").rglob("model.safetensors"), out / run / "model" / "model.safetensors")
+    ]
+
+
+def lines(case: Case, out: Path) -> list[list[int]]:
+    files = (out / run / "metrics.jsonl" for run in case.runs)
+    return [[json.loads(line)["epoch"] for line in file.read_text().splitlines()] for file in files]
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
+    if find_spec("timm") is None:
+        pytest.skip("small trunks are timm's")
+    data = write_dataset(tmp_path_factory.mktemp("data") / "shapes", train=12, val=2)
+    labels = np.fromfunction(lambda row, column: (row // 12 + column // 15) % 2, (48, 60)).astype(np.int16)
+    np.savez(data.parent / "scene.npz", cube=make_scene(labels, ClassSet(("a", "b")), bands=9).cube, labels=labels + 1)
+    small = ["crop=[32,32]", "batch=2", "epochs=4", "device=cpu", "precision=fp32", "trunk=timm:test_resnet"]
+    settings = [word for setting in small for word in ("--set", setting)]
+    pictures = ("train", "default", "--data", str(data), *settings)
+    scene = ["network=fcn1s-spectral2", "steps=250", "device=cpu", "sample=20", "split=random"]
+    chain = data.parent / "chain.yaml"
+    chain.write_text("epochs: 2\nstages: {coarse: {network: fcn32s-resnet18}, fine: {network: fcn8s-resnet18}}\n")
+    staged = [word for word in settings if word != "epochs=4"]
+    staged = [word for at, word in enumerate(staged) if (word, *staged[at + 1 : at + 2]) != ("--set", "--set")]
+    return [
+        Case("pictures", pictures),
+        Case("workers", (*pictures, "--set", "workers=2")),
+        Case("scene", ("train", "hsi", "--data", str(data.parent / "scene.npz"),
+                       *(word for setting in scene for word in ("--set", setting)))),
+        Case("chain", ("train", str(chain), "--data", str(data), *staged), ("coarse", "fine")),
+    ]  # fmt: skip
+
+
+def kill_until_done(case: Case, out: Path, draw: random.Random, span: float) -> tuple[int, str]:
+    """Start the command again and again, killed after a random while; gives the deaths and how it ended."""
+    for deaths in range(MOST):
+        child = start(case, out, slow=0.03 if draw.random() < 0.33 else 0.0)
+        # In the end it is left alone: a run that is killed in every epoch would take forever.
+        status = wait(child, draw.uniform(0, span) if deaths < MOST - 1 else SECONDS)
+        if status is not None:
+            said = (out.parent / f"{out.name}.log").read_text().strip()
+            return deaths, "" if status == 0 else f"stuck: {said.splitlines()[-1] if said else status}"
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return MOST, "stuck: it takes too long"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started quickly by forking")
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(cases: list[Case], tmp_path: Path) -> None:
+    draw, found, deaths, wrong = random.Random(0), Counter[str](), Counter[str](), []
+    expected, spans = {}, {}
+    for case in cases:
+        started = time.monotonic()
+        assert wait(start(case, tmp_path / case.name), SECONDS) == 0
+        spans[case.name] = time.monotonic() - started
+        expected[case.name] = weights(case, tmp_path / case.name), lines(case, tmp_path / case.name)
+    turn = 0
+    while deaths.total() < KILLS:
+        case = cases[turn % len(cases)]
+        out = tmp_path / f"{case.name}-{turn}"
+        killed, problem = kill_until_done(case, out, draw, spans[case.name])
+        if not problem and (weights(case, out), lines(case, out)) != expected[case.name]:
+            problem = "other weights or lines"
+        verdict = "stuck" if problem.startswith("stuck") else "other" if problem else "exact"
+        found[verdict] += killed
+        deaths[case.name] += killed
+        wrong += [f"{out.name} after {killed} deaths: {problem}"] if problem else []
+        turn += 1
+    summary = f"{turn} runs, {deaths.total()} kills ({dict(deaths)}): {dict(found)}"
+    logging.getLogger(__name__).warning(summary)  # shown by pytest's --log-cli-level=WARNING, as `make kills` asks
+    assert not wrong
