@@ -23,7 +23,7 @@ from fullyconv.hsi import fit as scenes
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.run import data_print
 from fullyconv.hsi.synthetic import make_scene
-from fullyconv.hsi.trial import Trial, make_trial
+from fullyconv.hsi.trial import SceneTrial, make_trial
 from fullyconv.train.folder import open_run
 from fullyconv.types import ClassSet
 
@@ -32,14 +32,14 @@ FULL = 40  # exit status of a child that found the disk full, in words
 
 
 @pytest.fixture(scope="module")
-def trial() -> Trial:
+def trial() -> SceneTrial:
     labels = np.fromfunction(lambda row, column: (row // 8 + column // 10) % 2, (24, 30)).astype(np.int16)
     scene = make_scene(labels, ClassSet(("a", "b")), bands=5)
     recipe = SceneRecipe(network="fcn1s-spectral1", split="random", steps=5, sample=10, device="cpu")
     return make_trial(recipe, scene)
 
 
-def train(trial: Trial, out: Path, *, resume: bool = False) -> None:
+def train(trial: SceneTrial, out: Path, *, resume: bool = False) -> None:
     with open_run(out, resume=resume) as folder:
         folder.begin(trial.recipe, data_print(trial))
         scenes.fit(trial, folder=folder)
@@ -100,7 +100,7 @@ def result(out: Path) -> dict[str, Any]:
     }
 
 
-def operations(trial: Trial, out: Path) -> int:
+def operations(trial: SceneTrial, out: Path) -> int:
     """Count the file operations of a run, in a child."""
     reader, writer = os.pipe()
     seen = [0]
@@ -131,7 +131,7 @@ def _short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a death at a given instant is had by forking")
 @pytest.mark.usefixtures("_short_rounds")
 @pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_death_at_any_file_operation_loses_nothing(trial: Trial, tmp_path: Path, every: int) -> None:
+def test_a_death_at_any_file_operation_loses_nothing(trial: SceneTrial, tmp_path: Path, every: int) -> None:
     train(trial, tmp_path / "through")
     expected = result(tmp_path / "through")
     many = operations(trial, tmp_path / "counted")
@@ -151,7 +151,9 @@ def test_a_death_at_any_file_operation_loses_nothing(trial: Trial, tmp_path: Pat
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a full disk at a given instant is had by forking")
 @pytest.mark.usefixtures("_short_rounds")
 @pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_disk_full_at_any_file_operation_is_told_and_loses_nothing(trial: Trial, tmp_path: Path, every: int) -> None:
+def test_a_disk_full_at_any_file_operation_is_told_and_loses_nothing(
+    trial: SceneTrial, tmp_path: Path, every: int
+) -> None:
     train(trial, tmp_path / "through")
     expected, told = result(tmp_path / "through"), 0
     for number in range(1, operations(trial, tmp_path / "counted") + 1, every):

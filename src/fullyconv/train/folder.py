@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv.checkpoint import CONFIG, WEIGHTS
-from fullyconv.files import BadFile, settle_folder, sync, whole_file, whole_folder, write_json
+from fullyconv.files import BadFile, settle_folder, sync, whole_file, whole_folder, without_nan, write_json
 from fullyconv.train.checkpoints import STATE, Checkpoints
 from fullyconv.train.optim import Descent
 from fullyconv.train.recipe import read_recipe, write_recipe
@@ -47,6 +47,7 @@ class RunFolder:
         ``data`` is what identifies the data set, as plain values. Raises ``BadFile`` if the run to resume had another
         recipe or other data.
         """
+        data = without_nan(data)
         if self.resume and (self.path / DATA).is_file():
             _check_same_data(data, self.path / DATA)
         if self.resume and (self.path / RECIPE).is_file():
