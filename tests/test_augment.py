@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from fractions import Fraction
+from math import floor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,6 +40,55 @@ def test_pixels_and_labels_stay_together_when_only_cut_and_mirrored() -> None:
         np.testing.assert_array_equal(view.image[..., 0][inside], view.labels[inside] * 30)
 
 
+@given(st.integers(20, 120), st.floats(0.3, 3), st.floats(0, 1), st.integers(8, 60))
+def test_a_zoom_is_the_warp_that_keeps_the_corners(length: int, factor: float, place: float, crop: int) -> None:
+    """Labels and pixels that say where they are: pixel i of n covers the part i/n .. (i + 1)/n of the picture."""
+    steps = np.arange(length)
+    ramp = np.broadcast_to(2 * steps, (3, length)).astype(np.uint8)
+    for turned in (False, True):
+        image = np.repeat((ramp.T if turned else ramp)[..., None], 3, axis=2)
+        labels = np.broadcast_to(steps, (3, length)).astype(np.int16)
+        sample = Sample(image, labels.T if turned else labels)
+        size, where = ((crop, 3), np.array([place, 0.5])) if turned else ((3, crop), np.array([0.5, place]))
+        view = zoom_crop(sample, factor=factor, crop=size, place=where, fill=FILL)
+        seen, pixels = (view.labels.T, view.image[:, :, 0].T) if turned else (view.labels, view.image[:, :, 0])
+        line = np.flatnonzero((seen != VOID).any(1))[0]
+        scaled = max(1, round(length * factor))
+        start = round(place * (scaled - crop))
+        for column, label in enumerate(seen[line]):
+            unit = column + start
+            assert (label == VOID) == (not 0 <= unit < scaled)
+            if label == VOID:
+                continue
+            centre = Fraction(2 * unit + 1, 2 * scaled) * length  # of the pixel, on the picture's axis
+            assert label in (floor(centre), floor(centre) - (centre.denominator == 1))  # the pixel it lies in
+            support = max(1, length / scaled) + 1
+            if support < centre < length - support and factor > 1 / 2:
+                assert abs(pixels[line, column] - 2 * (float(centre) - 0.5)) <= 1.5
+
+
+def test_scale_and_crop_are_drawn_over_their_whole_range() -> None:
+    sample = coded(64, 64)
+    sizes = []
+    for index in range(200):
+        rng = sample_rng(seed=0, epoch=0, index=index)
+        view = augment(sample, Augmentation(scale=(0.5, 2.0), flip=False), fill=FILL, rng=rng)
+        assert view.labels.shape[0] == view.labels.shape[1]
+        sizes.append(view.labels.shape[0])
+    assert min(sizes) < 36
+    assert max(sizes) > 116
+    assert np.median(sizes) == pytest.approx(64, rel=0.15)  # as often below 1 as above: a logarithmic axis
+
+
+def test_without_options_a_view_is_the_sample() -> None:
+    sample = coded(9, 12)
+    plain = Augmentation(flip=False)
+    view = augment(sample, plain, fill=FILL, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(view.image, sample.image)
+    np.testing.assert_array_equal(view.labels, sample.labels)
+    assert Augmentation() == Augmentation(crop=None, scale=(1.0, 1.0), flip=True, colour=0.0, shift=0)
+
+
 def test_a_mirrored_view_shows_up() -> None:
     sample = coded(8, 12)
     views = [augment(sample, Augmentation(), fill=FILL, rng=sample_rng(seed=0, epoch=0, index=i)) for i in range(20)]
@@ -55,6 +107,31 @@ def test_jitter_of_ones_changes_nothing_and_brightness_multiplies() -> None:
     assert np.abs(jitter(image, amounts=np.ones(3)).astype(int) - image).max() <= 1
     doubled = jitter(image, amounts=np.array([2.0, 1, 1]))
     assert np.abs(doubled.astype(int) - 2 * image.astype(int)).max() <= 1
+
+
+@given(st.tuples(*[st.floats(0.5, 1.5)] * 3), st.integers(0, 1000))
+def test_jitter_is_brightness_then_contrast_then_saturation(amounts: tuple[float, ...], seed: int) -> None:
+    """Torchvision's definitions, one after the other, in float64 and without cutting off in between."""
+    image = np.random.default_rng(seed).integers(90, 160, (5, 6, 3)).astype(np.uint8)
+    brightness, contrast, saturation = amounts
+    weights = np.array([0.299, 0.587, 0.114])
+    pixels = image * brightness
+    pixels = contrast * pixels + (1 - contrast) * (pixels @ weights).mean()
+    pixels = saturation * pixels + (1 - saturation) * (pixels @ weights)[..., None]
+    found = jitter(image, amounts=np.array(amounts))
+    assert found.dtype == np.uint8
+    assert np.abs(found - np.clip(pixels, 0, 255)).max() <= 1.01
+
+
+def test_jitter_reaches_as_far_as_asked_to_both_sides() -> None:
+    sample = Sample(np.full((4, 4, 3), 100, np.uint8), np.zeros((4, 4), np.int16))
+    options = Augmentation(flip=False, colour=0.5)
+    means = [
+        augment(sample, options, fill=FILL, rng=sample_rng(seed=0, epoch=0, index=index)).image.mean()
+        for index in range(200)
+    ]
+    assert 50 <= min(means) < 55
+    assert 145 < max(means) <= 150
 
 
 def test_grey_saturation_removes_colour() -> None:

@@ -131,8 +131,45 @@ def test_ceil_pooling_sizes_equal_pytorchs(kernel: int, stride: int, pad: int, l
     assume(pad <= kernel // 2 and length + 2 * pad >= kernel)
     expected = nn.MaxPool1d(kernel, stride, pad, ceil_mode=True)(torch.zeros(1, 1, length)).shape[2]
     layer = Window(kernel, stride, pad, ceil_mode=True)
-    if stride <= kernel:  # Caffe keeps an empty last window otherwise, PyTorch does not
+    if stride <= kernel or pad:
         assert layer.size(length) == expected
+    else:  # Caffe keeps a last window without an input unit, PyTorch does not
+        assert layer.size(length) == -(-(length - kernel) // stride) + 1
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(-2, 3), st.integers(-2, 3), st.integers(6, 30))
+def test_uneven_and_negative_paddings_equal_pytorchs(kernel: int, stride: int, pad: int, after: int, n: int) -> None:
+    layer = Window(kernel, stride, pad, pad_end=after)
+    padded = nn.functional.pad(torch.arange(1.0, n + 1)[None, None], (pad, after))
+    windows = padded.unfold(2, kernel, stride)[0, 0]
+    assert layer.size(n) == len(windows)
+    for unit, window in enumerate(windows.tolist()):
+        first, last = layer.seen(unit, unit)
+        assert window == [place + 1 if 0 <= place < n else 0 for place in range(first, last + 1)]
+    ends = layer.seen(0, 0)[0], layer.seen(len(windows) - 1, len(windows) - 1)[1]
+    assert layer.seen(0, len(windows) - 1) == ends
+
+
+def test_padding_by_reflection_needs_something_to_reflect() -> None:
+    reflection = Window(1, pad=3, pad_end=2, least=4)
+    assert [reflection.size(units) for units in (0, 3, 4)] == [0, 0, 9]
+
+
+def test_layers_are_plain_unless_said_otherwise() -> None:
+    assert Window(3) == Window(3, 1, 0, 1, False, None, 1)
+    assert Spread(3) == Spread(3, 1, 0)
+    assert axis_map([]) == AxisMap() == AxisMap(Fraction(1), Fraction(0), Fraction(1))
+    assert size([], 7) == 7
+    assert seen((), 2, 5) == (2, 5)
+
+
+@given(st.lists(windows, max_size=3), st.lists(windows, max_size=3))
+def test_lines_compose_and_reach_to_both_ends_of_the_field(path: list[Window], deeper: list[Window]) -> None:
+    line = axis_map(path).then(axis_map(deeper))
+    assert line == axis_map(path + deeper)
+    first, last = seen(tuple(path + deeper), 5, 5)
+    centre = line.scale * 5 + line.shift
+    assert (centre - line.reach, centre + line.reach) == (first, last)
 
 
 @given(st.lists(windows, min_size=1, max_size=4), st.data())
@@ -158,12 +195,17 @@ def test_field_and_centre_equal_what_back_propagation_finds(path: list[Window], 
     assert (int(touched.min()), int(touched.max())) == (first, last)
 
 
-@given(st.integers(1, 5), st.integers(2, 4), st.integers(3, 8))
-def test_transposed_convolution_sees_what_back_propagation_finds(kernel_extra: int, stride: int, units: int) -> None:
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 3), st.integers(3, 8))
+def test_transposed_convolution_sees_what_back_propagation_finds(
+    kernel_extra: int, stride: int, pad: int, units: int
+) -> None:
     kernel = stride + kernel_extra
-    layer = Spread(kernel, stride)
-    conv = nn.ConvTranspose1d(1, 1, kernel, stride, bias=False)
+    layer = Spread(kernel, stride, pad)
+    assume(layer.size(units) > 0)
+    conv = nn.ConvTranspose1d(1, 1, kernel, stride, pad, bias=False)
     nn.init.ones_(conv.weight)
+    line = layer.axis_map()
+    centres = []
     for output in range(layer.size(units)):
         x = torch.zeros(1, 1, units, requires_grad=True)
         y = conv(x)
@@ -173,10 +215,52 @@ def test_transposed_convolution_sees_what_back_propagation_finds(kernel_extra: i
         touched = x.grad[0, 0].nonzero().flatten()
         first, last = layer.seen(output, output)
         assert (int(touched.min()), int(touched.max())) == (max(first, 0), min(last, units - 1))
-        line = layer.axis_map()
         centre = line.scale * output + line.shift
         assert last - centre <= line.reach
         assert centre - first <= line.reach
+        centres.append(centre - Fraction(first + last, 2))
+    # The bound holds for every phase and is reached by one; over a whole stride the centre is that of what is seen.
+    reaches = [
+        max(layer.seen(output, output)[1] - line.scale * output - line.shift, line.scale * output + line.shift - first)
+        for output in range(stride)
+        for first in (layer.seen(output, output)[0],)
+    ]
+    assert max(reaches) == line.reach
+    assert len(centres) < stride or sum(centres[:stride]) == 0
+
+
+@given(st.integers(1, 9), st.fractions(-20, 20, max_denominator=4), st.integers(-40, 40))
+def test_a_crop_puts_units_on_each_other(scale: int, shift: Fraction, offset: int) -> None:
+    source = AxisMap(Fraction(scale), shift)
+    reference = AxisMap(Fraction(scale), shift + scale * offset)
+    assert crop_offset(source, reference) == offset
+    assert crop_offset(reference, source) == -offset
+    with pytest.raises(ValueError, match="1/3 units apart"):
+        crop_offset(source, AxisMap(Fraction(scale), shift + Fraction(scale, 3)))
+
+
+@given(st.sampled_from([2, 3, 4, 8, 32]), st.integers(1, 4), st.fractions(-9, 9, max_denominator=2), st.data())
+def test_the_bilinear_kernel_puts_upsampled_units_on_the_grid(
+    factor: int, fine: int, shift: Fraction, data: st.DataObject
+) -> None:
+    taps = data.draw(st.sampled_from([2 * factor, 2 * factor - 1]))
+    coarse = AxisMap(Fraction(fine * factor), shift)
+    upsampled = coarse.then(Spread(taps, factor).axis_map())
+    target = AxisMap(Fraction(fine), upsampled.shift + fine * data.draw(st.integers(-5, 5)))
+    assert bilinear_kernel_size(factor, coarse, target) == taps
+
+
+@given(st.integers(1, 30), st.integers(1, 9), st.sets(st.integers(1, 29)))
+def test_the_smallest_input_is_the_first_of_a_whole_period(start: int, period: int, gaps: set[int]) -> None:
+    def fits(length: int) -> bool:
+        return length >= start or length not in gaps
+
+    expected = max((gap for gap in gaps if gap < start), default=0) + 1
+    expected = next(n for n in range(1, expected + 1) if all(fits(length) for length in range(n, n + period)))
+    assert smallest_input(fits, period=period, bound=expected) == expected
+    if expected > 1:
+        with pytest.raises(ValueError, match=f"up to {expected - 1} fits"):
+            smallest_input(fits, period=period, bound=expected - 1)
 
 
 def test_grids_that_never_meet_are_an_error() -> None:
