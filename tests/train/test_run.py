@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import pytest
 import torch
 
 from fullyconv import Recipe, load
-from fullyconv.checkpoint import read_tensors
-from fullyconv.files import BadFile
+from fullyconv.checkpoint import read_config, read_tensors
+from fullyconv.files import BadFile, without_nan
+from fullyconv.train.assemble import assemble, prepare
+from fullyconv.train.folder import open_run
 from fullyconv.train.recipe import change
+from fullyconv.train.run import Run, Validation
 from runs import Notes, newest, train
 
 TINY: dict[str, Any] = {
@@ -61,6 +65,29 @@ def test_a_run_leaves_all_it_should(shapes: Path, tmp_path: Path, workers: int) 
     assert "mean_iu" not in first
     assert 0 <= second["mean_iu"] <= 1
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("scores", [(0.2, 0.7, 0.4), (0.7, 0.7, 0.1), (0.1, 0.2, 0.3), (float("nan"), 0.2, 0.1)])
+def test_the_model_that_is_kept_is_the_first_of_the_best_not_the_last(
+    shapes: Path, tmp_path: Path, scores: tuple[float, ...]
+) -> None:
+    recipe, states = change(Recipe(), TINY, source="test"), []
+
+    def validate() -> Validation:
+        states.append({name: tensor.clone() for name, tensor in job.network.state_dict().items()})
+        score = scores[len(states) - 1]
+        return Validation(score, without_nan({"mean_iu": score}))
+
+    with open_run(tmp_path / "run", resume=False) as folder:
+        job = replace(assemble(recipe, prepare(recipe, shapes), folder), validate=validate)
+        Run(job, folder).train()
+    best = max((score, -epoch) for epoch, score in enumerate(scores) if score == score)[1]
+    kept = read_tensors(tmp_path / "run" / "model" / "model.safetensors")
+    differ = [index for index, state in enumerate(states) if any((kept[name] != state[name]).any() for name in kept)]
+    assert set(range(3)) - set(differ) == {-best}
+    assert read_config(tmp_path / "run" / "model").notes["epoch"] == 1 - best
+    last = read_tensors(newest(tmp_path / "run") / "model.safetensors")
+    assert all(torch.equal(last[name], states[-1][name]) for name in last)
 
 
 def test_workers_do_not_change_the_run(shapes: Path, tmp_path: Path) -> None:
