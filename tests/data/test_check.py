@@ -79,9 +79,6 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "stray label": (lambda r: mask(r / "train/masks/a.png", np.full((20, 30), 7)), "masks/a.png", "classes: 7"),
     "colour mask": (lambda r: picture(r / "train/masks/a.png", seed=0), "masks/a.png", "colour mask read as indices"),
     "all void": (lambda r: mask(r / "train/masks/a.png", np.full((20, 30), 255)), "masks/a.png", "all pixels are void"),
-    "absent class": (
-        lambda r: mask(r / "val/masks/c.png", np.zeros((20, 30))), "", "'tree' never occurs in split 'val'",
-    ),
     "same picture twice": (
         lambda r: shutil.copy(r / "train/images/a.png", r / "val/images/c.png"), "c.png", "the same picture as",
     ),
@@ -101,6 +98,15 @@ def test_each_breakage_is_found_with_its_file_and_training_refuses_it_in_the_sam
     with pytest.raises(BadData) as refusal:
         prepare(RECIPES["default"], root)
     assert line in str(refusal.value)
+
+
+def test_a_class_that_a_split_lacks_is_a_warning_and_training_goes_on(root: Path) -> None:
+    mask(root / "val/masks/c.png", np.zeros((20, 30)))
+    report = check_folder(open_folder(root))
+    assert report.problems == []
+    (warning,) = report.warnings
+    assert "1 classes never occur in split 'val': tree" in str(warning)
+    assert len(prepare(RECIPES["default"], root).train) == 2
 
 
 def test_0_255_masks_are_recognised(root: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fullyconv.data.classes import guess_classes, read_classes, write_classes
-from fullyconv.data.images import RawMask
+from fullyconv.data.masks import RawMask
 from fullyconv.files import BadFile
 from fullyconv.types import ClassSet, palette_colour
 

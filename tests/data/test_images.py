@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import io
+import struct
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import Image, ImageOps
 
-from fullyconv.data import images
-from fullyconv.data.images import decode_mask, read_image, read_raw_mask
+from fullyconv.data import images, raster
+from fullyconv.data.images import read_image
+from fullyconv.data.masks import decode_mask, read_raw_mask
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 from fullyconv.types import VOID, ClassSet
@@ -139,3 +146,151 @@ def test_masks_of_other_modes_are_refused(tmp_path: Path) -> None:
     Image.fromarray(RGB).convert("CMYK").save(path)
     with pytest.raises(BadFile, match="mode CMYK"):
         read_raw_mask(path)
+
+
+def with_orientation(kind: int, count: int, value: bytes, more: bytes = b"") -> bytes:
+    """Make a JPEG whose EXIF orientation is of any TIFF type."""
+    stream = io.BytesIO()
+    Image.fromarray(smooth()).save(stream, "JPEG")
+    raw = stream.getvalue()
+    tags = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHI", 0x112, kind, count) + value + b"\0\0\0\0" + more
+    return raw[:2] + b"\xff\xe1" + struct.pack(">H", len(tags) + 2) + tags + raw[2:]
+
+
+ORIENTATIONS = {
+    "short 1": (3, 1, struct.pack("<HH", 1, 0)),
+    "short 6": (3, 1, struct.pack("<HH", 6, 0)),
+    "short 0": (3, 1, struct.pack("<HH", 0, 0)),
+    "short 9": (3, 1, struct.pack("<HH", 9, 0)),
+    "two shorts": (3, 2, struct.pack("<HH", 6, 3)),
+    "long 8": (4, 1, struct.pack("<I", 8)),
+    "byte 6": (1, 1, b"\6\0\0\0"),
+    "signed byte": (6, 1, b"\6\0\0\0"),
+    "undefined 6": (7, 1, b"\6\0\0\0"),
+    "text x": (2, 2, b"x\0\0\0"),
+    "text 6": (2, 2, b"6\0\0\0"),
+    "rational 1/0": (5, 1, struct.pack("<I", 26), struct.pack("<II", 1, 0)),
+    "rational 6/1": (5, 1, struct.pack("<I", 26), struct.pack("<II", 6, 1)),
+    "float": (11, 1, struct.pack("<f", 6)),
+    "double": (12, 1, struct.pack("<I", 26), struct.pack("<d", 6)),
+    "beyond the end": (5, 1, struct.pack("<I", 60_000)),
+    "no such type": (99, 1, b"\6\0\0\0"),
+    "nothing": (3, 0, b"\0\0\0\0"),
+}
+
+
+@pytest.mark.parametrize("name", ORIENTATIONS)
+def test_an_orientation_of_any_type_is_what_pillow_makes_of_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(with_orientation(*ORIENTATIONS[name]))
+    with Image.open(path) as picture:
+        expected = np.asarray(ImageOps.exif_transpose(picture))
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_only_named_formats_are_opened_whatever_the_file_is_called(tmp_path: Path, suffix: str) -> None:
+    """Pillow's reader of EPS starts Ghostscript."""
+    path = tmp_path / f"photo{suffix}"
+    for content in (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+        b"GIF89a" + bytes(50),
+        b"",
+        b"P6 1 1 255 abc",
+    ):
+        path.write_bytes(content)
+        with pytest.raises(BadFile, match="not PNG, JPEG, TIFF, WebP or BMP"):
+            read_image(path)
+    Image.fromarray(RGB).save(path, "PNG")  # by its content
+    np.testing.assert_array_equal(read_image(path), RGB)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
+def test_pictures_in_bands_are_the_whole(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+    grey = smooth()[..., 0]
+    picture = (
+        Image.fromarray(grey.astype(np.uint16) * 500) if mode == "I;16" else Image.fromarray(smooth()).convert(mode)
+    )
+    picture.save(path)
+    whole = read_image(path)
+    for module in (images, raster):
+        monkeypatch.setattr(module, "BAND_PX", 100)
+    np.testing.assert_array_equal(read_image(path), whole)
+
+
+def test_several_frames_are_refused(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((5, 6, 3), level, np.uint8)) for level in (0, 100, 200)]
+    for path in (tmp_path / "x.webp", tmp_path / "x.png"):
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+        with pytest.raises(BadFile, match="3 frames in one file"):
+            read_image(path)
+
+
+def test_transparent_pixels_are_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(np.full((5, 6, 4), 100, np.uint8)).save(path)
+    with pytest.warns(UserWarning, match="transparent pixels are taken in their stored colours"):
+        assert (read_image(path) == 100).all()
+
+
+def test_lossy_masks_are_named(tmp_path: Path) -> None:
+    values = np.zeros((16, 16), np.uint8)
+    for name, kind in (("x.jpg", "JPEG"), ("y.webp", "WebP")):
+        Image.fromarray(values).save(tmp_path / name)
+        with pytest.raises(BadFile, match=f"a mask saved as {kind}, which changes its numbers: save masks as PNG"):
+            read_raw_mask(tmp_path / name)
+    Image.fromarray(values).convert("RGB").save(tmp_path / "z.webp", lossless=True)
+    assert read_raw_mask(tmp_path / "z.webp").values.shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        (np.array([[0, 70_000]], np.int32), "label outside the classes: 70000"),
+        (np.array([[0, -5]], np.int16), "label outside the classes: -5"),
+        (np.array([[0, -254]], np.int32), "label outside the classes: -254"),
+        (np.array([[1, 2**31 - 1, -(2**31)]], np.int32), "label outside the classes: -2147483648, 2147483647"),
+        (np.array([[1, 2**64 - 1]], np.uint64), "label outside the classes: 18446744073709551615"),
+        (np.array([[1, 1.5]], np.float32), "not whole"),
+        (np.array([[1, np.nan]], np.float32), "NaN"),
+        (np.array([[1, 1e30]], np.float32), "not whole"),
+    ],
+)
+def test_numbers_of_any_size_are_refused_by_name(tmp_path: Path, values: np.ndarray, what: str) -> None:
+    path = tmp_path / "mask.tif"
+    tifffile.imwrite(path, values, photometric="minisblack")
+    tracemalloc.start()
+    with pytest.raises(BadFile, match=what):
+        decode_mask(read_raw_mask(path), CLASSES, path)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
+
+
+def test_whole_numbers_in_floating_point_are_labels(tmp_path: Path) -> None:
+    path = tmp_path / "mask.tif"
+    tifffile.imwrite(path, np.array([[0.0, 2.0, 255.0]], np.float32), photometric="minisblack")
+    assert decode_mask(read_raw_mask(path), CLASSES, path).tolist() == [[0, 2, VOID]]
+
+
+def test_several_values_are_ignored(tmp_path: Path) -> None:
+    classes = ClassSet(("road", "sky"), values=(7, 23), ignore_index=0, also_ignored=(3,))
+    picture = Image.fromarray(np.array([[0, 3, 7, 23]], np.uint8))
+    assert decode(picture, classes, tmp_path).tolist() == [[VOID, VOID, 0, 1]]
+
+
+@pytest.mark.slow
+def test_400_million_pixels_stay_within_2_gb() -> None:
+    """48 kB of PNG: 20,000 x 20,000 pixels of one bit, 1.2 GB as RGB."""
+    path = Path(__file__).parents[3] / "shared" / "cases" / "hostile" / "20000x20000_1bit.png"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    code = (
+        "import resource, sys; from pathlib import Path; from fullyconv.data.images import read_image;"
+        "picture = read_image(Path(sys.argv[1]));"
+        "print(*picture.shape, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout
+    height, width, channels, peak_mb = map(int, said.split())
+    assert (height, width, channels) == (20_000, 20_000, 3)
+    assert peak_mb < 2000

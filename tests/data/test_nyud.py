@@ -47,7 +47,7 @@ def test_missing_depth_is_finite() -> None:
 
 def test_a_picture_that_is_no_depth_is_refused(tmp_path: Path) -> None:
     pair = open_nyud(miniatures.nyud(tmp_path)).splits["train"][0]
-    with pytest.raises(BadFile, match="mode RGB: save depth as 16-bit"):
+    with pytest.raises(BadFile, match="rgb uint8 numbers: save depth as 16-bit"):
         read_depth(pair.image)
 
 

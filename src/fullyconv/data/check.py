@@ -6,22 +6,24 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
 
 from fullyconv.data.classes import FILE_NAME, ClassGuess, read_classes
-from fullyconv.data.dataset import read_labels, read_stored, size_mismatch
+from fullyconv.data.dataset import labels_of, read_stored, size_mismatch
 from fullyconv.data.folder import SPLITS
-from fullyconv.data.images import RawMask, orientation, read_image
+from fullyconv.data.images import TRANSPARENT, read_raster, rgb
+from fullyconv.data.masks import RawMask
 from fullyconv.data.pairs import Folder, Pair
+from fullyconv.data.raster import Raster, white_level
 from fullyconv.files import BadFile
 from fullyconv.types import ClassSet
 
 Result = TypeVar("Result")
+MOST_NAMED = 12  # classes that one line lists
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
@@ -52,14 +54,16 @@ class Report:
     splits: dict[str, SplitFigures]
     mean: tuple[float, float, float]  # RGB, 0..255, over the training split (or all that there is)
     std: tuple[float, float, float]
-    problems: list[BadFile]
+    problems: list[BadFile]  # training refuses the data set, or leaves out the pairs at fault
+    warnings: list[BadFile]  # worth knowing: training goes on
     bad_pairs: set[Path]  # images whose pair cannot be used
+    sizes: dict[Path, tuple[int, int]]  # height and width of every image that was read
     digests: dict[Path, str]  # of the pixels and labels of every pair that can be read, by its image
 
 
 @dataclass
 class _Seen:
-    """What one pair told."""
+    """What one pair holds."""
 
     pair: Pair
     problem: BadFile | None = None
@@ -69,13 +73,25 @@ class _Seen:
     sums: np.ndarray = field(default_factory=lambda: np.zeros((2, 3)))  # of pixels and of their squares
     digest: bytes = b""  # of the image
     both: str = ""  # of image and labels
+    white: float = 255.0  # the number that was taken for white
+    warnings: tuple[BadFile, ...] = ()
 
 
 def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[ClassSet, bool]:
-    """Read the data set's ``classes.yaml``, here or one folder up; without one, take its official classes.
+    """Find the classes of a data set.
 
-    The classes of a data set that is not a published one are inferred from its masks. Gives the classes and
-    whether they were inferred. Raises ``BadFile`` if there is nothing to infer from.
+    They are those of its ``classes.yaml``, here or one folder up; without one, the official ones of a published
+    data set; else they are inferred from all masks.
+
+    Args:
+        folder: The data set.
+        progress: Told of every mask that is read.
+
+    Returns:
+        The classes, and whether they were inferred.
+
+    Raises:
+        BadFile: If there is nothing to infer from, with the reason of the first mask that cannot be used.
     """
     for place in (folder.root / FILE_NAME, folder.root.parent / FILE_NAME):
         if place.is_file():
@@ -84,56 +100,93 @@ def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[C
         return folder.classes, False
     guess = ClassGuess()
     pairs = [pair for pairs in folder.splits.values() for pair in pairs]
-    for raw in _ahead(_quietly, pairs, "reading masks", progress):
-        if raw is not None:
+    unusable = []
+    for raw in _ahead(_stored, pairs, "reading masks", progress):
+        if isinstance(raw, BadFile):
+            unusable.append(raw)  # one bad mask is reported when its pair is read, beside all others
+        else:
             guess.see(raw)
     try:
         return guess.classes(), True
     except ValueError as error:
+        if unusable:
+            first = unusable[0]
+            what = f"classes cannot be inferred: {len(unusable)} of {len(pairs)} masks are of no use, such as "
+            raise BadFile(folder.root, f"{what}{first.path}: {first.what}", first.fix) from None
         raise BadFile(folder.root, f"classes cannot be inferred: {error}", f"write a {FILE_NAME}") from None
 
 
-def _quietly(pair: Pair) -> RawMask | None:
+def _stored(pair: Pair) -> RawMask | BadFile:
     try:
         return read_stored(pair)
-    except BadFile:
-        return None  # reported when the pair is read
+    except BadFile as bad:
+        return bad
 
 
 def check_folder(folder: Folder, classes: ClassSet | None = None, *, progress: Progress | None = None) -> Report:
-    """Read every pair of every split and list what is wrong, with the file's name and the fix.
+    """Read every pair of every split and list what is wrong with it.
 
-    ``classes`` override the data set's own.
+    Args:
+        folder: The data set.
+        classes: What its masks hold, instead of the data set's own.
+        progress: Told of every pair that is read.
+
+    Returns:
+        Figures of each split, and problems with the file's name and the fix.
+
+    Raises:
+        BadFile: If its classes cannot be told.
     """
     inferred = False
     if classes is None:
         classes, inferred = find_classes(folder, progress=progress)
     known = classes
-    problems, bad, digests = list(folder.problems), set(), {}
-    splits: dict[str, SplitFigures] = {}
-    sums, squares, count = np.zeros(3), np.zeros(3), 0
-    copies: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
+    report = Report(folder, classes, inferred, {}, (0, 0, 0), (0, 0, 0), list(folder.problems), [], set(), {}, {})
+    tally = _Tally(report)
     for split, pairs in folder.splits.items():
-        figures = splits[split] = SplitFigures(pixels=np.zeros(len(classes), np.int64))
+        report.splits[split] = SplitFigures(pixels=np.zeros(len(classes), np.int64))
         for seen in _ahead(lambda pair: _read(pair, known), pairs, f"reading {split}", progress):
-            if seen.problem is not None:
-                problems.append(seen.problem)
-                bad.add(seen.pair.image)
-            if seen.digest:
-                copies[seen.digest].append((split, seen.pair.image))
-            if not seen.counts.size:
-                continue
-            digests[seen.pair.image] = seen.both
-            _add(figures, seen)
-            if split in ("train", "all") or "train" not in folder.splits:
-                sums, squares = sums + seen.sums[0], squares + seen.sums[1]
-                count += seen.size[0] * seen.size[1]
-    problems += _binary_masks(folder, classes, splits)
-    problems += _absent_classes(folder, classes, splits)
-    problems += _copies_across_splits(copies)
-    mean = sums / max(1, count)
-    std = np.sqrt(np.maximum(squares / max(1, count) - mean**2, 1.0))  # a blank set must not divide by zero
-    return Report(folder, classes, inferred, splits, _triple(mean), _triple(std), problems, bad, digests)
+            tally.take(split, seen)
+    report.problems[:0] = _binary_masks(folder, classes, report.splits)  # before the lines that follow from it
+    for problem, image in _copies_across_splits(tally.copies):
+        report.problems.append(problem)
+        report.bad_pairs.add(image)
+    report.warnings += [*_several_whites(tally.whites), *_absent_classes(folder, classes, report.splits)]
+    report.mean, report.std = tally.mean_and_deviation()
+    return report
+
+
+class _Tally:
+    """Adds up what pairs hold, for a report."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._sums, self._count = np.zeros((2, 3)), 0  # of pixels and of their squares; pixels
+        self.copies: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)  # by a digest of their pixels
+        self.whites: dict[float, list[Path]] = defaultdict(list)
+
+    def take(self, split: str, seen: _Seen) -> None:
+        """Add one pair of a split."""
+        report, image = self._report, seen.pair.image
+        report.warnings += seen.warnings
+        if seen.problem is not None:
+            report.problems.append(seen.problem)
+            report.bad_pairs.add(image)
+        if seen.digest:
+            self.copies[seen.digest].append((split, image))
+            self.whites[seen.white].append(image)
+        if not seen.counts.size:
+            return
+        report.sizes[image], report.digests[image] = seen.size, seen.both
+        _add(report.splits[split], seen)
+        if split in ("train", "all") or "train" not in report.folder.splits:
+            self._sums, self._count = self._sums + seen.sums, self._count + seen.size[0] * seen.size[1]
+
+    def mean_and_deviation(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Return the statistics of the training pixels, RGB, 0..255."""
+        mean, squares = self._sums / max(1, self._count)
+        # A blank set must not divide by zero.
+        return _triple(mean), _triple(np.sqrt(np.maximum(squares - mean**2, 1.0)))
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:
@@ -154,17 +207,20 @@ def _ahead(
 
 def _read(pair: Pair, classes: ClassSet) -> _Seen:
     try:
-        image = read_image(pair.image)
-        digest = hashlib.blake2b(image.tobytes() + bytes(str(image.shape), "ascii"), digest_size=16).digest()
+        raster = read_raster(pair.image)
+        image = rgb(raster, pair.image)
     except BadFile as bad:
         return _Seen(pair, bad)
+    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16, person=_size_mark(image)).digest()
+    seen = _Seen(pair, digest=digest, white=_white(raster), warnings=_warnings(raster, pair))
     try:
-        labels = read_labels(pair, classes)
+        raw = read_stored(pair)
+        labels = labels_of(raw, pair, classes)
     except BadFile as bad:
-        return _Seen(pair, bad, digest=digest)
-    problem = _misfit(pair, image, labels)
+        return replace(seen, problem=bad)
+    problem = _misfit(pair, raster, raw, labels)
     if problem is not None and image.shape[:2] != labels.shape:
-        return _Seen(pair, problem, digest=digest)
+        return replace(seen, problem=problem)
     if problem is None and (labels < 0).all():
         problem = BadFile(
             pair.mask, "all pixels are void", "label it, or remove the pair: nothing can be learnt from it"
@@ -172,28 +228,43 @@ def _read(pair: Pair, classes: ClassSet) -> _Seen:
     pixels = image.reshape(-1, 3)
     sums = np.stack([pixels.sum(0, dtype=np.float64), np.square(pixels, dtype=np.float32).sum(0, dtype=np.float64)])
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    void = labels.size - int(counts.sum())
     both = hashlib.blake2b(digest + labels.tobytes(), digest_size=8).hexdigest()
-    return _Seen(pair, problem, labels.shape, counts, labels.size - int(counts.sum()), sums, digest, both)
+    return replace(seen, problem=problem, size=labels.shape, counts=counts, void=void, sums=sums, both=both)
 
 
-def _misfit(pair: Pair, image: np.ndarray, labels: np.ndarray) -> BadFile | None:
+def _size_mark(image: np.ndarray) -> bytes:
+    """Tell apart pictures of the same bytes and other sizes."""
+    return b"%dx%d" % image.shape[:2]
+
+
+def _white(raster: Raster) -> float:
+    """Return the number that was taken for white; 255 where there was no choice."""
+    if raster.kind not in ("grey", "rgb") or (raster.bits <= 8 and raster.values.dtype.kind in "bu"):
+        return 255.0
+    return white_level(raster.values, raster.bits)
+
+
+def _warnings(raster: Raster, pair: Pair) -> tuple[BadFile, ...]:
+    if not raster.transparent:
+        return ()
+    return (BadFile(pair.image, TRANSPARENT, "paint them on a background if their colours mean nothing"),)
+
+
+def _misfit(pair: Pair, raster: Raster, raw: RawMask, labels: np.ndarray) -> BadFile | None:
     """Return whether a mask does not lie on its image, above all because of an EXIF rotation of only one of them."""
-    with Image.open(pair.image) as stored_image:
-        turn, raw_size = orientation(stored_image), stored_image.size[::-1]
-    mask_turn = 1
-    if not pair.storage.variable:
-        with Image.open(pair.mask) as stored_mask:
-            mask_turn = orientation(stored_mask)
-    fits = image.shape[:2] == labels.shape
-    if turn == mask_turn or (fits and turn >= 5 and raw_size != labels.shape):
-        return None if fits else size_mismatch(pair, image.shape[:2], labels.shape)
+    turn, size = raster.turned, raster.values.shape[:2]
+    raw_size = size[::-1] if turn >= 5 else size
+    fits = size == labels.shape
+    if turn == raw.turned or (fits and turn >= 5 and raw_size != labels.shape):
+        return None if fits else size_mismatch(pair, size, labels.shape)
     if fits or labels.shape == raw_size:
         return BadFile(
             pair.image,
             f"the image is rotated by its EXIF orientation ({turn}), its mask is not: they may not lie on each other",
             "store the image upright (for example with 'mogrify -auto-orient'), then check the mask against it",
         )
-    return size_mismatch(pair, image.shape[:2], labels.shape)
+    return size_mismatch(pair, size, labels.shape)
 
 
 def _add(figures: SplitFigures, seen: _Seen) -> None:
@@ -224,30 +295,42 @@ def _binary_masks(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigu
     ]
 
 
+def _several_whites(whites: dict[float, list[Path]]) -> list[BadFile]:
+    """Say that pictures of one set are scaled differently, because the numbers of some do not reach as far."""
+    if len(whites) < 2:
+        return []
+    counted = sorted(whites.items(), key=lambda each: len(each[1]))
+    said = ", ".join(f"{white:g} in {len(paths)}" for white, paths in reversed(counted))
+    fix = "save all as 8 bit, scaled alike, if these are of one camera"
+    return [BadFile(counted[0][1][0], f"pictures are scaled differently: white is {said}", fix)]
+
+
 def _absent_classes(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigures]) -> list[BadFile]:
-    """Find classes without a pixel: a problem of a data set of one's own, worth a note of a published one."""
-    problems = []
+    """Find classes without a pixel: they cannot be learnt or scored, but the others can."""
+    found = []
     for split, figures in splits.items():
         missing = [name for name, pixels in zip(classes.names, figures.pixels, strict=True) if not pixels]
-        if classes == folder.classes and missing:
+        if not missing or not figures.pairs:
+            continue
+        if classes == folder.classes:  # worth no more than a note in a data set that is as published
             folder.say(f"never in {split}: {', '.join(missing)}")
-        elif figures.pairs:
-            fix = "move pairs between the splits, or take the class out of classes.yaml"
-            problems += [
-                BadFile(folder.root, f"class {name!r} never occurs in split {split!r}", fix) for name in missing
-            ]
-    return problems
+        else:
+            what = f"{len(missing)} classes never occur in split {split!r}: {', '.join(missing[:MOST_NAMED])}"
+            what += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+            found.append(BadFile(folder.root, what, f"they are not learnt or scored: leave them out of {FILE_NAME}?"))
+    return found
 
 
-def _copies_across_splits(copies: dict[bytes, list[tuple[str, Path]]]) -> list[BadFile]:
+def _copies_across_splits(copies: dict[bytes, list[tuple[str, Path]]]) -> list[tuple[BadFile, Path]]:
+    """Find pictures that are in two splits, each with the later of the two places."""
     problems = []
     for places in copies.values():
-        if len({split for split, _ in places}) > 1:
-            (first_split, first), *others = places
-            for split, path in others:
-                # Lists such as trainval hold what train and val hold, by design.
-                by_design = path == first and not {split, first_split} <= set(SPLITS)
-                if split != first_split and not by_design:
-                    what = f"the same picture as {first} in split {first_split!r}"
-                    problems.append(BadFile(path, what, f"remove it from one: scores on {split!r} would be flattered"))
+        first_split, first = places[0]
+        for split, path in places[1:]:
+            # Lists such as trainval hold what train and val hold, by design.
+            by_design = path == first and not {split, first_split} <= set(SPLITS)
+            if split != first_split and not by_design:
+                what = f"the same picture as {first} in split {first_split!r}"
+                fix = f"remove it from one: scores on {split!r} would be flattered"
+                problems.append((BadFile(path, what, fix), path))
     return problems

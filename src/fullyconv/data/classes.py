@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fullyconv.data.images import RawMask
+from fullyconv.data.masks import RawMask
 from fullyconv.documents import format_yaml, read_yaml
 from fullyconv.files import BadFile, whole_file
 from fullyconv.types import MOST_CLASSES, MOST_VALUE, ClassSet, palette_colour

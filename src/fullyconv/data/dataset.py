@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fullyconv.augment import Augmentation, augment, sample_rng
-from fullyconv.data.images import RawMask, decode_mask, read_image, read_raw_mask
+from fullyconv.data.images import read_image
+from fullyconv.data.masks import RawMask, decode_mask, read_raw_mask
 from fullyconv.data.mat import read_mat
 from fullyconv.data.pairs import Pair
 from fullyconv.files import BadFile
@@ -37,7 +38,11 @@ def read_labels(pair: Pair, classes: ClassSet) -> np.ndarray:
 
     Raises ``BadFile`` naming the labels that are no class.
     """
-    raw = read_stored(pair)
+    return labels_of(read_stored(pair), pair, classes)
+
+
+def labels_of(raw: RawMask, pair: Pair, classes: ClassSet) -> np.ndarray:
+    """Turn the stored numbers or colours of a pair's mask into labels, as ``read_labels`` does."""
     return _look_up(raw.values, pair, classes) if pair.storage.labels else decode_mask(raw, classes, pair.mask)
 
 

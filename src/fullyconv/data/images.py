@@ -1,142 +1,202 @@
-"""Pictures and masks from files: any common mode in, one form out."""
+"""Pictures from files: any common format and layout in, upright RGB out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import struct
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, colours
+from fullyconv.data.tiff import is_tiff, read_tiff
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
-from fullyconv.types import VOID, ClassSet
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+READERS: tuple[tuple[bytes, Callable[..., Image.Image]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"\xff\xd8\xff", JpegImagePlugin.jpeg_factory),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"RIFF", WebPImagePlugin.WebPImageFile),
+)
+"""What Pillow may open, by how a file begins. ``Image.open`` would try dozens of formats, and run Ghostscript for
+one; called directly, the readers also leave Pillow's limit of pixels, which belongs to the whole process, alone."""
+
 ORIENTATION = 0x0112  # the EXIF tag
-Image.MAX_IMAGE_PIXELS = LIMITS.pixels // 2  # Pillow raises at twice its limit
+PNG_MAGIC = READERS[0][0]
+DEEP = 16  # bits of a PNG sample
+KINDS: dict[str, tuple[Kind, int]] = {  # of Pillow's modes: what the channels are, and the bits of a sample
+    "1": ("grey", 1), "L": ("grey", 8), "LA": ("grey", 8), "P": ("palette", 8), "RGB": ("rgb", 8),
+    "RGBA": ("rgb", 8), "CMYK": ("cmyk", 8), "I;16": ("grey", 16), "I;16B": ("grey", 16), "I": ("grey", 32),
+    "F": ("grey", 32),
+}  # fmt: skip
+CHANNELS = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4}
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Open and decode a picture of any mode; raises ``BadFile``."""
+def read_raster(path: Path) -> Raster:
+    """Read the stored numbers of a picture, upright.
+
+    What a file is, is told by its content. TIFF files are read by tifffile, PNG files of several 16-bit channels
+    by libpng (Pillow keeps their upper 8 bits), all else by Pillow.
+
+    Raises:
+        BadFile: For a file that is missing, broken, of another kind, beyond the limits, or of several pictures.
+    """
     try:
-        picture = Image.open(path)
-        if picture.width * picture.height > LIMITS.pixels:
-            raise BadFile(path, f"{picture.width} x {picture.height} pixels", f"split it below {LIMITS.pixels} pixels")
-        picture.load()
+        raster = read_tiff(path) if is_tiff(path) else _read_common(path)
+        return raster if raster.turn == 1 else raster.upright()
     except BadFile:
         raise
     except FileNotFoundError:
         raise BadFile(path, "no such file", "check the path") from None
-    except Image.DecompressionBombError:
-        raise BadFile(path, "more pixels than are plausible", f"split it below {LIMITS.pixels} pixels") from None
-    except Exception as error:  # Pillow's decoders raise many kinds
-        what = "truncated" if "truncated" in str(error).lower() else "unreadable"
-        raise BadFile(path, f"{what} ({error})", "restore the file from its source, or remove the pair") from None
-    return picture
+    except MemoryError:
+        raise BadFile(path, "more pixels than this machine has memory for", "split it") from None
+    except Exception as error:  # decoders raise many kinds for broken files
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> BadFile:
+    """Say what is wrong with a file and what to do: whole files of a kind that is not read are not broken ones."""
+    if isinstance(error, Refused):
+        return BadFile(path, error.what, error.fix)
+    said = " ".join(str(error).split())[:300]
+    if any(word in said.lower() for word in ("truncated", "end of file", "eof", "failed to read", "too small")):
+        return BadFile(path, f"truncated ({said})", "copy or download it again, or remove the pair")
+    return BadFile(path, f"unreadable ({said or type(error).__name__})", "save it anew as PNG, or remove the pair")
+
+
+def _read_common(path: Path) -> Raster:
+    """Read a file of one of the formats that ``READERS`` know."""
+    with path.open("rb") as file:
+        head = file.read(1 << 12)
+    reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
+    if reader is None:
+        raise ValueError("not PNG, JPEG, TIFF, WebP or BMP")
+    with reader(str(path)) as picture:
+        if picture.width * picture.height > LIMITS.pixels:
+            raise Refused(f"{picture.width} x {picture.height} pixels", LIMITS.remedy("pixels"))
+        frames = getattr(picture, "n_frames", 1)
+        if frames > 1 and picture.format != "MPO":  # MPO: a photo and its previews
+            raise Refused(f"{frames} frames in one file", "save each as a picture of its own")
+        turn = orientation(picture)
+        depth, channels = struct.unpack("BB", head[24:26]) if head.startswith(PNG_MAGIC) else (0, 0)
+        if depth == DEEP and channels:
+            return _deep_png(path, turn)
+        raster = from_pillow(picture, turn=turn, lossy=_lossy(picture, head))
+    if depth in (2, 4) and raster.kind == "grey":  # Pillow spreads such grey over 0..255
+        largest = 2**depth - 1
+        return Raster(raster.values // (255 // largest), "grey", depth, turn=turn)
+    return raster
+
+
+def _deep_png(path: Path, turn: int) -> Raster:
+    import imagecodecs
+
+    values = np.asarray(imagecodecs.png_decode(path.read_bytes()))
+    kind: Kind = "rgb" if values.shape[2] >= 3 else "grey"
+    usual = CHANNELS[kind]
+    transparent = bool((values[..., usual:] != 2**DEEP - 1).any())
+    return Raster(np.ascontiguousarray(values[..., :usual]), kind, DEEP, transparent=transparent, turn=turn)
+
+
+def _lossy(picture: Image.Image, head: bytes) -> str:
+    """Name the compression of a picture if it changes numbers."""
+    if picture.format in ("JPEG", "MPO"):
+        return "JPEG"
+    return "WebP" if picture.format == "WEBP" and b"VP8 " in head else ""
 
 
 def orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) to 8; 1 if there is none."""
-    return int(picture.getexif().get(ORIENTATION, 1))
+    """Return the EXIF orientation, 1 (upright) to 8; 1 if there is none or if it is none of these.
+
+    The tag may be of any type, and broken; like Pillow's own ``exif_transpose``, we pass over what is no number.
+    """
+    try:
+        found = picture.getexif().get(ORIENTATION, 1)
+        return next((turn for turn in UPRIGHT if found == turn), 1)
+    except Exception:  # a block of EXIF data may be broken in any way, and the picture whole
+        return 1
+
+
+def from_pillow(picture: Image.Image, *, turn: int = 1, lossy: str = "") -> Raster:
+    """Take the numbers of a Pillow image, as they are stored; still to be turned by ``turn``."""
+    if picture.mode not in KINDS:  # premultiplied alpha, YCbCr, HSV, …: only from callers, never from files
+        picture = picture.convert("RGBA" if "a" in picture.mode or picture.mode == "PA" else "RGB")
+    kind, bits = KINDS[picture.mode]
+    values = _pixels(picture)
+    usual = CHANNELS[kind]
+    transparent = "transparency" in picture.info or bool((values[..., usual:] != 255).any())
+    palette = None
+    if kind == "palette":
+        palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    if values.shape[2] > usual:
+        values = np.ascontiguousarray(values[..., :usual])
+    return Raster(values, kind, bits, palette=palette, transparent=transparent, lossy=lossy, turn=turn)
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """Copy a Pillow image to H x W x C, in bands where it is large: Pillow makes bytes of all of it first."""
+    picture.load()
+    if picture.width * picture.height <= BAND_PX:
+        return _channels(np.asarray(picture))
+    rows = max(1, BAND_PX // picture.width)
+    bands = [(top, min(top + rows, picture.height)) for top in range(0, picture.height, rows)]
+    whole: np.ndarray[Any, Any] | None = None
+    for top, bottom in bands:
+        band = _channels(np.asarray(picture.crop((0, top, picture.width, bottom))))
+        if whole is None:
+            whole = np.empty((picture.height, *band.shape[1:]), band.dtype)
+        whole[top:bottom] = band
+    assert whole is not None
+    return whole
+
+
+def _channels(values: np.ndarray) -> np.ndarray:
+    shown = values[..., None] if values.ndim == 2 else values
+    # Pillow's bilevel pixels are bytes of 0 and 255 that call themselves truth values.
+    return np.minimum(shown.view(np.uint8), 1) if shown.dtype == np.bool_ else shown
 
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
-    """Bring a picture of any mode to H x W x 3 uint8 RGB; 16-bit values are divided by 257."""
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, np.float64)
-        if picture.mode == "F" and values.size and values.max() <= 1 and values.min() >= 0:
-            values = values * 65_535
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65_535:
-            raise ValueError(f"values {values.min():g}..{values.max():g} are no grey levels (0..65535)")
-        return np.repeat((values / 257).round().astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(picture.convert("RGB"))
+    """Bring a Pillow image of any mode to upright RGB, H x W x 3 uint8.
+
+    Numbers of more than 8 bits are scaled by the rule of ``fullyconv.data.raster.white_level``.
+
+    Raises:
+        ValueError: For numbers that are no colours (negative, NaN, …).
+
+    >>> to_rgb(Image.fromarray(np.array([[0, 4095]], np.uint16)))[0, :, 0].tolist()
+    [0, 255]
+    """
+    raster = from_pillow(picture, turn=orientation(picture))
+    return colours(raster.upright() if raster.turn != 1 else raster)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read a picture upright, H x W x 3 uint8 RGB; raises ``BadFile``."""
-    picture = ImageOps.exif_transpose(open_picture(path))
+def rgb(raster: Raster, path: Path) -> np.ndarray:
+    """Compute the colours of a picture that was read, H x W x 3 uint8; raises ``BadFile``."""
     try:
-        return to_rgb(picture)
+        return colours(raster)
     except ValueError as error:
         raise BadFile(path, str(error), "rescale it to 8 or 16 bit") from None
 
 
-@dataclass(frozen=True)
-class RawMask:
-    """A mask as stored: ``values`` H x W (indices) or H x W x 3 (colours), and the palette if it has one."""
+def read_image(path: Path) -> np.ndarray:
+    """Read a picture upright, H x W x 3 uint8 RGB.
 
-    values: np.ndarray
-    palette: np.ndarray | None = None  # K x 3 uint8
+    Grey levels and RGB of any type are scaled to 0..255 by the rule of ``fullyconv.data.raster.white_level``.
+    Transparency is not applied: colours are those stored, and a warning says so once.
 
-
-def read_raw_mask(path: Path) -> RawMask:
-    """Read a mask's stored numbers: palette pictures give indices, RGB(A) pictures colours; raises ``BadFile``."""
-    picture = ImageOps.exif_transpose(open_picture(path))
-    if picture.mode == "P":
-        return RawMask(np.asarray(picture), np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3))
-    if picture.mode in ("RGB", "RGBA"):
-        return RawMask(np.asarray(picture.convert("RGB")))
-    if picture.mode in ("1", "L", "I", "LA") or picture.mode.startswith("I;16"):
-        single = picture.getchannel(0) if picture.mode == "LA" else picture
-        return RawMask(np.asarray(single).astype(np.int32))
-    raise BadFile(path, f"a mask of mode {picture.mode}", "save masks as 8 or 16 bit index PNG, or as RGB colours")
-
-
-def decode_mask(raw: RawMask, classes: ClassSet, path: Path) -> np.ndarray:
-    """Turn stored numbers into labels, H x W int16 (``VOID`` where not scored).
-
-    Raises ``BadFile`` naming the numbers or colours that are no class.
+    Raises:
+        BadFile: For a file that cannot be used, with what to do about it.
     """
-    if raw.values.ndim == 3 or classes.colour_masks:
-        return _decode_colours(raw, classes, path)
-    largest = int(raw.values.max(initial=0))
-    table = np.full(max(largest, *classes.values, classes.ignore_index) + 1, VOID - 1, np.int16)
-    table[classes.ignore_index] = VOID
-    table[list(classes.values)] = np.arange(len(classes))
-    labels: np.ndarray = table[raw.values]
-    unknown = np.unique(raw.values[labels < VOID])
-    if unknown.size:
-        known = ", ".join(map(str, classes.values[:12])) + (", …" if len(classes) > 12 else "")
-        what = f"label outside the classes: {_first(unknown.tolist())}"
-        if set(unknown.tolist()) == {255} and set(np.unique(raw.values).tolist()) <= {0, 255}:
-            what = "a 0/255 mask read as indices"
-        raise BadFile(
-            path,
-            what,
-            f"known values are {known} and {classes.ignore_index} (ignore): correct the mask, or classes.yaml",
-        )
-    return labels
+    raster = read_raster(path)
+    if raster.transparent:
+        warnings.warn(TRANSPARENT, stacklevel=2)
+    return rgb(raster, path)
 
 
-def _decode_colours(raw: RawMask, classes: ClassSet, path: Path) -> np.ndarray:
-    if not classes.colour_masks:
-        raise BadFile(
-            path,
-            "a colour mask read as indices",
-            "say 'masks: colour' in classes.yaml and give each class its colour, or save the mask as index PNG",
-        )
-    pixels = raw.values
-    if pixels.ndim == 2 and raw.palette is not None:
-        pixels = raw.palette[pixels]
-    elif pixels.ndim == 2:
-        raise BadFile(path, "an index mask among colour masks", "say 'masks: index' in classes.yaml, or recolour it")
-    codes = pixels.astype(np.int32) @ np.array([65_536, 256, 1], np.int32)
-    table = {_code(colour): index for index, colour in enumerate(classes.colours)}
-    table |= {_code(colour): VOID for colour in classes.ignore_colours}
-    found, where = np.unique(codes, return_inverse=True)
-    unknown = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist() if code not in table]
-    if unknown:
-        raise BadFile(
-            path, f"colour outside the classes: {_first(unknown)}", "add it to classes.yaml (a class or ignore_colours)"
-        )
-    return np.array([table[code] for code in found.tolist()], np.int16)[where].reshape(codes.shape)
-
-
-def _code(colour: tuple[int, int, int]) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
-
-
-def _first(values: Sequence[object]) -> str:
-    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+TRANSPARENT = "transparent pixels are taken in their stored colours"

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from fullyconv.data.depth import NYUD_CAMERA, Intrinsics, hha
-from fullyconv.data.images import open_picture, read_image
+from fullyconv.data.images import read_image, read_raster
 from fullyconv.data.mat import read_mat
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, compare_counts, pair_listed, read_list
 from fullyconv.facts import NYUD, NYUD_HHA, Facts
@@ -76,10 +76,11 @@ def depth_path(pair: Pair) -> Path:
 
 def read_depth(path: Path) -> np.ndarray:
     """Read a 16-bit depth picture, H x W float32 metres, 0 where there is none; raises ``BadFile``."""
-    picture = open_picture(path)
-    if not picture.mode.startswith("I"):
-        raise BadFile(path, f"a depth picture of mode {picture.mode}", "save depth as 16-bit PNG in millimetres")
-    return np.asarray(picture).astype(np.float32) / np.float32(MILLIMETRES)
+    raster = read_raster(path)
+    if raster.kind != "grey" or raster.values.dtype.kind not in "iu" or raster.bits <= 8:
+        what = f"a depth picture of {raster.kind} {raster.values.dtype} numbers"
+        raise BadFile(path, what, "save depth as 16-bit PNG in millimetres")
+    return raster.values[..., 0].astype(np.float32) / np.float32(MILLIMETRES)
 
 
 def log_depth(depth_m: np.ndarray) -> np.ndarray:

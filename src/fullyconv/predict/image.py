@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from fullyconv.data.images import read_image, to_rgb
@@ -140,7 +140,7 @@ def as_pixels(image: Picture) -> np.ndarray:
     if isinstance(image, Path | str):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(image)
     if not isinstance(image, np.ndarray):
         raise ValueError(f"this model labels pictures (a path, a PIL image or an array), not a {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.data.images import SUFFIXES, read_raw_mask
+from fullyconv.data.images import SUFFIXES
+from fullyconv.data.masks import read_raw_mask
 from fullyconv.files import BadFile, whole_file
 from fullyconv.hsi.formats.contents import Contents, Stored
 from fullyconv.hsi.formats.envi import DATA, find_header, read_envi, write_classification, write_envi

@@ -1,0 +1,162 @@
+"""The stored numbers of a picture file, and the colours that they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+Kind = Literal["grey", "rgb", "palette", "cmyk"]
+
+BAND_PX = 1 << 22  # colours are computed so many pixels at a time: temporaries stay small beside the result
+DARKEST_WHITE = 16  # of 255: a picture of deep numbers none of which reaches this is refused, not shown black
+
+UPRIGHT = {  # what undoes each EXIF orientation: swap rows and columns, then walk rows and columns backwards
+    1: (False, 1, 1), 2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1),
+    5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1),
+}  # fmt: skip
+
+
+class Refused(ValueError):
+    """A whole file that is not used: why, and what to do about it."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(f"{what}: {fix}")
+        self.what, self.fix = what, fix
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A picture as its file stores it.
+
+    ``values`` are H x W x C numbers of the file's own type, one channel for grey and palette pictures, three
+    for RGB, four for CMYK. ``bits`` is the depth of a sample; ``inverted`` says that 0 is white; ``palette`` is
+    K x 3 uint8; ``transparent`` that some pixels have an alpha below full, which ``values`` do not hold;
+    ``lossy`` that the file's compression changes numbers; ``turn`` is the EXIF orientation, 1 to 8, by which
+    ``values`` still have to be turned, ``turned`` the one by which they were.
+    """
+
+    values: np.ndarray
+    kind: Kind
+    bits: int = 8
+    inverted: bool = False
+    palette: np.ndarray | None = None
+    transparent: bool = False
+    lossy: str = ""
+    turn: int = 1
+    turned: int = 1
+
+    def upright(self) -> Raster:
+        """Turn the pixels as their EXIF orientation says.
+
+        >>> Raster(np.array([[[1], [2]]]), "grey", turn=6).upright().values[..., 0].tolist()
+        [[1], [2]]
+        """
+        swap, rows, columns = UPRIGHT[self.turn]
+        values = self.values.swapaxes(0, 1) if swap else self.values
+        return replace(self, values=np.ascontiguousarray(values[::rows, ::columns]), turn=1, turned=self.turn)
+
+
+def white_level(values: np.ndarray, bits: int) -> float:
+    """Find the number that is white: a rule for pictures whose numbers do not fill their type.
+
+    - up to 8 bits: the largest number of the type;
+    - floating point from 0 to 1: 1;
+    - else 255, 1023, 4095, 16383, 65535, …: the numbers of 8, 10, 12, 14, 16, … bits, the first that is not
+      below the picture's largest number. So the brightest pixel of a picture is at least a quarter of white,
+      and pictures of one camera are scaled alike unless one of them is much darker than the others.
+
+    Args:
+        values: Numbers of any shape, not empty.
+        bits: Of a sample in the file.
+
+    Raises:
+        ValueError: For negative and infinite numbers and NaN, and where the largest is so small that the
+            picture would be black: 1 to 15 in a deep type, 1.02 in floating point.
+
+    >>> [white_level(np.array([largest], np.uint16), 16) for largest in (200, 3000, 10000, 65535)]
+    [255.0, 4095.0, 16383.0, 65535.0]
+    >>> white_level(np.array([0.0, 0.7]), 32)
+    1.0
+    """
+    smallest, largest = float(values.min()), float(values.max())
+    if not (np.isfinite(smallest) and np.isfinite(largest)):
+        raise ValueError("it holds numbers that are infinite or not a number (NaN)")
+    if smallest < 0:
+        raise ValueError(f"its values {smallest:g} to {largest:g} are no grey levels")
+    if values.dtype.kind == "f" and largest <= 1:
+        return 1.0
+    if values.dtype.kind in "bu" and bits <= 8:
+        return float(2**bits - 1)
+    if 0 < largest < DARKEST_WHITE:
+        raise ValueError(f"its largest value is {largest:g}: it would be black in a range of 0 to 255")
+    depth = 8
+    while 2**depth - 1 < largest:
+        depth += 2
+    return float(2 ** min(depth, bits) - 1) if values.dtype.kind == "u" else float(2**depth - 1)
+
+
+def colours(raster: Raster) -> np.ndarray:
+    """Compute the colours of a picture, H x W x 3 uint8 RGB.
+
+    Grey levels and RGB are scaled so that white (``white_level``) is 255, rounded; what is min-is-white is
+    inverted. Alpha is not applied: colours are those stored.
+
+    Raises:
+        ValueError: For numbers that stand for no colour.
+    """
+    if raster.kind == "rgb" and raster.values.dtype == np.uint8 and raster.bits == 8 and not raster.inverted:
+        return raster.values
+    height, width, _ = raster.values.shape
+    table = _table(raster)
+    picture = np.empty((height, width, 3), np.uint8)
+    rows = max(1, BAND_PX // width)
+    for top in range(0, height, rows):
+        band = raster.values[top : top + rows]
+        picture[top : top + rows] = _cmyk(band) if raster.kind == "cmyk" else _look_up(band, table)
+    return picture
+
+
+Table = np.ndarray | tuple[float, bool]
+"""The colours of every number, or what white is and whether 0 is it, where a table would be too long."""
+
+
+def _table(raster: Raster) -> Table:
+    if raster.kind == "palette":
+        return checked_palette(raster)
+    if raster.kind == "cmyk":
+        return 255.0, False
+    white = white_level(raster.values, raster.bits)
+    if raster.values.dtype.kind not in "bu" or raster.values.dtype.itemsize > 2:
+        return white, raster.inverted
+    return _scaled(np.arange(2 ** (8 * raster.values.dtype.itemsize)), white, raster.inverted)[:, None]
+
+
+def _scaled(values: np.ndarray, white: float, inverted: bool) -> np.ndarray:
+    levels = np.clip(values * (255 / white), 0, 255)  # a view that no rounding takes past white
+    return np.rint(255 - levels if inverted else levels).astype(np.uint8)
+
+
+def _look_up(band: np.ndarray, table: Table) -> np.ndarray:
+    if isinstance(table, tuple):
+        return _scaled(band.astype(np.float64), *table)
+    painted: np.ndarray = table[band][..., 0] if table.shape[1] == 1 else table[band[..., 0]]
+    return painted
+
+
+def _cmyk(band: np.ndarray) -> np.ndarray:
+    if band.dtype != np.uint8:
+        raise ValueError("CMYK of more than 8 bits")
+    return np.asarray(Image.fromarray(band, "CMYK").convert("RGB"))
+
+
+def checked_palette(raster: Raster) -> np.ndarray:
+    """Return the palette of a picture, K x 3 uint8; raises ``ValueError`` if a pixel is beyond its end."""
+    if raster.palette is None:
+        raise ValueError("no palette")
+    largest = int(raster.values.max(initial=0))
+    if largest >= len(raster.palette):
+        raise ValueError(f"a pixel has colour {largest} of a palette of {len(raster.palette)} colours")
+    return raster.palette

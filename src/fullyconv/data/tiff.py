@@ -1,0 +1,161 @@
+"""TIFF files: every common layout, by tifffile (Pillow and libtiff's RGBA door leave many out or change numbers)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from fullyconv.data.raster import UPRIGHT, Kind, Raster, Refused
+from fullyconv.limits import LIMITS
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+COMPRESSIONS = {
+    1: "none", 2: "CCITT", 3: "CCITT", 4: "CCITT", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "PackBits",
+    32946: "deflate", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP",
+}  # fmt: skip
+"""The codecs that a file may ask for, by their tag: the usual ones; each more is native code for strangers to reach."""
+
+KINDS: dict[int, Kind] = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb"}
+"""By the photometric tag: min-is-white, min-is-black, RGB, palette, separated, YCbCr (decoded to RGB with JPEG)."""
+
+CHANNELS = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4}
+ALPHA = (1, 2)  # of the tag for extra samples: associated and not
+ORIENTATION = 274
+MOST_PAGES = 1000  # that are looked at, should all but the last be overviews
+
+# tifffile reports oddities to its logger; without a handler Python would print them between our lines.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+
+def is_tiff(path: Path) -> bool:
+    """Return whether a file begins as TIFF or BigTIFF files do."""
+    with path.open("rb") as file:
+        return file.read(4) in MAGIC
+
+
+def read_tiff(path: Path) -> Raster:
+    """Read the one picture of a TIFF file; overviews and GDAL's masks beside it are passed over.
+
+    Raises:
+        Refused: For files with several pictures, of more bands than a picture has, of other
+            colours or compressions, and beyond the limits.
+        Exception: Of any kind that tifffile and its codecs raise for broken files.
+    """
+    from tifffile import TiffFile
+
+    with TiffFile(path, _multifile=False) as file:
+        page = _only_page(file)
+        _check(page, file)
+        values = _in_order(page.asarray(maxworkers=1), page.axes)
+        return _raster(page, values)
+
+
+def _only_page(file: TiffFile) -> TiffPage:
+    """Return the page of full size; raises ``Refused`` if there are several.
+
+    Pages are looked at one by one: tifffile's ``series`` would follow OME-XML into other files.
+    """
+    pages = cast("Iterator[TiffPage]", islice(file.pages, MOST_PAGES))
+    full = [page for page in pages if not (page.is_reduced or page.is_mask)]
+    if not full:
+        raise Refused("no picture of full size in it", "save it as PNG")
+    page = full[0]
+    planes = (file.imagej_metadata or {}).get("images", 1) if file.is_imagej else 1  # all behind one page
+    if len(full) > 1 or planes != 1 or file.is_stk or page.is_volumetric:
+        raise Refused(f"{max(len(full), planes)} pages in one file", "save each as a picture of its own")
+    return page
+
+
+def _check(page: TiffPage, file: TiffFile) -> None:
+    """Refuse from the header what would not fit, be read wrongly, or is not there."""
+    height, width = page.imagelength, page.imagewidth
+    if height < 1 or width < 1:
+        raise Refused("no pixels in it", "save it anew")
+    segment = page.tilewidth * page.tilelength if page.is_tiled else page.rowsperstrip * width
+    if height * width > LIMITS.pixels or (page.is_tiled and segment > LIMITS.pixels):
+        raise Refused(f"{width} x {height} pixels", LIMITS.remedy("pixels"))
+    if page.compression not in COMPRESSIONS:
+        raise Refused(f"compression {page.compression}", "save it with LZW or deflate")
+    if page.photometric not in KINDS:
+        raise Refused(f"colours of kind {page.photometric}", "save it as grey or RGB")
+    if page.photometric == 6 and page.compression != 7:
+        raise Refused("YCbCr without JPEG", "save it as RGB")
+    _check_samples(page, file)
+    _check_segments(page, file)
+
+
+def _check_samples(page: TiffPage, file: TiffFile) -> None:
+    """Refuse kinds of numbers that no picture has, that are read wrongly, or that would not fit."""
+    if page.dtype is None or page.dtype.kind not in "buif" or not isinstance(page.bitspersample, int):
+        raise Refused(f"samples of {page.bitspersample} bits", "save it as whole numbers or floating point")
+    if page.bitspersample == 24 and page.dtype.kind in "iu" and file.byteorder == ">":
+        raise Refused("big-endian numbers of 24 bits, which tifffile reads wrongly", "save it with 16 or 32 bits")
+    if page.size * page.dtype.itemsize > LIMITS.array_bytes:
+        raise Refused(f"{page.size * page.dtype.itemsize} bytes of numbers", LIMITS.remedy("array_bytes"))
+
+
+def _check_segments(page: TiffPage, file: TiffFile) -> None:
+    """Refuse files that end before their last strip or tile; tifffile leaves what is missing 0."""
+    expected = int(np.prod(page.chunked))
+    if min(len(page.dataoffsets), len(page.databytecounts)) < expected:
+        raise ValueError(f"truncated: {len(page.dataoffsets)} of {expected} strips or tiles")
+    ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False) if start)
+    if max(ends, default=0) > file.filehandle.size:
+        raise ValueError("truncated: its last strips or tiles are missing")
+
+
+def _in_order(values: np.ndarray, axes: str) -> np.ndarray:
+    """Bring planar and contiguous pixels to H x W x C."""
+    if axes not in ("YX", "YXS", "SYX"):
+        raise Refused(f"pixels along {axes}", "save it as one picture")
+    if axes == "YX":
+        return values[..., None]
+    return np.moveaxis(values, 0, 2) if axes == "SYX" else values
+
+
+def _raster(page: TiffPage, values: np.ndarray) -> Raster:
+    kind, found = KINDS[page.photometric], values.shape[2]
+    if page.photometric == 1 and found in (3, 4):
+        kind = "rgb"  # three bands that are not said to be colours: R, G, B, as every viewer takes them
+    if values.dtype == np.bool_:
+        values = values.view(np.uint8)
+    usual = CHANNELS[kind]
+    extra = found - usual
+    if extra < 0 or extra > 1 or (extra == 1 and page.extrasamples[-1:] not in [(code,) for code in ALPHA]):
+        raise Refused(
+            f"{found} bands of {values.dtype}", "give grey or RGB, of 8 or 16 bits, or train it as a scene (hsi)"
+        )
+    transparent = bool(extra) and bool((values[..., usual] != _opaque(values.dtype, page.bitspersample)).any())
+    turn = page.tags.valueof(ORIENTATION, 1)
+    return Raster(
+        np.ascontiguousarray(values[..., :usual]),
+        kind,
+        bits=int(page.bitspersample),
+        inverted=page.photometric == 0,
+        palette=_palette(page) if kind == "palette" else None,
+        transparent=transparent,
+        lossy="JPEG" if page.compression == 7 else "WebP" if page.compression == 50001 else "",
+        turn=turn if isinstance(turn, int) and turn in UPRIGHT else 1,
+    )
+
+
+def _opaque(kind: np.dtype[Any], bits: int) -> float:
+    return 1.0 if kind.kind == "f" else float(2 ** (bits - (kind.kind == "i")) - 1)
+
+
+def _palette(page: TiffPage) -> np.ndarray:
+    """Return the colour map, K x 3 uint8. It is of 16 bits, but some writers put 8 there, as libtiff knows."""
+    table = page.colormap
+    if table is None or table.ndim != 2 or len(table) != 3:
+        raise ValueError("a palette picture without a colour map")
+    deep = int(table.max(initial=0)) > 255
+    return np.ascontiguousarray((table >> 8 if deep else table).T.astype(np.uint8))
