@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image, ImageDraw
 
+from fullyconv.files import whole_file
 from fullyconv.types import ClassSet
 
 Colour = tuple[int, int, int]
@@ -12,6 +15,13 @@ Colour = tuple[int, int, int]
 UNSCORED: Colour = (224, 224, 192)  # VOC's colour of void
 ERROR_COLOURS: dict[str, Colour] = {"wrong": (214, 40, 57), "right": (255, 255, 255), "not scored": (200, 200, 200)}
 LEGEND_PX = 260  # room for two columns of names
+
+
+def save_picture(picture: np.ndarray | Image.Image, path: Path) -> None:
+    """Write a picture, or an H x W x 3 array, as PNG; the file appears whole or not at all."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    with whole_file(path) as draft:
+        image.save(draft, "PNG")
 
 
 def colourise(labels: np.ndarray, classes: ClassSet) -> np.ndarray:

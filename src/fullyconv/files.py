@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LONGEST_NAME = 255  # bytes of a file's name on the usual systems
 
 
 class BadFile(ValueError):
@@ -30,12 +33,24 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     If the block raises, what was written is removed and an older ``path`` stays as it was.
     """
-    draft = path.with_name(path.name + ".tmp")
+    draft = draft_file(path)
     try:
         yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def draft_file(path: Path) -> Path:
+    """Return the temporary name under which ``whole_file`` writes a file, beside it: a hidden one that nobody uses.
+
+    >>> draft_file(Path("out/scores.json")).name
+    '.scores.json.new'
+    """
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST_NAME - len("..new"):
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}.new")
 
 
 @contextmanager
@@ -107,6 +122,12 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text; the file appears whole or not at all."""
+    with whole_file(path) as draft:
+        draft.write_text(text, "utf-8")
 
 
 def write_json(path: Path, document: Any) -> None:

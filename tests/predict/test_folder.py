@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,54 @@ def test_inputs_that_would_share_a_name_keep_their_suffix(tmp_path: Path) -> Non
     assert sorted(str(task.target) for task in find_images([tmp_path])) == ["a.jpg", "a.png"]
 
 
+@pytest.mark.parametrize(
+    ("names", "targets"),
+    [
+        (["m/a.jpg", "t/a.jpg"], ["m_a", "t_a"]),
+        (["m/a.jpg", "t/a.jpg", "t/b.jpg"], ["m_a", "t_a", "b"]),
+        (["x/m/a.jpg", "y/m/a.jpg"], ["x_m_a", "y_m_a"]),
+        (["m/a.jpg", "m/a.png", "t/a.png"], ["a.jpg", "a.png", "a"]),
+        (["m/a.jpg", "m/a.png", "t/a.jpg", "t/a.png"], ["m_a.jpg", "m_a.png", "t_a.jpg", "t_a.png"]),
+        (["m/A.jpg", "m/a.png"], ["A.jpg", "a.png"]),
+        (["m/A.jpg", "m/a.jpg"], ["A.jpg", "a.jpg-2"]),
+        (["m/caf\u00e9.jpg", "m/cafe\u0301.jpg"], ["caf\u00e9.jpg", "cafe\u0301.jpg-2"]),
+        (["m/a.jpg", "m/a.png", "m/a.jpg.png"], ["a.jpg", "a.png", "a.jpg-2"]),
+        (["m_a.jpg", "m/a.jpg", "t/a.jpg"], ["m_a", "m_a-2", "t_a"]),
+    ],
+)
+def test_no_two_inputs_share_a_name(tmp_path: Path, names: list[str], targets: list[str]) -> None:
+    for name in names:
+        picture(tmp_path / name)
+    tasks = find_images([tmp_path / name for name in names])
+    assert [str(task.image.relative_to(tmp_path)) for task in tasks] == names
+    assert [str(task.target) for task in tasks] == targets
+
+
+def test_folders_of_one_structure_keep_it(tmp_path: Path) -> None:
+    for name in ("m/cam/0.jpg", "t/cam/0.jpg", "t/other/1.jpg"):
+        picture(tmp_path / name)
+    tasks = find_images([tmp_path / "m", tmp_path / "t"])
+    assert [str(task.target) for task in tasks] == ["m_cam/0", "t_cam/0", "other/1"]
+
+
+def test_an_input_named_twice_comes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "in/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert len(find_images(["in", "./in/a.jpg", tmp_path / "in", "in/*.jpg", "in/../in"])) == 1
+
+
+@pytest.mark.parametrize("folders", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_hundred_thousand_files_are_found_in_seconds(tmp_path: Path, folders: int) -> None:
+    for folder in range(folders):
+        (tmp_path / str(folder)).mkdir()
+        for index in range(1000):
+            (tmp_path / str(folder) / f"{index}.png").touch()
+    started = time.process_time()
+    tasks = find_images([tmp_path])
+    assert time.process_time() - started < folders / 20  # 5 s for a hundred thousand
+    assert len({task.target for task in tasks}) == 1000 * folders
+
+
 def test_outputs_and_a_bad_file_among_good_ones(tmp_path: Path) -> None:
     picture(tmp_path / "in/a.png", (12, 17))
     (tmp_path / "in/b.png").write_text("no picture")
@@ -43,7 +92,7 @@ def test_outputs_and_a_bad_file_among_good_ones(tmp_path: Path) -> None:
     outcomes = list(predict_files(model, find_images([tmp_path / "in"]), out, probabilities=True))
     assert [outcome.problem is None for outcome in outcomes] == [True, False, True]
     assert "b.png: unreadable" in str(outcomes[1].problem)
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == [
         "a.npz", "a.png", "a_overlay.jpg", "c.npz", "c.png", "c_overlay.jpg",
     ]  # fmt: skip
     mask = Image.open(out / "c.png")

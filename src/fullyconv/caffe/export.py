@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fullyconv.caffe.text import Blob, Value, Written, to_text
 from fullyconv.caffe.trunk import TrunkWriter, convolution, sides
 from fullyconv.caffe.wire import write_weights
+from fullyconv.files import write_text
 from fullyconv.networks import CLASSIFIERS, architecture_of
 from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.fcn import FCN
@@ -19,6 +20,7 @@ from fullyconv.networks.heads import TwoHeads
 from fullyconv.networks.reference import REFERENCES
 from fullyconv.upsample import Upsample, bilinear_taps
 
+PROTOTXT, CAFFEMODEL = "deploy.prototxt", "weights.caffemodel"
 SIDE = 500  # the height and width written as the input's default
 FIRST_OF_FOUR = {"conv1_1": "conv1_1_bgrd"}  # renamed, for its weights no longer fit the three-channel net's
 
@@ -200,9 +202,9 @@ def export(net: FCN | Classifier, folder: Path | str) -> tuple[Path, Path]:
     layers = network_layers(net)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    prototxt, caffemodel = folder / "deploy.prototxt", folder / "weights.caffemodel"
+    prototxt, caffemodel = folder / PROTOTXT, folder / CAFFEMODEL
     name = architecture_of(net).name
-    prototxt.write_text(to_text(name, layers))
+    write_text(prototxt, to_text(name, layers))
     blobs = {
         layer.name: (layer.kind, [blob.values.float().cpu().numpy() for blob in layer.blobs])
         for layer in layers

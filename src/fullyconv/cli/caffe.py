@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fullyconv.cli.console import out
-from fullyconv.cli.options import ModelArgument, TrustOption, import_from_here
+from fullyconv.cli.options import ModelArgument, OverwriteOption, TrustOption, import_from_here
 
 app = typer.Typer(help="Caffe's files in and out.", no_args_is_help=True)
 
@@ -22,22 +22,28 @@ def import_(
         str | None, typer.Option("--network", help="Which network it is, where several have the same layers.")
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="A classes.yaml that names the classes.")] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Turn a Caffe net that is one of the papers' networks into a model folder, to predict and train with.
 
     Example: `fullyconv caffe import voc-fcn8s/deploy.prototxt fcn8s-heavy-pascal.caffemodel --out models/voc-fcn8s`
     """
     from fullyconv.caffe import import_model
-    from fullyconv.checkpoint import save
+    from fullyconv.checkpoint import CONFIG, WEIGHTS, save
     from fullyconv.data.classes import read_classes
     from fullyconv.networks import architecture_of
     from fullyconv.networks.reference import preprocess_of
+    from fullyconv.outputs import Outputs
 
+    inputs = [prototxt, caffemodel, *([] if classes is None else [classes])]
+    outputs = Outputs(out_, inputs=inputs, overwrite=overwrite)
+    outputs.check([WEIGHTS, CONFIG])
     model = import_model(prototxt, caffemodel, name=network)
     architecture = architecture_of(model)
     named = read_classes(classes) if classes is not None else None
     notes = {"imported": caffemodel.name}
-    save(model, out_, classes=named, preprocess=preprocess_of(architecture.name), notes=notes)
+    with outputs.writing(WEIGHTS, CONFIG):
+        save(model, out_, classes=named, preprocess=preprocess_of(architecture.name), notes=notes)
     out.print(
         f"{architecture.name}, {architecture.classes} classes, {architecture.upsampling} upsampling\nmodel {out_}"
     )
@@ -47,6 +53,7 @@ def import_(
 def export(
     model: ModelArgument,
     out_: Annotated[Path, typer.Option("--out", help="Folder for deploy.prototxt and weights.caffemodel.")],
+    overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
     """Write a model as Caffe's files, under the layer names of the papers' release.
@@ -54,7 +61,9 @@ def export(
     Example: `fullyconv caffe export runs/photos/model --out caffe/`
     """
     from fullyconv.caffe import export as write
+    from fullyconv.caffe.export import CAFFEMODEL, PROTOTXT
     from fullyconv.checkpoint import load_network
+    from fullyconv.outputs import Outputs
     from fullyconv.types import Preprocess
 
     import_from_here(*(trust or ()))
@@ -63,7 +72,10 @@ def export(
         raise ValueError(
             f"{model} labels hyperspectral scenes, which Caffe has no input for: export a model of pictures"
         )
-    prototxt, caffemodel = write(network, out_)
+    outputs = Outputs(out_, overwrite=overwrite)
+    outputs.check([PROTOTXT, CAFFEMODEL])
+    with outputs.writing(PROTOTXT, CAFFEMODEL):
+        prototxt, caffemodel = write(network, out_)
     order, mean, std = config.preprocess.order, config.preprocess.mean, config.preprocess.std
     out.print(f"description {prototxt}\nweights {caffemodel}")
     out.print(f"feed it {order} pixels, 0..255, minus {mean}, divided by {std}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fullyconv.cli.console import out
-from fullyconv.cli.options import ModelArgument, TrustOption, import_from_here
+from fullyconv.cli.options import ModelArgument, OverwriteOption, TrustOption, import_from_here
 
 FULLY_CONNECTED = ("trunk.fc6", "trunk.fc7")
 
@@ -24,6 +24,7 @@ def compress(
     layer: Annotated[
         list[str] | None, typer.Option(help="Convolution to factor; may be repeated [fc6 and fc7].")
     ] = None,
+    overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
     """Truncate large layers by SVD, each to two smaller ones, and say what that saves and costs.
@@ -32,16 +33,21 @@ def compress(
     """
     import torch
 
-    from fullyconv.checkpoint import load_network, save
+    from fullyconv.checkpoint import CONFIG, WEIGHTS, find_model, load_network, save
     from fullyconv.data.images import read_image
+    from fullyconv.outputs import Outputs
     from fullyconv.surgery import compress as truncate
 
     import_from_here(*(trust or ()))
+    source = find_model(model)
+    outputs = Outputs(out_, inputs=[image, source / WEIGHTS, source / CONFIG], overwrite=overwrite)
+    outputs.check([WEIGHTS, CONFIG])
     network, config = load_network(model, trust=trust or ())
     picture = torch.from_numpy(config.preprocess(read_image(image)))[None]
     report = truncate(network, layer or FULLY_CONNECTED, picture, rank=rank, error=error)
     notes = config.notes | {"ranks": report.ranks, "compressed_from": str(model)}
-    save(network, out_, classes=config.classes, preprocess=config.preprocess, notes=notes)
+    with outputs.writing(WEIGHTS, CONFIG):
+        save(network, out_, classes=config.classes, preprocess=config.preprocess, notes=notes)
     for name, kept in report.ranks.items():
         out.print(f"{name}: rank {kept}, weights differ by {report.weight_errors[name]:.2%}")
     for what, (before, after) in (("parameters", report.parameters), ("multiply-adds", report.multiply_adds)):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fullyconv.cli.console import Bars, complain, err, out, print_problems, print_report, print_scene
+from fullyconv.cli.options import OverwriteOption
+from fullyconv.cli.predict import follow
 
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
@@ -78,6 +80,7 @@ def scene(
     bands: Annotated[int, typer.Option(min=3, help="Bands, from 400 to 2400 nm.")] = 103,
     label_key: Annotated[str | None, typer.Option(help="Name of the map in a file of several.")] = None,
     seed: int = 0,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Make a hyperspectral scene for a label map: spectra per class, mixed at borders, unevenly lit, with noise.
 
@@ -85,16 +88,21 @@ def scene(
     without a map at hand, `fullyconv data scene random --out scene.npz` draws one.
     """
     from fullyconv.hsi.files import SceneFiles
-    from fullyconv.hsi.formats.by_suffix import save_scene
+    from fullyconv.hsi.formats.by_suffix import save_scene, scene_files
     from fullyconv.hsi.labels import class_set
     from fullyconv.hsi.synthetic import make_scene, random_map
+    from fullyconv.outputs import single_output
 
+    written = scene_files(out_)
+    inputs = () if labels == "random" else (Path(labels),)
+    outputs = single_output(*written, inputs=inputs, overwrite=overwrite)
     if labels == "random":
         named = random_map(140, 180, classes=RANDOM_CLASSES, seed=seed), class_set(RANDOM_CLASSES)
     else:
         named = SceneFiles(labels, label_key=label_key).open_labels()
     made = make_scene(*named, bands=bands, seed=seed)
-    beside = save_scene(made, out_)
+    with outputs.writing(*(file.name for file in written)):
+        beside = save_scene(made, out_)
     height, width, _ = made.cube.shape
     out.print(f"{height} x {width} pixels (rows x columns), {bands} bands in {out_}, labels in {beside}")
 
@@ -105,14 +113,20 @@ def demo(
     train: Annotated[int, typer.Option(min=1, help="Training pictures.")] = 320,
     val: Annotated[int, typer.Option(min=1, help="Validation pictures.")] = 40,
     seed: int = 0,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a generated data set to try everything on.
 
     Example: `fullyconv data demo shapes/ --train 320 --val 40`
     """
-    from fullyconv.data.synthetic import write_dataset
+    from fullyconv.data.synthetic import dataset_files, write_dataset
+    from fullyconv.outputs import Outputs
 
-    write_dataset(folder, train=train, val=val, seed=seed)
+    names = dataset_files(train=train, val=val)
+    outputs = Outputs(folder, overwrite=overwrite)
+    outputs.check(names)
+    with outputs.writing(*names):
+        write_dataset(folder, train=train, val=val, seed=seed)
     out.print(f"{train} training and {val} validation pictures in {folder}")
 
 
@@ -182,9 +196,12 @@ def seg11valid(
     `fullyconv evaluate MODEL VOCdevkit/VOC2011 --split seg11valid`. Exit status 1 for another count.
     """
     from fullyconv.data.pairs import read_list
-    from fullyconv.data.pascal import count_note, write_seg11valid
+    from fullyconv.data.pascal import count_note, seg11valid_file, write_seg11valid
+    from fullyconv.outputs import single_output
 
-    target = write_seg11valid(voc, sbdd)
+    target = seg11valid_file(voc)
+    with single_output(target).writing(target.name):
+        write_seg11valid(voc, sbdd)
     count = len(read_list(target).stems)
     out.print(f"{count} pictures in {target}")
     if note := count_note(count):
@@ -200,6 +217,7 @@ def hha(
         tuple[float, float, float, float] | None,
         typer.Option(help="Focal lengths and centre in pixels: FX FY CX CY; default: NYUDv2's, 560 x 425 pictures."),
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Compute HHA pictures (disparity, height above ground, angle with gravity) from depth pictures.
 
@@ -207,20 +225,23 @@ def hha(
     exit status 1 then.
     """
     from fullyconv.data.depth import NYUD_CAMERA, Intrinsics
-    from fullyconv.data.nyud import convert_depth
+    from fullyconv.data.nyud import depth_hha, write_hha
+    from fullyconv.outputs import Outputs
+    from fullyconv.predict.folder import Task, work_through
 
     files = sorted(depth.glob("*.png"))
-    if not files:
+    tasks = [Task(file, Path(file.stem)) for file in files if not Outputs(out_).wrote(file)]
+    if not tasks:
         raise ValueError(f"{depth}: no depth picture: name a folder of 16-bit PNGs")
-    bad = 0
-    with Bars() as bars:
-        for done, file in enumerate(files, start=1):
-            try:
-                convert_depth(file, out_ / file.name, Intrinsics(*camera) if camera else NYUD_CAMERA)
-            except ValueError as error:
-                bad += 1
-                complain("skipped", error)
-            bars("computing", done, len(files), file.name)
-    out.print(f"{len(files) - bad} of {len(files)} pictures in {out_}")
+    given = Intrinsics(*camera) if camera else NYUD_CAMERA
+    outcomes = work_through(
+        tasks,
+        Outputs(out_, inputs=files, overwrite=overwrite),
+        suffixes=(".png",),
+        predict=lambda task: depth_hha(task.image, given),
+        write=write_hha,
+    )
+    bad = follow("computing", outcomes, len(tasks))
+    out.print(f"{len(tasks) - bad} of {len(tasks)} pictures in {out_}")
     if bad:
         raise typer.Exit(1)

@@ -9,8 +9,16 @@ import typer
 
 from fullyconv.cli.console import Bars, complain, out, print_evaluation
 from fullyconv.cli.crf import print_comparison, with_crf
-from fullyconv.cli.hsi import evaluate_on_scene
-from fullyconv.cli.options import CRFOption, DeviceOption, ModelArgument, PrecisionOption, TrustOption, import_from_here
+from fullyconv.cli.hsi import ScoreFiles, evaluate_on_scene
+from fullyconv.cli.options import (
+    CRFOption,
+    DeviceOption,
+    ModelArgument,
+    OverwriteOption,
+    PrecisionOption,
+    TrustOption,
+    import_from_here,
+)
 
 if TYPE_CHECKING:
     from fullyconv.data.pairs import Pair
@@ -35,6 +43,7 @@ def evaluate(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
+    overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
     """Score a model over a data set at native resolution.
@@ -45,16 +54,19 @@ def evaluate(
     """
     from fullyconv.data.folder import evaluation_split, open_folder
     from fullyconv.evaluation import evaluate as score
-    from fullyconv.files import write_json
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.opening import load
-    from fullyconv.report import plot_confusion, save_figure, write_report
+    from fullyconv.outputs import single_output
+    from fullyconv.report import FILE_NAME, write_report
 
     import_from_here(*(trust or ()))
     segmenter = load(model, device=device, precision=precision, trust=trust or ())
     if isinstance(segmenter, SceneSegmenter):
-        evaluate_on_scene(model, segmenter, data, labels=labels, masks=masks, json_file=json_file)
+        figures = ScoreFiles(json_file, inputs=(data, *filter(None, (labels, masks))), overwrite=overwrite)
+        evaluate_on_scene(model, segmenter, data, labels=labels, masks=masks, figures=figures)
         return
+    figures = ScoreFiles(json_file, overwrite=overwrite)
+    page = None if report is None else single_output(report / FILE_NAME, overwrite=overwrite)
     folder = open_folder(data)
     pairs = evaluation_split(folder, split)
     if folder.classes is not None and folder.classes.names != segmenter.classes.names:
@@ -69,14 +81,11 @@ def evaluate(
             evaluation = score(segmenter, pairs, progress=lambda n, total: bars("evaluating", n, total))
         print_evaluation(evaluation)
         document = evaluation.document()
-    if report is not None:
-        report.mkdir(parents=True, exist_ok=True)
-        out.print(f"report {write_report(report, segmenter, evaluation, pairs, title=f'fullyconv: {data}')}")
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(json_file, document)
-        save_figure(plot_confusion(evaluation), json_file.with_suffix(".png"))
-        out.print(f"figures {json_file}\nconfusion matrix {json_file.with_suffix('.png')}")
+    if page is not None:
+        with page.writing(FILE_NAME):
+            written = write_report(page.folder, segmenter, evaluation, pairs, title=f"fullyconv: {data}")
+        out.print(f"report {written}")
+    figures.write(document, evaluation)
 
 
 def _compare(segmenter: CRFSegmenter, pairs: list[Pair]) -> tuple[Evaluation, dict[str, Any]]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from fullyconv.cli.console import Bars, SceneBars, complain, err, out, print_evaluation, stopped_in_words
-from fullyconv.cli.options import SetOption
+from fullyconv.cli.options import OverwriteOption, SetOption
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from fullyconv.evaluation import Evaluation
     from fullyconv.hsi.recipe import SceneRecipe
     from fullyconv.hsi.scoring import SceneEvaluation
     from fullyconv.hsi.segmenter import SceneSegmenter
@@ -37,19 +38,24 @@ def split(
     kind: Annotated[str | None, typer.Option("--split", help="random, blocks or masks.")] = None,
     recipe: RecipeOption = "hsi",
     set_: SetOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Split the labelled pixels of a scene; prints the counts of every class and the leakage.
 
     Example: `fullyconv hsi split scene.mat --labels gt.mat --split blocks --set network=fcn1s-spectral2 --out split`.
     A label map by itself will do for SCENE.
     """
-    from PIL import Image
-
+    from fullyconv.draw import save_picture
     from fullyconv.hsi.report import split_picture
     from fullyconv.hsi.splits import leakage
     from fullyconv.hsi.trial import make_split, network_windows, write_split
+    from fullyconv.outputs import Outputs
 
     chosen = _recipe(recipe, set_, labels, kind)
+    outputs = None
+    if out_ is not None:
+        outputs = Outputs(out_, inputs=_inputs(scene, chosen), overwrite=overwrite)
+        outputs.check(["split.npz", "split.png"])
     truth, classes = _labels_of(chosen, scene)
     made = make_split(chosen, truth)
     _print_table(
@@ -61,11 +67,11 @@ def split(
     out.print(f"{guard}leakage with {chosen.network}: {share:.2%} of the test pixels lie in what training sees")
     for index in made.one_sided(truth):
         complain("careful", f"{classes.names[index]} is not on both sides")
-    if out_ is not None:
-        out_.mkdir(parents=True, exist_ok=True)
-        write_split(made, out_ / "split.npz")
-        Image.fromarray(split_picture(truth, made, classes)).save(out_ / "split.png")
-        out.print(f"masks {out_ / 'split.npz'}\npicture {out_ / 'split.png'}")
+    if outputs is not None:
+        with outputs.writing("split.npz", "split.png"):
+            write_split(made, outputs.folder / "split.npz")
+            save_picture(split_picture(truth, made, classes), outputs.folder / "split.png")
+        out.print(f"masks {outputs.folder / 'split.npz'}\npicture {outputs.folder / 'split.png'}")
 
 
 @app.command("compare")
@@ -79,20 +85,25 @@ def compare(
     ] = None,
     recipe: RecipeOption = "hsi",
     set_: SetOption = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Train SVM, random forest, a patch CNN and the FCN on the same pixels: scores, seconds and memory side by side.
 
     Example: `fullyconv hsi compare scene.mat --labels gt.mat --runs 5 --out compared` writes scores.md, scores.json
     and the maps of the first run.
     """
-    from PIL import Image
-
-    from fullyconv.files import write_json
+    from fullyconv.draw import save_picture
+    from fullyconv.files import write_json, write_text
     from fullyconv.hsi.comparison import METHODS
     from fullyconv.hsi.comparison import compare as run
     from fullyconv.hsi.report import scene_pictures
+    from fullyconv.outputs import Outputs
 
     chosen = _recipe(recipe, set_, labels)
+    names = [f"{SCORES}.md", f"{SCORES}.json"]
+    names += [f"{_stem(method)}{end}.png" for method in methods or METHODS for end in ("", "-errors")]
+    outputs = Outputs(out_, inputs=_inputs(scene, chosen), overwrite=overwrite)
+    outputs.check(names)
     with Bars() as bars:
         comparison = run(
             chosen,
@@ -101,15 +112,14 @@ def compare(
             runs=runs,
             progress=lambda done, total, method: bars("comparing", done, total, method),
         )
-    out_.mkdir(parents=True, exist_ok=True)
-    (out_ / f"{SCORES}.md").write_text(comparison.markdown())
-    write_json(out_ / f"{SCORES}.json", comparison.document())
     trial = comparison.trials[0]
-    for method, outcomes in comparison.outcomes.items():
-        pictures = scene_pictures(trial, outcomes[0].labels)
-        stem = method.replace(" ", "-").replace("×", "x")
-        Image.fromarray(pictures["map"]).save(out_ / f"{stem}.png")
-        Image.fromarray(pictures["errors on the test pixels"]).save(out_ / f"{stem}-errors.png")
+    with outputs.writing(*names):
+        write_text(out_ / f"{SCORES}.md", comparison.markdown())
+        write_json(out_ / f"{SCORES}.json", comparison.document())
+        for method, outcomes in comparison.outcomes.items():
+            pictures = scene_pictures(trial, outcomes[0].labels)
+            save_picture(pictures["map"], out_ / f"{_stem(method)}.png")
+            save_picture(pictures["errors on the test pixels"], out_ / f"{_stem(method)}-errors.png")
     _print_scores(comparison.evaluations)
     _print_table(comparison.cost_rows(), title="cost")
     faster = comparison.speed_up()
@@ -120,7 +130,7 @@ def compare(
 
 def train_scenes(recipe: SceneRecipe, data: Path, out_: Path, *, runs: int, resume: bool) -> None:
     """Train on a scene with a progress bar, ``runs`` times; prints the scores, or their mean and deviation."""
-    from fullyconv.files import write_json
+    from fullyconv.files import write_json, write_text
     from fullyconv.hsi.run import train_scene
     from fullyconv.hsi.scoring import markdown, summary_document, tables
     from fullyconv.machine import keep_freed_memory
@@ -144,9 +154,37 @@ def train_scenes(recipe: SceneRecipe, data: Path, out_: Path, *, runs: int, resu
         return
     methods = {recipe.network: done}
     write_json(out_ / f"{SCORES}.json", summary_document(methods))
-    (out_ / f"{SCORES}.md").write_text("\n".join(map(markdown, tables(methods))))
+    write_text(out_ / f"{SCORES}.md", "\n".join(map(markdown, tables(methods))))
     _print_scores(methods)
     out.print(f"tables {out_ / SCORES}.md, {out_ / SCORES}.json; runs {out_}/1 … {out_}/{runs}")
+
+
+class ScoreFiles:
+    """The figures of an evaluation as JSON with the confusion matrix beside it, if they are wanted.
+
+    That they may be written is checked before the scoring.
+    """
+
+    def __init__(self, json_file: Path | None, *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
+        from fullyconv.outputs import single_output
+
+        self._json = json_file
+        if json_file is not None:
+            if json_file.suffix == ".png":
+                raise ValueError(f"--json {json_file}: the confusion matrix takes that name: end it in .json")
+            self._picture = json_file.with_suffix(".png")
+            self._outputs = single_output(json_file, self._picture, inputs=inputs, overwrite=overwrite)
+
+    def write(self, document: Mapping[str, Any], evaluation: Evaluation) -> None:
+        """Write both."""
+        from fullyconv.files import write_json
+        from fullyconv.report import plot_confusion, save_figure
+
+        if self._json is not None:
+            with self._outputs.writing(self._json.name, self._picture.name):
+                write_json(self._json, document)
+                save_figure(plot_confusion(evaluation), self._picture)
+            out.print(f"figures {self._json}\nconfusion matrix {self._picture}")
 
 
 def evaluate_on_scene(
@@ -156,23 +194,17 @@ def evaluate_on_scene(
     *,
     labels: Path | None,
     masks: Path | None,
-    json_file: Path | None,
+    figures: ScoreFiles,
 ) -> None:
     """Score a model on the test pixels of a scene, and print the leakage."""
-    from fullyconv.files import write_json
     from fullyconv.hsi.files import SceneFiles
     from fullyconv.hsi.run import evaluate_scene
-    from fullyconv.report import plot_confusion, save_figure
 
     # A model that knows a class of value 0 was trained on a map whose 0 is one.
     scene = SceneFiles(data, labels, zero="class" if 0 in segmenter.classes.values else "unlabelled").open()
     evaluation = evaluate_scene(model, segmenter, scene, masks=masks)
     _print_scene(evaluation)
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(json_file, evaluation.document())
-        save_figure(plot_confusion(evaluation.evaluation), json_file.with_suffix(".png"))
-        out.print(f"figures {json_file}\nconfusion matrix {json_file.with_suffix('.png')}")
+    figures.write(evaluation.document(), evaluation.evaluation)
 
 
 def _labels_of(recipe: SceneRecipe, scene: Path) -> tuple[np.ndarray, ClassSet]:
@@ -201,6 +233,14 @@ def _recipe(name: str, set_: list[str] | None, labels: Path | None, kind: str | 
     given = {"labels": None if labels is None else str(labels), "split": kind}
     recipe = change(recipe, {key: value for key, value in given.items() if value is not None}, source="the command")
     return change(recipe, parse_settings(set_ or []), source="--set")
+
+
+def _inputs(scene: Path, recipe: SceneRecipe) -> list[Path]:
+    return [scene, *(Path(each) for each in (recipe.labels, recipe.masks) if each is not None)]
+
+
+def _stem(method: str) -> str:
+    return method.replace(" ", "-").replace("×", "x")
 
 
 def _print_scene(result: SceneEvaluation) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from fullyconv.cli.console import behind, complain, out
 from fullyconv.cli.opening import Subject, class_index, open_subject
-from fullyconv.cli.options import TrustOption, import_from_here
+from fullyconv.cli.options import OverwriteOption, TrustOption, import_from_here
 
 if TYPE_CHECKING:
     from fullyconv.geometry import AxisMap
@@ -62,6 +62,7 @@ def inspect(
         bool, typer.Option("--scores", help="In a classifier's heat map show scores, not probabilities.")
     ] = False,
     out_: Annotated[Path | None, typer.Option("--out", metavar="PNG", help="Where to write the heat map.")] = None,
+    overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
     """Print what a network is made of and where every layer looks; of a classifier, how it becomes an FCN.
@@ -75,6 +76,12 @@ def inspect(
     """
     if heatmap is not None and out_ is None:
         raise ValueError("a heat map needs a file to be written to: give --out FILE.png")
+    from fullyconv.outputs import single_output
+
+    inputs = [file for file in (heatmap, weights) if file is not None]
+    for file in (json_file, out_):
+        if file is not None:
+            single_output(file, inputs=inputs, overwrite=overwrite)
     import_from_here(model, *(trust or ()))
     subject = open_subject(
         model, weights=weights, side=None if example is None else read_size(example), trust=trust or ()
@@ -185,6 +192,9 @@ def _heat_map(subject: Subject, dense: FullyConvolutional | None, image: Path, *
 
 
 def _show_heat(found: HeatMap, subject: Subject, *, wanted: str | None, file: Path) -> None:
+    from fullyconv.draw import save_picture
+    from fullyconv.outputs import single_output
+
     count = len(found.values)
     names = subject.classes if len(subject.classes) == count else ()
 
@@ -193,17 +203,18 @@ def _show_heat(found: HeatMap, subject: Subject, *, wanted: str | None, file: Pa
 
     strongest = found.strongest(STRONGEST)
     index = strongest[0][0] if wanted is None else class_index(wanted, names, count)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    found.picture(index, called(index)).save(file)
+    with single_output(file, overwrite=True).writing(file.name):
+        save_picture(found.picture(index, called(index)), file)
     out.print(f"\nmean {found.what}: " + ", ".join(f"{called(each)} {value:.3g}" for each, value in strongest))
     out.print(f"heat map of {called(index)} {file}")
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:
     from fullyconv.files import write_json
+    from fullyconv.outputs import single_output
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, document)
+    with single_output(file, overwrite=True).writing(file.name):
+        write_json(file, document)
     out.print(f"layers and alignment {file}")
 
 

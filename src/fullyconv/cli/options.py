@@ -20,6 +20,9 @@ DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic: bf16 is quicker where the machine has it.")]
 CRFOption = Annotated[bool, typer.Option("--crf", help="Let a dense CRF sharpen the labels (extra: crf).")]
 
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Also replace files that fullyconv wrote and someone has changed since.")
+]
 TrustOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -10,7 +10,15 @@ import typer
 
 from fullyconv.cli.console import Bars, complain, out
 from fullyconv.cli.crf import with_crf
-from fullyconv.cli.options import CRFOption, DeviceOption, ModelArgument, PrecisionOption, TrustOption, import_from_here
+from fullyconv.cli.options import (
+    CRFOption,
+    DeviceOption,
+    ModelArgument,
+    OverwriteOption,
+    PrecisionOption,
+    TrustOption,
+    import_from_here,
+)
 
 if TYPE_CHECKING:
     from fullyconv.predict.folder import Outcome, Task
@@ -34,6 +42,7 @@ def predict(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
+    overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
     """Label every pixel of images: a palette PNG of the same size and an overlay each.
@@ -61,25 +70,28 @@ def predict(
         from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
         from fullyconv.hsi.pictures import RGB_NM
 
-        tasks = find_scenes(inputs)
-        output = MapOptions(cube_key, probabilities, rgb or RGB_NM)
-        bad = _follow(predict_scenes(segmenter, tasks, out_, output), len(tasks))
+        tasks = find_scenes(inputs, out=out_)
+        output = MapOptions(cube_key, probabilities, rgb or RGB_NM, overwrite)
+        bad = follow("predicting", predict_scenes(segmenter, tasks, out_, output), len(tasks))
     else:
-        tasks = find_images(inputs)
-        bad = predict_tasks(segmenter, tasks, out_, probabilities=probabilities)
+        tasks = find_images(inputs, out=out_)
+        bad = predict_tasks(segmenter, tasks, out_, probabilities=probabilities, overwrite=overwrite)
     out.print(f"{len(tasks) - bad} of {len(tasks)} {'scenes' if of_scenes else 'images'} labelled in {out_}")
     if bad:
         raise typer.Exit(1)
 
 
-def predict_tasks(segmenter: Segmenter, tasks: list[Task], folder: Path, *, probabilities: bool) -> int:
+def predict_tasks(
+    segmenter: Segmenter, tasks: list[Task], folder: Path, *, probabilities: bool, overwrite: bool = False
+) -> int:
     """Predict with a progress bar; gives the number of bad files."""
     from fullyconv.predict.folder import predict_files
 
-    return _follow(predict_files(segmenter, tasks, folder, probabilities=probabilities), len(tasks))
+    outcomes = predict_files(segmenter, tasks, folder, probabilities=probabilities, overwrite=overwrite)
+    return follow("predicting", outcomes, len(tasks))
 
 
-def _follow(outcomes: Iterator[Outcome], total: int) -> int:
+def follow(what: str, outcomes: Iterator[Outcome], total: int) -> int:
     """Show progress and problems; gives the number of bad files."""
     bad = 0
     with Bars() as bars:
@@ -87,5 +99,5 @@ def _follow(outcomes: Iterator[Outcome], total: int) -> int:
             if outcome.problem is not None:
                 bad += 1
                 complain("skipped", outcome.problem)
-            bars("predicting", done, total, outcome.task.image.name)
+            bars(what, done, total, outcome.task.image.name)
     return bad

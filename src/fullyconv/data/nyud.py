@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
 from fullyconv.data.depth import NYUD_CAMERA, Intrinsics, hha
 from fullyconv.data.images import read_image, read_raster
 from fullyconv.data.mat import read_mat
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.draw import save_picture
 from fullyconv.facts import NYUD, NYUD_HHA, Facts
-from fullyconv.files import BadFile, whole_file
+from fullyconv.files import BadFile
 from fullyconv.types import VOID
 
 Stream = Literal["colour", "hha"]
@@ -114,8 +114,15 @@ def read_colour_depth(pair: Pair) -> np.ndarray:
         raise BadFile(path, str(error), "in-fill its depth, or leave the pair out") from None
 
 
-def convert_depth(depth: Path, target: Path, camera: Intrinsics = NYUD_CAMERA) -> None:
-    """Write the HHA picture of a depth picture as PNG: disparity, height, angle are its R, G, B.
+def write_hha(picture: np.ndarray, target: Path) -> Path:
+    """Write an HHA picture as ``STEM.png``; returns its path."""
+    file = target.with_name(target.name + ".png")
+    save_picture(picture, file)
+    return file
+
+
+def depth_hha(depth: Path, camera: Intrinsics = NYUD_CAMERA) -> np.ndarray:
+    """Return the HHA picture of a depth picture, H x W x 3 uint8: disparity, height, angle are its R, G, B.
 
     Raises ``BadFile`` for a file that is no depth picture, has no depth, or does not fit the camera.
     """
@@ -125,12 +132,9 @@ def convert_depth(depth: Path, target: Path, camera: Intrinsics = NYUD_CAMERA) -
         what = f"{width} x {height} pixels, but the camera's centre is at ({camera.cx:g}, {camera.cy:g})"
         raise BadFile(depth, what, "give the camera of these pictures")
     try:
-        picture = hha(depth_m, camera)
+        return hha(depth_m, camera)
     except ValueError as error:
         raise BadFile(depth, str(error), "in-fill its depth, or remove it") from None
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(target) as draft:
-        Image.fromarray(picture).save(draft, "PNG")
 
 
 def _base(root: Path) -> Path:

@@ -96,10 +96,14 @@ def count_note(count: int) -> str:
     return f"{SEG11VALID} has {count} pictures here, the papers' has {SEG11VALID_COUNT}: scores are not comparable"
 
 
+def seg11valid_file(voc: Path) -> Path:
+    """Return where the list of seg11valid belongs."""
+    return voc / "ImageSets" / "Segmentation" / f"{SEG11VALID}.txt"
+
+
 def write_seg11valid(voc: Path, sbdd: Path) -> Path:
     """Write the list where VOC's other lists are, so that it is a split like them."""
-    stems = seg11valid(voc, sbdd)
-    target = voc / "ImageSets" / "Segmentation" / f"{SEG11VALID}.txt"
+    stems, target = seg11valid(voc, sbdd), seg11valid_file(voc)
     with whole_file(target) as draft:
         draft.write_text("".join(f"{stem}\n" for stem in stems))
     return target

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fullyconv.data.classes import FILE_NAME, write_classes
-from fullyconv.draw import palette_image
+from fullyconv.draw import palette_image, save_picture
 from fullyconv.types import VOID, ClassSet, Sample
 
 CLASSES = ClassSet(
@@ -38,6 +38,18 @@ def make_sample(*, seed: int, index: int) -> Sample:
     return Sample(np.clip(noisy, 0, 255).astype(np.uint8), labels, f"{index:04d}")
 
 
+def dataset_files(*, train: int, val: int) -> list[str]:
+    """List the files that ``write_dataset`` writes, relative to its folder."""
+    counts = (("train", 0, train), ("val", train, val))
+    pairs = [
+        f"{split}/{kind}/{index:04d}.png"
+        for split, first, count in counts
+        for kind in ("images", "masks")
+        for index in range(first, first + count)
+    ]
+    return [*pairs, FILE_NAME]
+
+
 def write_dataset(folder: Path, *, train: int, val: int, seed: int = 0) -> Path:
     """Write a data set of generated pictures: ``train/``, ``val/`` and ``classes.yaml``."""
     for split, first, count in (("train", 0, train), ("val", train, val)):
@@ -45,11 +57,11 @@ def write_dataset(folder: Path, *, train: int, val: int, seed: int = 0) -> Path:
             (folder / split / kind).mkdir(parents=True, exist_ok=True)
         for index in range(first, first + count):
             sample = make_sample(seed=seed, index=index)
-            Image.fromarray(sample.image).save(folder / split / "images" / f"{sample.name}.png")
+            save_picture(sample.image, folder / split / "images" / f"{sample.name}.png")
             labels = np.where(sample.labels == VOID, 0, sample.labels)
             mask = palette_image(labels, CLASSES)
             mask.paste(CLASSES.ignore_index, mask=Image.fromarray(sample.labels == VOID))
-            mask.save(folder / split / "masks" / f"{sample.name}.png")
+            save_picture(mask, folder / split / "masks" / f"{sample.name}.png")
     write_classes(CLASSES, folder / FILE_NAME)
     return folder
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from fullyconv.draw import map_with_legend
-from fullyconv.files import BadFile, whole_file
+from fullyconv.draw import map_with_legend, save_picture
 from fullyconv.hsi.files import SceneFiles
 from fullyconv.hsi.formats.by_suffix import READERS, is_scene, label_values, write_class_numbers
 from fullyconv.hsi.pictures import RGB_NM, false_colour
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.segmenter import SceneSegmenter
-from fullyconv.predict.folder import Outcome, Task, find_files, write_mask, write_probabilities
+from fullyconv.outputs import Outputs
+from fullyconv.predict.folder import Outcome, Task, find_files, work_through, write_mask, write_probabilities
 from fullyconv.predict.image import Prediction
+
+MAPS = (".png", "_legend.png", "_false_colour.png", "_classes.hdr", "_classes.img", "_classes.tif")
+"""What ``write_maps`` writes of every scene, behind the stem of its name."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,44 @@ class MapOptions:
     cube_key: str | None = None
     probabilities: bool = False
     rgb_nm: Sequence[float] = RGB_NM  # the wavelengths shown as red, green and blue
+    overwrite: bool = False  # outputs of earlier runs that have been changed since
 
 
-def find_scenes(inputs: Iterable[Path | str]) -> list[Task]:
+def find_scenes(inputs: Iterable[Path | str], *, out: Path | None = None) -> list[Task]:
     """Expand files, folders (with their subfolders) and globs to scenes, as ``find_files`` does."""
-    return find_files(inputs, lambda path: path.is_file() and is_scene(path), "scene", list(READERS))
+    return find_files(inputs, lambda path: path.is_file() and is_scene(path), "scene", list(READERS), out=out)
 
 
 def predict_scenes(
     segmenter: SceneSegmenter, tasks: Sequence[Task], out: Path, output: MapOptions | None = None
 ) -> Iterator[Outcome]:
-    """Predict each scene and write its maps; yields one outcome per scene, a bad one's too."""
+    """Predict each scene and write its maps; yields one outcome per scene, a bad one's too.
+
+    Raises ``BadFile`` before the first prediction if an output would replace an input or a file that is not ours.
+    """
     output = output or MapOptions()
+
+    def predict(task: Task) -> tuple[Prediction, Scene]:
+        scene = SceneFiles(task.image, cube_key=output.cube_key).open_cube()
+        prediction = segmenter.predict(scene, probabilities=output.probabilities)
+        if tuple(output.rgb_nm) != RGB_NM:
+            prediction = replace(prediction, image=false_colour(scene, output.rgb_nm))
+        return prediction, scene
+
+    yield from work_through(
+        tasks,
+        Outputs(out, inputs=_read(tasks), overwrite=output.overwrite),
+        suffixes=(*MAPS, *((".npz",) if output.probabilities else ())),
+        predict=predict,
+        write=lambda found, target: write_maps(*found, target),
+    )
+
+
+def _read(tasks: Sequence[Task]) -> Iterator[Path]:
+    """List all files that scenes are read from: an ENVI header has its data beside it."""
     for task in tasks:
-        try:
-            scene = SceneFiles(task.image, cube_key=output.cube_key).open_cube()
-            prediction = segmenter.predict(scene, probabilities=output.probabilities)
-            if tuple(output.rgb_nm) != RGB_NM:
-                prediction = replace(prediction, image=false_colour(scene, output.rgb_nm))
-            yield Outcome(task, write_maps(prediction, scene, out / task.target))
-        except (ValueError, OSError, MemoryError) as error:
-            yield Outcome(task, problem=str(error) if isinstance(error, BadFile) else f"{task.image}: {error}")
+        yield task.image
+        yield from task.image.parent.glob(f"{escape(task.image.stem)}.*")
 
 
 def write_maps(prediction: Prediction, scene: Scene, target: Path) -> Path:
@@ -59,15 +77,11 @@ def write_maps(prediction: Prediction, scene: Scene, target: Path) -> Path:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     mask = write_mask(prediction, target)
-    _write_picture(map_with_legend(prediction.labels, prediction.classes), target, "_legend.png")
-    _write_picture(prediction.image, target, "_false_colour.png")
+    legend = map_with_legend(prediction.labels, prediction.classes)
+    save_picture(legend, target.with_name(target.name + "_legend.png"))
+    save_picture(prediction.image, target.with_name(target.name + "_false_colour.png"))
     values = label_values(prediction.labels, prediction.classes)
     for suffix in ("_classes.hdr", "_classes.tif"):
         write_class_numbers(target.with_name(target.name + suffix), values, prediction.classes, scene.georeference)
     write_probabilities(prediction, target)
     return mask
-
-
-def _write_picture(pixels: np.ndarray, target: Path, suffix: str) -> None:
-    with whole_file(target.with_name(target.name + suffix)) as draft:
-        Image.fromarray(pixels).save(draft, "PNG")

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import glob
+import os
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from fullyconv.data.images import SUFFIXES
-from fullyconv.draw import palette_image
+from fullyconv.draw import palette_image, save_picture
 from fullyconv.files import BadFile, whole_file
+from fullyconv.machine import out_of_memory
+from fullyconv.outputs import Outputs, out_of_room
 from fullyconv.predict.image import Prediction, Segmenter
+
+Found = TypeVar("Found")
+"""What a model says of one input."""
 
 
 @dataclass(frozen=True)
@@ -32,62 +41,210 @@ class Outcome:
     problem: str | None = None
 
 
-def find_images(inputs: Iterable[Path | str]) -> list[Task]:
+class _Match(NamedTuple):
+    """A file that an input stands for: it lies ``below`` the ``root`` that was given, or its own folder.
+
+    Both are text: names of a hundred thousand pictures take seconds to handle as ``Path``.
+    """
+
+    file: Path
+    root: str
+    below: str
+
+
+def find_images(inputs: Iterable[Path | str], *, out: Path | None = None) -> list[Task]:
     """Expand files, folders (with their subfolders) and globs to pictures, as ``find_files`` does."""
-    return find_files(inputs, _is_image, "image", SUFFIXES)
+    return find_files(inputs, _is_image, "image", SUFFIXES, out=out)
 
 
 def find_files(
-    inputs: Iterable[Path | str], wanted: Callable[[Path], bool], what: str, suffixes: Sequence[str]
+    inputs: Iterable[Path | str],
+    wanted: Callable[[Path], bool],
+    what: str,
+    suffixes: Sequence[str],
+    *,
+    out: Path | None = None,
 ) -> list[Task]:
-    """Expand files, folders (with their subfolders) and globs; raises ``BadFile`` for an input that matches nothing.
+    """Expand files, folders (with their subfolders) and globs to tasks, each with a name of its own.
 
-    Of folders and globs the ``wanted`` files are taken; ``what`` they are and their ``suffixes`` are named in errors.
+    Outputs are named after their inputs, in the same subfolders. Inputs of one folder that would share a name keep
+    their suffix in it (``a.jpg`` and ``a.png`` give ``a.jpg.png`` and ``a.png.png``), those of several folders get
+    the folders' names before it (``monday/cam1.png`` and ``tuesday/cam1.png`` give ``monday_cam1.png`` and
+    ``tuesday_cam1.png``). Names that differ by case alone, or by how an accent is written, count as one:
+    on some file systems they are.
 
-    Outputs are named after their inputs, in the same subfolders; inputs that would share a name keep
-    their suffix in it (``a.jpg`` and ``a.png`` give ``a.jpg.png`` and ``a.png.png``).
+    Args:
+        inputs: Files, folders and globs, in this order; a file that several stand for comes once.
+        wanted: Which files of folders and globs to take.
+        what: What they are called in errors.
+        suffixes: Their suffixes, for errors.
+        out: The output folder: what earlier runs have written there is no input.
+
+    Returns:
+        A task for each file.
+
+    Raises:
+        BadFile: For an input that matches nothing.
+
+    >>> from pathlib import Path
+    >>> [str(task.target) for task in find_files([__file__], lambda file: True, "file", [".py"])]
+    ['folder']
     """
-    found: dict[Path, Path] = {}  # image -> target
+    ours = None if out is None else Outputs(out)
+    found: dict[str, _Match] = {}  # by absolute path
     for given in map(str, inputs):
-        path = Path(given)
-        if path.is_dir():
-            matches = {file: file.relative_to(path) for file in sorted(path.rglob("*")) if wanted(file)}
-        elif path.is_file():
-            matches = {path: Path(path.name)}
-        else:
-            matches = {
-                Path(file): Path(Path(file).name)
-                for file in sorted(glob.glob(given, recursive=True))
-                if wanted(Path(file))
-            }
+        matches = [match for match in _expand(given, wanted) if ours is None or not ours.wrote(match.file)]
         if not matches:
             raise BadFile(given, f"no {what} there", f"name files, folders or globs of {', '.join(suffixes)}")
-        found |= matches
-    stems = [target.with_suffix("") for target in found.values()]
-    return [
-        Task(image, target if stems.count(target.with_suffix("")) > 1 else target.with_suffix(""))
-        for image, target in found.items()
-    ]
+        for match in matches:
+            found.setdefault(os.path.abspath(match.file), match)
+    return _named(list(found.values()))
+
+
+def _expand(given: str, wanted: Callable[[Path], bool]) -> Iterator[_Match]:
+    """List the files that one input stands for, in order of their names."""
+    if os.path.isdir(given):
+        for below in sorted(_below(given), key=lambda name: name.split(os.sep)):
+            if wanted(file := Path(given, below)):
+                yield _Match(file, given, below)
+    elif os.path.isfile(given):
+        yield _Match(Path(given), *os.path.split(given))
+    else:
+        for name in sorted(glob.glob(given, recursive=True)):
+            if wanted(file := Path(name)):
+                yield _Match(file, *os.path.split(name))
+
+
+def _below(folder: str) -> Iterator[str]:
+    """List the files of a folder and its subfolders, relative to it."""
+    for place, _, names in os.walk(folder):
+        inside = os.path.relpath(place, folder)
+        yield from names if inside == os.curdir else (os.path.join(inside, name) for name in names)
+
+
+def _named(matches: Sequence[_Match]) -> list[Task]:
+    """Name what is written for each file, so that no two are alike."""
+    stems = [os.path.splitext(match.below)[0] for match in matches]
+    alike = [(match.root, _alike(stem)) for match, stem in zip(matches, stems, strict=True)]
+    counts = Counter(alike)
+    names = [match.below if counts[key] > 1 else stem for match, key, stem in zip(matches, alike, stems, strict=True)]
+    names = _numbered(_told_apart([match.root for match in matches], names))
+    return [Task(match.file, Path(name)) for match, name in zip(matches, names, strict=True)]
+
+
+def _told_apart(roots: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Put as many folders' names before the names of several roots as tell them apart."""
+    groups: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        groups.setdefault(_alike(name), []).append(index)
+    longer = list(names)
+    for group in groups.values():
+        folders = {index: Path(os.path.abspath(roots[index])).parts[1:] for index in group if len(group) > 1}
+        for depth in range(1, max(map(len, folders.values()), default=0) + 1):
+            if 1 < len(set(folders.values())) == len({folders[index][-depth:] for index in group}):
+                for index in group:
+                    longer[index] = "_".join([*folders[index][-depth:], names[index]])
+                break
+    return longer
+
+
+def _numbered(names: Iterable[str]) -> list[str]:
+    """Add a number to names that are taken, where only case or the form of an accent tells inputs apart."""
+    taken: set[str] = set()
+    unique = []
+    for name in names:
+        candidate, number = name, 1
+        while _alike(candidate) in taken:
+            number += 1
+            candidate = f"{name}-{number}"
+        taken.add(_alike(candidate))
+        unique.append(candidate)
+    return unique
+
+
+def _alike(name: str) -> str:
+    """Return what is equal for names that are one on a file system that ignores case, or normalises Unicode."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _is_image(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def predict_files(
-    segmenter: Segmenter, tasks: Sequence[Task], out: Path, *, probabilities: bool = False
+    segmenter: Segmenter, tasks: Sequence[Task], out: Path, *, probabilities: bool = False, overwrite: bool = False
 ) -> Iterator[Outcome]:
-    """Predict each input and write its pictures; yields one outcome per input.
+    """Predict each input and write its pictures: ``STEM.png``, ``STEM_overlay.jpg`` and perhaps ``STEM.npz``.
 
-    Writes ``STEM.png`` (palette indices, exactly the input's size), ``STEM_overlay.jpg`` and, with
-    ``probabilities``, ``STEM.npz`` (``probabilities``: C x H x W float16).
+    The mask has palette indices and exactly the input's size; ``STEM.npz`` holds ``probabilities``,
+    C x H x W float16.
+
+    Args:
+        segmenter: The model.
+        tasks: What to predict, as ``find_images`` gives it.
+        out: The output folder.
+        probabilities: Write ``STEM.npz`` as well.
+        overwrite: Replace outputs of earlier runs that have been changed since, too.
+
+    Yields:
+        One outcome per input, in their order.
+
+    Raises:
+        BadFile: Before the first prediction if an output would replace an input or a file that is not ours, or if
+            the folder takes no files; after some if the disk has become full.
     """
-    for task in tasks:
+    suffixes = (".png", "_overlay.jpg", *((".npz",) if probabilities else ()))
+    yield from work_through(
+        tasks,
+        Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite),
+        suffixes=suffixes,
+        predict=lambda task: segmenter.predict(task.image, probabilities=probabilities),
+        write=write_prediction,
+    )
+
+
+def work_through(
+    tasks: Sequence[Task],
+    outputs: Outputs,
+    *,
+    suffixes: Sequence[str],
+    predict: Callable[[Task], Found],
+    write: Callable[[Found, Path], Path],
+) -> Iterator[Outcome]:
+    """Predict and write one input after the other; what is wrong with one does not stop the rest.
+
+    ``suffixes`` are those of all that ``write`` writes behind the target it is given; it returns the mask's path.
+    """
+    outputs.check(f"{task.target.as_posix()}{suffix}" for task in tasks for suffix in suffixes)
+    for done, task in enumerate(tasks):
         try:
-            prediction = segmenter.predict(task.image, probabilities=probabilities)
-            yield Outcome(task, write_prediction(prediction, out / task.target))
-        except (ValueError, OSError, MemoryError) as error:
-            yield Outcome(task, problem=str(error) if isinstance(error, BadFile) else f"{task.image}: {error}")
+            prediction = predict(task)
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
+            yield Outcome(task, problem=_words(task, error))
+            continue
+        try:
+            with outputs.writing(*(f"{task.target.as_posix()}{suffix}" for suffix in suffixes)):
+                mask = write(prediction, outputs.folder / task.target)
+        except OSError as error:
+            if out_of_room(error):
+                what = f"no more room after {done} of {len(tasks)} ({error.strerror})"
+                raise BadFile(outputs.folder, what, "make room and run the same command again") from None
+            yield Outcome(task, problem=_words(task, error))
+        except BadFile as error:
+            yield Outcome(task, problem=str(error))
+        else:
+            yield Outcome(task, mask)
+
+
+def _words(task: Task, error: Exception) -> str:
+    """Say what is wrong with an input, in one line that begins with its name."""
+    if isinstance(error, BadFile):
+        return str(error)
+    if isinstance(error, MemoryError | RuntimeError):
+        return f"{task.image}: not enough memory for it: close other programs, or cut it into parts"
+    return f"{task.image}: {error}"
 
 
 def write_prediction(prediction: Prediction, target: Path) -> Path:
@@ -102,10 +259,9 @@ def write_prediction(prediction: Prediction, target: Path) -> Path:
 
 
 def write_mask(prediction: Prediction, target: Path) -> Path:
-    """Write the labels as ``STEM.png``, palette indices."""
+    """Write the labels as ``STEM.png``, palette indices; returns its path."""
     mask = target.with_name(target.name + ".png")
-    with whole_file(mask) as draft:
-        palette_image(prediction.labels, prediction.classes).save(draft, "PNG")
+    save_picture(palette_image(prediction.labels, prediction.classes), mask)
     return mask
 
 

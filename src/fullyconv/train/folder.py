@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv.checkpoint import CONFIG, WEIGHTS
-from fullyconv.files import BadFile, settle_folder, sync, whole_file, whole_folder, without_nan, write_json
+from fullyconv.files import BadFile, draft_file, settle_folder, sync, whole_file, whole_folder, without_nan, write_json
 from fullyconv.train.checkpoints import STATE, Checkpoints
 from fullyconv.train.optim import Descent
 from fullyconv.train.recipe import read_recipe, write_recipe
@@ -84,7 +84,7 @@ class RunFolder:
     def settle(self) -> None:
         """Sweep up what a death left; of a run that never came to save its state, all that would mislead."""
         for name in NAMES:
-            (self.path / f"{name}.tmp").unlink(missing_ok=True)
+            draft_file(self.path / name).unlink(missing_ok=True)
         settle_folder(self.path / BEST)
         self.checkpoints.sweep()
         if not self.checkpoints.numbers():

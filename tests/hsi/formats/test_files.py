@@ -68,7 +68,7 @@ def test_a_scene_comes_back_from_every_format(suffix: str, kind: str, tmp_path: 
         assert found.georeference.transform == given_scene.georeference.transform  # type: ignore[union-attr]
     if suffix not in (".mat", ".npz"):
         assert isinstance(found.cube, np.memmap)
-    assert not list(tmp_path.glob("*.tmp"))
+    assert not list(tmp_path.glob(".*.new"))
 
 
 @settings(max_examples=25)

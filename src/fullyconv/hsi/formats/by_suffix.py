@@ -83,6 +83,14 @@ def label_values(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
     return numbers
 
 
+def scene_files(path: Path) -> list[Path]:
+    """List the files that ``save_scene`` may write for a path: an ENVI header has its data beside it."""
+    kind = path.suffix.lower()
+    beside = path.with_name(f"{path.stem}_labels{path.suffix}")
+    files = [path] if kind in (".mat", ".npz") else [path, beside]
+    return [*files, *(file.with_suffix(".img") for file in files if kind == ".hdr")]
+
+
 def save_scene(scene: Scene, path: Path | str) -> Path | None:
     """Write a scene in the format that the file's suffix names.
 

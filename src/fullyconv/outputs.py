@@ -1,0 +1,209 @@
+"""What a command writes: never over an input, never over a file that it did not write itself.
+
+A list in each output folder, ``.fullyconv.jsonl``, says which files are ours: a line before a file is written (its
+name was free then, or ours), and one after with its size, time and sum. A file that is not listed belongs to
+someone else, and so does one that has been changed since; neither is replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fullyconv.files import BadFile
+
+MANIFEST = ".fullyconv.jsonl"
+PROBE = 1 << 20  # bytes that must be free before work begins
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+_Entries = dict[str, list[dict[str, Any]]]
+
+
+class Outputs:
+    """The files that a command writes into one folder and its subfolders.
+
+    Args:
+        folder: Where they go; it is made, with its parents, by ``check`` or the first file.
+        inputs: What the command reads. None of them is ever replaced, whatever leads to it (a link, another
+            spelling of its name).
+        overwrite: Replace files of ours that have been changed since they were written, too.
+
+    >>> import tempfile
+    >>> place = Path(tempfile.mkdtemp())
+    >>> _ = (place / "notes.txt").write_text("of someone else")
+    >>> outputs = Outputs(place)
+    >>> with outputs.writing("scores.json"):
+    ...     _ = (place / "scores.json").write_text("{}")
+    >>> outputs.check(["scores.json"])
+    >>> outputs.check(["notes.txt"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    fullyconv.files.BadFile: ...notes.txt: was not written by fullyconv: ...
+    """
+
+    def __init__(self, folder: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
+        self.folder, self._overwrite = folder, overwrite
+        self._inputs = set(filter(None, map(_identity, inputs)))
+        self._manifest = folder / MANIFEST
+        self._listed = _read_manifest(self._manifest)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refuse, before any work, names that may not be written, and a folder that takes no files.
+
+        Args:
+            names: All that will be written, relative to the folder.
+
+        Raises:
+            BadFile: For two names that are one on some file systems (other case, other form of an accent), a file
+                that is an input or not ours, and a folder that cannot be written to or is full.
+        """
+        seen: dict[str, str] = {}
+        for name in names:
+            alike = unicodedata.normalize("NFC", name).casefold()
+            if (other := seen.get(alike)) is not None:
+                what = "is needed twice" if other == name else f"is {other!r} on file systems that ignore case"
+                raise BadFile(self.folder / name, what, "rename one of the inputs, or give each its own --out")
+            seen[alike] = name
+            self._refuse(name)
+        self._probe()
+
+    @contextmanager
+    def writing(self, *names: str) -> Iterator[None]:
+        """Write these files in the block, and note that they are ours.
+
+        Raises:
+            BadFile: As ``check`` does, before the block is entered.
+        """
+        for name in names:
+            self._refuse(name)
+        (self.folder / names[0]).parent.mkdir(parents=True, exist_ok=True)
+        self._note([{"file": name} for name in names])
+        try:
+            yield
+        finally:
+            self._note([found for name in names if (found := _describe(self.folder, name)) is not None])
+
+    def wrote(self, path: Path) -> bool:
+        """Return whether a file is an output of this folder from an earlier command."""
+        try:
+            name = path.absolute().relative_to(self.folder.absolute()).as_posix()
+        except ValueError:
+            return False
+        return name in self._listed
+
+    def _refuse(self, name: str) -> None:
+        path = self.folder / name
+        identity = _identity(path)
+        if identity is not None and identity in self._inputs:
+            raise BadFile(path, "is one of the inputs", "choose another --out: what is read is never written over")
+        if not os.path.lexists(path) or (path.is_file() and not path.is_symlink() and path.stat().st_size == 0):
+            return  # an empty file holds nothing that could be lost
+        if path.is_dir() and not path.is_symlink():
+            raise BadFile(path, "is a folder", "choose another --out, or move it away")
+        entries = self._listed.get(name)
+        if not entries:
+            raise BadFile(path, "was not written by fullyconv", "choose another --out, or move the file away")
+        if not self._overwrite and not _as_written(self.folder, name, entries):
+            what = "has been changed since fullyconv wrote it"
+            raise BadFile(path, what, "choose another --out, or replace it with --overwrite")
+
+    def _note(self, entries: Sequence[dict[str, Any]]) -> None:
+        """Add lines to the list; each is written whole, so that a death leaves at most one that is cut off."""
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+        with self._manifest.open("a", encoding="ascii") as file:
+            file.write(lines)
+        for entry in entries:
+            self._listed.setdefault(entry["file"], []).append(entry)
+
+    def _probe(self) -> None:
+        """Write and remove a megabyte: a folder that cannot take it is named before hours are spent."""
+        draft = self.folder / f"{MANIFEST}.probe"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                draft.write_bytes(bytes(PROBE))
+            finally:
+                with suppress(OSError):
+                    draft.unlink(missing_ok=True)
+        except OSError as error:
+            what = f"cannot be written to ({error.strerror or error})"
+            raise BadFile(self.folder, what, "make room, or choose another --out") from None
+
+
+def single_output(path: Path, *more: Path, inputs: Iterable[Path] = (), overwrite: bool = False) -> Outputs:
+    """Check one file, and others beside it, before the work; gives the ``Outputs`` of their folder to write them with.
+
+    Raises:
+        BadFile: As ``Outputs.check`` does.
+    """
+    outputs = Outputs(path.parent, inputs=inputs, overwrite=overwrite)
+    outputs.check([path.name, *(each.name for each in more)])
+    return outputs
+
+
+def files_below(folder: Path) -> list[Path]:
+    """List the files of a folder and its subfolders, the lists of what we wrote left out, in order of their names."""
+    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names if name != MANIFEST]
+    return sorted(found)
+
+
+def out_of_room(error: OSError) -> bool:
+    """Return whether writing failed because of the disk and not the file: the next file would fail as well."""
+    return error.errno in NO_ROOM
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what a file has one of, whatever names and links lead to it; ``None`` if there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _read_manifest(path: Path) -> _Entries:
+    """Read the list of what is ours; lines that a death cut off, or that are none of ours, say nothing."""
+    listed: _Entries = {}
+    try:
+        text = path.read_text("ascii", errors="replace")
+    except OSError:
+        return listed
+    for line in text.splitlines():
+        with suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("file"), str):
+                listed.setdefault(entry["file"], []).append(entry)
+    return listed
+
+
+def _describe(folder: Path, name: str) -> dict[str, Any] | None:
+    """Describe a file that was written; ``None`` if it was not."""
+    path = folder / name
+    try:
+        found = path.stat()
+        return {"file": name, "size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": _digest(path)}
+    except OSError:
+        return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _as_written(folder: Path, name: str, entries: Sequence[dict[str, Any]]) -> bool:
+    """Return whether a file is as one of its entries says; after a death between writing and noting none does."""
+    if "sha256" not in entries[-1]:
+        return True
+    path = folder / name
+    found = path.stat()
+    likely = [entry for entry in entries if entry.get("size") == found.st_size]
+    if any(entry.get("mtime_ns") == found.st_mtime_ns for entry in likely):
+        return True
+    return bool(likely) and _digest(path) in [entry.get("sha256") for entry in likely]
