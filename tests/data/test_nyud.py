@@ -10,7 +10,15 @@ import miniatures
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.depth import Intrinsics, hha
 from fullyconv.data.folder import open_folder
-from fullyconv.data.nyud import convert_depth, depth_path, log_depth, open_nyud, read_colour_depth, read_depth
+from fullyconv.data.nyud import (
+    depth_hha,
+    depth_path,
+    log_depth,
+    open_nyud,
+    read_colour_depth,
+    read_depth,
+    write_hha,
+)
 from fullyconv.facts import NYUD
 from fullyconv.files import BadFile
 
@@ -67,16 +75,15 @@ def test_early_fusion_sees_colour_and_log_depth(tmp_path: Path) -> None:
 
 def test_hha_pictures_are_computed_from_depth_pictures(tmp_path: Path) -> None:
     pair = open_nyud(miniatures.nyud(tmp_path)).splits["train"][0]
-    target = tmp_path / "hha" / "x.png"
     camera = Intrinsics(fx=30, fy=30, cx=20, cy=12)
-    convert_depth(depth_path(pair), target, camera)
+    target = write_hha(depth_hha(depth_path(pair), camera), tmp_path / "x")
     np.testing.assert_array_equal(np.asarray(Image.open(target)), hha(read_depth(depth_path(pair)), camera))
     with pytest.raises(BadFile, match="give the camera of these pictures"):
-        convert_depth(depth_path(pair), target)  # NYUDv2's camera does not look at 40 x 24 pixels
+        depth_hha(depth_path(pair))  # NYUDv2's camera does not look at 40 x 24 pixels
     empty = tmp_path / "empty.png"
     Image.fromarray(np.zeros((24, 40), np.uint16)).save(empty)
     with pytest.raises(BadFile, match="some depth in it"):
-        convert_depth(empty, target, camera)
+        depth_hha(empty, camera)
 
 
 def test_the_archives_kinds_are_mapped_to_classes(tmp_path: Path) -> None:
