@@ -270,3 +270,20 @@ def test_which_names_come_from_elsewhere() -> None:
     assert is_external("my_package.nets:build")
     assert not is_external("resnet18")
     assert not is_external("C:/nets:build")
+
+
+def test_a_classifier_is_run_once_to_be_converted() -> None:
+    runs: list[int] = []
+
+    class Counted(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            runs.append(1)
+            return super().forward(x)
+
+    net = Counted(
+        nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1), nn.Flatten(), nn.Linear(8 * 56 * 56, 5)
+    )
+    from_classifier(net, classes=2, stride=2)
+    assert len(runs) == 1
+    convolutionize(net)
+    assert len(runs) == 2

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.trace import record
-from fullyconv.trace.nodes import FROZEN, spelling
+from fullyconv.trace import complete, record
+from fullyconv.trace.nodes import FROZEN, SHAPE, spelling
 
 
 class Shuffled(nn.Module):
@@ -121,3 +121,15 @@ def test_writing_into_a_tensor_is_refused_by_module() -> None:
 def test_what_cannot_run_names_the_module_and_the_size() -> None:
     with pytest.raises(ValueError, match=r"a picture of \(3, 4, 4\) does not go through the network at '1'"):
         record(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 1, 7)), (3, 4, 4))
+
+
+def test_what_is_written_into_a_recording_later_gets_its_shape_without_another_recording() -> None:
+    recorded = record(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), (3, 8, 8))
+    last = list(recorded.graph.nodes)[-2]
+    recorded.add_submodule("more", nn.Conv2d(4, 2, 3, stride=2))
+    with recorded.graph.inserting_after(last):
+        made = recorded.graph.call_function(torch.movedim, (recorded.graph.call_module("more", (last,)), 1, -1))
+    last.append(made.args[0])
+    complete(recorded)
+    assert made.meta[SHAPE] == (2, 2, 2, 2)
+    assert made.args[0].meta[SHAPE] == (2, 2, 2, 2)

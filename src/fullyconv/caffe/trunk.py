@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-import torch
 from torch import fx, nn
 
 from fullyconv.caffe.text import Blob, Value, Written
+from fullyconv.trace import record, walk
+from fullyconv.trace.frames import Frame, max_pool
+from fullyconv.trace.operations import operation
+from fullyconv.trace.positions import Call
+from fullyconv.trace.walking import call_of
 
 CONTAINERS = re.compile(r"block\d+|layers")  # parts of a module's path that Caffe's names lack
 
@@ -49,20 +53,23 @@ def convolution(
     return Written(name + suffix, "Convolution", (bottom,), name + suffix, fields, blobs)
 
 
-def _pool(module: nn.MaxPool2d, where: str) -> dict[str, Value]:
-    if module.dilation not in (1, (1, 1)):
+def _pool(frame: Frame, where: str) -> dict[str, Value]:
+    if frame.dilation != (1, 1):
         raise ValueError(f"{where} is a dilated pool, which Caffe does not have")
-    stride = module.stride
     fields: dict[str, Value] = {"pool": "MAX"}
-    fields |= sides("pad", cast("int", module.padding), 0) | sides("kernel_size", cast("int", module.kernel_size))
-    fields |= sides("stride", stride, 1)
+    fields |= sides("pad", frame.before, 0) | sides("kernel_size", frame.kernel) | sides("stride", frame.stride, 1)
     # Over every position ceil and floor agree.
-    return fields if module.ceil_mode or stride in (1, (1, 1)) else fields | {"round_mode": "FLOOR"}
+    return fields if frame.ceil_mode or frame.stride == (1, 1) else fields | {"round_mode": "FLOOR"}
 
 
-def _norm(module: nn.LocalResponseNorm) -> dict[str, Value]:
-    fields: dict[str, Value] = {"local_size": module.size, "alpha": module.alpha, "beta": module.beta}
-    return fields if module.k == 1 else fields | {"k": module.k}
+def _norm(call: Call) -> dict[str, Value]:
+    names = (("local_size", "size", None), ("alpha", "alpha", 1e-4), ("beta", "beta", 0.75), ("k", "k", 1.0))
+    fields: dict[str, Value] = {
+        field: call.argument(place, name, default) for place, (field, name, default) in enumerate(names, start=1)
+    }
+    if fields["k"] == 1:
+        del fields["k"]
+    return fields
 
 
 def _after(prefix: str, blob: str, suffix: str) -> str:
@@ -73,7 +80,7 @@ def _after(prefix: str, blob: str, suffix: str) -> str:
 
 
 class TrunkWriter:
-    """Walks a trunk's graph once and collects its layers; ``outputs`` are the blobs it gives.
+    """Writes each operation of a recorded trunk as Caffe's layer for it; ``outputs`` are the blobs it gives.
 
     ``prefix`` is the trunk's place in the network, ``suffix`` goes to the end of every name,
     ``renamed`` changes names, ``rated`` is that of ``convolution``.
@@ -86,42 +93,57 @@ class TrunkWriter:
         self.layers: list[Written] = []
         self.outputs: list[str] = []
         self._blobs: dict[fx.Node, str] = {}
-        for node in fx.symbolic_trace(trunk).graph.nodes:
-            self._visit(node, bottom)
+        recorded = record(trunk)
+        found = walk(recorded)
+        for node in recorded.graph.nodes:
+            if node.op == "placeholder":
+                self._blobs[node] = bottom
+            elif node in found.positions:
+                self._blobs[node] = self._write(call_of(recorded, node, found))
+        given = next(node for node in recorded.graph.nodes if node.op == "output").args[0]
+        self.outputs = [self._blobs[tap] for tap in cast("tuple[fx.Node, ...]", given)]
 
-    def _visit(self, node: fx.Node, bottom: str) -> None:
-        if node.op == "placeholder":
-            self._blobs[node] = bottom
-        elif node.op == "output":
-            self.outputs = [self._blobs[tap] for tap in cast("tuple[fx.Node, ...]", node.args[0])]
-        elif node.op == "call_module":
-            self._blobs[node] = self._module(str(node.target), self._blobs[node.all_input_nodes[0]])
-        elif node.target is torch.cat:
-            bottoms = tuple(self._blobs[source] for source in node.all_input_nodes)
-            name = f"{bottoms[0].rpartition('/')[0] or node.name}/output{self.suffix}"
-            self._blobs[node] = self._add(Written(name, "Concat", bottoms, name))
-        else:
-            raise ValueError(f"{node.name} ({node.op} {node.target}) has no layer in Caffe that this writer knows")
+    def _write(self, call: Call) -> str:
+        """Write the layer of Caffe's that the operation's row names, and give its blob."""
+        row = operation(call.node, call.layer)
+        bottoms = tuple(self._blobs[source] for source in call.sources)
+        forms: dict[str, Callable[[Call, str], Written]] = {
+            "Convolution": self._convolution,
+            "ReLU": lambda _, blob: Written(_after("relu", blob, self.suffix), "ReLU", (blob,), blob),
+            "Dropout": self._dropout,
+            "Pooling": self._pooling,
+            "LRN": lambda call, blob: self._named(call, "LRN", blob, _norm(call)),
+        }
+        if row is not None and row.caffe == "Concat":
+            name = f"{bottoms[0].rpartition('/')[0] or call.node.name}/output{self.suffix}"
+            return self._add(Written(name, "Concat", bottoms, name))
+        if row is None or row.caffe not in forms:
+            raise call.refuse("has no layer in Caffe that this writer knows")
+        return self._add(forms[row.caffe](call, bottoms[0]))
 
     def _add(self, layer: Written) -> str:
         self.layers.append(layer)
         return layer.top
 
-    def _module(self, path: str, blob: str) -> str:
-        """Write a module's layer and give its blob."""
-        module = self.trunk.get_submodule(path)
+    def _name(self, call: Call) -> str:
+        """Name a layer as Caffe does, by its module's path without containers."""
+        path = str(call.node.target) if call.layer is not None else call.node.name
         short = "/".join(part for part in path.split(".") if not CONTAINERS.fullmatch(part))
-        name = self.renamed.get(short, short)
-        if isinstance(module, nn.Conv2d):
-            where = f"{self.prefix}.{path}"
-            return self._add(convolution(module, name, blob, path=where, suffix=self.suffix, rated=self.rated))
-        if isinstance(module, nn.ReLU):
-            return self._add(Written(_after("relu", blob, self.suffix), "ReLU", (blob,), blob))
-        if isinstance(module, nn.Dropout):
-            ratio = {"dropout_ratio": module.p}
-            return self._add(Written(_after("drop", blob, self.suffix), "Dropout", (blob,), blob, ratio))
-        if isinstance(module, nn.MaxPool2d):
-            return self._add(Written(name + self.suffix, "Pooling", (blob,), name + self.suffix, _pool(module, path)))
-        if isinstance(module, nn.LocalResponseNorm):
-            return self._add(Written(name + self.suffix, "LRN", (blob,), name + self.suffix, _norm(module)))
-        raise ValueError(f"{path} ({type(module).__name__}) has no layer in Caffe that this writer knows")
+        return self.renamed.get(short, short)
+
+    def _named(self, call: Call, kind: str, blob: str, fields: dict[str, Value]) -> Written:
+        name = self._name(call) + self.suffix
+        return Written(name, kind, (blob,), name, fields)
+
+    def _convolution(self, call: Call, blob: str) -> Written:
+        if not isinstance(call.layer, nn.Conv2d):
+            raise call.refuse("has its weights outside of a layer, where Caffe keeps them")
+        where = f"{self.prefix}.{call.node.target}"
+        return convolution(call.layer, self._name(call), blob, path=where, suffix=self.suffix, rated=self.rated)
+
+    def _dropout(self, call: Call, blob: str) -> Written:
+        ratio: dict[str, Value] = {"dropout_ratio": call.argument(1, "p", 0.5)}
+        return Written(_after("drop", blob, self.suffix), "Dropout", (blob,), blob, ratio)
+
+    def _pooling(self, call: Call, blob: str) -> Written:
+        return self._named(call, "Pooling", blob, _pool(max_pool(call), self._name(call)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -48,10 +48,11 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     Raises ``ValueError`` naming the operation and module for what has no fully convolutional form.
     """
     classes = class_count(classes)
+    named = isinstance(classifier, str)
     if isinstance(classifier, str):
         origin, classifier = classifier, build_classifier(classifier)
     example = example or usual_example(classifier)
-    trunk = cut_trunk(classifier, stride=stride, taps=taps, example=example)
+    trunk = cut_trunk(classifier, stride=stride, taps=taps, example=example, copied=not named)
     origin = origin or _origin(classifier, trunk, stride=stride, taps=taps, example=example)
     if channels is not None:
         widen(trunk, channels)
@@ -70,17 +71,26 @@ def _origin(
 ) -> str | None:
     """Find a name that builds the same trunk."""
     shapes = _shapes(classifier)
+    for exact in (True, False):  # with other parameters only when none has the same: those are larger, most of them
+        for name, rebuilt in _rebuilt(classifier):
+            theirs = _shapes(rebuilt)
+            if (theirs == shapes) if exact else (theirs != shapes and shapes.keys() <= theirs.keys()):
+                try:
+                    other = cut_trunk(rebuilt, stride=stride, taps=taps, example=example, copied=False)
+                except ValueError:
+                    continue
+                if _operations(other) == _operations(trunk) and _shapes(other) == _shapes(trunk):
+                    return name
+    return None
+
+
+def _rebuilt(classifier: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Build the networks, without weights, that a classifier may be, by their names."""
     for name in origins(classifier):
         try:
-            rebuilt = without_weights(partial(build_classifier, name))
-            if not shapes.keys() <= _shapes(rebuilt).keys():
-                continue
-            other = cut_trunk(rebuilt, stride=stride, taps=taps, example=example)
+            yield name, without_weights(partial(build_classifier, name))
         except Exception:  # whatever a constructor raises without its arguments
             continue
-        if _operations(other) == _operations(trunk) and _shapes(other) == _shapes(trunk):
-            return name
-    return None
 
 
 def _operations(trunk: ClassifierTrunk) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fullyconv.geometry import Path, size, smallest_input
 from fullyconv.surgery.head import Head
-from fullyconv.trace import Walk, record, walk
+from fullyconv.trace import Walk, complete, record, walk
 from fullyconv.trace.positions import shape_of
 
 LONGEST_MINIMUM = 4096
@@ -83,8 +83,8 @@ def convolutionize(classifier: nn.Module, example: tuple[int, int, int] = (3, 22
     recorded.graph.eliminate_dead_code()
     recorded.delete_all_unused_submodules()
     recorded.recompile()
-    dense = record(recorded, example).train(classifier.training)
-    found = walk(dense)
+    complete(recorded)
+    dense, found = recorded.train(classifier.training), walk(recorded)
     # Windows that slide shrink to a smaller map; those of convolutions cannot.
     rows, columns = (_smallest(found if windows else trunk, axis) for axis in (0, 1))
     return FullyConvolutional(dense, found, slides=slides, smallest_input=(rows, columns))

@@ -363,7 +363,7 @@ class _Rewriter:
 
     def _copied(self, node: fx.Node, given: Callable[[fx.Node], fx.Node]) -> fx.Node:
         made = self.graph.node_copy(node, given)
-        made.meta[PATH] = node.meta.get(PATH, "")
+        made.meta = {PATH: node.meta.get(PATH, "")}  # its shape is another
         return made
 
 

@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor, fx, nn
 
 from fullyconv.surgery.head import Head
-from fullyconv.trace import NotFollowed, Positions, Walk, record, walk
+from fullyconv.trace import NotFollowed, Positions, Walk, complete, record, walk
 from fullyconv.trace.nodes import PATH, SHAPE
 from fullyconv.trace.positions import shape_of
 
@@ -38,8 +38,13 @@ class ClassifierTrunk(Trunk):
         super().__init__()
         self.classifier, self.tapped = classifier, tuple(tapped)
         self.in_channels, self.example = example[0], example
-        outputs = next(node for node in record(classifier, example).graph.nodes if node.op == "output").args[0]
+        outputs = next(node for node in classifier.graph.nodes if node.op == "output").args[0]
         self.channels = tuple(shape_of(node)[1] for node in cast("Iterable[fx.Node]", outputs))
+
+    @property
+    def recording(self) -> fx.GraphModule:
+        """What it was cut out of, with the shapes at the example's size."""
+        return self.classifier
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the tapped maps."""
@@ -47,9 +52,9 @@ class ClassifierTrunk(Trunk):
 
 
 def cut_trunk(
-    classifier: nn.Module, *, stride: int, taps: Sequence[str] = (), example: Example | None = None
+    classifier: nn.Module, *, stride: int, taps: Sequence[str] = (), example: Example | None = None, copied: bool = True
 ) -> ClassifierTrunk:
-    """Cut a classifier (a copy of it) off before its scores and tap its maps.
+    """Cut a classifier (a copy of it, unless ``copied`` is false) off before its scores and tap its maps.
 
     Tapped are the last map before the scores and, down to ``stride``, the last map at each stride that
     everything coarser is computed from; where branches of several strides run side by side (HRNet), the last
@@ -59,7 +64,7 @@ def cut_trunk(
 
     Raises ``ValueError`` for operations that cannot be followed and strides that are not there.
     """
-    recorded = record(copy.deepcopy(classifier), example)
+    recorded = record(copy.deepcopy(classifier) if copied else classifier, example)
     found = walk(recorded)
     head = Head.of(recorded, found)
     nodes = _named(recorded, found, taps) if taps else _by_stride(recorded, found, head, stride)
@@ -73,6 +78,7 @@ def cut_trunk(
     recorded.graph.eliminate_dead_code()
     recorded.delete_all_unused_submodules()
     recorded.recompile()
+    complete(recorded)
     channels, height, width = shape_of(next(iter(recorded.graph.nodes)))[1:]
     trunk = ClassifierTrunk(recorded, example=(channels, height, width), tapped=names)
     return trunk.train(classifier.training)

@@ -8,11 +8,23 @@ from fractions import Fraction
 from torch import fx, nn
 
 from fullyconv.geometry import Path, axis_map
+from fullyconv.trace.completion import complete
 from fullyconv.trace.positions import NotFollowed, Positions, Remark, Walk
 from fullyconv.trace.recorder import input_channels, record
 from fullyconv.trace.walking import walk
 
-__all__ = ["NotFollowed", "Outputs", "Positions", "Remark", "Walk", "input_channels", "outputs", "record", "walk"]
+__all__ = [
+    "NotFollowed",
+    "Outputs",
+    "Positions",
+    "Remark",
+    "Walk",
+    "complete",
+    "input_channels",
+    "outputs",
+    "record",
+    "walk",
+]
 
 
 @dataclass(frozen=True)
@@ -37,9 +49,11 @@ class Outputs:
 def outputs(network: nn.Module) -> Outputs:
     """Follow the picture through ``network`` to each of its outputs.
 
-    Raises ``ValueError`` naming the operation that cannot be followed.
+    A network that states its ``recording`` is not recorded again. Raises ``ValueError`` naming the operation that
+    cannot be followed.
     """
-    recorded = record(network)
+    recording = getattr(network, "recording", None)
+    recorded = recording if isinstance(recording, fx.GraphModule) else record(network)
     found = walk(recorded)
     given = next(node for node in recorded.graph.nodes if node.op == "output").args[0]
     paths = []

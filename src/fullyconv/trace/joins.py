@@ -12,6 +12,16 @@ from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Positions, Tr
 
 
 def unitwise(call: Call) -> Positions:
+    """Follow what acts on each unit by itself, with the units of other maps that lie on it."""
+    result = joined(call)
+    for node in call.node.all_input_nodes:
+        shape = shape_of(node) if node.op == "get_attr" else ()
+        if any(-axis <= len(shape) and shape[axis] != 1 for axis in result.axes):
+            raise call.refuse(f"has numbers for each position of a map of {shape}: it would be wrong at any other size")
+    return result
+
+
+def joined(call: Call) -> Positions:
     """Join all maps, which must lie on one grid; the one that sees most stands for all."""
     found = [call.walk.positions[node] for node in call.sources]
     placed = [each for each in found if each.axes]
@@ -79,7 +89,7 @@ def channelwise(call: Call) -> Positions:
     """Follow what treats each channel, the second axis, in its own way."""
     if 1 - len(call.before) in call.source.axes:
         raise call.refuse("takes rows or columns for channels: it acts on the second axis")
-    return unitwise(call)
+    return joined(call)
 
 
 def prelu(call: Call) -> Positions:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import fx
 
-from fullyconv.trace.joins import unitwise
+from fullyconv.trace.joins import joined
 from fullyconv.trace.positions import POOLED, Call, Positions, shape_of
 
 ATTENTION = "is attention: it compares positions with positions"
@@ -80,10 +80,10 @@ def einsum(call: Call) -> Positions:
         if not call.walk.positions.get(operand, POOLED).axes and letters & set(term):
             raise call.refuse("mixes positions: it has numbers of its own for each row or column")
     source = next(each for each in operands if call.walk.positions.get(each, POOLED).axes)
-    term, joined = terms[operands.index(source)], unitwise(call)
+    term, whole = terms[operands.index(source)], joined(call)
     placed_first = call.walk.positions[source]
     moved = placed_first.moved(lambda axis: result.index(term[axis]) - len(result))
-    return replace(moved, trails=joined.trails)
+    return replace(moved, trails=whole.trails)
 
 
 def einsum_terms(call: Call) -> tuple[list[fx.Node], list[str], str]:

@@ -10,6 +10,7 @@ import operator
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def is_leaf(module: nn.Module) -> bool:
     return kind.__module__.startswith("torch.nn.modules") or isinstance(module, _BatchNorm) or is_noise(module)
 
 
-class _Recorder(TorchFunctionMode):
+class Recorder(TorchFunctionMode):
     """Writes down every call of a function on tensors."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -53,7 +54,7 @@ class _Recorder(TorchFunctionMode):
         self.nodes: dict[int, fx.Node] = {}
         self.kept: list[Tensor] = []  # an id stands for a tensor only as long as that lives
         self.inside: list[str] = []
-        self.failed = ""
+        self.failed = self.called = ""
         self.replayed: str | None = None
         self.paused = False
 
@@ -89,15 +90,16 @@ class _Recorder(TorchFunctionMode):
         if value == torch.device("meta"):  # where the recording takes place
             return self.device
         if isinstance(value, Tensor):
-            return self._node_of(value)
+            return self.node_of(value)
         if isinstance(value, slice):
             return slice(self._given(value.start), self._given(value.stop), self._given(value.step))
         return value
 
-    def _node_of(self, tensor: Tensor) -> fx.Node:
+    def node_of(self, tensor: Tensor) -> fx.Node:
+        """Return the node that gave a tensor; one that a module holds without having registered it is a constant."""
         if id(tensor) not in self.nodes:
             name = self.attributes.get(id(tensor))
-            if name is None:  # a tensor that a module holds without having registered it
+            if name is None:
                 name = f"_constant{len(self.constants)}"
                 self.constants[name] = tensor
             node = self.graph.create_node("get_attr", name)
@@ -116,7 +118,7 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         """Run a function on tensors and write it down."""
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        self.called = name = getattr(func, "__name__", "")
         if name == "__get__":
             result = func(*args)
             return result if self.paused else self._property(func.__self__.__name__, args[0], result)
@@ -156,7 +158,7 @@ class _Recorder(TorchFunctionMode):
             return torch.Size([length(number, "size", axis) for axis, number in enumerate(value)])
         return length(value, "size", dim) if dim is not None else length(value, name)
 
-    def _run(self, call: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, call: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a layer, or say what it would give: PyTorch takes a second to load what shapes without contents need."""
         self.paused = True
         try:
@@ -173,7 +175,15 @@ class _Recorder(TorchFunctionMode):
 
     @contextmanager
     def watching_modules(self) -> Iterator[None]:
-        """See calls of modules too."""
+        """See calls of modules too.
+
+        ``nn.Module.__call__`` itself is exchanged for the time of the recording, under a lock: hooks would leave the
+        user's modules changed if anything fails, could not answer in a layer's place (its result is known without
+        running it), and do not see which call a function belongs to. ``torch.export`` takes seconds for a network of
+        this size instead of a tenth, writes PyTorch's inner operators instead of the layers whose names and
+        parameters a conversion must keep, and refuses shapes that Python computes; ``fx.symbolic_trace`` refuses
+        every branch on a shape.
+        """
         original = nn.Module.__call__
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -186,7 +196,7 @@ class _Recorder(TorchFunctionMode):
                     return _Replay(module, self).run(*args)
                 if not is_leaf(module):
                     return original(module, *args, **kwargs)
-                result = self._run(original, module, args, kwargs)
+                result = self.run(original, module, args, kwargs)
                 self.record("call_module", name, args, kwargs, result)
                 return result
             except Exception:
@@ -205,7 +215,7 @@ class _Recorder(TorchFunctionMode):
 class _Replay(fx.Interpreter):
     """Runs what was recorded before, and keeps what is known of its operations."""
 
-    def __init__(self, module: fx.GraphModule, recorder: _Recorder) -> None:
+    def __init__(self, module: fx.GraphModule, recorder: Recorder) -> None:
         super().__init__(module)
         self._recorder = recorder
 
@@ -280,7 +290,7 @@ def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> f
     """
     example = example or (input_channels(network), *usual_size(network))
     network = nn.Sequential(network) if is_leaf(network) else network
-    recorder = _Recorder(network)
+    recorder = Recorder(network)
     with evaluating(network, kept=True):
         like = next(network.parameters(), torch.empty(0))
         image = torch.empty(BATCH, *example, device="meta", dtype=like.dtype)
@@ -288,11 +298,16 @@ def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> f
         try:
             with recorder.watching_modules(), recorder:
                 result = network(image)
-        except (RuntimeError, TypeError, AssertionError) as error:
-            where = f" at {recorder.failed!r}" if recorder.failed else ""
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except ValueError:
+            raise
+        except NotImplementedError as error:
+            place = recorder.failed or type(network).__name__
+            raise ValueError(f"{place} ({recorder.called}): the shape of its result depends on its values") from error
+        except Exception as error:  # whatever a network of someone else's raises for a size it does not take
+            where = f" at {recorder.failed!r} ({recorder.called.strip('_')})" if recorder.failed else ""
+            first = shorten((str(error) or type(error).__name__).splitlines()[0], 200)
             raise ValueError(f"a picture of {example} does not go through the network{where}: {first}") from error
-    outputs = tree_map(lambda each: recorder.nodes[id(each)] if isinstance(each, Tensor) else each, result)
+    outputs = tree_map(lambda each: recorder.node_of(each) if isinstance(each, Tensor) else each, result)
     recorder.graph.output(outputs)
     recorded = fx.GraphModule(_with_constants(network, recorder.constants), recorder.graph, type(network).__name__)
     settle(recorded)

@@ -1,0 +1,49 @@
+"""The shapes of operations that were written into a recorded network later, without recording it once more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fullyconv.machine import evaluating
+from fullyconv.trace.nodes import SHAPE, VALUE
+from fullyconv.trace.recorder import Recorder
+
+
+class _Completion(fx.Interpreter):
+    """Runs what has no shape yet on tensors of the shapes that are known."""
+
+    def __init__(self, recorded: fx.GraphModule, recorder: Recorder) -> None:
+        super().__init__(recorded)
+        self._recorder = recorder
+        self._kind = next((each.dtype for each in recorded.parameters()), torch.get_default_dtype())
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Return a stand-in for a node's result, or find the shape of what it gives."""
+        if n.op == "output":
+            return None
+        if VALUE in n.meta:
+            return n.meta[VALUE]
+        if SHAPE not in n.meta:
+            self._recorder.paused = True
+            n.meta[SHAPE] = tuple(map(int, super().run_node(n).shape))
+        shapes = n.meta[SHAPE]
+        if isinstance(shapes, list):
+            return [None if shape is None else self._stand_in(shape) for shape in shapes]
+        return self._stand_in(shapes)
+
+    def _stand_in(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=self._kind, device="meta")
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Find what a layer gives."""
+        return self._recorder.run(nn.Module.__call__, self.fetch_attr(target), args, kwargs)
+
+
+def complete(recorded: fx.GraphModule) -> None:
+    """Find the shapes of the operations that were written into a recorded network since: ``meta`` has them then."""
+    recorder = Recorder(recorded)
+    with evaluating(recorded, kept=True), recorder:
+        _Completion(recorded, recorder).run(None)
