@@ -20,7 +20,7 @@ def coded(height: int, width: int) -> Sample:
     return Sample(np.repeat((labels * 30).astype(np.uint8)[..., None], 3, axis=2), labels)
 
 
-@given(st.integers(5, 40), st.integers(5, 40), st.floats(0.3, 3), st.integers(0, 1000))
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0.3, 3), st.integers(0, 1000))
 def test_views_have_the_crop_size_and_void_exactly_outside_the_image(h: int, w: int, factor: float, seed: int) -> None:
     sample = Sample(np.zeros((h, w, 3), np.uint8), np.zeros((h, w), np.int16))
     place = np.random.default_rng(seed).random(2)
@@ -123,6 +123,12 @@ def test_jitter_is_brightness_then_contrast_then_saturation(amounts: tuple[float
     assert np.abs(found - np.clip(pixels, 0, 255)).max() <= 1.01
 
 
+def test_jitter_keeps_to_the_range_of_pixels() -> None:
+    image = np.array([[[0, 0, 0], [250, 250, 250], [250, 0, 0]]], np.uint8)
+    strong = jitter(image, amounts=np.array([2.0, 3.0, 2.0]))
+    assert strong.tolist() == [[[0, 0, 0], [255, 255, 255], [255, 0, 0]]]
+
+
 def test_jitter_reaches_as_far_as_asked_to_both_sides() -> None:
     sample = Sample(np.full((4, 4, 3), 100, np.uint8), np.zeros((4, 4), np.int16))
     options = Augmentation(flip=False, colour=0.5)
@@ -154,6 +160,8 @@ def test_tiny_images_give_full_views(size: tuple[int, int]) -> None:
     sample = Sample(np.zeros((*size, 3), np.uint8), np.zeros(size, np.int16))
     options = Augmentation(crop=(32, 32), scale=(0.1, 0.2))
     assert augment(sample, options, fill=FILL, rng=np.random.default_rng(0)).labels.shape == (32, 32)
+    whole = augment(sample, Augmentation(scale=(0.1, 0.1)), fill=FILL, rng=np.random.default_rng(0))
+    assert whole.labels.shape == (max(1, round(0.1 * size[0])), max(1, round(0.1 * size[1])))
 
 
 def test_shifted_views_lose_less_than_the_stride_at_the_top_and_the_left() -> None:

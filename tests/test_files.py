@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,12 +56,63 @@ def test_a_whole_folder_takes_the_place_of_the_older_one_and_keeps_foreign_files
             (draft / "deep").mkdir()
             (draft / "deep" / "state").write_text(number)
             assert not folder.exists() or (folder / "weights").read_text() != number
-        (folder / "notes").mkdir(exist_ok=True)
-        (folder / "notes" / "mine").write_text("kept")
-        (folder / "readme").write_text("kept")
+        if number == "first":
+            (folder / "notes").mkdir()
+            (folder / "notes" / "mine").write_text("kept")
+            (folder / "readme").write_text("kept")
     assert listing(tmp_path) == {
         "model/deep/state": "third", "model/notes/mine": "kept", "model/readme": "kept", "model/weights": "third",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("leftover", ["new", "old"])
+def test_a_folder_is_written_over_what_a_death_left(tmp_path: Path, leftover: str) -> None:
+    (tmp_path / f".model.{leftover}").mkdir()
+    (tmp_path / f".model.{leftover}" / "notes").write_text(leftover)
+    with whole_folder(tmp_path / "model") as draft:
+        (draft / "weights").write_text("whole")
+    found = {"model/weights": "whole"} | ({"model/notes": "old"} if leftover == "old" else {})
+    assert listing(tmp_path) == found  # an unfinished draft is dropped, an older folder that was moved aside is not
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems swap folders in two steps")
+@pytest.mark.parametrize("relative", [True, False])
+def test_on_linux_a_folder_is_exchanged_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("model") if relative else tmp_path / "model"
+    folder.mkdir()
+    renamed = []
+    monkeypatch.setattr(Path, "rename", lambda self, target: renamed.append(self))
+    with whole_folder(folder) as draft:
+        (draft / "weights").write_text("new")
+    assert renamed == []
+    assert listing(tmp_path) == {"model/weights": "new"}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of open files are read from /proc")
+def test_all_has_reached_the_disk_before_the_folder_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, bool]] = []
+    folder = tmp_path / "model"
+    folder.mkdir()
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+
+    def note(handle: int) -> None:
+        name = Path(f"/proc/self/fd/{handle}").readlink().relative_to(tmp_path).as_posix()
+        synced.append((name, (folder / "weights").exists()))
+
+    monkeypatch.setattr("os.fsync", note)
+    with whole_folder(folder) as draft:
+        (draft / "weights").write_text("new")
+        (draft / "deep").mkdir()
+        (draft / "deep" / "state").write_text("new")
+    before = {name for name, placed in synced if not placed}
+    assert before == {".model.new", ".model.new/weights", ".model.new/deep", ".model.new/deep/state"}
+    assert synced[-1] == (".", True)
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
 
 
 def test_a_folder_that_fails_leaves_the_older_one_and_nothing_else(tmp_path: Path) -> None:
@@ -85,13 +138,23 @@ def test_what_a_death_left_is_swept_up(tmp_path: Path, there: bool, leftovers: t
     assert listing(tmp_path) == ({} if expected is None else {"model/weights": expected})
 
 
-def test_without_the_systems_exchange_a_folder_is_replaced_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def absent(name: str | None) -> object:
-        raise OSError("no such library")
+class _Refusing:
+    """A C library whose every function fails."""
 
-    monkeypatch.setattr("ctypes.CDLL", absent)
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return lambda *given: -1
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_without_the_systems_exchange_a_folder_is_replaced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    def library(name: str | None) -> _Refusing:
+        if not there:
+            raise OSError("no such library")
+        return _Refusing()
+
+    monkeypatch.setattr("ctypes.CDLL", library)
     for number in ("first", "second"):
         with whole_folder(tmp_path / "model") as draft:
             (draft / "weights").write_text(number)

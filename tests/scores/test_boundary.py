@@ -54,9 +54,67 @@ def test_f_scores_forgive_a_pixel_but_not_ten() -> None:
     assert nothing.f_score == 0
 
 
+def near(marked: np.ndarray, reach: int) -> np.ndarray:
+    """The pixels at most ``reach`` from a marked one, from all pairs."""
+    found, grid = np.zeros(marked.shape, bool), np.indices(marked.shape)
+    for row, column in np.argwhere(marked):
+        found |= (grid[0] - row) ** 2 + (grid[1] - column) ** 2 <= reach**2
+    return found
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (160, 170), (240, 330)])
+def test_matches_of_boundaries_are_those_of_all_pairs(shape: tuple[int, int]) -> None:
+    """Csurka et al. 2013: a boundary pixel is right if one of the other map's, of its class, is near."""
+    rng = np.random.default_rng(1)
+    blocks = rng.integers(-1, 3, (3, 4))
+    truth = np.kron(blocks, np.ones((shape[0] // 3, shape[1] // 4), int))
+    truth = np.pad(truth, ((0, shape[0] - truth.shape[0]), (0, shape[1] - truth.shape[1])), mode="edge")
+    guess = np.roll(np.where(truth < 0, 3, truth), (2, 1), (0, 1))
+    reach = max(1, round(0.0075 * float(np.hypot(*shape))))
+    counts = count_boundaries(truth, guess, classes=4)
+    seen = np.where(truth < 0, -1, guess)
+    for c in range(4):
+        drawn, true = boundaries(seen) & (seen == c), boundaries(truth) & (truth == c)
+        assert (counts.drawn[c], counts.true[c]) == (drawn.sum(), true.sum())
+        assert counts.matched[c] == (drawn & near(true, reach)).sum()
+        assert counts.met[c] == (true & near(drawn, reach)).sum()
+        precision, recall = (drawn & near(true, reach)).sum() / max(1, drawn.sum()), counts.met[c] / max(1, true.sum())
+        expected = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        if drawn.any() or true.any():
+            assert counts.f_scores[c] == pytest.approx(expected)
+        else:
+            assert np.isnan(counts.f_scores[c])
+    assert counts.f_score == pytest.approx(np.nanmean(counts.f_scores))
+
+
+def test_boundaries_are_pixels_beside_another_class() -> None:
+    labels = np.random.default_rng(0).integers(-2, 3, (8, 9))
+    expected = np.zeros(labels.shape, bool)
+    for row, column in np.ndindex(labels.shape):
+        for other in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
+            if 0 <= other[0] < 8 and 0 <= other[1] < 9 and labels[row, column] >= 0 and labels[other] >= 0:
+                expected[row, column] |= labels[row, column] != labels[other]
+    np.testing.assert_array_equal(boundaries(labels), expected)
+
+
+def test_truth_that_is_no_class_is_void() -> None:
+    rng = np.random.default_rng(0)
+    truth, guess = rng.integers(-1, 3, (20, 20)), rng.integers(0, 3, (20, 20))
+    one, other = (count_boundaries(np.where(truth < 0, void, truth), guess, classes=3) for void in (-1, 3))
+    for name in ("trimap", "matched", "drawn", "met", "true"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_without_any_boundary_there_is_no_score() -> None:
+    nothing = count_boundaries(np.zeros((5, 6), int), np.zeros((5, 6), int), classes=2)
+    assert np.isnan(nothing.f_score)
+    assert all(np.isnan(value) for value in nothing.f_scores)
+    assert set(nothing.trimap_iu) == set(range(1, 21))
+
+
 def test_counts_of_images_add_up() -> None:
     rng = np.random.default_rng(0)
     one, other = (count_boundaries(*rng.integers(0, 3, (2, 15, 20)), classes=3) for _ in range(2))
     both = one + other
-    np.testing.assert_array_equal(both.trimap, one.trimap + other.trimap)
-    assert both.true.sum() == one.true.sum() + other.true.sum()
+    for name in ("trimap", "matched", "drawn", "met", "true"):
+        np.testing.assert_array_equal(getattr(both, name), getattr(one, name) + getattr(other, name))

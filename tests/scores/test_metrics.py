@@ -18,10 +18,10 @@ def brute_force(truth: np.ndarray, guess: np.ndarray, classes: int) -> np.ndarra
     return counts
 
 
-@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
-def test_counts_equal_brute_force(classes: int, seed: int) -> None:
+@given(st.integers(1, 6), st.tuples(st.integers(0, 4), st.integers(0, 4)), st.integers(0, 2**32 - 1))
+def test_counts_equal_brute_force(classes: int, shape: tuple[int, int], seed: int) -> None:
     rng = np.random.default_rng(seed)
-    truth, guess = rng.integers(-1, classes + 1, (7, 9)), rng.integers(0, classes, (7, 9))
+    truth, guess = rng.integers(-3, classes + 3, shape), rng.integers(0, classes, shape)
     np.testing.assert_array_equal(confusion(truth, guess, classes=classes), brute_force(truth, guess, classes))
 
 
@@ -60,10 +60,46 @@ def test_counting_is_exact_beyond_float32() -> None:
 
 
 def test_predictions_that_are_no_class_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"classes 0\.\.1"):
-        confusion(np.zeros((1, 2), int), np.array([[0, 2]]), classes=2)
+    for wrong in (-1, 2, 3):
+        for guess in ([0, wrong], [wrong, 1], [wrong, wrong]):
+            with pytest.raises(ValueError, match=r"classes 0\.\.1"):
+                confusion(np.zeros((1, 2), int), np.array([guess]), classes=2)
+    # Where the truth is void, it does not matter what is predicted.
+    assert confusion(np.array([[0, -1, 2]]), np.array([[1, 9, -9]]), classes=2).tolist() == [[0, 1], [0, 0]]
     with pytest.raises(ValueError, match="differ in size"):
         confusion(np.zeros((1, 2), int), np.zeros((2, 1), int), classes=2)
+    with pytest.raises(ValueError, match="differ in size"):
+        confusion(np.zeros((2, 1), int), np.zeros((1, 2), int), classes=2)
+
+
+@given(st.integers(2, 5), st.integers(0, 2**32 - 1))
+def test_every_score_is_that_of_its_definition(classes: int, seed: int) -> None:
+    """The paper's section 5, class by class; classes may be absent from truth, prediction or both."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 30, (classes, classes)) * (rng.random((classes, 1)) < 0.7) * (rng.random(classes) < 0.7)
+    scores, total = score(counts), counts.sum()
+    iu, accuracy, present, weighted = [], [], [], 0.0
+    for c in range(classes):
+        hits, truth, guess = int(counts[c, c]), int(counts[c].sum()), int(counts[:, c].sum())
+        if truth + guess:
+            iu.append(hits / (truth + guess - hits))
+        if truth:
+            accuracy.append(hits / truth)
+            present.append(hits / (truth + guess - hits))
+            weighted += truth / total * present[-1]
+        assert scores.per_class_iu[c] == pytest.approx(iu[-1] if truth + guess else math.nan, nan_ok=True)
+        assert scores.per_class_accuracy[c] == pytest.approx(accuracy[-1] if truth else math.nan, nan_ok=True)
+        f1 = 2 * hits / (truth + guess) if truth + guess else math.nan
+        assert scores.per_class_f1[c] == pytest.approx(f1, nan_ok=True)
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values) if values else math.nan
+
+    assert scores.pixel_accuracy == pytest.approx(np.trace(counts) / total if total else math.nan, nan_ok=True)
+    assert scores.mean_iu == pytest.approx(mean(iu), nan_ok=True)
+    assert scores.mean_accuracy == pytest.approx(mean(accuracy), nan_ok=True)
+    assert scores.mean_iu_present == pytest.approx(mean(present), nan_ok=True)
+    assert scores.frequency_weighted_iu == pytest.approx(weighted)
 
 
 @given(st.integers(2, 6), st.integers(0, 2**32 - 1))

@@ -22,7 +22,17 @@ CONVENTION = (
 
 
 def boundaries(labels: np.ndarray) -> np.ndarray:
-    """Mark the pixels of H x W labels with a 4-neighbour of another class; negative labels are no class."""
+    """Mark the pixels with a 4-neighbour of another class.
+
+    Args:
+        labels: H x W; negative labels are no class, and no boundary runs beside them.
+
+    Returns:
+        H x W bool.
+
+    >>> boundaries(np.array([[0, 0, 1, -1, 2]])).tolist()
+    [[False, True, True, False, False]]
+    """
     edge = np.zeros(labels.shape, np.bool_)
     for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
         cut = (labels[one] != labels[other]) & (labels[one] >= 0) & (labels[other] >= 0)
@@ -32,9 +42,20 @@ def boundaries(labels: np.ndarray) -> np.ndarray:
 
 
 def squared_distance(marked: np.ndarray, *, reach: int) -> np.ndarray:
-    """Return the squared Euclidean distance to the nearest marked pixel, exact up to ``reach`` px, H x W int64.
+    """Return the squared Euclidean distance to the nearest marked pixel, exact up to ``reach`` px.
 
-    Farther pixels get ``(reach + 1)^2``. Along rows first, then over the 2 reach + 1 rows around.
+    Along rows first, then over the 2 reach + 1 rows around: the nearest pixel of each row is enough. By NumPy alone,
+    as SciPy is an extra; bounded, as no score looks farther.
+
+    Args:
+        marked: H x W bool.
+        reach: Pixels, from 0 on.
+
+    Returns:
+        H x W int64; ``(reach + 1)^2`` for what is farther away.
+
+    >>> squared_distance(np.array([[True, False, False, False]]), reach=2).tolist()
+    [[0, 1, 4, 9]]
     """
     far = reach + 1
     height, width = marked.shape
@@ -94,16 +115,30 @@ class BoundaryCounts:
 
 
 def count_boundaries(truth: np.ndarray, guess: np.ndarray, *, classes: int) -> BoundaryCounts:
-    """Count one image, H x W each; truth outside 0..C-1 counts nowhere."""
+    """Count one image.
+
+    Args:
+        truth: H x W; labels outside 0..C-1 count nowhere.
+        guess: H x W, 0..C-1.
+        classes: C.
+
+    Returns:
+        Counts that add up over images.
+
+    >>> truth = np.repeat([[0, 0, 0, 1, 1, 1]], 4, axis=0)
+    >>> count_boundaries(truth, truth, classes=2).f_score
+    1.0
+    """
     void = (truth < 0) | (truth >= classes)
-    near = squared_distance(boundaries(np.where(void, -1, truth)), reach=WIDTHS[-1])
+    truth, guess_seen = np.where(void, -1, truth), np.where(void, -1, guess)
+    near = squared_distance(boundaries(truth), reach=WIDTHS[-1])
     # The pixels next to a boundary are at distance 0 of it and 1 of the other class.
     rings = np.ceil(np.sqrt(near)).astype(np.int64) + 1
     counts = []
     for width in WIDTHS:
         ring = (rings == width) if width > 1 else rings <= 1
         counts.append(confusion(np.where(ring, truth, -1), guess, classes=classes))
-    return BoundaryCounts(np.cumsum(counts, axis=0), *_matches(truth, np.where(void, -1, guess), classes))
+    return BoundaryCounts(np.cumsum(counts, axis=0), *_matches(truth, guess_seen, classes))
 
 
 def _matches(truth: np.ndarray, guess: np.ndarray, classes: int) -> tuple[np.ndarray, ...]:

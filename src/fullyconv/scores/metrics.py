@@ -13,10 +13,21 @@ CONVENTION = (
 
 
 def confusion(truth: np.ndarray, guess: np.ndarray, *, classes: int) -> np.ndarray:
-    """Count pixels, C x C int64, rows = truth, columns = prediction.
+    """Count the pixels of each pair of classes.
 
-    Truth outside 0..C-1 is not counted. Raises ``ValueError`` if a prediction is not a class or the
-    shapes differ.
+    Args:
+        truth: Labels of any shape; those outside 0..C-1 are void and not counted.
+        guess: Predictions of the same shape, 0..C-1 where the truth is a class.
+        classes: C.
+
+    Returns:
+        C x C int64, rows = truth, columns = prediction; matrices of images add up to that of a set.
+
+    Raises:
+        ValueError: If the shapes differ or a counted prediction is no class.
+
+    >>> confusion(np.array([0, 0, 1, -1]), np.array([0, 1, 1, 1]), classes=2).tolist()
+    [[1, 1], [0, 1]]
     """
     if truth.shape != guess.shape:
         raise ValueError(f"truth {truth.shape} and prediction {guess.shape} differ in size")
@@ -46,10 +57,18 @@ class Scores:
 
 
 def score(counts: np.ndarray) -> Scores:
-    """Divide the counts of a C x C confusion matrix (rows = truth).
+    """Divide the counts of a confusion matrix (paper, section 5).
 
-    Means skip classes without a value. With no labelled pixel at all, accuracies and mean IU are
-    NaN and frequency-weighted IU is 0.
+    Args:
+        counts: C x C, rows = truth, of one image or added up over a set.
+
+    Returns:
+        The scores. Means skip classes without a value; with no labelled pixel at all, accuracies and mean IU are NaN
+        and frequency-weighted IU is 0.
+
+    >>> scores = score(np.array([[3, 1], [0, 4]]))
+    >>> scores.pixel_accuracy, scores.per_class_iu
+    (0.875, (0.75, 0.8))
     """
     hits, truth = np.diag(counts).astype(np.float64), counts.sum(1).astype(np.float64)
     union = truth + counts.sum(0) - hits
