@@ -224,3 +224,36 @@ def test_classes_sampled_by_their_weight_have_the_weighted_loss_in_expectation()
     assert float(sampled) == pytest.approx(float(weighted), rel=0.01)
     with pytest.raises(ValueError, match="from 0 to 1"):
         sample_terms(labels, probability=torch.tensor([0.5, 2.0, 0.1]), generator=generator)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-6, 0.01, 0.3, 1.0]), min_size=1, max_size=5).filter(any),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_class_weights_are_powers_of_the_shares_whose_mean_pixel_weighs_one(shares: list[float], power: float) -> None:
+    shares = [share / sum(shares) for share in shares]
+    raw = [share**-power if share else 0.0 for share in shares]
+    mean = sum(share * weight for share, weight in zip(shares, raw, strict=True))
+    found = class_weights(torch.tensor(shares, dtype=torch.float64), power=power)
+    assert found.dtype == torch.float32
+    assert found.tolist() == pytest.approx([weight / mean for weight in raw], rel=1e-6)
+
+
+def test_ends_of_ranges_belong_to_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([[[0, 1, 2, VOID]]])
+    kept = sample_terms(labels, probability=torch.tensor([0.0, 1.0, 0.0]), generator=generator)
+    assert kept.tolist() == [[[VOID, 1, VOID, VOID]]]
+    before = generator.get_state()
+    assert torch.equal(sample_terms(labels, probability=1, generator=generator), labels)
+    assert torch.equal(generator.get_state(), before)  # nothing is left to chance
+    elsewhere = sample_terms(labels, probability=torch.zeros(3), generator=generator, ignore_index=9)
+    assert (elsewhere == 9)[labels != VOID].all()
+    for wrong in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            sample_terms(labels, probability=torch.tensor([0.5, wrong, 0.5]), generator=generator)
+        with pytest.raises(ValueError, match="above 0 and at most 1"):
+            sample_terms(labels, probability=wrong, generator=generator)
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            class_weights(torch.ones(2), power=wrong)
+    assert class_weights(torch.zeros(2), power=1.0).tolist() == [0, 0]
