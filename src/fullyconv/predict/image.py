@@ -124,15 +124,22 @@ class Segmenter:
     def scores(self, pixels: np.ndarray) -> Tensor:
         """Return the class scores of H x W x K pixels (RGB first) in one pass, C x H x W float32.
 
-        Those of the first task where a network has two.
+        Those of the first task where a network has two. Raises ``ValueError`` where one is NaN or infinite.
         """
         batch = torch.from_numpy(self._normalised(pixels))[None].to(self.device, memory_format=torch.channels_last)
         with (
             evaluating(self.network),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
-            scores: Tensor | tuple[Tensor, ...] = self.network(batch)
-        return (scores[0] if isinstance(scores, tuple) else scores)[0]
+            output: Tensor | tuple[Tensor, ...] = self.network(batch)
+        scores = (output[0] if isinstance(output, tuple) else output)[0]
+        # One pass without a copy: a sum is finite only where every score is. No label is the argmax of NaN.
+        if not scores.sum().isfinite():
+            raise ValueError(
+                "the network's scores are not finite (NaN or infinity): its weights are damaged, or training diverged: "
+                "take an earlier model" + (", or precision fp32" if self.precision == "bf16" else "")
+            )
+        return scores
 
 
 def as_pixels(image: Picture) -> np.ndarray:
