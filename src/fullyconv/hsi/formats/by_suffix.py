@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from fullyconv.data.images import SUFFIXES
 from fullyconv.data.masks import read_raw_mask
 from fullyconv.files import BadFile, whole_file
-from fullyconv.hsi.formats.contents import Contents, Stored
+from fullyconv.hsi.formats.contents import Contents, Stored, guarded
 from fullyconv.hsi.formats.envi import DATA, find_header, read_envi, write_classification, write_envi
 from fullyconv.hsi.formats.geotiff import read_geotiff, write_class_map, write_geotiff
 from fullyconv.hsi.formats.matlab import read_matlab, write_matlab
@@ -46,7 +47,7 @@ def read_contents(path: Path) -> Contents:
         raise BadFile(path, "not a scene's file", f"scenes are {FORMATS} files")
     if not path.is_file():
         raise BadFile(path, "no such file", "check the path")
-    return reader(path)
+    return guarded(path, partial(reader, path))
 
 
 def is_scene(path: Path) -> bool:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fullyconv.files import BadFile
 from fullyconv.hsi.scene import Georeference
 from fullyconv.limits import LIMITS
+
+Read = TypeVar("Read")
 
 NUMBERS = "buif"  # numpy's kinds: truth values, unsigned and signed integers, floating point
 
@@ -83,14 +85,14 @@ class Contents:
         return None if self.measured is None else guarded(self.path, self.measured)
 
 
-def guarded(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
+def guarded(path: Path, read: Callable[[], Read]) -> Read:
     """Read by a library whose errors are of many kinds; raises ``BadFile`` for all of them."""
     try:
         return read()
     except (BadFile, ImportError):
         raise
     except Exception as error:
-        raise unreadable(path, error) from None
+        raise BadFile(path, f"unreadable ({str(error)[:200]})", "restore it from its source, or save it anew") from None
 
 
 def by(shape: Sequence[int]) -> str:
@@ -101,11 +103,6 @@ def by(shape: Sequence[int]) -> str:
 def listed(arrays: Sequence[Stored]) -> str:
     """List arrays with their sizes."""
     return ", ".join(map(str, arrays)) or "none"
-
-
-def unreadable(path: Path, error: object) -> BadFile:
-    """Say that a library could not read a file."""
-    return BadFile(path, f"unreadable ({error})", "restore it from its source, or save it anew")
 
 
 def check_plane(path: Path, what: str, shape: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fullyconv.files import BadFile
-from fullyconv.hsi.formats.contents import NUMBERS, Contents, Stored, check_bytes, check_plane, needs, unreadable
+from fullyconv.hsi.formats.contents import NUMBERS, Contents, Stored, check_bytes, check_plane, needs
 from fullyconv.hsi.formats.mapped import row_blocks
 from fullyconv.hsi.formats.rasters import georeference, opened, quiet
 from fullyconv.hsi.formats.units import nanometres
@@ -34,30 +34,27 @@ def read_geotiff(path: Path) -> Contents:
 
     """
     rasterio = needs("rasterio", to="read GeoTIFF files")
-    try:
-        with opened(path, "GTiff") as raster:
-            pages = len(raster.subdatasets)
-            if pages > 1:
-                return _read_pages(path, pages)
-            shape = (raster.height, raster.width, raster.count)
-            check_plane(path, "the image", shape)
-            _check_kind(path, raster)
-            tags = [(raster.tags(band), raster.tags(band, ns="IMAGERY")) for band in raster.indexes]
-            wavelengths = [_wavelength(path, *found) for found in tags]
-            alpha = _alpha(raster, rasterio.enums.ColorInterp.alpha)
-            bad = {band for band, (own, _) in enumerate(tags) if own.get("bad_band") == "1"} | alpha
-            return Contents(
-                path,
-                (Stored(path.stem, shape, partial(_pixels, path)),),
-                tuple(value for value in wavelengths if value is not None),
-                tuple(sorted(bad)),
-                _names(path, raster.tags().get(CLASS_NAMES, "[]")),
-                georeference(raster),
-                None if raster.nodata is None else float(raster.nodata),
-                _mask_reader(path, raster, rasterio.enums.MaskFlags, alpha),
-            )
-    except rasterio.errors.RasterioError as error:
-        raise unreadable(path, error) from None
+    with opened(path, "GTiff") as raster:
+        pages = len(raster.subdatasets)
+        if pages > 1:
+            return _read_pages(path, pages)
+        shape = (raster.height, raster.width, raster.count)
+        check_plane(path, "the image", shape)
+        _check_kind(path, raster)
+        tags = [(raster.tags(band), raster.tags(band, ns="IMAGERY")) for band in raster.indexes]
+        wavelengths = [_wavelength(path, *found) for found in tags]
+        alpha = _alpha(raster, rasterio.enums.ColorInterp.alpha)
+        bad = {band for band, (own, _) in enumerate(tags) if own.get("bad_band") == "1"} | alpha
+        return Contents(
+            path,
+            (Stored(path.stem, shape, partial(_pixels, path)),),
+            tuple(value for value in wavelengths if value is not None),
+            tuple(sorted(bad)),
+            _names(path, raster.tags().get(CLASS_NAMES, "[]")),
+            georeference(raster),
+            None if raster.nodata is None else float(raster.nodata),
+            _mask_reader(path, raster, rasterio.enums.MaskFlags, alpha),
+        )
 
 
 def _check_kind(path: Path, raster: Any) -> None:

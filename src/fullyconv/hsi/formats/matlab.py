@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.files import BadFile
-from fullyconv.hsi.formats.contents import Contents, Stored, check_bytes, needs, unreadable
+from fullyconv.hsi.formats.contents import Contents, Stored, check_bytes, needs
 from fullyconv.hsi.formats.hdf5 import read_v73
 from fullyconv.hsi.formats.matlab5 import read_v5
 from fullyconv.hsi.formats.notes import contents_of, write_notes
@@ -21,18 +20,13 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def read_matlab(path: Path) -> Contents:
-    """List the arrays of a MATLAB file of any version; raises ``BadFile``."""
+    """List the arrays of a MATLAB file of any version."""
     with path.open("rb") as file:
         head = file.read(USERBLOCK + len(HDF5))
-    try:
-        if HDF5 in (head[: len(HDF5)], head[USERBLOCK:]):
-            return read_v73(path)
-        # Format 5 begins with text; format 4 with a number below 5000, of which a byte is 0.
-        return _read_v4(path) if 0 in head[:4] else read_v5(path)
-    except (BadFile, ImportError):
-        raise
-    except Exception as error:  # SciPy and h5py raise many kinds
-        raise unreadable(path, error) from None
+    if HDF5 in (head[: len(HDF5)], head[USERBLOCK:]):
+        return read_v73(path)
+    # Format 5 begins with text; format 4 with a number below 5000, of which a byte is 0.
+    return _read_v4(path) if 0 in head[:4] else read_v5(path)
 
 
 def _read_v4(path: Path) -> Contents:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from fullyconv.files import BadFile, whole_file
-from fullyconv.hsi.formats.contents import NUMBERS, Contents, Stored, check_bytes, unreadable
+from fullyconv.hsi.formats.contents import NUMBERS, Contents, Stored, check_bytes
 from fullyconv.hsi.formats.notes import LONGEST, contents_of, is_text, write_notes
 from fullyconv.hsi.scene import Scene
 
@@ -20,39 +20,31 @@ UNUSABLE = {"O": "Python objects, which could run code", "c": "complex numbers",
 
 def read_npy(path: Path) -> Contents:
     """Map the one array of a file, in C or Fortran order and of either byte order; raises ``BadFile``."""
-    try:
-        with path.open("rb") as file:
-            shape, kind = _header(file)
-        array = np.load(path, mmap_mode="r", allow_pickle=False) if kind.kind in NUMBERS else None
-    except Exception as error:  # damaged headers raise many kinds
-        raise unreadable(path, error) from None
-    if array is None:
+    with path.open("rb") as file:
+        shape, kind = _header(file)
+    if kind.kind not in NUMBERS:
         what = f"it holds {UNUSABLE.get(kind.kind, f'data of type {kind}')}, not an array of numbers"
         raise BadFile(path, what, "save the cube itself with numpy.save")
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
     return contents_of(path, [Stored(path.stem, shape, lambda: array)], {})
 
 
 def read_npz(path: Path) -> Contents:
-    """List the arrays of an archive; raises ``BadFile``."""
+    """List the arrays of an archive."""
     arrays, texts, others = [], {}, []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                name = member.removesuffix(".npy")
-                with archive.open(member) as file:
-                    shape, kind = _header(file)
-                if kind.kind in NUMBERS:
-                    if 0 not in shape:
-                        arrays.append(Stored(name, shape, partial(_member, path, name, shape, kind)))
-                elif kind.kind == "U" and is_text(name) and prod(shape) * kind.itemsize <= LONGEST:
-                    texts[name] = "\n".join(np.load(path, allow_pickle=False)[name].ravel().tolist())
-                else:
-                    others.append(f"{name} ({UNUSABLE.get(kind.kind, str(kind))})")
-        return contents_of(path, arrays, texts, others)
-    except BadFile:
-        raise
-    except Exception as error:  # damaged archives and headers raise many kinds
-        raise unreadable(path, error) from None
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            name = member.removesuffix(".npy")
+            with archive.open(member) as file:
+                shape, kind = _header(file)
+            if kind.kind in NUMBERS:
+                if 0 not in shape:
+                    arrays.append(Stored(name, shape, partial(_member, path, name, shape, kind)))
+            elif kind.kind == "U" and is_text(name) and prod(shape) * kind.itemsize <= LONGEST:
+                texts[name] = "\n".join(np.load(path, allow_pickle=False)[name].ravel().tolist())
+            else:
+                others.append(f"{name} ({UNUSABLE.get(kind.kind, str(kind))})")
+    return contents_of(path, arrays, texts, others)
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:

@@ -55,13 +55,9 @@ def opened(path: Path, driver: Driver, *, page: int | None = None) -> Iterator[A
 def georeference_of(path: Path, driver: Driver) -> Georeference | None:
     """Read where a raster lies; none if it does not say, or nothing here can tell."""
     try:
-        import rasterio
-    except ImportError:
-        return None
-    try:
         with opened(path, driver) as raster:
             return georeference(raster)
-    except rasterio.errors.RasterioError:
+    except Exception:  # GDAL's errors are of many kinds; without rasterio there is no place either
         return None
 
 
