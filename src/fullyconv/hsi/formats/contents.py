@@ -78,7 +78,11 @@ class Contents:
     def read(self, array: Stored) -> np.ndarray:
         """Read an array of the file; raises ``BadFile`` if it is too large or damaged."""
         check_plane(self.path, str(array), array.shape)
-        return guarded(self.path, array.read)
+        values = guarded(self.path, array.read)
+        if values.shape != array.shape:  # damaged files say two things
+            what = f"{array} turned out to be {by(values.shape) or 'a single number'}"
+            raise BadFile(self.path, what, "restore it from its source, or save it anew")
+        return values
 
     def read_measured(self) -> np.ndarray | None:
         """Read the file's own mask of what was measured, H x W bool, if it has one; raises ``BadFile``."""
