@@ -92,11 +92,29 @@ def test_sparse_matrices_have_their_zeros(
     np.testing.assert_array_equal(found.read(), dense)
 
 
-def test_files_of_version_4_are_read(tmp_path: Path) -> None:
-    scipy.io.savemat(tmp_path / "gt.mat", {"gt": MAP.astype(float)}, format="4")
-    np.save(tmp_path / "cube.npy", CUBE)
-    scene = SceneFiles(tmp_path / "cube.npy", tmp_path / "gt.mat").open()
-    np.testing.assert_array_equal(scene.labels, MAP.astype(int) - 1)  # type: ignore[arg-type]
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(["f8", "f4", "i4", "i2", "u2", "u1"]), shape=st.tuples(st.integers(1, 8), st.integers(2, 8)),
+    seed=st.integers(0, 99), others=st.booleans(),
+)  # fmt: skip
+def test_files_of_version_4_are_read(
+    kind: str, shape: tuple[int, int], seed: int, others: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    values = np.random.default_rng(seed).integers(0, 100, shape).astype(kind)
+    path = tmp_path_factory.getbasetemp() / "x4.mat"
+    more = {"text": "some words", "complex": values + 1j, "sparse": scipy.sparse.csc_matrix(values.astype(float))}
+    scipy.io.savemat(path, {**(more if others else {}), "gt": values}, format="4")
+    contents = read_contents(path)
+    (found,) = contents.arrays
+    np.testing.assert_array_equal(found.read(), scipy.io.loadmat(path)["gt"])
+    assert len(contents.others) == (3 if others else 0)
+
+
+def test_a_damaged_file_of_version_4_does_not_run_for_ever(tmp_path: Path) -> None:
+    for header in ([0, 4, 5, 0, -60], [0, -3, 5, 0, 2], [70, 4, 5, 0, 2], [0, 40, 50, 0, 2], [0, 4]):
+        (tmp_path / "x.mat").write_bytes(np.array(header, "<i4").tobytes() + b"a\0" + bytes(80))
+        with pytest.raises(BadFile, match=r"unreadable|0 arrays"):
+            SceneFiles(tmp_path / "x.mat").open()
 
 
 @pytest.mark.parametrize(

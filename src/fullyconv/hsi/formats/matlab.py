@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from fullyconv.hsi.formats.contents import Contents, Stored, check_bytes, needs
+from fullyconv.hsi.formats.contents import Contents, needs
 from fullyconv.hsi.formats.hdf5 import read_v73
+from fullyconv.hsi.formats.matlab4 import read_v4
 from fullyconv.hsi.formats.matlab5 import read_v5
-from fullyconv.hsi.formats.notes import contents_of, write_notes
+from fullyconv.hsi.formats.notes import write_notes
 from fullyconv.hsi.scene import Scene
 
-V4_BYTES = {"double": 8, "single": 4, "int32": 4, "int16": 2, "uint16": 2, "uint8": 1}  # SciPy's names of types
 CLASSES = {"float64": "double", "float32": "single", "bool": "logical"}
 USERBLOCK = 512  # bytes of text before the HDF5 part
 HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -26,20 +25,7 @@ def read_matlab(path: Path) -> Contents:
     if HDF5 in (head[: len(HDF5)], head[USERBLOCK:]):
         return read_v73(path)
     # Format 5 begins with text; format 4 with a number below 5000, of which a byte is 0.
-    return _read_v4(path) if 0 in head[:4] else read_v5(path)
-
-
-def _read_v4(path: Path) -> Contents:
-    """List the matrices of a file of format 4, which has no structs or cells to get lost in."""
-    scipy_io = needs("scipy.io", to="read MATLAB files of version 4")
-
-    def read(name: str, shape: tuple[int, ...], size: int) -> np.ndarray:
-        check_bytes(path, name, shape, size)
-        return np.asarray(scipy_io.loadmat(path, appendmat=False, variable_names=[name])[name])
-
-    listed = [(name, shape, V4_BYTES.get(kind)) for name, shape, kind in scipy_io.whosmat(path, appendmat=False)]
-    arrays = [Stored(name, shape, partial(read, name, shape, size)) for name, shape, size in listed if size]
-    return contents_of(path, arrays, {})
+    return read_v4(path) if 0 in head[:4] else read_v5(path)
 
 
 def write_matlab(path: Path, arrays: dict[str, np.ndarray], scene: Scene) -> None:
