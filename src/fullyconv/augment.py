@@ -14,11 +14,13 @@ from fullyconv.types import VOID, Sample
 class Augmentation:
     """What may happen to a training sample.
 
-    ``crop`` is the (height, width) of every view, ``None`` keeps images whole; ``scale`` the range of
-    the random zoom (drawn on a logarithmic axis); ``flip`` mirrors half of the views; ``colour`` is
-    the largest relative change of brightness, contrast and saturation; ``shift`` cuts 0 to
-    ``shift - 1`` pixels off the top and the left: with the network's stride, patchwise training meets every
-    patch, not only those on the stride's grid (paper, section 3.4).
+    Attributes:
+        crop: Height and width of every view; ``None`` keeps images whole.
+        scale: The range of the random zoom, drawn on a logarithmic axis: halving is as likely as doubling.
+        flip: Whether half of the views are mirrored.
+        colour: The largest relative change of brightness, contrast and saturation.
+        shift: Cuts 0 to ``shift - 1`` pixels off the top and the left: with the network's stride, patchwise training
+            meets every patch, not only those on the stride's grid (paper, section 3.4).
     """
 
     crop: tuple[int, int] | None = None
@@ -34,7 +36,22 @@ def sample_rng(*, seed: int, epoch: int, index: int) -> np.random.Generator:
 
 
 def augment(sample: Sample, options: Augmentation, *, fill: tuple[int, int, int], rng: np.random.Generator) -> Sample:
-    """Draw one view; what lies outside the image is ``fill`` (RGB) and void."""
+    """Draw one view.
+
+    Args:
+        sample: An image with its labels.
+        options: What may happen to it.
+        fill: RGB of what lies outside the image; its labels are void.
+        rng: Where the randomness comes from; ``sample_rng`` derives it from a view's position in a run.
+
+    Returns:
+        The view, contiguous in memory.
+
+    >>> sample = Sample(np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.int16))
+    >>> rng = sample_rng(seed=0, epoch=0, index=0)
+    >>> augment(sample, Augmentation(crop=(8, 8)), fill=(1, 2, 3), rng=rng).labels.shape
+    (8, 8)
+    """
     factor = float(np.exp(rng.uniform(*np.log(options.scale))))
     if options.crop is not None:
         sample = zoom_crop(sample, factor=factor, crop=options.crop, place=rng.random(2), fill=fill)
@@ -55,9 +72,23 @@ def augment(sample: Sample, options: Augmentation, *, fill: tuple[int, int, int]
 def zoom_crop(
     sample: Sample, *, factor: float, crop: tuple[int, int], place: np.ndarray, fill: tuple[int, int, int]
 ) -> Sample:
-    """Enlarge by ``factor`` and cut ``crop`` at relative position ``place`` (0..1, vertical and horizontal).
+    """Enlarge a sample and cut a view out of it.
 
     Only the part of the image that is kept gets resized: bilinear for pixels, nearest for labels.
+
+    Args:
+        sample: An image with its labels.
+        factor: Of the enlargement; below 1 it reduces.
+        crop: Height and width of the view.
+        place: Vertical and horizontal place of the view, 0 (top, left) to 1 (bottom, right).
+        fill: RGB of what lies outside the image; its labels are void.
+
+    Returns:
+        The view, of size ``crop``.
+
+    >>> sample = Sample(np.zeros((1, 3, 3), np.uint8), np.array([[0, 1, 2]], np.int16))
+    >>> zoom_crop(sample, factor=2, crop=(1, 6), place=np.zeros(2), fill=(0, 0, 0)).labels.tolist()
+    [[0, 0, 1, 1, 2, 2]]
     """
     image = np.empty((*crop, 3), np.uint8)
     image[:] = fill
@@ -69,6 +100,7 @@ def zoom_crop(
         start = round(float(place[axis]) * (scaled - crop[axis]))  # negative: the view is larger than the image
         first, last = max(start, 0), min(start + crop[axis], scaled)
         ratio = length / scaled
+        # Pixel i of the zoomed image covers i..i + 1: its centre lies in the source pixel whose label it gets.
         centres = ((np.arange(first, last) + 0.5) * ratio).astype(np.intp)
         windows.append((first * ratio, last * ratio, slice(first - start, last - start), centres))
     (top, bottom, rows, row_centres), (left, right, columns, column_centres) = windows
@@ -80,14 +112,30 @@ def zoom_crop(
 
 
 def cut_start(sample: Sample, *, by: np.ndarray) -> Sample:
-    """Cut ``by`` (rows, columns) off the top and the left, but leave at least one of each."""
+    """Cut rows and columns off the top and the left, but leave at least one of each.
+
+    >>> cut_start(Sample(np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.int16)), by=np.array([1, 9])).labels.shape
+    (3, 1)
+    """
     top, left = (min(int(pixels), length - 1) for pixels, length in zip(by, sample.labels.shape, strict=True))
     return Sample(sample.image[top:, left:], sample.labels[top:, left:], sample.name)
 
 
 def jitter(image: np.ndarray, *, amounts: np.ndarray) -> np.ndarray:
-    """Multiply brightness, contrast and saturation of H x W x 3 uint8 by three factors around 1."""
+    """Multiply brightness, contrast and saturation, in this order, as torchvision defines them.
+
+    Args:
+        image: H x W x 3 uint8 RGB.
+        amounts: Three factors around 1.
+
+    Returns:
+        H x W x 3 uint8.
+
+    >>> jitter(np.full((1, 1, 3), 100, np.uint8), amounts=np.array([1.5, 1.0, 1.0])).tolist()
+    [[[150, 150, 150]]]
+    """
     brightness, contrast, saturation = (float(amount) for amount in amounts)
+    # The three steps multiplied out: b c s x + b c (1 - s) luma(x) + b (1 - c) mean luma; luma is linear.
     pixels = image.astype(np.float32)
     luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     pixels *= brightness * contrast * saturation

@@ -25,7 +25,18 @@ def save_picture(picture: np.ndarray | Image.Image, path: Path) -> None:
 
 
 def colourise(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
-    """Paint H x W labels, H x W x 3 uint8; what is not a class gets VOC's void colour."""
+    """Paint labels in the colours of their classes.
+
+    Args:
+        labels: H x W; what is no class gets VOC's void colour.
+        classes: Whose colours.
+
+    Returns:
+        H x W x 3 uint8.
+
+    >>> colourise(np.array([[1, -1]]), ClassSet(("sky", "road"), colours=((0, 0, 255), (9, 9, 9)))).tolist()
+    [[[9, 9, 9], [224, 224, 192]]]
+    """
     table = np.array([*classes.colours, UNSCORED], np.uint8)
     known = (labels >= 0) & (labels < len(classes))
     painted: np.ndarray = table[np.where(known, labels, len(classes))]
@@ -33,13 +44,34 @@ def colourise(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassSet, *, alpha: float = 0.5) -> np.ndarray:
-    """Blend painted labels over an H x W x 3 uint8 image."""
+    """Blend painted labels over an image.
+
+    Args:
+        image: H x W x 3 uint8.
+        labels: H x W.
+        classes: Whose colours.
+        alpha: The share of the paint, 0..1.
+
+    Returns:
+        H x W x 3 uint8.
+    """
     blended = image * (1 - alpha) + colourise(labels, classes) * alpha
     return blended.round().astype(np.uint8)
 
 
 def heat(image: np.ndarray, values: np.ndarray, *, low: float, high: float, alpha: float = 0.6) -> np.ndarray:
-    """Paint H x W numbers over an H x W x 3 uint8 image that is made grey, dark for ``low``, bright for ``high``."""
+    """Paint numbers over an image that is made grey.
+
+    Args:
+        image: H x W x 3 uint8.
+        values: H x W.
+        low: The number that is painted dark; what is below looks the same.
+        high: The number that is painted bright, likewise.
+        alpha: The share of the paint, 0..1.
+
+    Returns:
+        H x W x 3 uint8.
+    """
     grey = image.mean(-1, keepdims=True)
     painted: np.ndarray = (grey * (1 - alpha) + _heat_colours(values, low, high) * alpha).round().astype(np.uint8)
     return painted
@@ -67,7 +99,18 @@ def colour_bar(title: str, *, low: float, high: float, width: int) -> np.ndarray
 
 
 def errors(truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """Paint where a prediction is wrong: red wrong, white right, grey not scored; H x W x 3 uint8."""
+    """Paint where a prediction is wrong: red wrong, white right, grey not scored.
+
+    Args:
+        truth: H x W; negative labels are not scored.
+        guess: H x W.
+
+    Returns:
+        H x W x 3 uint8.
+
+    >>> tuple(errors(np.array([[0, 1, -1]]), np.array([[0, 0, 0]]))[0, 1].tolist()) == ERROR_COLOURS["wrong"]
+    True
+    """
     painted = np.empty((*truth.shape, 3), np.uint8)
     painted[:] = ERROR_COLOURS["right"]
     painted[truth != guess] = ERROR_COLOURS["wrong"]
@@ -78,8 +121,15 @@ def errors(truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
 def palette_image(labels: np.ndarray, classes: ClassSet) -> Image.Image:
     """Make a palette picture whose pixel values are the mask values of the classes.
 
-    ``VOID`` becomes the value of ignored pixels. With mask values over 255 the picture is 16-bit grey: PNG palettes
-    end at 256 colours.
+    Args:
+        labels: H x W, 0..C-1; ``VOID`` becomes the value of ignored pixels.
+        classes: Whose mask values and colours.
+
+    Returns:
+        A picture of mode P; with mask values over 255 it is 16-bit grey: PNG palettes end at 256 colours.
+
+    >>> palette_image(np.array([[1]]), ClassSet(("sky", "road"), values=(0, 7))).getpixel((0, 0))
+    7
     """
     values = np.array([*classes.values, classes.ignore_index])[labels]  # VOID is the last
     if values.max(initial=0) > 255 or max(classes.values) > 255:

@@ -21,8 +21,15 @@ from math import ceil, floor
 class AxisMap:
     """Where output unit ``o`` looks: a window of ``field`` pixels centred on ``scale * o + shift``.
 
-    ``field`` is exact for convolutions and pooling; after upsampling, whose window depends on the
-    phase of the unit, it is the smallest bound that holds for every phase.
+    Attributes:
+        scale: Pixels between the centres of two neighbouring units.
+        shift: The pixel that unit 0 is centred on.
+        field: Pixels that a unit sees. Exact for convolutions and pooling; after upsampling, whose window depends
+            on the phase of the unit, the smallest bound that holds for every phase.
+
+    >>> pooled = AxisMap(Fraction(2), Fraction(1, 2), Fraction(2))
+    >>> pooled.then(pooled)
+    AxisMap(scale=Fraction(4, 1), shift=Fraction(3, 2), field=Fraction(4, 1))
     """
 
     scale: Fraction = Fraction(1)
@@ -45,7 +52,12 @@ class AxisMap:
 
 @dataclass(frozen=True)
 class Window:
-    """A convolution or pooling layer along one axis."""
+    """A convolution or pooling layer along one axis.
+
+    >>> layer = Window(3, stride=2, pad=1)
+    >>> layer.size(7), layer.seen(0, 3)
+    (4, (-1, 7))
+    """
 
     kernel: int
     stride: int = 1
@@ -76,7 +88,7 @@ class Window:
         room = units + self.pad + self.after - self.extent
         if not self.ceil_mode:
             return room // self.stride + 1
-        outputs = -(-room // self.stride) + 1
+        outputs = -(-room // self.stride) + 1  # a floor of the negative is a ceiling
         # A window that would start behind the input is dropped, as in PyTorch (Caffe drops it where there is padding).
         return outputs - ((outputs - 1) * self.stride >= units + self.pad)
 
@@ -87,7 +99,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Spread:
-    """A transposed convolution along one axis."""
+    """A transposed convolution along one axis.
+
+    Input unit ``i`` writes to the outputs ``stride * i - pad`` and the ``kernel - 1`` after it.
+
+    >>> layer = Spread(4, stride=2, pad=1)
+    >>> layer.size(5), layer.seen(0, 9), layer.axis_map().scale
+    (10, (-1, 5), Fraction(1, 2))
+    """
 
     kernel: int
     stride: int = 1
@@ -128,7 +147,11 @@ def axis_map(path: Iterable[Layer]) -> AxisMap:
 
 
 def size(path: Iterable[Layer], units: int) -> int:
-    """Count the units at the end of a path over an axis of ``units`` pixels; 0 if one layer gets none."""
+    """Count the units at the end of a path over an axis of ``units`` pixels; 0 if one layer gets none.
+
+    >>> size([Window(3, pad=1), Window(2, stride=2)], 9)
+    4
+    """
     for layer in path:
         units = layer.size(units)
         if units < 1:
@@ -137,7 +160,11 @@ def size(path: Iterable[Layer], units: int) -> int:
 
 
 def seen(path: Path, first: int, last: int) -> tuple[int, int]:
-    """Return the exact pixels that units ``first..last`` at the end of a path read (padding included)."""
+    """Return the exact pixels that units ``first..last`` at the end of a path read (padding included).
+
+    >>> seen((Window(3, pad=1), Window(2, stride=2)), 0, 0)
+    (-1, 2)
+    """
     for layer in reversed(path):
         first, last = layer.seen(first, last)
     return first, last
@@ -146,8 +173,15 @@ def seen(path: Path, first: int, last: int) -> tuple[int, int]:
 def crop_offset(source: AxisMap, reference: AxisMap) -> int:
     """Return the unit of ``source`` that lies exactly on unit 0 of ``reference``.
 
-    Negative when ``source`` starts after ``reference``: then the reference is the one to crop.
-    Raises ``ValueError`` where the two grids do not share their spacing or never coincide.
+    Args:
+        source: Where the units of the map to crop look.
+        reference: Where those of the map that it is laid on look.
+
+    Returns:
+        A number of units; negative when ``source`` starts after ``reference``: then the reference is the one to crop.
+
+    Raises:
+        ValueError: Where the two grids do not share their spacing or never coincide.
 
     >>> crop_offset(AxisMap(shift=Fraction(-19)), AxisMap())
     19
@@ -171,6 +205,21 @@ def bilinear_kernel_size(factor: int, coarse: AxisMap, target: AxisMap) -> int:
 
     Even kernels place outputs half a step off the input units, odd ones on them; which of the two
     aligns depends on the network below. (VGG needs 64 for factor 32, AlexNet 63.)
+
+    Args:
+        factor: Upsampled units per unit.
+        coarse: Where the units to upsample look.
+        target: The grid on which the upsampled units have to lie.
+
+    Returns:
+        The number of taps.
+
+    Raises:
+        ValueError: Where neither kernel aligns.
+
+    >>> pooled = Window(2, stride=2).axis_map()
+    >>> bilinear_kernel_size(2, pooled, AxisMap()), bilinear_kernel_size(2, AxisMap(Fraction(2)), AxisMap())
+    (4, 3)
     """
     for taps in (2 * factor, 2 * factor - 1):
         upsampled = coarse.then(Spread(taps, factor).axis_map())
@@ -185,8 +234,20 @@ def bilinear_kernel_size(factor: int, coarse: AxisMap, target: AxisMap) -> int:
 def smallest_input(fits: Callable[[int], bool], *, period: int, bound: int) -> int:
     """Find the smallest axis length from which on every length fits.
 
-    ``fits`` must repeat with ``period`` (the network's total stride) once it holds, so that a whole
-    period of fitting lengths settles the rest; raises ``ValueError`` if none is found up to ``bound``.
+    Args:
+        fits: Whether a network takes an axis of some length.
+        period: The network's total stride. Sizes repeat with it, so that a whole period of fitting lengths settles
+            the rest.
+        bound: The longest answer that is looked for.
+
+    Returns:
+        The length.
+
+    Raises:
+        ValueError: If there is none up to ``bound``.
+
+    >>> smallest_input(lambda length: length in (1, 2) or length > 6, period=4, bound=100)
+    7
     """
     start = 1
     for length in range(1, bound + period):

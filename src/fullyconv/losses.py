@@ -144,13 +144,26 @@ def sample_terms(
 ) -> Tensor:
     """Keep each spatial loss term with ``probability``: patchwise training as loss sampling (paper, section 3.4).
 
-    One probability for all pixels, or one per class (C), which balances classes by sampling as
-    ``class_weights`` does by weighting: in expectation a class kept with p weighs p.
+    A summed loss of what is kept, divided by p, has the expected gradient of the whole image's, so
+    an update of 1/p times as many images sees as many terms.
 
-    Gives N x H x W labels whose dropped pixels are ``ignore_index``; ``generator`` lives on the labels'
-    device. A summed loss of what is kept, divided by p, has the expected gradient of the whole image's, so
-    an update of 1/p times as many images sees as many terms. The probability of all pixels lies above 0
-    and at most 1, which keeps everything, that of a class may be 0; raises ``ValueError`` for others.
+    Args:
+        labels: N x H x W.
+        probability: One for all pixels, above 0 and at most 1, which keeps everything; or one per class (C), from 0
+            to 1, which balances classes by sampling as ``class_weights`` does by weighting: in expectation a class
+            kept with p weighs p.
+        generator: Lives on the labels' device.
+        ignore_index: The label of pixels without a loss.
+
+    Returns:
+        N x H x W labels whose dropped pixels are ``ignore_index``.
+
+    Raises:
+        ValueError: For a probability outside its range.
+
+    >>> labels, chances = torch.tensor([[[0, 1, 1]]]), torch.tensor([0.0, 1.0])
+    >>> sample_terms(labels, probability=chances, generator=torch.Generator()).tolist()
+    [[[-1, 1, 1]]]
     """
     if isinstance(probability, Tensor):
         if not bool(((probability >= 0) & (probability <= 1)).all()):
@@ -167,8 +180,16 @@ def sample_terms(
 def class_weights(shares: Tensor, *, power: float) -> Tensor:
     """Weigh classes by ``share ** -power``, scaled so that an average pixel weighs 1.
 
-    ``power`` 0 leaves all classes alike, 1 gives every class the same total weight (inverse
-    frequency), 0.5 lies between. Classes that never occur weigh 0.
+    Args:
+        shares: C, the share of each class in the labelled pixels.
+        power: From 0, which leaves all classes alike, to 1, which gives every class the same total weight (inverse
+            frequency).
+
+    Returns:
+        C float32; classes that never occur weigh 0.
+
+    Raises:
+        ValueError: For another power.
 
     >>> class_weights(torch.tensor([0.8, 0.2, 0.0]), power=1.0).tolist()
     [0.625, 2.5, 0.0]

@@ -15,7 +15,13 @@ Border = Literal["zero", "replicate"]
 
 
 def bilinear_taps(kernel: int) -> Tensor:
-    """Make the 1-D triangle whose outer product is the bilinear kernel of Caffe's filler, float64.
+    """Make the 1-D triangle whose outer product is the bilinear kernel of Caffe's filler.
+
+    Args:
+        kernel: Taps, at least 1: 2 f or 2 f - 1 for upsampling by f.
+
+    Returns:
+        ``kernel`` weights, float64.
 
     >>> bilinear_taps(4).tolist()
     [0.25, 0.75, 0.75, 0.25]
@@ -28,9 +34,18 @@ def bilinear_taps(kernel: int) -> Tensor:
 
 
 def lay_over(values: Tensor, rows: AxisMap, columns: AxisMap, size: tuple[int, int]) -> Tensor:
-    """Interpolate ... x h x w to pictures of ``size``, linearly between units that lie where the lines say.
+    """Interpolate maps to the size of a picture, linearly between units that lie where the lines say.
 
     Beyond the outermost units their value is repeated. Unlike resizing, this puts a value where the network looked.
+
+    Args:
+        values: ... x h x w.
+        rows: Where the units of the vertical axis look.
+        columns: The same of the horizontal axis.
+        size: Height and width of the picture.
+
+    Returns:
+        ... x H x W.
 
     >>> from fractions import Fraction
     >>> line = AxisMap(scale=Fraction(2), shift=Fraction(1))
@@ -44,7 +59,7 @@ def lay_over(values: Tensor, rows: AxisMap, columns: AxisMap, size: tuple[int, i
 
 
 def _placing(units: int, line: AxisMap, size: int) -> Tensor:
-    """Write the interpolation as a matrix, size x units, float64."""
+    """Write the interpolation as a matrix, size x units, float64: a hat function around each unit's place."""
     place = (torch.arange(size, dtype=torch.float64) - float(line.shift)) / float(line.scale)
     return (1 - (place.clamp(0, units - 1)[:, None] - torch.arange(units)).abs()).clamp(min=0)
 
@@ -72,9 +87,17 @@ class Upsample(nn.Module):
     ``weight`` (C x 1 x k x k) trains. Arithmetic is float32 or wider even under autocast: class
     scores of nearby pixels differ by less than bfloat16 resolves.
 
-    ``border`` says what lies beyond the last unit: ``"zero"`` as in the reference (scores fade
-    towards the image's edge), ``"replicate"`` repeats the edge unit (no fade, and outputs exist up
-    to one stride further out).
+    Args:
+        channels: C, one filter each.
+        kernel: Taps, vertical and horizontal; ``geometry.bilinear_kernel_size`` says how many.
+        stride: Factor, vertical and horizontal.
+        learned: Whether the filters train.
+        border: What lies beyond the last unit: ``"zero"`` as in the reference (scores fade towards the image's
+            edge), ``"replicate"`` repeats the edge unit (no fade, and outputs exist up to one stride further out).
+
+    >>> layer = Upsample(1, kernel=(3, 3), stride=(2, 2))
+    >>> layer(torch.tensor([[[[0.0, 4.0]]]]), offset=(1, 1), size=(1, 3)).flatten().tolist()
+    [0.0, 2.0, 4.0]
     """
 
     def __init__(
@@ -110,9 +133,18 @@ class Upsample(nn.Module):
         return int(self.weight.numel()) * (units[0] + ghosts) * (units[1] + ghosts)
 
     def forward(self, scores: Tensor, offset: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """Upsample N x C x h x w and keep ``size`` rows and columns from ``offset`` on.
+        """Upsample and crop.
 
-        Raises ``ValueError`` if the crop leaves what the units cover (a slice would fail silently).
+        Args:
+            scores: N x C x h x w.
+            offset: First row and column to keep.
+            size: How many rows and columns to keep, H and W.
+
+        Returns:
+            N x C x H x W, float32 or wider.
+
+        Raises:
+            ValueError: If the crop leaves what the units cover (a slice would fail silently).
         """
         margin = self.stride if self.border == "replicate" else (0, 0)
         for axis, name in enumerate(("rows", "columns")):
