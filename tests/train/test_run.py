@@ -1,20 +1,28 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fullyconv import Recipe, load
 from fullyconv.checkpoint import read_config, read_tensors
+from fullyconv.data.dataset import read_sample
+from fullyconv.data.synthetic import write_dataset
 from fullyconv.files import BadFile, without_nan
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.folder import open_run
 from fullyconv.train.recipe import change
 from fullyconv.train.run import Run, Validation
+from fullyconv.train.stop import StopRequest
 from runs import Notes, newest, train
 
 TINY: dict[str, Any] = {
@@ -146,3 +154,201 @@ def test_whole_images_of_different_sizes_need_batches_of_one(shapes: Path, tmp_p
     alone = Notes()
     run(shapes, tmp_path / "alone", alone, crop=None, batch=1, epochs=1)
     assert len(alone.losses) == 6
+
+
+SMALL = {"trunk": "timm:test_resnet", "crop": [32, 32], "validate_every": 9}
+small = pytest.mark.skipif(find_spec("timm") is None, reason="small trunks are timm's")
+
+
+def last_weights(run_: Path) -> bytes:
+    return (newest(run_) / "model.safetensors").read_bytes()
+
+
+@small
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_batch_systems_and_closed_terminals_stop_a_run_as_ctrl_c_does(
+    shapes: Path, tmp_path: Path, kind: signal.Signals
+) -> None:
+    run(shapes, tmp_path / "through", Notes(), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        run(shapes, tmp_path / "run", Notes(stop_at=4, kind=kind), **SMALL)
+    more = Notes()
+    run(shapes, tmp_path / "run", more, resume=True, **SMALL)
+    assert len(more.losses) == 5
+    assert last_weights(tmp_path / "run") == last_weights(tmp_path / "through")
+
+
+@small
+def test_a_second_ctrl_c_costs_only_what_was_not_saved(shapes: Path, tmp_path: Path) -> None:
+    class Impatient(Notes):
+        def step(self, **figures: Any) -> None:
+            super().step(**figures)
+            if len(self.losses) == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    run(shapes, tmp_path / "through", Notes(), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        run(shapes, tmp_path / "run", Impatient(), **SMALL)
+    more = Notes()
+    run(shapes, tmp_path / "run", more, resume=True, **SMALL)
+    assert len(more.losses) == 6  # from the end of the first epoch: 3 of 9
+    assert last_weights(tmp_path / "run") == last_weights(tmp_path / "through")
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@small
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("harm", ["gone", "cut"])
+def test_a_picture_that_is_lost_on_the_way_is_named_and_costs_nothing(tmp_path: Path, workers: int, harm: str) -> None:
+    data = write_dataset(tmp_path / "shapes", train=6, val=2)
+    run(data, tmp_path / "through", Notes(), **SMALL)
+    lost = sorted((data / "train" / "images").iterdir())[2]
+    content = lost.read_bytes()
+
+    class Loser(Notes):
+        def step(self, **figures: Any) -> None:
+            super().step(**figures)
+            if len(self.losses) == 3:  # with workers each epoch reads anew, without what was read is in memory
+                lost.unlink() if harm == "gone" else lost.write_bytes(content[:200])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fullyconv.data.dataset.Views._sample", lambda self, i: read_sample(self.pairs[i], self.classes))
+        with pytest.raises(BadFile, match=lost.name) as refused:
+            run(data, tmp_path / "run", Loser(), **SMALL, workers=workers)
+        assert "\n" not in str(refused.value)
+    lost.write_bytes(content)
+    more = Notes()
+    run(data, tmp_path / "run", more, resume=True, **SMALL, workers=workers)
+    assert len(more.losses) <= 6  # the state was saved when the picture was found missing
+    assert last_weights(tmp_path / "run") == last_weights(tmp_path / "through")
+
+
+@small
+def test_a_validation_picture_that_is_lost_does_not_cost_the_epoch(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "shapes", train=6, val=2)
+    lost = sorted((data / "val" / "masks").iterdir())[0]
+
+    class Loser(Notes):
+        def step(self, **figures: Any) -> None:
+            super().step(**figures)
+            lost.rename(tmp_path / "mask.png") if len(self.losses) == 3 else None
+
+    choices = SMALL | {"validate_every": 1, "epochs": 1}
+    with pytest.raises(BadFile, match=lost.name):
+        run(data, tmp_path / "run", Loser(), **choices)
+    (tmp_path / "mask.png").rename(lost)
+    more = Notes()
+    run(data, tmp_path / "run", more, resume=True, **choices)
+    assert more.losses == []
+    assert [figures["epoch"] for figures in more.epochs] == [1]
+
+
+@small
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_runs_out_is_told_with_what_to_lower(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fullyconv.train.pictures.PixelLoss.__call__", fail)
+    expected = r"out of memory in update 1 of epoch 1: lower batch \(and raise accumulate as much\), or crop"
+    with pytest.raises(ValueError, match=expected):
+        run(shapes, tmp_path / "run", Notes(), **SMALL)
+
+
+@small
+def test_a_worker_that_is_killed_is_told_in_words(shapes: Path, tmp_path: Path) -> None:
+    class Killer(Notes):
+        def step(self, **figures: Any) -> None:
+            super().step(**figures)
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with pytest.raises(ValueError, match=r"a process that prepares batches has died .*: lower workers"):
+        run(shapes, tmp_path / "run", Killer(), **SMALL | {"batch": 1, "crop": [64, 64]}, workers=1)
+
+
+@small
+def test_a_budget_that_cuts_the_schedule_is_told_and_the_epoch_goes_on_where_it_was_cut(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("fullyconv.train.run.time.monotonic", lambda: clock[0])
+
+    class Slow(Notes):
+        def step(self, **figures: Any) -> None:
+            super().step(**figures)
+            clock[0] += 12  # seconds for each update: 5 in a minute
+
+    choices = SMALL | {"epochs": 4, "minutes": 1.0, "batch": 2}
+    notes, more = Slow(), Slow()
+    run(shapes, tmp_path / "run", notes, **choices)
+    assert len(notes.losses) == 5
+    assert notes.remarks == [
+        "stopped after 1 of 4 epochs (5 of 12 updates): 1 minutes were over, the machine was too busy or too slow for "
+        "more: give it time with --set minutes=10"
+    ]
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2]
+    run(shapes, tmp_path / "run", more, resume=True, **choices | {"minutes": 100.0})
+    assert len(more.losses) == 7
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
+    assert not more.remarks
+
+
+@small
+def test_a_long_epoch_is_saved_on_the_way(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fullyconv.train.run.SAVE_SECONDS", -1.0)
+
+    class Dying(Notes):
+        def step(self, **figures: Any) -> None:
+            super().step(**figures)
+            if len(self.losses) == 6:
+                raise SystemExit  # nothing is saved any more
+
+    run(shapes, tmp_path / "through", Notes(), **SMALL | {"batch": 1, "crop": [64, 64]})
+    with pytest.raises(SystemExit):
+        run(shapes, tmp_path / "run", Dying(), **SMALL | {"batch": 1, "crop": [64, 64]})
+    more = Notes()
+    run(shapes, tmp_path / "run", more, resume=True, **SMALL | {"batch": 1, "crop": [64, 64]})
+    assert len(more.losses) == 18 - 5
+    assert last_weights(tmp_path / "run") == last_weights(tmp_path / "through")
+
+
+@small
+def test_tensorboard_shows_every_epoch_once_after_a_resume(shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(shapes, tmp_path / "run", Notes(stop_at=7), **SMALL)
+    run(shapes, tmp_path / "run", Notes(), resume=True, **SMALL)
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [1, 2, 3]
+
+
+@small
+def test_a_run_goes_on_without_tensorboard(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    notes = Notes()
+    run(shapes, tmp_path / "run", notes, **SMALL)
+    assert len(notes.losses) == 9
+    assert notes.remarks == ["TensorBoard's events cannot be written (No space left on device): left out"]

@@ -400,10 +400,10 @@ class _Board:
         self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> _Board:
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         if self._folder is not None:
             with self._without():
                 self._writer = SummaryWriter(str(self._folder.path / BOARD), purge_step=self._first)
-        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         return self
 
     def __exit__(self, *_: object) -> None:
