@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,48 +24,50 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fullyconv.cli import main
 from fullyconv.data.synthetic import write_dataset
+from fullyconv.hsi.fit import fit
+from fullyconv.hsi.recipe import SceneRecipe
+from fullyconv.hsi.run import data_print
 from fullyconv.hsi.synthetic import make_scene
+from fullyconv.hsi.trial import make_trial
+from fullyconv.train.chain import Chain, place
+from fullyconv.train.folder import hold, open_run
+from fullyconv.train.recipe import Recipe
 from fullyconv.types import ClassSet
+from runs import train
 
-KILLS = int(os.environ.get("KILLS", "40"))
-MOST = 16  # starts of one run
+KILLS = int(os.environ.get("KILLS", "24"))
+MOST = 12  # starts of one run
 SECONDS = 300.0  # after which a process counts as stuck
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command to kill, and where the weights of its runs lie below ``--out``."""
+    """A training to kill, up to its report, and where its runs lie below its folder."""
 
     name: str
-    words: tuple[str, ...]
+    work: Callable[[Path, bool], object]  # (folder, resume)
     runs: tuple[str, ...] = ("",)
 
 
 def start(case: Case, out: Path, *, slow: float = 0.0) -> int:
-    """Run the command in a process of its own; gives its number.
+    """Train in a process of its own; gives its number.
 
     It is forked from this one, which has imported all that it needs: else most deaths would fall into its start. With
     ``slow`` every file of a state takes so many seconds, and lies there half for as long.
     """
-    words = ["fullyconv", *case.words, "--out", str(out), *["--resume"] * any(out.rglob(".lock"))]
-    sys.stdout.flush()
+    resume = any(out.rglob(".lock"))
     child = os.fork()
     if child:
         return child
     with (out.parent / f"{out.name}.log").open("w") as log:
-        os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     if slow:
         sync, digest = os.fsync, hashlib.file_digest
         os.fsync = lambda handle: (time.sleep(slow), sync(handle))[1]
         hashlib.file_digest = lambda *given: (time.sleep(slow), digest(*given))[1]
-    sys.argv = words
     try:
-        main()
-    except SystemExit as end:
-        os._exit(int(end.code or 0))
+        case.work(out, resume)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
@@ -100,24 +103,37 @@ def lines(case: Case, out: Path) -> list[list[int]]:
 def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     if find_spec("timm") is None:
         pytest.skip("small trunks are timm's")
-    data = write_dataset(tmp_path_factory.mktemp("data") / "shapes", train=12, val=2)
+    data = write_dataset(tmp_path_factory.mktemp("data") / "shapes", train=8, val=2)
+    pictures = Recipe(
+        trunk="timm:test_resnet", crop=(32, 32), batch=2, epochs=4, device="cpu", precision="fp32", validate_every=2
+    )
+    workers = pictures.model_copy(update={"workers": 2, "epochs": 2})
+    stages = {
+        name: pictures.model_copy(update={"network": name, "epochs": 2})
+        for name in ("fcn32s-resnet18", "fcn8s-resnet18")
+    }
     labels = np.fromfunction(lambda row, column: (row // 12 + column // 15) % 2, (48, 60)).astype(np.int16)
-    np.savez(data.parent / "scene.npz", cube=make_scene(labels, ClassSet(("a", "b")), bands=9).cube, labels=labels + 1)
-    small = ["crop=[32,32]", "batch=2", "epochs=4", "device=cpu", "precision=fp32", "trunk=timm:test_resnet"]
-    settings = [word for setting in small for word in ("--set", setting)]
-    pictures = ("train", "default", "--data", str(data), *settings)
-    scene = ["network=fcn1s-spectral2", "steps=250", "device=cpu", "sample=20", "split=random"]
-    chain = data.parent / "chain.yaml"
-    chain.write_text("epochs: 2\nstages: {coarse: {network: fcn32s-resnet18}, fine: {network: fcn8s-resnet18}}\n")
-    staged = [word for word in settings if word != "epochs=4"]
-    staged = [word for at, word in enumerate(staged) if (word, *staged[at + 1 : at + 2]) != ("--set", "--set")]
+    made = make_scene(labels, ClassSet(("a", "b")), bands=9)
+    spectral = SceneRecipe(network="fcn1s-spectral2", steps=250, sample=20, split="random", device="cpu")
+
+    def chain(out: Path, resume: bool) -> None:
+        with hold(out):
+            for stage in place(Chain(stages), out):
+                if not stage.finished:
+                    train(stage.recipe, data, stage.run, resume=resume and stage.begun)
+
+    def scene(out: Path, resume: bool) -> None:
+        trial = make_trial(spectral, made)
+        with open_run(out, resume=resume) as folder:
+            folder.begin(spectral, data_print(trial))
+            fit(trial, folder=folder)
+
     return [
-        Case("pictures", pictures),
-        Case("workers", (*pictures, "--set", "workers=2")),
-        Case("scene", ("train", "hsi", "--data", str(data.parent / "scene.npz"),
-                       *(word for setting in scene for word in ("--set", setting)))),
-        Case("chain", ("train", str(chain), "--data", str(data), *staged), ("coarse", "fine")),
-    ]  # fmt: skip
+        Case("pictures", lambda out, resume: train(pictures, data, out, resume=resume)),
+        Case("workers", lambda out, resume: train(workers, data, out, resume=resume)),
+        Case("scene", scene),
+        Case("chain", chain, tuple(stages)),
+    ]
 
 
 def kill_until_done(case: Case, out: Path, draw: random.Random, span: float) -> tuple[int, str]:
