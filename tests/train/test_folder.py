@@ -215,10 +215,10 @@ def test_leftovers_of_a_death_are_swept(shapes: Path, tmp_path: Path) -> None:
     for leftover in (run / ".model.new", run / "last" / ".2.new", run / ".model.old"):
         leftover.mkdir()
         (leftover / "config.json").write_text("{")
-    (run / "report.html.tmp").write_text("<")
+    (run / ".report.html.new").write_text("<")
     with open_run(run, resume=True):
         pass
-    assert not list(run.rglob("*.new")) + list(run.rglob("*.old")) + list(run.rglob("*.tmp"))
+    assert not list(run.rglob("*.new")) + list(run.rglob("*.old"))
     os.rename(run / "model", run / ".model.old")  # where names cannot be swapped: dead between two renames
     with open_run(run, resume=True):
         pass

@@ -25,7 +25,8 @@ BEST, LAST, BOARD = "model", "last", "tensorboard"
 METRICS, RECIPE, DATA = "metrics.jsonl", "recipe.yaml", "data.json"
 CLASSES, TRANSPLANT = "classes.yaml", "transplant.json"
 EVALUATION, CONFUSION, REPORT = "evaluation.json", "confusion.png", "report.html"
-NAMES = (BEST, LAST, BOARD, METRICS, RECIPE, DATA, CLASSES, TRANSPLANT, EVALUATION, CONFUSION, REPORT)
+FILES = (METRICS, RECIPE, DATA, CLASSES, TRANSPLANT, EVALUATION, CONFUSION, REPORT)
+NAMES = (BEST, LAST, BOARD, *FILES)
 
 LOCK, MARK = ".lock", "a folder of fullyconv; a run in it: process "
 _held: set[Path] = set()
@@ -83,7 +84,7 @@ class RunFolder:
 
     def settle(self) -> None:
         """Sweep up what a death left; of a run that never came to save its state, all that would mislead."""
-        for name in NAMES:
+        for name in FILES:
             draft_file(self.path / name).unlink(missing_ok=True)
         settle_folder(self.path / BEST)
         self.checkpoints.sweep()
@@ -99,7 +100,7 @@ class RunFolder:
         for name in (BEST, BOARD):
             if (self.path / name).is_dir() and not any((self.path / name).iterdir()):
                 (self.path / name).rmdir()
-        for name in set(NAMES) - {BEST, LAST, BOARD}:
+        for name in FILES:
             (self.path / name).unlink(missing_ok=True)
 
 
