@@ -151,10 +151,20 @@ def compare(
     runs: int = 1,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> MethodComparison:
-    """Train every method on the same pixels, ``runs`` times with another split and seed, and score its map.
+    """Train every method on the same pixels and score its map.
 
-    Blocks are kept as far apart as the widest of the methods sees, where the scene has room. Raises
-    ``ValueError`` for an unknown method.
+    Blocks are kept as far apart as the widest of the methods sees, where the scene has room.
+
+    Args:
+        recipe: The choices; the network's are those of the method FCN.
+        scene: The scene with its labels.
+        methods: Some of ``METHODS``.
+        runs: How often, each time with another split and seed.
+        progress: Called with (methods done, methods in all, method).
+
+    Raises:
+        ValueError: For an unknown method.
+
     """
     unknown = [method for method in methods if method not in METHODS]
     if unknown or not methods:

@@ -55,9 +55,21 @@ def labels_from_map(values: np.ndarray, path: Path, *, zero: Zero = "unlabelled"
 
 
 def labels_from_abundances(abundances: np.ndarray, threshold: float = PURE) -> np.ndarray:
-    """Assign each pixel of H x W x C abundances the class of its largest part; H x W int16.
+    """Assign each pixel the class of its largest part.
 
-    Where that part is smaller than ``threshold`` the pixel is mixed and stays unlabelled (``VOID``).
+    Args:
+        abundances: H x W x C shares of the classes.
+        threshold: Where the largest part is smaller, the pixel is mixed and stays unlabelled.
+
+    Returns:
+        H x W int16, ``VOID`` where unlabelled.
+
+    Raises:
+        ValueError: For another shape, and a threshold outside 0..1.
+
+    >>> labels_from_abundances(np.array([[[0.9, 0.1], [0.5, 0.5]]])).tolist()
+    [[0, -1]]
+
     """
     if abundances.ndim != 3 or not 0 < threshold <= 1:
         raise ValueError(f"abundances are H x W x C and the threshold in 0..1: {abundances.shape}, {threshold}")

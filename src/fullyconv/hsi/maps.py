@@ -39,9 +39,20 @@ def find_scenes(inputs: Iterable[Path | str], *, out: Path | None = None) -> lis
 def predict_scenes(
     segmenter: SceneSegmenter, tasks: Sequence[Task], out: Path, output: MapOptions | None = None
 ) -> Iterator[Outcome]:
-    """Predict each scene and write its maps; yields one outcome per scene, a bad one's too.
+    """Predict each scene and write its maps.
 
-    Raises ``BadFile`` before the first prediction if an output would replace an input or a file that is not ours.
+    Args:
+        segmenter: The model.
+        tasks: Scenes and where their maps go, from ``find_scenes``.
+        out: The folder of the maps.
+        output: What to read and write besides.
+
+    Yields:
+        One outcome per scene; that of a bad one names the problem.
+
+    Raises:
+        BadFile: Before the first prediction, if an output would replace an input or a file that is not ours.
+
     """
     output = output or MapOptions()
 
@@ -74,6 +85,15 @@ def write_maps(prediction: Prediction, scene: Scene, target: Path) -> Path:
     ``STEM.png`` (palette indices), ``STEM_legend.png`` (painted, with the classes' names),
     ``STEM_classes.hdr`` with ``.img`` (ENVI Classification) and ``STEM_classes.tif`` (GeoTIFF), both where the
     scene lies, ``STEM_false_colour.png`` and, if there are probabilities, ``STEM.npz``.
+
+    Args:
+        prediction: What the network says.
+        scene: The scene, for its place.
+        target: The folder and ``STEM``.
+
+    Returns:
+        The path of ``STEM.png``.
+
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     mask = write_mask(prediction, target)

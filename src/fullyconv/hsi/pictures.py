@@ -16,10 +16,19 @@ SAMPLED = 128  # rows and columns, at most, that the stretch is measured on
 
 
 def colour_bands(scene: Scene, wavelengths: Sequence[float] = RGB_NM) -> tuple[int, int, int]:
-    """Choose the bands that show as red, green and blue: the nearest to three wavelengths in nanometres.
+    """Choose the bands that show as red, green and blue; bad ones are not shown.
 
-    Without wavelengths of its own, or without bands near those asked for, a scene shows bands from three
-    quarters, half and a quarter of its range. Bad bands are not shown.
+    Args:
+        scene: The scene.
+        wavelengths: What to show as red, green and blue, nm.
+
+    Returns:
+        The nearest bands. Without wavelengths of its own, or without bands near those asked for, a scene shows bands
+        from three quarters, half and a quarter of its range.
+
+    >>> colour_bands(Scene(np.zeros((1, 1, 4)), wavelengths=(450, 550, 650, 900)))
+    (2, 1, 0)
+
     """
     good = [band for band in range(scene.cube.shape[2]) if band not in scene.bad_bands] or [0]
     known = np.array([scene.wavelengths[band] for band in good]) if scene.wavelengths else np.zeros(0)

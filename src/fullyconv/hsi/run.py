@@ -33,11 +33,25 @@ SPLIT = "split.npz"
 def train_scene(
     recipe: SceneRecipe, scene: Scene, out: Path, *, watcher: Watcher | None = None, resume: bool = False
 ) -> SceneEvaluation:
-    """Train on a scene, score the model on the test pixels, and write all of it to ``out``.
+    """Train on a scene, score the model on the test pixels, and write all of it to a folder.
 
-    ``recipe.yaml``, ``data.json``, ``split.npz`` (its masks), ``model``, ``metrics.jsonl``, ``evaluation.json``,
-    ``confusion.png``, ``report.html``. Raises ``BadFile`` if ``out`` already holds a run and ``resume`` is false, or
-    if the run to resume was another one or on other data.
+    It holds ``recipe.yaml``, ``data.json``, ``split.npz`` (its masks), ``model``, ``metrics.jsonl``,
+    ``evaluation.json``, ``confusion.png``, ``report.html``.
+
+    Args:
+        recipe: The choices.
+        scene: The scene with its labels.
+        out: The folder.
+        watcher: Is shown how far the training has come.
+        resume: Continue a run that was stopped.
+
+    Returns:
+        The scores.
+
+    Raises:
+        BadFile: If ``out`` already holds a run and ``resume`` is false, or if the run to resume was another one or on
+            other data.
+
     """
     with open_run(out, resume=resume, also=(SPLIT,)) as folder:
         trial = make_trial(recipe, scene)
@@ -70,7 +84,14 @@ def data_print(trial: SceneTrial) -> dict[str, Any]:
 
 
 def evaluate_network(trial: SceneTrial, labels: np.ndarray, network: FCN) -> SceneEvaluation:
-    """Score a network's map of a trial's scene, with the leakage that follows from its geometry."""
+    """Score a network's map of a trial's scene, with the leakage that follows from its geometry.
+
+    Args:
+        trial: The scene and its split.
+        labels: H x W, the map.
+        network: What made it.
+
+    """
     windows = training_windows(network, trial.recipe, (trial.labels.shape[0], trial.labels.shape[1]))
     averaged = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
     note = "; its batch normalisation has averaged over the whole scene besides" if averaged else ""
@@ -80,10 +101,18 @@ def evaluate_network(trial: SceneTrial, labels: np.ndarray, network: FCN) -> Sce
 def evaluate_scene(
     model: Path, segmenter: SceneSegmenter, scene: Scene, *, masks: Path | None = None
 ) -> SceneEvaluation:
-    """Score a model on a labelled scene: on the test pixels of ``masks``, else of the run that it belongs to.
+    """Score a model on a labelled scene.
 
-    A scene other than the run's was not trained on: there every labelled pixel is scored. Raises
-    ``ValueError`` if the model's classes are not the scene's.
+    Args:
+        model: The model's folder, perhaps in a run's.
+        segmenter: The model, opened.
+        scene: The scene with its labels.
+        masks: An .npz file whose mask ``test`` is scored. Without one, the test pixels of the model's run are; of
+            a scene that the run was not trained on, every labelled pixel.
+
+    Raises:
+        ValueError: If the model has another number of classes than the scene.
+
     """
     labels, classes = labelled(scene, segmenter.preprocess.bands)
     if len(classes) != len(segmenter.classes):

@@ -51,7 +51,15 @@ class SceneEvaluation:
 
 
 def evaluate_map(trial: SceneTrial, labels: np.ndarray, windows: Windows, *, note: str = "") -> SceneEvaluation:
-    """Score a map of the whole scene on the test pixels alone."""
+    """Score a map of the whole scene on the test pixels alone.
+
+    Args:
+        trial: The scene and its split.
+        labels: H x W, the map.
+        windows: What the method reads to label each pixel, from which the leakage follows.
+        note: What else its leakage line is to say.
+
+    """
     truth = np.where(trial.split.test, trial.labels, -1)
     counts = confusion(truth, labels, classes=len(trial.classes))
     return SceneEvaluation(

@@ -41,7 +41,16 @@ class PixelSplit:
     guard: int = 0
 
     def counts(self, labels: np.ndarray, classes: int) -> np.ndarray:
-        """Count the training, test and discarded pixels of each class, C x 3."""
+        """Count the training, test and discarded pixels of each class.
+
+        Args:
+            labels: H x W class indices.
+            classes: How many classes there are.
+
+        Returns:
+            C x 3.
+
+        """
         sides = (self.train, self.test, self.discarded)
         return np.stack([np.bincount(labels[side], minlength=classes) for side in sides], axis=1)
 
@@ -69,7 +78,16 @@ class PixelSplit:
 
 
 def within(shape: tuple[int, ...], reach: int) -> Windows:
-    """Return the windows of what looks ``reach`` pixels far in every direction."""
+    """Return the windows of what looks equally far in every direction.
+
+    Args:
+        shape: Height and width of the scene.
+        reach: How far it looks, in pixels.
+
+    >>> [ends.tolist() for ends in within((1, 3), 1)]
+    [[[0, 0]], [[0, 1], [0, 2], [1, 2]]]
+
+    """
     rows, columns = (
         np.stack([(places := np.arange(length)) - reach, places + reach], axis=1).clip(0, length - 1)
         for length in shape
@@ -85,7 +103,12 @@ def farthest(windows: Windows) -> int:
 def turned(rows: Windows, columns: Windows) -> Windows:
     """Widen windows to all that is read when a scene is also flipped and turned by quarters.
 
-    ``rows`` are the windows of the network's two axes along the scene's rows, ``columns`` along its columns.
+    A turn exchanges the network's axes, a flip mirrors its windows: eight views in all.
+
+    Args:
+        rows: The windows of the network's two axes along the scene's rows.
+        columns: The same along its columns.
+
     """
     sides = []
     for pair in (rows, columns):
@@ -96,7 +119,10 @@ def turned(rows: Windows, columns: Windows) -> Windows:
 
 
 def _covered(mask: np.ndarray, windows: Windows) -> np.ndarray:
-    """Mark every pixel in the window of a pixel of ``mask``: corners of rectangles, summed along both axes."""
+    """Mark every pixel in the window of a pixel of ``mask``: corners of rectangles, summed along both axes.
+
+    Painting each window would take time by its area; so it takes the same for a window of any size.
+    """
     corners = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
     rows, columns = np.nonzero(mask)
     (top, bottom), (left, right) = windows[0][rows].T, windows[1][columns].T
@@ -109,11 +135,20 @@ def _covered(mask: np.ndarray, windows: Windows) -> np.ndarray:
 
 
 def leakage(train: np.ndarray, test: np.ndarray, windows: Windows) -> float:
-    """Return the share of the test pixels that lie in the window of a training pixel; NaN without test pixels.
+    """Return the share of the test pixels that lie in the window of a training pixel.
+
+    Args:
+        train: H x W bool, the training pixels.
+        test: H x W bool, the test pixels.
+        windows: What is read to label each pixel, see ``fullyconv.hsi.trial.network_windows``.
+
+    Returns:
+        0 (no test pixel was seen in training) to 1; NaN without test pixels.
 
     >>> row = np.array([[True, False, False, False]])
     >>> leakage(row, ~row, within((1, 4), 1))
     0.3333333333333333
+
     """
     return float((_covered(train, windows) & test).sum() / test.sum()) if test.any() else float("nan")
 
@@ -121,11 +156,24 @@ def leakage(train: np.ndarray, test: np.ndarray, windows: Windows) -> float:
 def random_split(
     labels: np.ndarray, *, fraction: float = 0.1, per_class: int | None = None, seed: int = 0
 ) -> PixelSplit:
-    """Draw the training pixels of every class at random: ``per_class`` of them, or a ``fraction``.
+    """Draw the training pixels of every class at random, as most papers do.
 
-    As most papers do; its test pixels lie among the training pixels, see ``leakage``. One pixel at
-    least stays for the test; a class of a single pixel is only tested. Labels are H x W, below 0 where
-    there is none.
+    The test pixels lie among the training pixels, see ``leakage``. One pixel at least stays for the test; a class of
+    a single pixel is only tested.
+
+    Args:
+        labels: H x W, below 0 where there is none.
+        fraction: Of every class, what trains.
+        per_class: How many pixels of each class train instead.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: For labels without a labelled pixel, and for a fraction outside 0..1.
+
+    >>> split = random_split(np.zeros((4, 5), int), fraction=0.25)
+    >>> int(split.train.sum()), int(split.test.sum())
+    (5, 15)
+
     """
     _check_request(labels, fraction, per_class)
     rng = np.random.default_rng(seed)
@@ -138,9 +186,16 @@ def random_split(
 
 
 def mask_split(labels: np.ndarray, train: np.ndarray, test: np.ndarray) -> PixelSplit:
-    """Split by given masks, H x W each (not zero: in it); what is labelled and in neither is discarded.
+    """Split by given masks; what is labelled and in neither is discarded.
 
-    Raises ``ValueError`` if they share a labelled pixel or leave a side empty.
+    Args:
+        labels: H x W, below 0 where there is none.
+        train: H x W, not zero where a pixel trains.
+        test: H x W, not zero where a pixel tests.
+
+    Raises:
+        ValueError: If they share a labelled pixel or leave a side empty.
+
     """
     if train.shape != labels.shape or test.shape != labels.shape:
         raise ValueError(f"the masks are {train.shape} and {test.shape}, the labels {labels.shape}")
@@ -162,12 +217,24 @@ def block_split(
 ) -> PixelSplit:
     """Cut the scene into square blocks, put each on one side, and discard the test pixels near training pixels.
 
-    The blocks are dealt out so that the training side gets about ``fraction`` of every class, of which
-    ``per_class`` pixels are drawn if that is given. ``guard`` is the distance wanted in pixels: that of
-    the network's window makes ``leakage`` 0. Many layouts are tried, of all sizes unless ``block``
-    says one; if none has every class on both sides behind that guard, the one with most classes on
-    both sides, then with the widest guard, is taken. One class may need a narrow guard where it is
-    one small field.
+    Many layouts are tried. If none has every class on both sides behind the guard, the one with most classes on both
+    sides, then with the widest guard, is taken: a class that is one small field may leave no room for more.
+
+    Args:
+        labels: H x W, below 0 where there is none.
+        guard: The distance wanted between training and test, in pixels; that of the network's window makes
+            ``leakage`` 0.
+        fraction: Of every class, what the training side gets, about.
+        per_class: Of these pixels, how many of each class train; the others are discarded.
+        block: The side of the blocks in pixels; without one, many are tried.
+        seed: Of the layouts.
+
+    Returns:
+        The split, with the guard that it keeps.
+
+    Raises:
+        ValueError: If no layout has a class on both sides, and for numbers out of range.
+
     """
     _check_request(labels, fraction, per_class)
     if guard < 0 or (block is not None and block < 1):
@@ -238,10 +305,15 @@ def _draw(labels: np.ndarray, allowed: np.ndarray, per_class: int | None, rng: n
 
 
 def distance(mask: np.ndarray, most: int) -> np.ndarray:
-    """Measure each pixel's distance to ``mask`` (the larger of rows and columns); ``most`` + 1 if farther.
+    """Measure each pixel's distance to a mask, the larger of rows and columns.
+
+    Args:
+        mask: H x W bool.
+        most: The largest distance that matters, in pixels; what is farther gets one more.
 
     >>> distance(np.array([[True, False, False, False]]), 1).tolist()
     [[0, 1, 2, 2]]
+
     """
     if not mask.any():  # SciPy's transform has no answer where there is nothing to be away from
         return np.full(mask.shape, most + 1)

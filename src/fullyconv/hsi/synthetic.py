@@ -40,9 +40,23 @@ class Look:
 def make_scene(
     labels: np.ndarray, classes: ClassSet, *, bands: int = 103, seed: int = 0, look: Look | None = None
 ) -> Scene:
-    """Make a cube for H x W labels: H x W x ``bands`` uint16 reflectances, 10,000 for all light.
+    """Make a cube for a label map.
 
     Pixels without a label show kinds of ground that are no class. The same arguments give the same scene.
+
+    Args:
+        labels: H x W class indices, below 0 where there is none.
+        classes: What the indices mean.
+        bands: How many bands, from 400 to 2400 nm.
+        seed: Of spectra, light and noise.
+        look: How hard the scene is.
+
+    Returns:
+        A scene of H x W x ``bands`` uint16 reflectances, 10,000 for all light.
+
+    >>> make_scene(np.zeros((2, 3), int), ClassSet(("soil",)), bands=5).cube.shape
+    (2, 3, 5)
+
     """
     cube = np.empty((*labels.shape, bands), np.uint16)
     for rows in _blocks(len(labels)):
@@ -90,9 +104,18 @@ def random_map(height: int, width: int, *, classes: int, seed: int = 0) -> np.nd
 
 
 def write_large(path: Path, *, size: tuple[int, int], bands: int = 100, classes: int = 9, seed: int = 0) -> np.ndarray:
-    """Write a cube that may be larger than memory, to ``.npy`` or ENVI (``.hdr``); gives its labels.
+    """Write a generated cube that may be larger than memory; 4,000 x 4,000 pixels of 100 bands take 3.2 GB.
 
-    4,000 x 4,000 pixels of 100 bands take 3.2 GB.
+    Args:
+        path: To write to: ``.npy`` or ENVI (``.hdr``).
+        size: Height and width.
+        bands: How many bands.
+        classes: How many classes.
+        seed: Of labels, spectra, light and noise.
+
+    Returns:
+        Its labels, H x W int16.
+
     """
     labels, names = random_map(*size, classes=classes, seed=seed), class_set(classes)
     data = path if path.suffix == ".npy" else path.with_suffix(".img")

@@ -109,7 +109,17 @@ def labelled(scene: Scene, bands: Sequence[int]) -> tuple[np.ndarray, ClassSet]:
 
 
 def make_split(recipe: SceneRecipe, labels: np.ndarray, *, guard: int = 0) -> PixelSplit:
-    """Split labels as the recipe says."""
+    """Split labels as the recipe says.
+
+    Args:
+        recipe: The choices.
+        labels: H x W class indices, below 0 where there is none.
+        guard: As in ``make_trial``.
+
+    Raises:
+        ValueError: If a side has no pixel; of a file of masks, ``BadFile``.
+
+    """
     if recipe.split == "random":
         split = random_split(labels, fraction=recipe.fraction, per_class=recipe.per_class, seed=recipe.seed)
     elif recipe.split == "blocks":
@@ -147,6 +157,12 @@ def training_windows(network: FCN, recipe: SceneRecipe, shape: tuple[int, int]) 
     """Return the windows of a network's training pixels, over all the views of the scene that it sees.
 
     An operation over all positions (squeeze-and-excitation) makes them the whole scene.
+
+    Args:
+        network: The network; its weights do not matter.
+        recipe: Says whether views are turned and cut into tiles.
+        shape: Height and width of the scene.
+
     """
     if any(remark.kind == "global" for remark in network.remarks):
         return within(shape, max(shape))
@@ -169,7 +185,16 @@ def tile_side(recipe: SceneRecipe, shape: tuple[int, int]) -> int | None:
 
 
 def read_split(path: Path, labels: np.ndarray) -> PixelSplit:
-    """Read the masks ``train`` and ``test`` of an .npz file, perhaps by ``write_split``; raises ``BadFile``."""
+    """Read a split from the masks ``train`` and ``test`` of an .npz file, perhaps by ``write_split``.
+
+    Args:
+        path: The file.
+        labels: H x W, what the masks split.
+
+    Raises:
+        BadFile: If the masks are not of this size, overlap, or leave a side empty.
+
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             given = mask_split(labels, arrays["train"], arrays["test"])
