@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,16 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_NAME = 255  # bytes of a file's name on the usual systems
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Write the codes of characters that a terminal would obey, and of bytes of file names that are no text.
+
+    >>> printable("a\x1b[31m.png"), printable(b"stra\xdfe.png".decode("utf-8", "surrogateescape"))
+    ('a\\x1b[31m.png', 'stra\\xdfe.png')
+    """
+    return UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
 class BadFile(ValueError):

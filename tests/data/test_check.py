@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import io
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from fullyconv.data.check import check_folder
 from fullyconv.data.folder import open_folder
 from fullyconv.data.images import ORIENTATION
+from fullyconv.data.problems import group
 from fullyconv.files import BadFile
 from fullyconv.recipes import RECIPES
 from fullyconv.train.assemble import BadData, prepare
@@ -98,6 +102,7 @@ def test_each_breakage_is_found_with_its_file_and_training_refuses_it_in_the_sam
     with pytest.raises(BadData) as refusal:
         prepare(RECIPES["default"], root)
     assert line in str(refusal.value)
+    assert "restore" not in line
 
 
 def test_a_class_that_a_split_lacks_is_a_warning_and_training_goes_on(root: Path) -> None:
@@ -105,7 +110,7 @@ def test_a_class_that_a_split_lacks_is_a_warning_and_training_goes_on(root: Path
     report = check_folder(open_folder(root))
     assert report.problems == []
     (warning,) = report.warnings
-    assert "1 classes never occur in split 'val': tree" in str(warning)
+    assert "1 of 2 classes never occur in split 'val': tree" in str(warning)
     assert len(prepare(RECIPES["default"], root).train) == 2
 
 
@@ -130,8 +135,11 @@ def test_classes_are_inferred_when_there_is_no_file(root: Path) -> None:
 
 def test_bad_pairs_can_be_left_out(root: Path) -> None:
     truncate(root / "train/images/a.png")
+    picture(root / "val/images/d.png", seed=1)  # b again
+    mask(root / "val/masks/d.png")
     prepared = prepare(RECIPES["default"], root, skip_problems=True)
     assert [pair.name for pair in prepared.train] == ["b"]
+    assert [pair.name for pair in prepared.val] == ["c"]
 
 
 def test_progress_counts_every_pair(root: Path) -> None:
@@ -147,6 +155,82 @@ def test_nothing_to_infer_from_is_an_error(root: Path) -> None:
         mask(path, np.full((20, 30), 255))
     with pytest.raises(BadFile, match="cannot be inferred"):
         check_folder(open_folder(root))
+
+
+def test_one_bad_mask_does_not_stop_the_check(root: Path) -> None:
+    """Neither with classes from a file nor with inferred ones."""
+    hostile = {
+        "mask_int32_max.tif": np.array([[0, 2**31 - 1]], np.int32),
+        "mask_int32_min.tif": np.array([[0, -(2**31)]], np.int32),
+        "mask_minus254.tif": np.array([[0, -254]], np.int32),
+        "mask_uint64.tif": np.array([[0, 2**64 - 1]], np.uint64),
+    }
+    for name, values in hostile.items():
+        stem = name.partition(".")[0]
+        picture(root / "train/images" / f"{stem}.png", seed=len(stem) + values.dtype.itemsize)
+        tifffile.imwrite(root / "train/masks" / name, np.broadcast_to(values, (20, 2)).repeat(15, axis=1))
+    for inferred in (False, True):
+        if inferred:
+            (root / "classes.yaml").unlink()
+        said = problems(root)
+        assert len(said) == len(hostile)
+        for name, values in hostile.items():
+            (line,) = [line for line in said if name in line]
+            assert f"label outside the classes: {values[0, 1]}" in line
+
+
+@pytest.mark.parametrize(
+    "name", ["mask_int32_max.tif", "mask_int32_min.tif", "mask_minus254.tif", "palette_beyond.png"]
+)
+def test_hostile_masks(root: Path, name: str) -> None:
+    path = Path(__file__).parents[3] / "shared" / "cases" / "hostile" / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    size = (5, 5) if name == "palette_beyond.png" else (40, 53)
+    picture(root / "train/images/z.png", seed=7, size=size)
+    shutil.copy(path, root / "train" / "masks" / f"z{path.suffix}")
+    (line,) = problems(root)
+    assert "train/masks/z" in line
+    assert "label outside the classes" in line
+
+
+def test_masks_as_jpeg_are_the_cause_that_is_named(root: Path) -> None:
+    for path in root.glob("*/masks/*.png"):
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    report = check_folder(open_folder(root))
+    assert {problem.what for problem in report.problems} == {"a mask saved as JPEG, which changes its numbers"}
+    assert len(group(report.problems)) == 1
+    (root / "classes.yaml").unlink()
+    with pytest.raises(BadFile, match=r"3 of 3 masks are of no use, such as .*: a mask saved as JPEG"):
+        check_folder(open_folder(root))
+
+
+def test_a_broken_orientation_is_no_problem(root: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(stream, "JPEG")
+    raw = stream.getvalue()
+    tag = struct.pack("<HHI", 0x112, 5, 1) + struct.pack("<I", 26) + bytes(4) + struct.pack("<II", 1, 0)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag
+    (root / "train/images/a.png").unlink()
+    content = raw[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + raw[2:]
+    (root / "train/images/a.jpg").write_bytes(content)
+    assert problems(root) == []
+
+
+def test_pictures_of_several_depths_are_told(root: Path) -> None:
+    for path, largest in (("train/images/a.png", 4000), ("train/images/b.png", 3000), ("val/images/c.png", 40_000)):
+        values = np.random.default_rng(largest).integers(0, largest, (20, 30)).astype(np.uint16)
+        Image.fromarray(values).save(root / path)
+    report = check_folder(open_folder(root))
+    assert report.problems == []
+    (warning,) = report.warnings
+    assert "scaled differently: white is 4095 in 2, 65535 in 1" in str(warning)
+
+
+def test_transparent_pictures_are_told(root: Path) -> None:
+    Image.fromarray(np.full((20, 30, 4), 90, np.uint8)).save(root / "train/images/a.png")
+    assert "transparent pixels are taken in their stored colours" in str(check_folder(open_folder(root)).warnings[0])
 
 
 def test_camvid_is_sound(camvid: Path) -> None:

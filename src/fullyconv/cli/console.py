@@ -12,14 +12,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from fullyconv.data.problems import group
+from fullyconv.files import printable
+
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
     from fullyconv.evaluation import Evaluation
+    from fullyconv.files import BadFile
     from fullyconv.hsi.files import SceneReport
 
-# Names of classes and files are printed as they are: "[b]" and ":car:" are no markup.
-out = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+class _Plain(Console):
+    """A console that prints names of classes and files as they are, on one rule for all text that comes to it.
+
+    "[b]" and ":car:" are no markup; what a terminal would obey, and what is no text, is printed as its code.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Bring a string that is printed, or stands in a table, to what is shown."""
+        return super().render_str(printable(text), **options)
+
+
+out = _Plain()
+err = _Plain(stderr=True)
 
 
 def complain(what: str, message: object) -> None:
@@ -29,7 +47,7 @@ def complain(what: str, message: object) -> None:
 
 def behind(word: str, colour: str, message: object) -> Text:
     """Put a message behind a coloured word and a colon."""
-    return Text.assemble((f"{word}:", colour), f" {message}")
+    return Text.assemble((f"{word}:", colour), f" {printable(str(message))}")
 
 
 AGAIN = "run the same command with --resume to continue"
@@ -65,6 +83,7 @@ class Bars:
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         """Move the bar of ``what``."""
+        what, note = printable(what), printable(note)
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=total, note="")
         self._progress.update(self._tasks[what], completed=done, total=total, note=note)
@@ -126,6 +145,7 @@ def print_report(report: Report) -> None:
         shares.add_row(name, *(f"{figures.shares[index]:.2%}" for figures in report.splits.values()))
     out.print(shares)
     out.print(f"mean {report.mean}  standard deviation {report.std}  (RGB, 0..255)")
+    print_warnings(report.warnings)
     print_problems(report.problems)
 
 
@@ -162,10 +182,16 @@ def _whether(value: object) -> str:
     return "given"
 
 
-def print_problems(problems: Sequence[object]) -> None:
-    """Print what is wrong with a data set, and how much."""
-    for problem in problems:
-        out.print(behind("problem", "red", problem))
+def print_warnings(warnings: Sequence[BadFile]) -> None:
+    """Print what is worth knowing of a data set, a few lines for each kind."""
+    for each in group(warnings):
+        out.print(behind("warning", "yellow", "\n".join(each.lines())))
+
+
+def print_problems(problems: Sequence[BadFile]) -> None:
+    """Print what is wrong with a data set, a few lines for each kind, and how much."""
+    for each in group(problems):
+        out.print(behind("problem", "red", "\n".join(each.lines())))
     out.print(f"{len(problems)} problem{'s' * (len(problems) != 1)}")
 
 

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullyconv.cli.console import AGAIN, Bars, TrainingBars, err, out, print_evaluation, print_report, stopped_in_words
+from fullyconv.cli.console import (
+    AGAIN,
+    Bars,
+    TrainingBars,
+    err,
+    out,
+    print_evaluation,
+    print_report,
+    print_warnings,
+    stopped_in_words,
+)
 from fullyconv.cli.data import write_inferred_classes
 from fullyconv.cli.hsi import train_scenes
 from fullyconv.cli.options import SetOption, TrustOption, import_from_here
@@ -121,6 +131,7 @@ def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) ->
         raise typer.Exit(1) from None
     if prepared.report.inferred:
         write_inferred_classes(prepared.report, prepared.report.folder.root)
+    print_warnings(prepared.report.warnings)
     if prepared.report.folder.note:
         err.print(prepared.report.folder.note)
     return prepared

@@ -315,7 +315,8 @@ def _absent_classes(folder: Folder, classes: ClassSet, splits: dict[str, SplitFi
         if classes == folder.classes:  # worth no more than a note in a data set that is as published
             folder.say(f"never in {split}: {', '.join(missing)}")
         else:
-            what = f"{len(missing)} classes never occur in split {split!r}: {', '.join(missing[:MOST_NAMED])}"
+            what = f"{len(missing)} of {len(classes)} classes never occur in split {split!r}: "
+            what += ", ".join(missing[:MOST_NAMED])
             what += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
             found.append(BadFile(folder.root, what, f"they are not learnt or scored: leave them out of {FILE_NAME}?"))
     return found

@@ -9,6 +9,7 @@ from fullyconv.data.context import is_context, open_context
 from fullyconv.data.nyud import is_nyud, open_nyud
 from fullyconv.data.pairs import Folder, Pair, Places, pair_all, pair_listed, read_list
 from fullyconv.data.pascal import is_sbdd, is_voc, open_pascal, open_sbdd, open_voc
+from fullyconv.data.problems import group
 from fullyconv.data.siftflow import is_siftflow, open_siftflow
 from fullyconv.files import BadFile
 
@@ -47,9 +48,18 @@ def open_folder(root: Path) -> Folder:
     if not root.is_dir():
         raise BadFile(root, "no such folder", LAYOUTS)
     folder = _open_official(root) or _open_plain(root)
-    if not any(folder.splits.values()) and not folder.problems:
-        raise BadFile(root, "no image with a mask", LAYOUTS)
-    return folder
+    if any(folder.splits.values()):
+        return folder
+    if folder.problems:
+        raise _nothing_paired(root, folder.problems)
+    raise BadFile(root, "no image with a mask", LAYOUTS)
+
+
+def _nothing_paired(root: Path, problems: list[BadFile]) -> BadFile:
+    """Give the reasons why nothing pairs: classes and pixels need not be asked for."""
+    first = problems[0]
+    more = "".join(f"\n{line}" for each in group(problems[1:]) for line in each.lines())
+    return BadFile(root, f"no image with a mask: {first.what}", f"{first.fix}{more}")
 
 
 def _open_official(root: Path) -> Folder | None:

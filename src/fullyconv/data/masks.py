@@ -13,6 +13,7 @@ from fullyconv.data.raster import Raster
 from fullyconv.files import BadFile
 from fullyconv.types import MOST_VALUE, VOID, ClassSet
 
+FEW = 5  # numbers that are no class may be meant to be ignored
 SAVE_AS_INDEX = "save masks as 8 or 16 bit index PNG, or as RGB colours"
 
 
@@ -108,7 +109,10 @@ def _unknown(numbers: list[int], raw: RawMask, classes: ClassSet, path: Path) ->
     what = f"label outside the classes: {_first(numbers)}"
     if numbers == [255] and set(np.unique(raw.values).tolist()) <= {0, 255}:
         what = "a 0/255 mask read as indices"
-    return BadFile(path, what, f"known values are {known} and {ignored} (ignore): correct the mask, or classes.yaml")
+    fix = f"known values are {known} and {ignored} (ignore): correct the mask, or classes.yaml"
+    if len(numbers) <= FEW and 0 <= numbers[0] <= numbers[-1] <= MOST_VALUE:
+        fix += f" (a class of this value, or 'ignore: {[*classes.ignored, *numbers]}')"
+    return BadFile(path, what, fix)
 
 
 def _decode_colours(raw: RawMask, classes: ClassSet, path: Path) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fullyconv.data.images import SUFFIXES
+from fullyconv.data.naming import misnamed_pairs
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 from fullyconv.types import ClassSet, Preprocess
 
 
@@ -26,6 +28,7 @@ class Storage:
 
 
 PICTURES = Storage()
+JUDGED = ("train", "val", "test", "trainval")  # lists that have to be whole
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Folder:
     root: Path
     splits: dict[str, list[Pair]] = field(default_factory=dict)
     problems: list[BadFile] = field(default_factory=list)
+    lacking: dict[str, list[BadFile]] = field(default_factory=dict)  # those of them that are of one split alone
     note: str = ""  # what was decided that the folder does not say
     classes: ClassSet | None = None  # the official ones, where the folder is a data set we know
     preprocess: Preprocess | None = None  # the papers' for this data set; training measures its own
@@ -57,6 +61,12 @@ class Folder:
         """Add to the note, once."""
         if note and note not in self.note:
             self.note = f"{self.note}; {note}" if self.note else note
+
+    def keep(self, splits: Collection[str]) -> None:
+        """Forget the other splits, and what is wrong with them alone: what is not used need not be in order."""
+        unused = {id(bad) for split, found in self.lacking.items() if split not in splits for bad in found}
+        self.problems = [problem for problem in self.problems if id(problem) not in unused]
+        self.splits = {split: pairs for split, pairs in self.splits.items() if split in splits}
 
 
 @dataclass(frozen=True)
@@ -75,21 +85,36 @@ class Places:
 
 @dataclass(frozen=True)
 class Listing:
-    """The stems of a split, and the file that lists them."""
+    """The stems of a split, and the file that lists them.
+
+    ``lines`` are the whole lines, where the file has them: names may hold blanks, and a line further columns.
+    """
 
     file: Path
     stems: tuple[str, ...]
+    lines: tuple[str, ...] = ()
 
 
 def read_list(file: Path) -> Listing:
-    """Read a list of stems; suffixes, folders (of either slash) and further columns are dropped."""
+    """Read a list of names, one a line; suffixes, folders (of either slash) and further columns are dropped.
+
+    Raises:
+        BadFile: For what is no text in UTF-8 (with or without a byte order mark), or too long.
+    """
     try:
-        words = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(file, f"not a list ({error})", "restore it from its source") from None
-    names = [Path(word.replace("\\", "/")) for word in words]
-    known = (*SUFFIXES, ".mat")
-    return Listing(file, tuple(name.stem if name.suffix.lower() in known else name.name for name in names))
+        if file.stat().st_size > LIMITS.text_bytes:
+            raise BadFile(file, f"more than {LIMITS.text_bytes} bytes of text", LIMITS.remedy("text_bytes"))
+        lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise BadFile(file, "a list that is not UTF-8 text", "save it as UTF-8, a name a line") from None
+    except OSError as error:
+        raise BadFile(file, f"a list that cannot be read ({error})", "check its permissions") from None
+    return Listing(file, tuple(_stem(line.split()[0]) for line in lines), tuple(map(_stem, lines)))
+
+
+def _stem(word: str) -> str:
+    name = Path(word.replace("\\", "/"))
+    return name.stem if name.suffix.lower() in (*SUFFIXES, ".mat") else name.name
 
 
 def by_stem(directory: Path, folder: Folder, suffixes: tuple[str, ...] = SUFFIXES) -> dict[str, Path]:
@@ -113,25 +138,43 @@ def by_stem(directory: Path, folder: Folder, suffixes: tuple[str, ...] = SUFFIXE
 def pair_all(folder: Folder, places: Places) -> list[Pair]:
     """Pair every image with its mask; what has no partner is a problem."""
     pictures, masks = _files(folder, places)
-    for stem in sorted(pictures.keys() ^ masks.keys()):
-        folder.problems.append(_lonely(stem, pictures, masks, places))
-    return [Pair(pictures[stem], masks[stem], places.storage) for stem in sorted(pictures.keys() & masks.keys())]
+    both = sorted(pictures.keys() & masks.keys())
+    alone = sorted(pictures.keys() ^ masks.keys())
+    misnamed = misnamed_pairs(pictures, masks)
+    if misnamed is not None:
+        folder.problems.append(misnamed)
+    if both or misnamed is None:  # where nothing pairs, the reason is enough: not a line for each file
+        folder.problems += [lonely(stem, pictures, masks, places) for stem in alone]
+    return [Pair(pictures[stem], masks[stem], places.storage) for stem in both]
 
 
 def pair_listed(folder: Folder, places: Places, lists: dict[str, Listing]) -> None:
-    """Fill the splits of ``folder`` from lists of stems, in their order; what is not there is a problem."""
+    """Fill the splits of ``folder`` from lists of names, in their order.
+
+    What a list names and is not there is a problem; but lists other than the usual splits (``JUDGED``), such as
+    ``trainaug``, may name pictures whose masks are elsewhere: they keep what is there, and a note tells the rest.
+    """
     pictures, masks = _files(folder, places)
+    misnamed = misnamed_pairs(pictures, masks)
+    if misnamed is not None:
+        folder.problems.append(misnamed)
     for split, listing in lists.items():
-        pairs = []
-        for stem in listing.stems:
+        pairs, problems = [], []
+        for word, line in zip(listing.stems, listing.lines or listing.stems, strict=True):
+            stem = line if line in pictures or line in masks else word
             if stem in pictures and stem in masks:
                 pairs.append(Pair(pictures[stem], masks[stem], places.storage))
             elif stem in pictures or stem in masks:
-                folder.problems.append(_lonely(stem, pictures, masks, places))
+                problems.append(lonely(stem, pictures, masks, places))
             else:
-                what = f"lists {stem!r}, which has neither image nor mask"
-                folder.problems.append(BadFile(listing.file, what, "correct the list, or add the pair"))
+                what = f"lists {line!r}, which has neither image nor mask"
+                problems.append(BadFile(listing.file, what, "correct the list, or add the pair"))
         folder.splits[split] = pairs
+        if split not in JUDGED and problems:
+            folder.say(f"{split}: {len(problems)} of {len(listing.stems)} pictures have no pair here and are left out")
+        elif misnamed is None or pairs:
+            folder.problems += problems
+            folder.lacking[split] = problems
 
 
 def compare_counts(folder: Folder, published: Mapping[str, int]) -> None:
@@ -149,7 +192,8 @@ def _files(folder: Folder, places: Places) -> tuple[dict[str, Path], dict[str, P
     return by_stem(places.images, folder), by_stem(places.masks, folder, places.mask_suffixes)
 
 
-def _lonely(stem: str, pictures: dict[str, Path], masks: dict[str, Path], places: Places) -> BadFile:
+def lonely(stem: str, pictures: dict[str, Path], masks: dict[str, Path], places: Places) -> BadFile:
+    """Say what an image or a mask lacks, and how it is to be called."""
     if stem in pictures:
         wanted = f"{places.masks.name}/{stem}{'.mat' if places.storage.variable else '.png'}"
         return BadFile(pictures[stem], "has no mask", f"add {wanted}, or remove the image")

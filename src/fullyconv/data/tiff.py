@@ -30,6 +30,7 @@ KINDS: dict[int, Kind] = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk
 CHANNELS = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4}
 ALPHA = (1, 2)  # of the tag for extra samples: associated and not
 ORIENTATION = 274
+MOST_BYTES = 4  # a pixel that the limit of pixels stands for: RGBA, or one number of 32 bits
 MOST_PAGES = 1000  # that are looked at, should all but the last be overviews
 
 # tifffile reports oddities to its logger; without a handler Python would print them between our lines.
@@ -99,8 +100,8 @@ def _check_samples(page: TiffPage, file: TiffFile) -> None:
         raise Refused(f"samples of {page.bitspersample} bits", "save it as whole numbers or floating point")
     if page.bitspersample == 24 and page.dtype.kind in "iu" and file.byteorder == ">":
         raise Refused("big-endian numbers of 24 bits, which tifffile reads wrongly", "save it with 16 or 32 bits")
-    if page.size * page.dtype.itemsize > LIMITS.array_bytes:
-        raise Refused(f"{page.size * page.dtype.itemsize} bytes of numbers", LIMITS.remedy("array_bytes"))
+    if page.size * page.dtype.itemsize > MOST_BYTES * LIMITS.pixels:
+        raise Refused(f"{page.size * page.dtype.itemsize} bytes of numbers", LIMITS.remedy("pixels"))
 
 
 def _check_segments(page: TiffPage, file: TiffFile) -> None:

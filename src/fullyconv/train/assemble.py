@@ -64,7 +64,7 @@ def prepare(
     """
     folder = open_folder(data) if isinstance(data, Path) else data
     # What is never trained or validated on need not be in order.
-    folder.splits = {name: pairs for name, pairs in folder.splits.items() if name in ("train", "val", "all")}
+    folder.keep(("train", "val", "all"))
     report = check_folder(folder, recipe.classes, progress=progress)
     if report.problems and not skip_problems:
         raise BadData(report)
