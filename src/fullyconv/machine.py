@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -73,6 +74,24 @@ def keep_freed_memory() -> bool:
         mallopt(option, amount)
         for option, amount in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1), (_M_TOP_PAD, 1 << 28))
     )
+
+
+Frozen = TypeVar("Frozen", bound=nn.Module)
+
+
+def frozen(network: Frozen) -> Frozen:
+    """Return a network with the same weights, the very tensors, that stays in evaluation mode whoever trains.
+
+    Its modules are its own, so it takes no memory to speak of, and no ``train()`` of the original reaches it;
+    weights that change in place (an optimiser's step, ``load_state_dict``) change in both.
+
+    >>> network = nn.Sequential(nn.Dropout(), nn.Linear(2, 2))
+    >>> still = frozen(network)
+    >>> network.train()[0].training, still[0].training, still[1].weight is network[1].weight
+    (True, False, True)
+    """
+    tensors: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    return copy.deepcopy(network, tensors).eval()
 
 
 @contextmanager

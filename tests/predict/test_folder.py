@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fullyconv import ClassSet, Preprocess, Segmenter, build
@@ -80,6 +81,25 @@ def test_a_hundred_thousand_files_are_found_in_seconds(tmp_path: Path, folders: 
     tasks = find_images([tmp_path])
     assert time.process_time() - started < folders / 20  # 5 s for a hundred thousand
     assert len({task.target for task in tasks}) == 1000 * folders
+
+
+def test_a_picture_that_memory_does_not_suffice_for_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, height in (("a", 12), ("b", 500), ("c", 12)):
+        picture(tmp_path / "in" / f"{name}.png", (height, 17))
+    model = Segmenter(build("fcn32s-resnet18", 2), classes=ClassSet(("x", "y")), preprocess=Preprocess())
+    scores = Segmenter.scores
+
+    def little(self: Segmenter, pixels: np.ndarray) -> torch.Tensor:
+        if len(pixels) > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return scores(self, pixels)
+
+    monkeypatch.setattr(Segmenter, "scores", little)
+    outcomes = list(predict_files(model, find_images([tmp_path / "in"]), tmp_path / "out"))
+    assert [outcome.problem is None for outcome in outcomes] == [True, False, True]
+    assert "b.png: not enough memory for 500 x 17 pixels" in str(outcomes[1].problem)
 
 
 def test_outputs_and_a_bad_file_among_good_ones(tmp_path: Path) -> None:

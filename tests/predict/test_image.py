@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 
 from fullyconv import ClassSet, Preprocess, Segmenter, build, from_classifier, load, save
 from fullyconv.files import BadFile
+from fullyconv.machine import evaluating
 from fullyconv.networks.reference import REFERENCES, preprocess_of
 from fullyconv.predict import image as module
 from fullyconv.predict.image import as_pixels
@@ -145,3 +148,117 @@ def test_tiles_of_a_network_that_sees_everything_are_announced(monkeypatch: pyte
     monkeypatch.setattr("fullyconv.predict.image.WHOLE_PIXELS", 1)
     with pytest.warns(UserWarning, match=r"se: sees the whole picture at every position \(\d+ such operations\)"):
         segmenter.predict(np.zeros((40, 50, 3), np.uint8))
+
+
+def test_predictions_do_not_rest_on_a_mode_that_others_change(model: Segmenter) -> None:
+    pixels = RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    expected = model.predict(pixels, probabilities=True).probabilities
+    stop = Event()
+
+    def disturb() -> None:
+        while not stop.is_set():
+            model.network.train()
+            model.network.eval()
+
+    with ThreadPoolExecutor(9) as pool:
+        other = pool.submit(disturb)
+        results = list(pool.map(lambda _: model.predict(pixels, probabilities=True).probabilities, range(24)))
+        stop.set()
+        other.result()
+    for result in results:
+        np.testing.assert_array_equal(result, expected)
+    model.network.train()
+    np.testing.assert_array_equal(model.predict(pixels, probabilities=True).probabilities, expected)
+    model.network.eval()
+
+
+def test_predictions_follow_the_network_whatever_becomes_of_it() -> None:
+    model = segmenter()
+    pixels = RNG.integers(0, 256, (40, 40, 3)).astype(np.uint8)
+
+    def agree() -> None:
+        with evaluating(model.network):
+            expected = model.network(torch.from_numpy(model.preprocess(pixels))[None])[0]
+        torch.testing.assert_close(model.scores(pixels), expected, rtol=0, atol=1e-5)
+
+    before = model.scores(pixels)
+    agree()
+    with torch.no_grad():
+        model.network.heads[0].weight.mul_(2)
+    agree()
+    assert not torch.equal(model.scores(pixels), before)
+    model.network.load_state_dict({name: value.clone() for name, value in segmenter().network.state_dict().items()})
+    agree()
+    model.network.load_state_dict(build("fcn8s-resnet18", 3).state_dict(), assign=True)
+    agree()
+    model.network.trunk.stem[0] = nn.Conv2d(3, 64, 7, 2, padding=3)
+    agree()
+    model.network.heads[0].bias = nn.Parameter(torch.ones(3))
+    agree()
+
+
+def test_the_frozen_network_has_no_weights_of_its_own(model: Segmenter) -> None:
+    model.predict(np.zeros((8, 8, 3), np.uint8))
+    theirs = {tensor.data_ptr() for tensor in model.network.state_dict().values()}
+    assert {tensor.data_ptr() for tensor in model._frozen().state_dict().values()} == theirs
+
+
+@pytest.mark.parametrize("name", ["timm:convnext_atto", "torchvision:mobilenet_v2"])
+def test_networks_on_classifiers_from_elsewhere_are_frozen_too(name: str) -> None:
+    torch.manual_seed(0)
+    network = from_classifier(name, 2, 16)
+    for head in network.heads:
+        nn.init.normal_(head.weight)
+    model = Segmenter(network.train(), classes=ClassSet(("a", "b")), preprocess=Preprocess())
+    pixels = RNG.integers(0, 256, (32, 40, 3)).astype(np.uint8)
+    found = model.scores(pixels)
+    with evaluating(network):
+        torch.testing.assert_close(found, network(torch.from_numpy(model.preprocess(pixels))[None])[0])
+    assert network.training
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused_by_name(value: float) -> None:
+    model = segmenter()
+    with torch.no_grad():
+        model.network.heads[1].weight[0, 0, 0, 0] = value
+    with pytest.raises(
+        ValueError, match=r"scores are not finite \(NaN or infinity\): its heads\.1\.weight holds such numbers"
+    ):
+        model.predict(np.full((8, 8, 3), 99, np.uint8))
+    with torch.no_grad():
+        model.network.heads[1].weight.fill_(3e38)
+    with pytest.raises(ValueError, match="its weights are finite, so its sums overflow"):
+        model.predict(RNG.integers(0, 256, (8, 8, 3)).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_where_memory_runs_out_smaller_tiles_give_the_same(
+    model: Segmenter, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    pixels = RNG.integers(0, 256, (300, 700, 3)).astype(np.uint8)
+    expected = model.predict(pixels, probabilities=True)
+    scores, room = Segmenter.scores, 180_000
+
+    def little(self: Segmenter, pixels: np.ndarray) -> torch.Tensor:
+        if pixels.shape[0] * pixels.shape[1] > room:
+            raise error
+        return scores(self, pixels)
+
+    monkeypatch.setattr(Segmenter, "scores", little)
+    found = model.predict(pixels, probabilities=True)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-3)
+    room = 0
+    with pytest.raises(MemoryError, match="not enough memory for 300 x 700 pixels, even in tiles"):
+        model.predict(pixels)
+    monkeypatch.setattr(Segmenter, "scores", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        model.predict(pixels)

@@ -8,6 +8,7 @@ from math import isqrt
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fullyconv.checkpoint import load_network
@@ -17,7 +18,7 @@ from fullyconv.hsi.formats.mapped import release
 from fullyconv.hsi.normalise import missing_pixels, normalise
 from fullyconv.hsi.pictures import false_colour
 from fullyconv.hsi.scene import Scene
-from fullyconv.machine import DeviceName, Precision, evaluating
+from fullyconv.machine import DeviceName, Precision, frozen
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.image import Picture, Prediction, Segmenter
 from fullyconv.types import VOID, ClassSet, SpectralPreprocess
@@ -98,7 +99,7 @@ def working_bytes(network: FCN) -> int:
 
     Thrice the widest layer's input and output: the maps that wait for their fusion, and the convolutions' own copies.
     """
-    most = 0
+    most, network = 0, frozen(network)  # hooks of our own, where others may be predicting
 
     def note(_: nn.Module, given: tuple[Tensor, ...], result: object) -> None:
         nonlocal most
@@ -107,7 +108,7 @@ def working_bytes(network: FCN) -> int:
     hooks = [module.register_forward_hook(note) for module in network.modules() if not list(module.children())]
     size = [max(64, smallest) for smallest in network.smallest_input]
     try:
-        with evaluating(network):
+        with torch.inference_mode():
             network(next(network.parameters()).new_zeros(1, network.in_channels, *size))
     finally:
         for hook in hooks:

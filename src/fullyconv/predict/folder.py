@@ -242,7 +242,7 @@ def _words(task: Task, error: Exception) -> str:
     """Say what is wrong with an input, in one line that begins with its name."""
     if isinstance(error, BadFile):
         return str(error)
-    if isinstance(error, MemoryError | RuntimeError):
+    if isinstance(error, RuntimeError) or not str(error):
         return f"{task.image}: not enough memory for it: close other programs, or cut it into parts"
     return f"{task.image}: {error}"
 

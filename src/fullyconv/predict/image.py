@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import isfinite
+from operator import is_not
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,14 @@ from torch import Tensor
 
 from fullyconv.data.images import read_image, to_rgb
 from fullyconv.draw import overlay
-from fullyconv.machine import DeviceName, Precision, choose_device, evaluating
+from fullyconv.machine import DeviceName, Precision, choose_device, frozen, out_of_memory
 from fullyconv.networks.fcn import FCN
 from fullyconv.tiles import plan_tiles
 from fullyconv.types import ClassSet, Preprocess
 
 WHOLE_PIXELS = 1_500_000  # larger images go through the network tile by tile
 TILE_CORE = 1024
+SMALLEST_CORE = 32  # of tiles that are made smaller because memory has run out
 COLOURS = 3
 
 Picture = Path | str | Image.Image | np.ndarray
@@ -62,6 +65,7 @@ class Segmenter:
         self.classes, self.preprocess, self.precision = classes, preprocess, precision
         self.device = choose_device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._still: tuple[list[object], FCN] = ([], self.network)  # what the frozen network was made of, and it
 
     def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
         """Label every pixel of a path, a PIL image, or an H x W (x C) uint8 array (RGB, RGBA or grey).
@@ -88,9 +92,27 @@ class Segmenter:
         return Prediction(seen, labels, self.classes, chances)
 
     def _tiles(self, pixels: np.ndarray) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Return the scores of every pixel once: where they belong, and C x h x w."""
-        height, width = pixels.shape[:2]
+        """Return the scores of every pixel: where they belong, and C x h x w.
+
+        Where memory runs out, it begins again in smaller tiles, whose scores are the same.
+        """
         core = self._tile_core(pixels)
+        while True:
+            try:
+                yield from self._tiles_of(pixels, core)
+                return
+            except (MemoryError, RuntimeError) as error:
+                core = (core or max(pixels.shape[:2])) // 2
+                if not out_of_memory(error):
+                    raise
+                if core < SMALLEST_CORE:
+                    what = f"not enough memory for {pixels.shape[0]} x {pixels.shape[1]} pixels, even in tiles"
+                    raise MemoryError(f"{what}: close other programs, or cut it into parts") from None
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _tiles_of(self, pixels: np.ndarray, core: int) -> Iterator[tuple[slice, slice, Tensor]]:
+        height, width = pixels.shape[:2]
         if core == 0:
             yield slice(0, height), slice(0, width), self.scores(pixels)
             return
@@ -124,22 +146,39 @@ class Segmenter:
     def scores(self, pixels: np.ndarray) -> Tensor:
         """Return the class scores of H x W x K pixels (RGB first) in one pass, C x H x W float32.
 
-        Those of the first task where a network has two. Raises ``ValueError`` where one is NaN or infinite.
+        Those of the first task where a network has two. Raises ``ValueError`` if they are NaN or infinite.
         """
         batch = torch.from_numpy(self._normalised(pixels))[None].to(self.device, memory_format=torch.channels_last)
         with (
-            evaluating(self.network),
+            torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
         ):
-            output: Tensor | tuple[Tensor, ...] = self.network(batch)
-        scores = (output[0] if isinstance(output, tuple) else output)[0]
-        # One pass without a copy: a sum is finite only where every score is. No label is the argmax of NaN.
-        if not scores.sum().isfinite():
-            raise ValueError(
-                "the network's scores are not finite (NaN or infinity): its weights are damaged, or training diverged: "
-                "take an earlier model" + (", or precision fp32" if self.precision == "bf16" else "")
-            )
-        return scores
+            scores: Tensor | tuple[Tensor, ...] = self._frozen()(batch)
+            first = (scores[0] if isinstance(scores, tuple) else scores)[0]
+            if not all(map(isfinite, torch.stack(first.aminmax()).tolist())):
+                raise ValueError(f"the network's scores are not finite (NaN or infinity): {self._culprit()}")
+        return first
+
+    def _frozen(self) -> FCN:
+        """Return the network as it is now in a form whose mode nobody else changes: many threads may predict with it.
+
+        It is made anew where modules or tensors have been replaced, for they are what the two share.
+        """
+        network = self.network
+        parts: list[object] = [*network.modules(), *network.parameters(), *network.buffers()]
+        made_of, still = self._still
+        if len(parts) != len(made_of) or any(map(is_not, parts, made_of)):
+            self._still = parts, (still := frozen(network))
+        return still
+
+    def _culprit(self) -> str:
+        """Say why scores are not finite, and what to do."""
+        for name, tensor in self.network.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                return f"its {name} holds such numbers: take an earlier model, or train again at a lower rate"
+        if self.precision == "bf16":
+            return "its weights are finite, so its sums overflow: compute in precision fp32"
+        return "its weights are finite, so its sums overflow: check the model's weights and its normalisation"
 
 
 def as_pixels(image: Picture) -> np.ndarray:
