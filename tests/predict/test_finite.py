@@ -22,5 +22,7 @@ def test_scores_that_are_no_numbers_are_refused_not_labelled(junk: float, refine
     model.predict(picture)
     with torch.no_grad():
         network.heads[-1].bias[1] = junk
-    with pytest.raises(ValueError, match=r"scores are not finite \(NaN or infinity\): its heads\.0\.bias holds such numbers"):
+    with pytest.raises(
+        ValueError, match=r"scores are not finite \(NaN or infinity\): its heads\.0\.bias holds such numbers"
+    ):
         model.predict(picture)

@@ -79,7 +79,7 @@ def test_a_hundred_thousand_files_are_found_in_seconds(tmp_path: Path, folders: 
             (tmp_path / str(folder) / f"{index}.png").touch()
     started = time.process_time()
     tasks = find_images([tmp_path])
-    assert time.process_time() - started < folders / 20  # 5 s for a hundred thousand
+    assert time.process_time() - started < 5
     assert len({task.target for task in tasks}) == 1000 * folders
 
 
