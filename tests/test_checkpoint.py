@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fullyconv import ClassSet, Preprocess, build, load, save
-from fullyconv.checkpoint import Config, load_network
+from fullyconv.checkpoint import Config, expand, load_network, shrink
 from fullyconv.files import BadFile
 from fullyconv.types import SpectralPreprocess
 
@@ -115,3 +117,49 @@ def test_spectral_normalisation_comes_back_exactly(components: tuple[tuple[float
     damaged = config.model_dump() | {"preprocess": {**asdict(fitted), "bands": (1, 4)}}
     with pytest.raises(ValidationError, match="bands 1 to 4 of a scene of 4"):
         Config.model_validate_json(json.dumps(damaged))
+
+
+names = st.lists(
+    st.lists(st.sampled_from(["a", "scale", "weight", "b0"]), min_size=1, max_size=3).map(".".join),
+    unique=True,
+    max_size=6,
+)
+
+
+@given(names, st.integers(0, 3))
+def test_8_bits_keep_every_tensor_by_its_name_whatever_it_is_called(found: list[str], ndim: int) -> None:
+    # A module's tensors: none is called like a module that holds others.
+    kept = [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
+    tensors = {name: torch.randn([3] * ndim) for name in kept} | {"index": torch.arange(9).reshape(3, 3) * 1000}
+    again = expand(shrink(tensors))
+    assert again.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=float(tensor.abs().max()) / 254 + 1e-6)
+        assert again[name].dtype == tensor.dtype
+    assert torch.equal(again["index"], tensors["index"])
+
+
+def test_8_bits_of_the_first_version_are_still_read() -> None:
+    stored = {"conv.weight": torch.tensor([[100, -50]], dtype=torch.int8), "conv.weight.scale": torch.tensor([[0.01]]),
+              "affine.scale": torch.tensor([3.0])}  # fmt: skip
+    read = expand(stored)
+    assert sorted(read) == ["affine.scale", "conv.weight"]
+    torch.testing.assert_close(read["conv.weight"], torch.tensor([[1.0, -0.5]]))
+    assert read["affine.scale"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("trunk", ["hgnetv2_b0", "poolformerv2_s12", "convformer_s18"])
+def test_layers_with_a_parameter_called_scale_are_saved_and_loaded(tmp_path: Path, trunk: str, compact: bool) -> None:
+    network = build(f"fcn32s-timm:{trunk}", 3).eval()
+    assert any(name.endswith(".scale") for name in network.state_dict())
+    save(network, tmp_path, compact=compact)
+    again = load_network(tmp_path)[0].state_dict()
+    for name, tensor in network.state_dict().items():
+        atol = float(tensor.abs().max()) / 254 + 1e-6 if compact else 0
+        torch.testing.assert_close(again[name], tensor, rtol=0, atol=atol)
+
+
+def test_the_delivered_model_loads() -> None:
+    load(Path(__file__).resolve().parents[1] / "models" / "camvid")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from fullyconv.checkpoint import load_network, save
@@ -17,7 +18,7 @@ from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.hsi.trial import make_trial, network_windows
 from fullyconv.networks import build
 from fullyconv.surgery.layers import widen
-from fullyconv.train.folder import open_run
+from fullyconv.train.folder import open_run, read_metrics
 from runs import Notes
 
 TINY = SceneRecipe(network="fcn1s-spectral2", steps=4, sample=20, device="cpu")
@@ -126,3 +127,30 @@ def test_a_widened_network_answers_as_before_where_the_new_channels_are_zero() -
     before = network(image)
     widen(network, 8)
     torch.testing.assert_close(network(torch.cat([image, torch.zeros(1, 5, 40, 40)], 1)), before)
+
+
+def test_a_scenes_run_writes_its_curves_and_trains_in_half_the_bits(scene: Scene, tmp_path: Path) -> None:
+    recipe = TINY.model_copy(update={"steps": 70})
+    trial = make_trial(recipe, scene)
+    short = make_trial(recipe.model_copy(update={"precision": "bf16"}), scene)
+    notes, halved = Notes(), Notes()
+    with open_run(tmp_path / "run", resume=False) as folder:
+        fit(trial, folder=folder, watcher=notes)
+    fit(short, watcher=halved)
+    assert notes.losses[3] != halved.losses[3] == pytest.approx(notes.losses[3], rel=0.05)
+    lines, damaged = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert not damaged
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert [line["loss"] for line in lines] == pytest.approx([np.mean(notes.losses[:50]), np.mean(notes.losses[50:])])
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [1, 2]
+
+
+def test_a_scene_may_be_given_more_updates(scene: Scene, tmp_path: Path) -> None:
+    for steps, resume in ((70, False), (90, True)):
+        notes = Notes()
+        with open_run(tmp_path / "run", resume=resume) as folder:
+            fit(make_trial(TINY.model_copy(update={"steps": steps}), scene), folder=folder, watcher=notes)
+    assert len(notes.losses) == 20
+    assert [line["epoch"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")[0]] == [1, 2]
+    assert load_network(tmp_path / "run" / "model")[1].notes["steps"] == 90

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fullyconv import build, load, save
-from fullyconv.checkpoint import read_tensors, write_tensors
+from fullyconv.checkpoint import read_tensors, shrink, write_tensors
 from fullyconv.files import BadFile
 from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.train.assemble import assemble, prepare
@@ -116,3 +116,10 @@ def test_a_run_starts_from_a_classifier_in_a_model_folder(shapes: Path, tmp_path
     moved, expected = job.network.trunk.state_dict(), classifier.trunk.state_dict()
     assert all(torch.equal(moved[name], expected[name]) for name in expected)
     assert not any(parameter.any() for parameter in job.network.heads.parameters())
+
+
+def test_a_run_starts_from_weights_in_8_bits(shapes: Path, tmp_path: Path) -> None:
+    weights = {"trunk.stem.0.weight": torch.randn(64, 3, 7, 7)}
+    write_tensors(tmp_path / "small.safetensors", shrink(weights))
+    job = start(TINY.model_copy(update={"start_from": str(tmp_path / "small.safetensors")}), shapes, tmp_path / "run")
+    torch.testing.assert_close(job.network.trunk.stem[0].weight, weights["trunk.stem.0.weight"], rtol=0, atol=0.02)

@@ -42,6 +42,7 @@ def reproduce(
     from fullyconv.data.pascal import open_pascal
     from fullyconv.recipes.published import PUBLISHED, REPRODUCTIONS
     from fullyconv.train.chain import change_chain
+    from fullyconv.train.folder import hold
     from fullyconv.train.recipe import nearest, parse_settings
 
     if network not in REPRODUCTIONS:
@@ -52,8 +53,9 @@ def reproduce(
     elif "start_from" not in settings:
         err.print("no --weights: the papers start from an ImageNet classifier, this starts from noise")
     chain = change_chain(REPRODUCTIONS[network], settings, source="--set")
-    prepared = prepare_data(next(iter(chain.stages.values())), open_pascal(voc, sbdd), skip_problems=False)
-    files = train_stages(chain, prepared, out_, resume=resume)
+    with hold(out_):
+        prepared = prepare_data(next(iter(chain.stages.values())), open_pascal(voc, sbdd), skip_problems=False)
+        files = train_stages(chain, prepared, out_, resume=resume)
     ours = {stage: json.loads(file.read_text()) for stage, file in files.items()}
     _print_comparison(ours, PUBLISHED)
 
