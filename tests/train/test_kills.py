@@ -37,6 +37,7 @@ from fullyconv.types import ClassSet
 from runs import train
 
 KILLS = int(os.environ.get("KILLS", "24"))
+LOG = logging.getLogger(__name__)  # shown by pytest's --log-cli-level=WARNING, as `make kills` asks
 MOST = 12  # starts of one run
 SECONDS = 300.0  # after which a process counts as stuck
 
@@ -172,6 +173,6 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(cases: list[
         deaths[case.name] += killed
         wrong += [f"{out.name} after {killed} deaths: {problem}"] if problem else []
         turn += 1
-    summary = f"{turn} runs, {deaths.total()} kills ({dict(deaths)}): {dict(found)}"
-    logging.getLogger(__name__).warning(summary)  # shown by pytest's --log-cli-level=WARNING, as `make kills` asks
+        LOG.warning("%s: %d deaths, %s (%d in all)", out.name, killed, problem or "exact", deaths.total())
+    LOG.warning("%d runs, %d kills %s: %s", turn, deaths.total(), dict(deaths), dict(found))
     assert not wrong
