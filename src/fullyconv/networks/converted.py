@@ -12,7 +12,8 @@ from fullyconv.networks.architecture import USUAL_CLASSES, Architecture, Upsampl
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.trunks.external import build_classifier, origins, usual_example
 from fullyconv.surgery.layers import widen, without_weights
-from fullyconv.surgery.trunk import ClassifierTrunk, Example, cut_trunk
+from fullyconv.surgery.subject import Example, example_size, uncompiled
+from fullyconv.surgery.trunk import ClassifierTrunk, cut_trunk
 from fullyconv.trace.nodes import spelling
 from fullyconv.trace.operations import operation
 from fullyconv.trace.walking import layer_of
@@ -24,7 +25,7 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     stride: int = 8,
     *,
     taps: Sequence[str] = (),
-    example: Example | None = None,
+    example: object = None,
     upsampling: Upsampling = "fixed",
     channels: int | None = None,
     origin: str | None = None,
@@ -34,7 +35,8 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     ``classifier`` takes N x C x H x W and gives N x K scores; a name (``timm:convnext_tiny``,
     ``torchvision:resnet50``, ``my_package.nets:build``) stands for a fresh one. ``stride`` is that of the finest map
     to score: 32 is FCN-32s, 8 FCN-8s. ``taps`` names the modules to tap instead, as in ``named_modules``.
-    ``example`` (C, H, W) is a size the classifier takes: timm's own for its models, else 3 x 224 x 224.
+    ``example``, (C, H, W), (H, W) or a tensor of pictures, is a size the classifier takes: timm's own for its models,
+    else 3 x 224 x 224.
 
     ``channels`` widens the first layer to images of so many: its filters are kept, each further channel starts
     with their mean (the reference's rule for colour and depth).
@@ -51,18 +53,21 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     named = isinstance(classifier, str)
     if isinstance(classifier, str):
         origin, classifier = classifier, build_classifier(classifier)
-    example = example or usual_example(classifier)
-    trunk = cut_trunk(classifier, stride=stride, taps=taps, example=example, copied=not named)
-    origin = origin or _origin(classifier, trunk, stride=stride, taps=taps, example=example)
+    classifier = uncompiled(classifier)
+    size = usual_example(classifier) if example is None else example_size(example, classifier)
+    trunk = cut_trunk(classifier, stride=stride, taps=taps, example=size, copied=not named)
+    origin = origin or _origin(classifier, trunk, stride=stride, taps=taps, example=size)
     if channels is not None:
         widen(trunk, channels)
     network = FCN(
         trunk, classes=classes, skips=len(trunk.channels) - 1, upsampling=upsampling, border="replicate", cover=True
     )
+    network.remarks += tuple(trunk.remarks)
+    like = next((each for each in trunk.parameters() if each.is_floating_point()), torch.empty(0))
+    for part in (network.heads, network.upsamplers):  # in the classifier's precision, where it is
+        part.to(like.device, like.dtype)
     if origin is not None:
-        network.architecture = Architecture(
-            f"fcn{stride}s-{origin}", classes, upsampling, channels, tuple(taps), example
-        )
+        network.architecture = Architecture(f"fcn{stride}s-{origin}", classes, upsampling, channels, tuple(taps), size)
     return network
 
 

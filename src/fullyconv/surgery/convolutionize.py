@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import cast
 
 from torch import Tensor, fx, nn
@@ -10,7 +9,10 @@ from torch.nn import functional
 
 from fullyconv.geometry import Path, size, smallest_input
 from fullyconv.surgery.head import Head
-from fullyconv.trace import Walk, complete, record, walk
+from fullyconv.surgery.promise import HeadDiffers, another_size, check_scores, check_sizes, first_difference
+from fullyconv.surgery.recast import recast, slide_whole
+from fullyconv.surgery.subject import Subject, in_words, random_pictures
+from fullyconv.trace import NotFollowed, Walk, complete, record, walk
 from fullyconv.trace.positions import shape_of
 
 LONGEST_MINIMUM = 4096
@@ -27,7 +29,7 @@ class FullyConvolutional(nn.Module):
 
     def __init__(self, network: fx.GraphModule, found: Walk, *, slides: bool, smallest_input: tuple[int, int]) -> None:
         super().__init__()
-        self.network, self.slides, self.remarks = network, slides, found.remarks
+        self.network, self.slides, self.remarks = network, slides, list(found.remarks)
         self.in_channels = shape_of(next(iter(network.graph.nodes)))[1]
         scores = next(node for node in network.graph.nodes if node.op == "output").args[0]
         positions = found.positions[cast("fx.Node", scores)]
@@ -58,36 +60,95 @@ def _padding(length: int, least: int, multiple: int) -> tuple[int, int]:
     return before, whole - length - before
 
 
-def convolutionize(classifier: nn.Module, example: tuple[int, int, int] = (3, 224, 224)) -> FullyConvolutional:
+def convolutionize(classifier: nn.Module, example: object = None) -> FullyConvolutional:
     """Cast a convolutional classifier into fully convolutional form, with a copy of its weights.
 
-    ``classifier`` takes N x C x H x W pictures and gives N x K scores; ``example`` is a size (C, H, W) it takes.
     Its fully connected layers become convolutions of the window they read. Where global average pooling is
     followed by affine layers alone, pooling is left out: the mean of the map is the classifier's score, at every
     size. Where something else follows (a normalisation, an activation), and for fully connected layers over
     more than one unit, every unit is the classifier's answer for a window as large as the example. On the example
     the mean of the map equals the classifier in both cases (evaluation mode).
 
-    Raises ``ValueError`` (``NotFollowed``) naming the operation and the module path of what has no fully
-    convolutional form: attention over positions, layers fully connected over positions, shapes that fix H x W.
+    Both networks are run on two random pictures of the example's size before the new one is handed out (and of a
+    second size, where its maps or their mean are known there), which takes up to five passes; weights on the meta
+    device cannot be run.
 
-    >>> convolutionize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 6 * 6, 10)), (3, 8, 8)).rows.field
-    Fraction(8, 1)
+    Args:
+        classifier: Takes N x C x H x W pictures and gives N x K scores. It stays as it was. Its hooks that change
+            something are recorded with it; those that only watch are called once, and watch on in the new network.
+        example: A size it takes: ``(C, H, W)``, ``(H, W)`` or a tensor of pictures; 224 x 224 unless it is given.
+
+    Returns:
+        The fully convolutional network, in the classifier's mode, precision and place.
+
+    Raises:
+        NotFollowed: A ``ValueError`` naming the operation and the module path of what has no fully convolutional
+            form: attention over positions, layers fully connected over positions, shapes that fix H x W, heads
+            that would give other scores than the classifier.
+
+    Examples:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 6 * 6, 10))
+        >>> convolutionize(net, (3, 8, 8)).rows.field
+        Fraction(8, 1)
+
     """
-    recorded = record(copy.deepcopy(classifier), example)
+    subject = Subject.of(classifier, example)
+    with subject.hooks_aside():
+        try:
+            dense = _dense(subject)
+        except HeadDiffers as reason:
+            try:
+                dense = _dense(subject, whole=True)
+            except NotFollowed:
+                raise reason from None
+    dense.remarks += subject.hand_on(dense.network)
+    return dense.train(subject.training)
+
+
+def _dense(subject: Subject, *, whole: bool = False) -> FullyConvolutional:
+    """Write the dense form of a classifier and try it; with ``whole`` its head is run as it is on every window."""
+    recorded = record(subject.network, subject.example, hooks=True)
     trunk = walk(recorded)
     head = Head.of(recorded, trunk)
-    slides, windows = not head.is_affine or bool(head.windows), head.windows
-    scores = head.make_dense(slide=slides)
+    windows = whole or bool(head.windows)
+    slides = windows or not head.is_affine
+    averages_all = not slides and head.pools_at_any_size
+    scores = slide_whole(head) if whole else recast(head, slide=slides)[0]
     next(node for node in recorded.graph.nodes if node.op == "output").args = (scores,)
     recorded.graph.eliminate_dead_code()
     recorded.delete_all_unused_submodules()
     recorded.recompile()
-    complete(recorded)
-    dense, found = recorded.train(classifier.training), walk(recorded)
+    try:
+        complete(recorded)
+        found = walk(recorded)
+    except Exception as reason:  # whatever a layer raises that was made for a vector
+        raise HeadDiffers(f"the head's dense form does not run: {in_words(reason)}") from reason
     # Windows that slide shrink to a smaller map; those of convolutions cannot.
     rows, columns = (_smallest(found if windows else trunk, axis) for axis in (0, 1))
-    return FullyConvolutional(dense, found, slides=slides, smallest_input=(rows, columns))
+    dense = FullyConvolutional(recorded, found, slides=slides, smallest_input=(rows, columns))
+    if subject.pictures is not None:
+        _try(subject, dense, subject.pictures)
+        sides = another_size(subject.example, (dense.rows.scale, dense.columns.scale), dense.multiples)
+        larger = random_pictures(subject.network, (subject.example[0], *sides))
+        check_sizes(recorded, found, larger)
+        if averages_all and subject.takes(larger):
+            _try(subject, dense, larger)
+    return dense
+
+
+def _try(subject: Subject, dense: FullyConvolutional, pictures: Tensor) -> None:
+    """Let both networks answer, and look for the operation at fault where they differ."""
+
+    def explain() -> str:
+        recorded = record(subject.network, subject.example, hooks=True)
+        head = Head.of(recorded, walk(recorded))
+        try:
+            _, forms = recast(head, slide=dense.slides, beside=True)
+        except NotFollowed:  # it slides as a whole
+            return "the classifier's head"
+        return first_difference(subject, recorded, forms, pictures)
+
+    check_scores(subject, dense, pictures, explain)
 
 
 def _smallest(found: Walk, axis: int) -> int:

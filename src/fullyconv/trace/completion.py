@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from fullyconv.machine import evaluating
 from fullyconv.trace.nodes import SHAPE, VALUE
@@ -39,7 +39,8 @@ class _Completion(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Find what a layer gives."""
-        return self._recorder.run(nn.Module.__call__, self.fetch_attr(target), args, kwargs)
+        layer = self.fetch_attr(target)
+        return self._recorder.run(layer, layer.forward, args, kwargs)
 
 
 def complete(recorded: fx.GraphModule) -> None:

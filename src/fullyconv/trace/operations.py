@@ -56,7 +56,7 @@ class Operation:
     affine: Affine = ""
     atrous: AtrousForm = "same"
     multiply_adds: Callable[[Call], int] = products.nothing
-    pools: Literal["", "mean", "max"] = ""  # makes a vector of a map, by its mean or its maximum
+    pools: Literal["", "mean", "max", "sum"] = ""  # how it makes a vector of a map
     frame: Callable[[Given], Frame | None] | None = None  # reads the window it moves over a map
     dim: int = 1  # the place of the argument that names its axis
     role: Role = ""
@@ -165,7 +165,8 @@ JOINS = (
 REDUCTIONS = (
     Operation(("mean",), (), reductions.reduce(), "reduce", "always", "", pools="mean"),
     Operation(("amax",), (), reductions.reduce(), "reduce", "", "", pools="max"),
-    *(Operation((name,), (), reductions.reduce(), "reduce", atrous="") for name in ("sum", "amin", "var", "std")),
+    Operation(("sum",), (), reductions.reduce(), "reduce", "always", "", pools="sum"),
+    *(Operation((name,), (), reductions.reduce(), "reduce", atrous="") for name in ("amin", "var", "std")),
     *(
         Operation((name,), (), reductions.reduce(), "", atrous="")
         for name in ("max", "min", "prod", "logsumexp", "argmax", "argmin", "median", "all", "any", "nansum", "nanmean",
@@ -216,7 +217,7 @@ WINDOWS = (
         ("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"), (nn.AdaptiveMaxPool2d,), windows.adaptive,
         "reshape", "", "", pools="max", fixed=functional.max_pool2d,
     ),
-    Operation(("sliding_mean", "sliding_max"), (), windows.sliding, "", atrous=""),
+    Operation(("sliding_mean", "sliding_max"), (windows.SlidingWindow,), windows.sliding, "", atrous=""),
     Operation(
         ("pad",), (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d),
         windows.pad, "", atrous="border",

@@ -74,6 +74,9 @@ def einsum(call: Call) -> Positions:
         letters |= placed
     if not letters:
         return POOLED
+    if not letters & set(result):
+        call.remark("global", "sums over all positions")
+        return POOLED
     if not letters <= set(result):
         raise call.refuse("sums over rows or columns")
     for operand, term in zip(operands, terms, strict=True):

@@ -6,8 +6,10 @@ Shape arithmetic is recorded too, so that the graph runs at other sizes; what Py
 
 from __future__ import annotations
 
+import copy
 import operator
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
@@ -22,8 +24,9 @@ from torch.utils._pytree import tree_map
 from fullyconv.machine import evaluating
 from fullyconv.trace.nodes import FROZEN, PATH, SHAPE, Length
 from fullyconv.trace.operations import Operation, is_noise, row_of
-from fullyconv.trace.positions import Given
+from fullyconv.trace.positions import Given, NotFollowed
 from fullyconv.trace.settle import settle
+from fullyconv.trace.windows import SlidingWindow
 
 USUAL_SIDE = 224
 BATCH = 2  # a batch of one would be taken for any other axis of length 1
@@ -36,15 +39,18 @@ def is_leaf(module: nn.Module) -> bool:
     if isinstance(module, (*CONTAINERS, fx.GraphModule)):
         return False
     kind = type(module)
-    return kind.__module__.startswith("torch.nn.modules") or isinstance(module, _BatchNorm) or is_noise(module)
+    ours = isinstance(module, _BatchNorm | SlidingWindow) or is_noise(module)
+    return ours or kind.__module__.startswith("torch.nn.modules")
 
 
 class Recorder(TorchFunctionMode):
     """Writes down every call of a function on tensors."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, hooks: bool = False) -> None:
         super().__init__()
         self.graph = fx.Graph()
+        self.hooks = hooks
+        self.hooked: dict[str, nn.Module] = {}  # layers whose hooks are written down as operations of their own
         self.names = {id(module): name for name, module in network.named_modules(remove_duplicate=False)}
         self.parameters = dict(network.named_parameters()) | dict(network.named_buffers())
         self.attributes = {id(tensor): name for name, tensor in self.parameters.items()}
@@ -131,7 +137,7 @@ class Recorder(TorchFunctionMode):
             return self._measured(name, args[0], result, *args[1:], **kwargs)
         if name == "__setitem__":
             where = self.inside[-1] if self.inside else ""
-            raise ValueError(f"{where}: writing into part of a tensor is not followed: build the tensor with cat")
+            raise NotFollowed(f"{where}: writing into part of a tensor is not followed: build the tensor with cat")
         if _is_method(func):
             self.record("call_method", name, args, kwargs, result)
         else:
@@ -158,7 +164,28 @@ class Recorder(TorchFunctionMode):
             return torch.Size([length(number, "size", axis) for axis, number in enumerate(value)])
         return length(value, "size", dim) if dim is not None else length(value, name)
 
-    def run(self, call: Callable[..., Any], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _layer(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Write down a layer; with its hooks, if those are asked for, as they run around it."""
+        if not self.hooks or not (module._forward_hooks or module._forward_pre_hooks):
+            return self._step(name, module, module.forward, args, kwargs)
+        self.hooked[name] = module
+        own, forward = vars(module).get("forward"), module.forward
+        module.forward = lambda *given, **named: self._step(name, module, forward, given, named)
+        try:
+            return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+        finally:
+            del module.forward
+            if own is not None:
+                module.forward = own
+
+    def _step(
+        self, name: str, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        result = self.run(module, forward, args, kwargs)
+        self.record("call_module", name, args, kwargs, result)
+        return result
+
+    def run(self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         """Run a layer, or say what it would give: PyTorch takes a second to load what shapes without contents need."""
         self.paused = True
         try:
@@ -169,7 +196,7 @@ class Recorder(TorchFunctionMode):
                 shape = _shape(row, module, tuple(args[0].shape))
                 if shape is not None:
                     return torch.empty(shape, dtype=args[0].dtype, device="meta")
-            return call(module, *args, **kwargs)
+            return forward(*args, **kwargs)
         finally:
             self.paused = False
 
@@ -196,9 +223,7 @@ class Recorder(TorchFunctionMode):
                     return _Replay(module, self).run(*args)
                 if not is_leaf(module):
                     return original(module, *args, **kwargs)
-                result = self.run(original, module, args, kwargs)
-                self.record("call_module", name, args, kwargs, result)
-                return result
+                return self._layer(name, module, args, kwargs)
             except Exception:
                 self.failed = self.failed or name
                 raise
@@ -280,17 +305,19 @@ def usual_size(network: nn.Module) -> tuple[int, int]:
     return (int(stated[1]), int(stated[2])) if isinstance(stated, tuple) else (USUAL_SIDE, USUAL_SIDE)
 
 
-def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> fx.GraphModule:
+def record(network: nn.Module, example: tuple[int, int, int] | None = None, *, hooks: bool = False) -> fx.GraphModule:
     """Record what ``network`` does with N x C x H x W pictures, in evaluation mode.
 
     ``example`` is (C, H, W): a size that the network takes; unless it is given, what the network states itself,
     or 224 x 224 pixels of as many channels as its first convolution reads. The graph shares the network's
     modules and parameters, under their names; ``meta`` of its nodes has the shapes and the path of the module
-    they came from. Raises ``ValueError`` naming the operation where the network cannot be run so.
+    they came from. Hooks of layers stay on the layers; with ``hooks`` they are recorded as the operations they are,
+    and the graph has copies of these layers without them. Raises ``NotFollowed`` naming the operation where the
+    network cannot be run so.
     """
     example = example or (input_channels(network), *usual_size(network))
     network = nn.Sequential(network) if is_leaf(network) else network
-    recorder = Recorder(network)
+    recorder = Recorder(network, hooks=hooks)
     with evaluating(network, kept=True):
         like = next(network.parameters(), torch.empty(0))
         image = torch.empty(BATCH, *example, device="meta", dtype=like.dtype)
@@ -298,22 +325,31 @@ def record(network: nn.Module, example: tuple[int, int, int] | None = None) -> f
         try:
             with recorder.watching_modules(), recorder:
                 result = network(image)
-        except ValueError:
+        except NotFollowed:
             raise
         except NotImplementedError as error:
             place = recorder.failed or type(network).__name__
-            raise ValueError(f"{place} ({recorder.called}): the shape of its result depends on its values") from error
+            raise NotFollowed(f"{place} ({recorder.called}): the shape of its result depends on its values") from error
         except Exception as error:  # whatever a network of someone else's raises for a size it does not take
             where = f" at {recorder.failed!r} ({recorder.called.strip('_')})" if recorder.failed else ""
             first = shorten((str(error) or type(error).__name__).splitlines()[0], 200)
-            raise ValueError(f"a picture of {example} does not go through the network{where}: {first}") from error
+            raise NotFollowed(f"a picture of {example} does not go through the network{where}: {first}") from error
     outputs = tree_map(lambda each: recorder.node_of(each) if isinstance(each, Tensor) else each, result)
     recorder.graph.output(outputs)
     recorded = fx.GraphModule(_with_constants(network, recorder.constants), recorder.graph, type(network).__name__)
+    for name, layer in recorder.hooked.items():
+        recorded.add_submodule(name, _without_hooks(layer))
     settle(recorded)
     recorded.graph.eliminate_dead_code()
     recorded.recompile()
     return recorded
+
+
+def _without_hooks(layer: nn.Module) -> nn.Module:
+    """Copy a layer that shares its parameters, without its hooks."""
+    bare = copy.copy(layer)
+    bare._forward_hooks, bare._forward_pre_hooks = OrderedDict(), OrderedDict()
+    return bare
 
 
 def _with_constants(network: nn.Module, constants: dict[str, Tensor]) -> nn.Module | dict[str, Any]:

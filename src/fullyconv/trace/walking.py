@@ -26,9 +26,12 @@ def call_of(recorded: fx.GraphModule, node: fx.Node, found: Walk) -> Call:
     return Call(node.args, node.kwargs, layer_of(recorded, node), node, spelling(node), found)
 
 
-def walk(recorded: fx.GraphModule) -> Walk:
-    """Follow the picture through a recorded network; raises ``NotFollowed`` naming what cannot be followed."""
-    found = Walk()
+def walk(recorded: fx.GraphModule, found: Walk | None = None) -> Walk:
+    """Follow the picture through a recorded network; raises ``NotFollowed`` naming what cannot be followed.
+
+    ``found``, where it is given, is filled and returned; it holds what came before an operation that is refused.
+    """
+    found = Walk() if found is None else found
     for node in recorded.graph.nodes:
         if node.op == "placeholder":
             found.positions[node] = Positions(rows=-2, columns=-1)

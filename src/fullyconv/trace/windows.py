@@ -40,10 +40,18 @@ def frame(call: Call, read: Callable[[Given], Frame | None]) -> Positions:
     return _slide(call, found.along)
 
 
+class SlidingWindow(nn.Module):
+    """What answers for every window of a map as one step: N x C x H x W in, N x K x (H - h + 1) x (W - w + 1) out."""
+
+    window: tuple[int, int]
+    pad: tuple[int, int] = (0, 0)  # of zeros, on each side
+
+
 def sliding(call: Call) -> Positions:
-    """Follow the windows that replace global pooling (``fullyconv.surgery.head``)."""
+    """Follow the windows that replace global pooling (``fullyconv.surgery.sliding``)."""
     kernel = call.argument(1, "window")
-    return _slide(call, lambda axis: Window(kernel[axis]))
+    pad = getattr(call.layer, "pad", (0, 0))
+    return _slide(call, lambda axis: Window(kernel[axis], pad=pad[axis]))
 
 
 def adaptive(call: Call) -> Positions:
