@@ -110,6 +110,54 @@ def test_every_lattice_option_does_what_the_lattice_matrix_says(normalization: N
         np.testing.assert_allclose(crf.marginals(unary, iterations=4), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("weights", [(2.0, 0.0), (-0.5, 2.0), (0.0, -0.5)])
+@pytest.mark.parametrize("keep_diagonal", [True, False])
+@pytest.mark.parametrize("normalization", ["symmetric", "after"])
+def test_kernels_of_any_weight_add_up(
+    weights: tuple[float, float], keep_diagonal: bool, normalization: Normalization
+) -> None:
+    """Kernels that repel (a negative weight) have no real square root to fold into splat and slice."""
+    shape = (6, 7)
+    unary, image = problem(*shape, labels=3)
+    spaces = appearance(image, 4, 30), positions(shape, (2.0, 3.0))
+    crf = DenseCRF(
+        shape,
+        [
+            *(Gaussian(space, weight) for space, weight in zip(spaces, weights, strict=True)),
+            GridGaussian((2.0, 3.0), weights[0], np.eye(3)),
+        ],
+        normalization=normalization,
+        keep_diagonal=keep_diagonal,
+    )
+    matrices = [lattice_matrix(space) for space in spaces] + [kernel(positions(shape, (2.0, 3.0)))]
+    matrices = [normalised(matrix, normalization, keep_diagonal=keep_diagonal, mask=None) for matrix in matrices]
+    penalties = [potts(3, weights[0]), potts(3, weights[1]), weights[0] * np.eye(3)]
+    for iterations in (0, 1, 3):
+        expected = mean_field(unary, matrices, penalties, iterations=iterations)
+        np.testing.assert_allclose(crf.marginals(unary, iterations=iterations), expected, atol=2e-5)
+
+
+def test_the_room_for_marginals_may_be_given() -> None:
+    unary, image = problem(8, 9)
+    crf = DenseCRF((8, 9), [Gaussian(appearance(image, 5, 20), 3.0)])
+    room = np.full_like(unary, np.nan)
+    found = crf.marginals(unary.astype(np.float64), iterations=2, out=room)
+    assert found is room
+    np.testing.assert_array_equal(room, crf.marginals(unary, iterations=2))
+
+
+def test_grids_masks_and_unaries_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match="a grid has a point at least"):
+        DenseCRF((0, 4), [])
+    with pytest.raises(ValueError, match=r"a mask of the grid's shape \(3, 4\) is needed, not \(4, 3\)"):
+        DenseCRF((3, 4), [], mask=np.ones((4, 3), bool))
+    crf = DenseCRF((1, 1), [])
+    np.testing.assert_array_equal(crf.marginals(np.zeros((1, 1, 1)), iterations=0), 1)
+    for unary, iterations in ((np.zeros((2, 1, 2)), 1), (np.zeros((0, 1, 1)), 1), (np.zeros((2, 1, 1)), -1)):
+        with pytest.raises(ValueError, match=r"unaries are C x \(1, 1\) with iterations >= 0"):
+            crf.marginals(unary, iterations=iterations)
+
+
 def lattice_matrix(features: np.ndarray) -> np.ndarray:
     """The lattice filter as a matrix, one point's answer at a time."""
     from fullyconv.crf.filtering import LatticeFilter
