@@ -52,6 +52,8 @@ class Lattice:
     @property
     def gain(self) -> float:
         """What a sliced value is multiplied by, so that a point on a vertex answers 1 to itself."""
+        # The blur's 1/2, 1, 1/2 carries a vertex's value back to it in three ways: by no step (1), and by one step
+        # along every axis, forwards or backwards (2 times 1/2^axes), as the steps of all axes add up to nothing.
         return 1 / (1 + 2.0 ** (1 - self.axes))
 
 
@@ -67,17 +69,31 @@ def kernels() -> Any:
 def build_lattice(
     features: np.ndarray, team: Team, *, offsets: np.ndarray | None = None, weights: np.ndarray | None = None
 ) -> Lattice:
-    """Build the lattice of N points, d x N float32, in units of the Gaussian's standard deviation.
+    """Build the lattice of a set of points.
 
-    ``offsets`` and ``weights`` are filled if given (N x (d+1) int32 and float32). Raises
-    ``ValueError`` for points that are not finite or too far apart.
+    Args:
+        features: d x N float32, in units of the Gaussian's standard deviation.
+        team: The threads that share the work.
+        offsets: N x (d+1) int32 that is filled, if given.
+        weights: N x (d+1) float32, likewise.
+
+    Returns:
+        The vertices around the points, numbered in the order in which they are met.
+
+    Raises:
+        ValueError: For points that are not finite or too far apart.
+        ImportError: Without numba (extra ``crf``).
     """
     _, simplex = kernels()
     dims, points = features.shape
     offsets = np.empty((points, dims + 1), np.int32) if offsets is None else offsets
     weights = np.empty((points, dims + 1), np.float32) if weights is None else weights
+    # Splat, blur and slice together spread a value by a variance of 2/3 (d+1)^2 per axis of the lattice: points are
+    # scaled by its root, so that one standard deviation is one (Adams et al. 2010, section 3). The second root makes
+    # the embedding into the hyperplane an isometry.
     scales = np.sqrt(2 / 3) * (dims + 1) / np.sqrt(np.arange(1, dims + 1) * np.arange(2, dims + 2))
     lows, strides, base = _key_plan(features, scales)
+    # Every thread numbers the vertices of its share by itself; then the tables are put into the first, in order.
     parts = shares(points, max(1, min(team.size, points // LEAST_SHARE)))
     axes = (None,) * (dims + 1)
     embed = partial(simplex.embed, features, scales.astype(np.float32), lows, strides, axes, offsets, weights)
@@ -105,15 +121,17 @@ def _key_plan(features: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.
     low, high = features.min(1) * scales, features.max(1) * scales  # d
     if not np.isfinite(high - low).all() or np.abs([low, high]).max() > 1e6:
         raise ValueError("features must be finite and less than a million standard deviations: enlarge the bandwidths")
+    # An elevated coordinate is -axis times a feature plus the sum of those after it: its range follows from theirs.
     bottoms, tops = np.zeros(dims + 1), np.zeros(dims + 1)  # of the elevated coordinates
     for axis in range(dims + 1):
         if axis:
             bottoms[axis], tops[axis] = -axis * high[axis - 1], -axis * low[axis - 1]
         bottoms[axis] += low[axis:].sum()
         tops[axis] += high[axis:].sum()
+    # Corners lie within one unit of a point and their neighbours one further; the rest is for rounding in float32.
     lows = np.floor(bottoms / (dims + 1)).astype(np.int64) - 4
     spans = np.ceil(tops / (dims + 1)).astype(np.int64) + 4 - lows
-    base = 1 << int(dims).bit_length()
+    base = 1 << int(dims).bit_length()  # room for the remainder class, 0..d
     strides = np.zeros(dims + 1, np.int64)  # the last coordinate follows from the others
     if prod(map(int, spans[:dims])) * base < 1 << MOST_BITS:
         for axis in range(dims):

@@ -15,7 +15,10 @@ TILE = 128  # points whose coordinates are computed together
 
 @compiled
 def find(table: Longs, key: int) -> int:
-    """Return the slot (of 2 numbers: key, value) that holds ``key``, or the free one where it belongs."""
+    """Return the slot (of 2 numbers: key, value) that holds ``key``, or the free one where it belongs.
+
+    Open addressing, the next slot after a collision: tables are kept at most half full, so a free one is near.
+    """
     mask = (table.size >> 1) - 1
     slot = ((key * MIX) >> SHIFT) & mask
     while table[2 * slot + 1] != UNUSED and table[2 * slot] != key:
@@ -36,7 +39,7 @@ def enlarged(table: Longs) -> Longs:
 
 @compiled
 def number(keys: Longs, count: int, table: Longs, numbers: Ints) -> int:
-    """Return each of ``keys`` its number in ``table``, new keys from ``count`` on; gives the new count."""
+    """Look up each key's number in ``table``, giving new keys those from ``count`` on; returns the new count."""
     for place in range(keys.size):
         slot = find(table, keys[place])
         if table[2 * slot + 1] == UNUSED:
@@ -48,7 +51,7 @@ def number(keys: Longs, count: int, table: Longs, numbers: Ints) -> int:
 
 @compiled
 def absorb(keys: Longs, count: int, table: Longs, numbers: Ints) -> tuple[Longs, int]:
-    """Number the keys of another table, enlarging this one as needed; gives the table and the new count."""
+    """Number the keys of another table, enlarging this one as needed; returns the table and the new count."""
     while 2 * (count + keys.size) > table.size >> 1:
         table = enlarged(table)
     return table, number(keys, count, table, numbers)
@@ -56,7 +59,11 @@ def absorb(keys: Longs, count: int, table: Longs, numbers: Ints) -> tuple[Longs,
 
 @compiled
 def raise_points(features: Floats, scales: Floats, first: int, axes: Axes, raised: Floats, points: int) -> None:
-    """Elevate points to the hyperplane of d + 1 coordinates with sum zero, in units of d + 1; fills (d+1) x tile."""
+    """Elevate points to the hyperplane of d + 1 coordinates with sum zero, in units of d + 1; fills (d+1) x tile.
+
+    By the triangular basis of Adams et al. 2010 (section 3): from the last coordinate to the first with a running
+    sum, d additions per point instead of a matrix product.
+    """
     dims = len(axes) - 1
     inverse, tail = np.float32(1.0 / (dims + 1)), np.zeros(TILE, np.float32)
     for axis in range(dims, 0, -1):
@@ -72,7 +79,10 @@ def raise_points(features: Floats, scales: Floats, first: int, axes: Axes, raise
 def round_points(
     raised: Floats, lows: Longs, strides: Longs, axes: Axes, nearest: Longs, excess: Ints, points: int
 ) -> None:
-    """Take off the nearest vertex of class 0: its key goes to ``nearest``, the sum of its coordinates to ``excess``."""
+    """Take off the nearest vertex of class 0: its key goes to ``nearest``, the sum of its coordinates to ``excess``.
+
+    Each coordinate is rounded by itself (Conway and Sloane); ``return_points`` brings the sum back to zero.
+    """
     for axis in range(len(axes)):
         row, low, stride = raised[axis], lows[axis], strides[axis]
         for point in range(points):
@@ -99,7 +109,10 @@ def rank_points(raised: Floats, axes: Axes, rank: Ints, points: int) -> None:
 def return_points(
     raised: Floats, strides: Longs, axes: Axes, nearest: Longs, excess: Ints, rank: Ints, points: int
 ) -> None:
-    """Move the coordinates at one end of the order by one, so that their sum is zero."""
+    """Move the coordinates at one end of the order by one, so that their sum is zero.
+
+    Where the rounding went ``excess`` too far, those that were rounded up the most go back, and the other way round.
+    """
     dims = len(axes) - 1
     for axis in range(dims + 1):
         row, place, stride = raised[axis], rank[axis], strides[axis]
@@ -138,7 +151,7 @@ def embed(
 
     ``features`` is d x N. A vertex is known by a key: its d coordinates in units of d + 1, from
     ``lows`` on, times ``strides``, plus its remainder class 0..d. Fills ``offsets`` and ``weights``
-    (N x (d+1)); gives the table of keys and how many there are.
+    (N x (d+1)); returns the table of keys and how many there are.
     """
     dims = len(axes) - 1
     table, count = np.full(1 << 15, UNUSED, np.int64), 0
@@ -154,7 +167,7 @@ def embed(
         rank_points(raised, axes, rank, tile)
         return_points(raised, strides, axes, nearest, excess, rank, tile)
         list_corners(raised, strides, axes, nearest, rank, ends, keys, tile)
-        while 2 * (count + tile * (dims + 1)) > table.size >> 1:
+        while 2 * (count + tile * (dims + 1)) > table.size >> 1:  # at most half full, even if all keys are new
             table = enlarged(table)
         for corner in range(dims + 1):
             count = number(keys[corner, :tile], count, table, offsets[first : first + tile, corner])
@@ -188,7 +201,8 @@ def renumber(offsets: Ints, numbers: Ints, start: int, stop: int) -> None:
 def connect(keys: Longs, table: Longs, strides: Longs, base: int, neighbours: Ints, start: int, stop: int) -> None:
     """Fill ``neighbours``, axes x V x 2, for the vertices ``start`` to ``stop``: those not there are left as they are.
 
-    ``base`` is the power of two that divides all strides: below it a key holds the remainder class.
+    ``base`` is the power of two that divides all strides: below it a key holds the remainder class. Threads write
+    into each other's vertices, but never to the same place: a vertex is the neighbour of one other along an axis.
     """
     dims = strides.size - 1
     everything = strides.sum()
@@ -208,7 +222,7 @@ def connect(keys: Longs, table: Longs, strides: Longs, base: int, neighbours: In
 def walk(neighbours: Ints, vertex: int, chosen: Longs, side: int, turn: int) -> float:
     """Follow the blur from a vertex one step along every axis that is ``chosen`` (== ``turn``), in the blur's order.
 
-    Gives 1/2 per step, 0 where a vertex on the way is missing.
+    Returns 1/2 per step, 0 where a vertex on the way is missing.
     """
     share, missing = 1.0, neighbours.shape[1]
     for axis in range(neighbours.shape[0]):

@@ -40,7 +40,7 @@ class Team:
             self._pool.shutdown()
 
     def run(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
-        """Do all jobs, the first in the calling thread; gives their results in order."""
+        """Do all jobs, the first in the calling thread; returns their results in order."""
         if self._pool is None:
             return [job() for job in jobs]
         others = [self._pool.submit(job) for job in jobs[1:]]
