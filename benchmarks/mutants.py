@@ -237,7 +237,8 @@ def passes(module: str, code: CodeType, *, limit: float) -> bool:
         finder = _Finder("fullyconv." + module.replace("/", "."), path, code)
         sys.meta_path.insert(0, finder)
         options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", *HYPOTHESIS]
-        return int(pytest.main([*options, *TESTS[module].split(), str(path)], plugins=[finder]))
+        tests = [str(path), *TESTS[module].split()]  # doctests first: they are the quickest
+        return int(pytest.main([*options, *tests], plugins=[finder]))
 
     return in_fork(job, limit) == 0
 
