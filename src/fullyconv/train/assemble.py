@@ -32,6 +32,7 @@ from fullyconv.train.optim import make_optimizer
 from fullyconv.train.pictures import Judge, PixelLoss
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.run import Job, Schedule, make_fabric, precision_of
+from fullyconv.train.smallest import check_views
 from fullyconv.types import ClassSet, Preprocess
 
 COLOURS = 3
@@ -92,6 +93,8 @@ def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Se
     network, preprocess = _make_network(recipe, prepared.report, folder, trust)
     optimizer = make_optimizer(network.to(fabric.device), recipe)
     batching = _make_batching(recipe, prepared, preprocess)
+    sizes = {pair.image: prepared.report.sizes[pair.image] for pair in prepared.train}
+    check_views(network, sizes, batching.views.options, recipe.batch)
     return Job(
         network=network,
         optimizer=optimizer,
@@ -115,7 +118,12 @@ def data_print(prepared: Prepared) -> dict[str, Any]:
     known = zip(classes.names, classes.values, classes.colours, strict=True)
     return {
         "classes": {name: [value, list(colour)] for name, value, colour in known},
-        "void": [classes.ignore_index, classes.colour_masks, [list(colour) for colour in classes.ignore_colours]],
+        "void": [
+            classes.ignore_index,
+            classes.colour_masks,
+            [list(colour) for colour in classes.ignore_colours],
+            *classes.also_ignored,
+        ],
         "training pairs": {_name(pair, report): report.digests[pair.image] for pair in prepared.train},
         "validation pairs": {_name(pair, report): report.digests[pair.image] for pair in prepared.val},
     }
