@@ -2,16 +2,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_DOCS := $(VENV)/.ready-docs
 
-.PHONY: demo test test-all kills mutants check clean
+.PHONY: demo test test-all kills mutants check clean smoke docs
 
 demo: $(READY)  ## generate pictures, train FCN-8s on them, score, predict, report: runs/demo
 	$(BIN)/fullyconv demo --out runs/demo
 
-test: $(READY)  ## the fast suite
-	$(BIN)/pytest -n 2 -m "not slow"
+test: $(READY)  ## the fast suite, with the share of lines that it runs
+	$(BIN)/pytest -n 2 -m "not slow" --cov --cov-report=term
 
-test-all: $(READY)  ## the fast suite and the long tests
+test-all: $(READY) $(READY_DOCS)  ## the fast suite and the long tests, notebooks too: once a week
 	$(BIN)/pytest -n 2
 
 kills: $(READY)  ## kill runs 200 times at random instants and resume them: all must end with the same weights
@@ -27,11 +28,27 @@ check: $(READY)  ## format, lint, types, import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+smoke: $(READY)  ## build the wheel, install it in a fresh environment, try it outside the repository
+	rm -rf build/smoke && mkdir -p build/smoke/work
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/smoke .
+	$(PYTHON) -m venv build/smoke/venv
+	PYTHONPATH= build/smoke/venv/bin/python -m pip install --quiet --constraint constraints.txt build/smoke/*.whl
+	cd build/smoke/work && PYTHONPATH= ../venv/bin/python -P ../../../.ci/smoke.py
+	cd build/smoke/work && ../../../$(BIN)/mypy --strict --python-executable ../venv/bin/python ../../../.ci/typed.py
+
+docs: $(READY) $(READY_DOCS)  ## the site, with every link checked: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python docs/check_links.py site
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fullyconv needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
+$(READY_DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $(READY_DOCS)
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
