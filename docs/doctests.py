@@ -19,9 +19,11 @@ class Doctests(griffe.Extension):
 def fenced(text: str) -> str:
     """Put ``` around each run of lines that begins with ``>>>`` and ends before an empty line."""
     lines: list[str] = []
-    inside = False
+    inside = shown = False  # within an example; within a section that griffe shows as examples itself
     for line in text.splitlines():
-        if not inside and line.lstrip().startswith(">>> "):
+        if line and not line[0].isspace():
+            shown = line == "Examples:"
+        if not inside and not shown and line.lstrip().startswith(">>> "):
             indent = line[: len(line) - len(line.lstrip())]
             lines += ["", f"{indent}```pycon"]
             inside = True

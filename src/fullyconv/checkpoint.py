@@ -79,11 +79,27 @@ def save(
 ) -> Path:
     """Write a model folder; each file appears whole or not at all.
 
-    ``compact`` stores convolution weights in 8 bits, one scale per output channel: a quarter of the
-    size, for sharing; what is loaded then differs by rounding.
+    Args:
+        network: A network made by ``build``, ``from_classifier`` or ``load``.
+        folder: Where ``model.safetensors`` and ``config.json`` go; made if it is missing.
+        classes: What the labels mean; default: ``class_0``, ``class_1``, …
+        preprocess: The normalisation of pixels; default: the usual statistics of ImageNet.
+        notes: Plain values to keep with the model: recipe, scores, versions.
+        compact: Store convolution weights in 8 bits, one scale per output channel: a quarter of the size, for sharing;
+            what is loaded then differs by rounding.
 
-    Without ``classes`` the classes are called ``class_0``, …; without ``preprocess`` the usual
-    ImageNet statistics are assumed. Raises ``ValueError`` if the classes do not fit the network.
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the classes do not fit the network, or it was not built by name.
+
+    >>> import tempfile
+    >>> from fullyconv.networks import build
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     folder = save(build("fcn4s-lenet", 2), f"{place}/model", classes=ClassSet(("a", "b")))
+    ...     sorted(file.name for file in folder.iterdir())
+    ['config.json', 'model.safetensors']
     """
     architecture = architecture_of(network)
     classes = classes or ClassSet(tuple(f"class_{index}" for index in range(architecture.classes)))

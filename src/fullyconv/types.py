@@ -43,11 +43,18 @@ def _twice(entries: Iterable[Hashable]) -> list[Hashable]:
 class ClassSet:
     """What the labels mean.
 
-    ``names[c]`` is class ``c``; ``colours[c]`` its RGB colour in pictures, 0..255; ``values[c]`` the
-    number that stands for it in an index mask (its own index unless a data set says otherwise);
-    ``ignore_index`` the mask value of pixels that are not scored, and the one written for them;
-    ``also_ignored`` are further such values. With ``colour_masks`` the masks are RGB pictures whose
-    colours are ``colours``; every other colour is an error except ``ignore_colours``.
+    Attributes:
+        names: ``names[c]`` is class ``c``.
+        colours: Each class's RGB colour in pictures, 0..255; default: PASCAL VOC's.
+        ignore_index: The mask value of pixels that are not scored, and the one written for them.
+        values: The number that stands for each class in an index mask; default: its own index.
+        colour_masks: Whether the masks are RGB pictures whose colours are ``colours``; every other colour is then an
+            error except ``ignore_colours``.
+        ignore_colours: In such masks, the colours of pixels that are not scored.
+        also_ignored: Further mask values of pixels that are not scored.
+
+    Raises:
+        ValueError: For classes that share a name, a value or (in RGB masks) a colour, and for values out of range.
 
     >>> ClassSet(("road", "sky"), values=(7, 23), ignore_index=0, also_ignored=(1, 2)).ignored
     (0, 1, 2)
@@ -121,8 +128,18 @@ def _check_statistics(mean: Iterable[float], std: Iterable[float]) -> None:
 class Preprocess:
     """How pixels become network input: ``(pixel - mean) / std`` in the given channel order.
 
-    Pixels, means and deviations are on the 0..255 scale; the statistics are in ``order``. Networks that
-    see more than colour have further channels (log-depth, HHA) behind the three, which keep their order.
+    Networks that see more than colour have further channels (log-depth, HHA) behind the three, which keep their order.
+
+    Attributes:
+        mean: The mean of each channel, on the scale 0..255, in ``order``; the default is ImageNet's.
+        std: The standard deviation of each channel, likewise.
+        order: ``RGB`` or ``BGR``: the order in which the network sees colours.
+
+    Raises:
+        ValueError: For fewer than three channels, or numbers that give NaN or infinity.
+
+    >>> Preprocess(mean=(100, 100, 100), std=(50, 50, 50))(np.full((1, 1, 3), 150)).round(3).ravel().tolist()
+    [1.0, 1.0, 1.0]
     """
 
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)

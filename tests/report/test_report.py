@@ -25,7 +25,9 @@ from fullyconv.evaluation import evaluate
 from fullyconv.hsi.plots import plot_spectra
 from fullyconv.hsi.synthetic import make_scene, random_map
 from fullyconv.predict.refine import CRFSegmenter
-from fullyconv.report import class_keys, embed, picture, plot_confusion, write_page, write_report
+from fullyconv.report import plot_confusion, write_report
+from fullyconv.report.figures import embed
+from fullyconv.report.page import class_keys, picture, write_page
 from fullyconv.report.run import SHOWN, worst_and_best
 from fullyconv.types import ClassSet, Preprocess
 

@@ -31,12 +31,29 @@ TOLERANCE = 1e-6  # on bilinear weights, which programs compute in float32 or in
 def import_model(prototxt: Path | str, caffemodel: Path | str, *, name: str | None = None) -> FCN | Classifier:
     """Read a Caffe net as the network of ``fullyconv.build`` that it is, with its weights.
 
-    The net must compute what that network computes, layer for layer, under the names of the release;
-    for a classifier, whose fully connected layers become convolutions, under those of Caffe's model zoo.
-    ``name`` says which network it is where several have the same layers (default: the name in the
-    file, else the first that fits). Upsampling that is bilinear stays fixed; one kernel per class that
-    is not becomes learned upsampling. Raises ``BadFile`` for a net that is no such network and for
-    upsampling that mixes classes: ``fullyconv.caffe.load`` runs these as they are.
+    The net must compute what that network computes, layer for layer, under the names of the release; for a classifier,
+    whose fully connected layers become convolutions, under those of Caffe's model zoo. Upsampling that is bilinear
+    stays fixed; one kernel per class that is not becomes learned upsampling.
+
+    Args:
+        prototxt: The net's description.
+        caffemodel: Its weights.
+        name: Which network it is, where several have the same layers; default: the name in the file, else the first
+            that fits.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        BadFile: For a net that is no such network, and for upsampling that mixes classes: ``fullyconv.caffe.load`` runs
+            these as they are.
+
+    >>> import tempfile
+    >>> from fullyconv.caffe import export
+    >>> from fullyconv.networks import build
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     type(import_model(*export(build("lenet"), place))).__name__
+    'Classifier'
     """
     net = load(prototxt, caffemodel)
     network, layers = recognise(net, str(prototxt), name)

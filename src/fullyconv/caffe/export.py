@@ -193,11 +193,26 @@ def _classifier(writer: _Writer, net: Classifier) -> None:
 
 
 def export(net: FCN | Classifier, folder: Path | str) -> tuple[Path, Path]:
-    """Write ``deploy.prototxt`` and ``weights.caffemodel`` into a folder and give their paths.
+    """Write a network as Caffe's files.
 
-    Layers have the names of the papers' release, fixed upsampling its dense bilinear weights, so the
-    files serve Caffe and come back through ``import_model`` bit for bit. Raises ``ValueError`` for a
-    network that Caffe has no layers for.
+    Layers have the names of the papers' release, fixed upsampling its dense bilinear weights, so the files serve Caffe
+    and come back through ``import_model`` bit for bit.
+
+    Args:
+        net: A network of ``build``.
+        folder: Where ``deploy.prototxt`` and ``weights.caffemodel`` go; made if it is missing.
+
+    Returns:
+        The paths of the two files.
+
+    Raises:
+        ValueError: For a network that Caffe has no layers for.
+
+    >>> import tempfile
+    >>> from fullyconv.networks import build
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     [path.name for path in export(build("lenet"), place)]
+    ['deploy.prototxt', 'weights.caffemodel']
     """
     layers = network_layers(net)
     folder = Path(folder)

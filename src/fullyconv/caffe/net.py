@@ -26,8 +26,23 @@ CHANNELS = {"depth": 1, "label": 1, "sem": 1, "geo": 1}
 class Net(nn.Module):
     """The layers of a prototxt, run in order; ``layers`` holds their modules under their Caffe names.
 
-    ``inputs`` are the blobs to feed, with the sizes that the file gives as a default; any batch size,
-    height and width may be fed unless an InnerProduct fixes them.
+    ``inputs`` are the blobs to feed, with the sizes that the file gives as a default; any batch size, height and width
+    may be fed unless an InnerProduct fixes them. ``load`` makes one.
+
+    Args:
+        description: The file, read.
+        shapes: Sizes of inputs that data layers leave open, by blob.
+
+    Raises:
+        BadFile: For layers and fields that cannot be honoured.
+
+    >>> import tempfile
+    >>> from fullyconv.caffe import export
+    >>> from fullyconv.networks import build
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     net = load(*export(build("lenet"), place))
+    >>> [layer.name for layer in net.described][:3]
+    ['conv1', 'pool1', 'conv2']
     """
 
     def __init__(self, description: Description, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -107,11 +122,19 @@ class Net(nn.Module):
         return tops
 
     def forward(self, blobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the layers and give the blobs that no layer uses up.
+        """Run the layers and return the blobs that no layer uses up.
 
-        A loss does not use up what it looks at. Where a blob that only losses and accuracies need (a
-        label) is not given, those layers are left out. Raises ``ValueError`` naming the blob that is
-        missing or unknown, or the layer that a blob does not fit.
+        A loss does not use up what it looks at. Where a blob that only losses and accuracies need (a label) is not
+        given, those layers are left out.
+
+        Args:
+            blobs: The inputs by name, N x C x H x W.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            ValueError: Naming the blob that is missing or unknown, or the layer that a blob does not fit.
         """
         active = self._active(blobs)
         last = {bottom: index for index, (layer, _) in enumerate(active) for bottom in layer.bottoms}
@@ -156,11 +179,25 @@ class Net(nn.Module):
         return {layer.tops[0]: (layer.loss_weights or (1.0,))[0] for layer in losses}
 
     def module(self, layer: Layer) -> nn.Module:
-        """Return a layer's module."""
+        """Return a layer's module.
+
+        Args:
+            layer: One of ``described``.
+
+        Returns:
+            The module that runs it.
+        """
         return self.layers[self._keys[layer]]
 
     def blobs(self, layer: Layer) -> list[tuple[str, Tensor]]:
-        """Return a layer's weights in Caffe's order, with their names in the module."""
+        """Return a layer's weights in Caffe's order.
+
+        Args:
+            layer: One of ``described``.
+
+        Returns:
+            Each weight with its name in the module.
+        """
         module = self.module(layer)
         return [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
 
@@ -204,10 +241,28 @@ def load(
 ) -> Net:
     """Read a net from Caffe's files: ``load("deploy.prototxt", "net.caffemodel")({"data": x})["score"]``.
 
-    Without ``caffemodel`` the weights start as the fillers say. ``phase`` chooses the layers of a file
-    that serves both training and testing (default TEST); ``shapes`` gives the sizes of inputs that
-    data layers leave open. Weights whose ``lr_mult`` is 0 do not require gradients. The net is in
-    evaluation mode. Layers, fields and weights that cannot be honoured raise ``BadFile``.
+    Args:
+        prototxt: The net's description.
+        caffemodel: Its weights; without them they start as the fillers say.
+        phase: Which layers to take of a file that serves both training and testing; default TEST.
+        shapes: The sizes of inputs that data layers leave open, by blob.
+
+    Returns:
+        The net in evaluation mode; weights whose ``lr_mult`` is 0 do not require gradients.
+
+    Raises:
+        BadFile: For layers, fields and weights that cannot be honoured.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     file = Path(place, "deploy.prototxt")
+    ...     _ = file.write_text(
+    ...         'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }'
+    ...         'layer { name: "score" type: "Convolution" bottom: "data" top: "score"'
+    ...         '        convolution_param { num_output: 2 kernel_size: 3 } }'
+    ...     )
+    ...     load(file)({"data": torch.zeros(1, 3, 10, 12)})["score"].shape
+    torch.Size([1, 2, 8, 10])
     """
     description = describe(prototxt, phase)
     weights = None if caffemodel is None else read_weights(caffemodel)

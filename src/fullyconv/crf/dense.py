@@ -87,6 +87,10 @@ def image_crf(image: np.ndarray, parameters: CRFParameters, *, mask: np.ndarray 
 
     Returns:
         The CRF, ready for unaries C x H x W.
+
+    >>> crf = image_crf(np.zeros((4, 5, 3), np.uint8), CRFParameters(appearance_weight=0))
+    >>> crf.marginals(np.zeros((2, 4, 5), np.float32), iterations=1).shape
+    (2, 4, 5)
     """
     height, width = image.shape[:2]
     terms = []

@@ -10,10 +10,19 @@ from dataclasses import asdict, dataclass
 class CRFParameters:
     """How strongly, and how far, pixels pull on each other (Krähenbühl & Koltun 2011, section 4).
 
-    ``iterations`` mean-field updates (5 to 10 settle); a smoothness kernel over positions with
-    standard deviation ``smoothness_sxy`` px; an appearance kernel over positions and colours with
-    ``appearance_sxy`` px and ``appearance_srgb`` grey levels of 0..255. A weight of 0 leaves its
-    kernel out. Raises ``ValueError`` for values out of range.
+    Attributes:
+        iterations: Mean-field updates, 0 or more; 5 to 10 settle.
+        smoothness_weight: Of the kernel over positions; 0 leaves it out.
+        smoothness_sxy: Its standard deviation in pixels.
+        appearance_weight: Of the kernel over positions and colours; 0 leaves it out.
+        appearance_sxy: Its standard deviation over positions, in pixels.
+        appearance_srgb: Its standard deviation over colours, in grey levels of 0..255.
+
+    Raises:
+        ValueError: For values out of range.
+
+    >>> CRFParameters(appearance_weight=5).appearance_sxy
+    80.0
     """
 
     iterations: int = 10

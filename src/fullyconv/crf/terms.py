@@ -27,6 +27,9 @@ class Gaussian:
 
     Raises:
         ValueError: For a weight or a compatibility that is NaN or infinite.
+
+    >>> Gaussian(positions((4, 6), (3, 3)), weight=2.0).features.shape
+    (2, 4, 6)
     """
 
     features: np.ndarray = field(repr=False)
@@ -41,12 +44,15 @@ class Gaussian:
 class GridGaussian:
     """A kernel over positions alone, computed exactly, axis by axis.
 
+    Costs O(N (H + W)) where the lattice costs O(N).
+
     Attributes:
         deviations: Its standard deviations in pixels, one per axis of the grid.
         weight: As in ``Gaussian``.
         compatibility: As in ``Gaussian``.
 
-    Costs O(N (H + W)) where the lattice costs O(N).
+    >>> GridGaussian((3.0, 3.0), weight=2.0)
+    GridGaussian(deviations=(3.0, 3.0), weight=2.0)
     """
 
     deviations: tuple[float, ...]

@@ -20,12 +20,23 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The counts of a data set and all that follows from them."""
+    """The counts of a data set and all that follows from them.
+
+    Attributes:
+        classes: What the labels mean, C classes.
+        counts: The confusion matrix in pixels, C x C int64, rows = truth.
+        void_pixels: The pixels that were not scored.
+        image_iu: The mean IU of each image by itself, 0..1 (NaN: no labelled pixel), by name.
+
+    >>> found = Evaluation(ClassSet(("road", "sky")), np.array([[8, 2], [0, 0]]), void_pixels=10, image_iu={"a": 0.4})
+    >>> found.scores.pixel_accuracy, found.absent, found.void_share
+    (0.8, ['sky'], 0.5)
+    """
 
     classes: ClassSet
-    counts: np.ndarray  # C x C int64, rows = truth
+    counts: np.ndarray
     void_pixels: int
-    image_iu: dict[str, float]  # mean IU of each image by itself, by name
+    image_iu: dict[str, float]
 
     @property
     def scores(self) -> Scores:
@@ -44,7 +55,11 @@ class Evaluation:
         return self.void_pixels / total if total else 0.0
 
     def document(self) -> dict[str, Any]:
-        """Return everything as plain values for JSON; per-class figures in the order of ``classes``."""
+        """Return everything as plain values for JSON.
+
+        Returns:
+            The scores, counts and names; per-class figures in the order of ``classes``.
+        """
         return {
             **asdict(self.scores),
             "classes": list(self.classes.names),
@@ -58,7 +73,25 @@ class Evaluation:
 
 
 def evaluate(segmenter: Segmenter, pairs: Sequence[Pair], *, progress: Progress | None = None) -> Evaluation:
-    """Predict every pair and count; raises ``BadFile`` for a pair that cannot be read."""
+    """Predict every pair at its native resolution and count.
+
+    Args:
+        segmenter: The model.
+        pairs: Images with their masks (``fullyconv.data.folder.open_folder``).
+        progress: Called with (done, total) after each pair.
+
+    Returns:
+        One confusion matrix over all pairs, and what follows from it.
+
+    Raises:
+        BadFile: For a pair that cannot be read.
+
+    >>> from fullyconv.networks import build
+    >>> from fullyconv.types import Preprocess
+    >>> model = Segmenter(build("fcn4s-lenet", 2), classes=ClassSet(("a", "b")), preprocess=Preprocess(), device="cpu")
+    >>> evaluate(model, []).scores.frequency_weighted_iu
+    0.0
+    """
     classes = segmenter.classes
     counts = np.zeros((len(classes), len(classes)), np.int64)
     void, image_iu = 0, {}

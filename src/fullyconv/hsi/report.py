@@ -12,7 +12,8 @@ from fullyconv.hsi.plots import plot_spectra
 from fullyconv.hsi.scoring import SceneEvaluation
 from fullyconv.hsi.splits import PixelSplit
 from fullyconv.hsi.trial import SceneTrial
-from fullyconv.report import FILE_NAME, Key, class_keys, class_rows, embed, picture, plot_confusion, write_page
+from fullyconv.report.figures import embed, plot_confusion
+from fullyconv.report.page import FILE_NAME, Key, class_keys, class_rows, picture, write_page
 from fullyconv.scores.metrics import CONVENTION
 from fullyconv.types import ClassSet
 

@@ -69,23 +69,53 @@ CLASSIFIERS = {
 
 
 def generic_names() -> list[str]:
-    """List the names that combine a variant and a trunk."""
+    """List the names that combine a variant and a trunk.
+
+    Returns:
+        ``fcn32s-vgg16``, ``fcn16s-vgg16``, …
+
+    >>> generic_names()[:3]
+    ['fcn32s-vgg16', 'fcn16s-vgg16', 'fcn8s-vgg16']
+    """
     return [f"{variant}-{trunk}" for trunk, variants in VARIANTS.items() for variant in variants]
 
 
 def network_names() -> list[str]:
-    """List the segmentation networks ``build`` knows; it also knows ``CLASSIFIERS`` and trunks from elsewhere."""
+    """List the segmentation networks that ``build`` knows; it also knows ``CLASSIFIERS`` and trunks from elsewhere.
+
+    Returns:
+        The names of variants and trunks, then those of the papers.
+
+    >>> "voc-fcn8s" in network_names()
+    True
+    """
     return [*generic_names(), *REFERENCES]
 
 
 def external_trunk(name: str) -> tuple[int, str] | None:
-    """Split a network's name with a classifier from elsewhere, ``fcn8s-timm:resnet50``, into stride and classifier."""
+    """Split a network's name with a classifier from elsewhere into the stride of its finest scores and the classifier.
+
+    Args:
+        name: A network's name, as ``build`` takes it.
+
+    Returns:
+        The stride in pixels and the classifier's name; ``None`` for networks on trunks of our own.
+
+    >>> external_trunk("fcn8s-timm:resnet50"), external_trunk("fcn8s-vgg16")
+    ((8, 'timm:resnet50'), None)
+    """
     found = re.fullmatch(r"fcn(\d+)s-(.+)", name)
     return (int(found[1]), found[2]) if found and is_external(found[2]) else None
 
 
 def foreign_trunk(name: str) -> str | None:
     """Return the function that building a network calls, where that is neither ours nor timm's nor torchvision's.
+
+    Args:
+        name: A network's name, as ``build`` takes it.
+
+    Returns:
+        ``package.module:function``, or ``None``.
 
     >>> foreign_trunk("fcn8s-my_package.nets:build"), foreign_trunk("fcn8s-timm:resnet50"), foreign_trunk("voc-fcn8s")
     ('my_package.nets:build', None, None)
@@ -105,17 +135,27 @@ def build(
 ) -> FCN | Classifier:
     """Build a network with fresh weights.
 
-    ``name`` is a network of the papers (``REFERENCES``: ``voc-fcn8s``, ``siftflow-fcn16s``, …), or a
-    variant, a hyphen and a trunk: ``fcn32s``, ``fcn16s`` or ``fcn8s`` and ``vgg16`` (the reference
-    form), ``vgg16-same`` (padded by 1 instead of 100), ``resnet18``, …: N x 3 x H x W -> N x
-    ``classes`` x H x W scores. A trunk's name alone (``CLASSIFIERS``) gives a classifier of whole
-    pictures. ``classes`` and ``upsampling`` default to those of the named network, or to 21 classes
-    and fixed upsampling. Trunks from elsewhere are named as ``from_classifier`` takes them:
-    ``fcn8s-timm:convnext_tiny``. ``channels`` lets a variant of a trunk read images of so many instead of
-    colours; ``fcn1s-spectral4`` and its like are made for that. Raises ``ValueError`` for any other name.
+    Args:
+        name: A network of the papers (``REFERENCES``: ``voc-fcn8s``, ``siftflow-fcn16s``, …); or a variant, a hyphen
+            and a trunk: ``fcn32s``, ``fcn16s`` or ``fcn8s`` and ``vgg16`` (the reference form), ``vgg16-same`` (padded
+            by 1 instead of 100), ``resnet18``, …; trunks from elsewhere as ``from_classifier`` takes them,
+            ``fcn8s-timm:convnext_tiny``. A trunk's name alone (``CLASSIFIERS``) gives a classifier of whole pictures.
+        classes: The number of classes, 1 or more; default: those of the named network, else 21.
+        upsampling: ``fixed`` bilinear kernels or ``learned`` ones; default: the named network's, else fixed.
+        channels: Let a variant of a trunk read images of so many channels instead of 3; ``fcn1s-spectral4`` and its
+            like are made for that.
 
-    >>> build("fcn8s-resnet18", classes=5).smallest_input
-    (1, 1)
+    Returns:
+        A module of N x 3 (or ``channels``) x H x W -> N x ``classes`` x H x W scores, for any height and width from its
+        ``smallest_input`` on; of a classifier N x ``classes`` scores.
+
+    Raises:
+        ValueError: For an unknown name, no class, or choices that the named network does not leave open.
+
+    >>> import torch
+    >>> network = build("fcn8s-resnet18", classes=5)
+    >>> network.smallest_input, network(torch.zeros(1, 3, 33, 47)).shape
+    ((1, 1), torch.Size([1, 5, 33, 47]))
     """
     network: FCN | Classifier
     classes = None if classes is None else class_count(classes)
@@ -151,7 +191,20 @@ def build(
 
 
 def rebuild(architecture: Architecture) -> FCN:
-    """Build the network that an architecture describes, with fresh weights."""
+    """Build the network that an architecture describes, with fresh weights.
+
+    Args:
+        architecture: What ``architecture_of`` said of a network.
+
+    Returns:
+        A network of the same layers; load its weights by ``load_state_dict``.
+
+    Raises:
+        ValueError: For a name that ``build`` does not know.
+
+    >>> rebuild(Architecture("fcn8s-resnet18", classes=5)).classes
+    5
+    """
     external = external_trunk(architecture.name)
     if external is None:
         return build(

@@ -38,7 +38,16 @@ def class_count(classes: object) -> int:
 class Architecture:
     """All that is needed to build a network again.
 
-    ``taps`` and ``example`` are those of ``from_classifier``, for networks on classifiers from elsewhere.
+    Attributes:
+        name: What ``build`` calls it.
+        classes: The number of classes.
+        upsampling: ``fixed`` or ``learned``.
+        channels: The channels of its input, where they are not those that its trunk is made for.
+        taps: The modules whose maps are scored, of networks on classifiers from elsewhere; none: those found by itself.
+        example: A size (C, H, W) that such a classifier takes; ``None``: the usual one.
+
+    >>> Architecture("fcn8s-resnet18", classes=5)
+    Architecture(name='fcn8s-resnet18', classes=5, upsampling='fixed', channels=None, taps=(), example=None)
     """
 
     name: str
@@ -54,7 +63,21 @@ class Architecture:
 
 
 def architecture_of(network: nn.Module) -> Architecture:
-    """Return how a network was built; raises ``ValueError`` if it was not built by name."""
+    """Return how a network was built.
+
+    Args:
+        network: A network made by ``build``, ``from_classifier`` or ``fullyconv.load``.
+
+    Returns:
+        What ``rebuild`` builds it again from.
+
+    Raises:
+        ValueError: If it was not built by name.
+
+    >>> architecture_of(nn.Linear(2, 2))
+    Traceback (most recent call last):
+    ValueError: ...
+    """
     architecture = getattr(network, "architecture", None)
     if not isinstance(architecture, Architecture):
         raise ValueError(

@@ -42,12 +42,33 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     with their mean (the reference's rule for colour and depth).
 
     Score layers start at zero; kernels, crops, the margin of zeros around the image and all offsets follow from the
-    classifier's graph (``fullyconv inspect`` prints them); images of any size are labelled. A saved model records the
-    name the classifier can be built by, which is found for models of timm and torchvision and for classes that need
-    no arguments; for others give ``origin``. (Noise of training that arguments switched on, such as stochastic
-    depth, is not part of a name.)
+    classifier's graph (``fullyconv inspect`` prints them); images of any size are labelled.
 
-    Raises ``ValueError`` naming the operation and module for what has no fully convolutional form.
+    Args:
+        classifier: A module of N x C x H x W -> N x K scores; a name (``timm:convnext_tiny``, ``torchvision:resnet50``,
+            ``my_package.nets:build``) stands for a fresh one.
+        classes: The number of classes to score.
+        stride: The stride in pixels of the finest map to score: 32 is FCN-32s, 8 FCN-8s.
+        taps: The modules to tap instead, as in ``named_modules``.
+        example: A size (C, H, W) that the classifier takes: timm's own for its models, else 3 x 224 x 224.
+        upsampling: ``fixed`` bilinear kernels or ``learned`` ones.
+        channels: Widen the first layer to images of so many channels: its filters are kept, each further channel starts
+            with their mean (the reference's rule for colour and depth).
+        origin: The name ``package.module:function`` that a saved model records to build the classifier by. It is found
+            for models of timm and torchvision and for classes that need no arguments. (Noise of training that arguments
+            switched on, such as stochastic depth, is not part of a name.)
+
+    Returns:
+        A network of N x C x H x W -> N x ``classes`` x H x W scores.
+
+    Raises:
+        ValueError: Naming the operation and module for what has no fully convolutional form.
+
+    >>> small = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1),
+    ...                       nn.Flatten(), nn.Linear(8, 10))
+    >>> network = from_classifier(small, classes=3, stride=2, example=(3, 32, 32))
+    >>> network(torch.zeros(1, 3, 21, 30)).shape
+    torch.Size([1, 3, 21, 30])
     """
     classes = class_count(classes)
     named = isinstance(classifier, str)

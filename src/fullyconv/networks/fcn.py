@@ -172,16 +172,29 @@ def _coarsest(skips: int) -> slice:
 class FCN(nn.Module):
     """A fully convolutional network over any trunk: N x K x H x W in, N x C x H x W class scores out.
 
-    ``trunk`` gives feature maps fine to coarse and has ``channels``, one number per map. The coarsest
-    ``skips + 1`` of them are scored by zero-initialised 1 x 1 convolutions, upsampled by bilinear
-    transposed convolution and summed. Kernels, crops, smallest input and reach are derived from the
-    trunk's graph, for rows and columns. ``upsampling`` fixed or learned, ``border``: see ``Upsample``.
-    ``scales``, one per skip, multiply the finer maps before they are scored (the at-once net). With
-    ``cover`` the image gets the smallest margin of zeros with which images of every size can be labelled.
-    ``remarks`` say what is to be known of the trunk's operations (``fullyconv.trace``).
+    The coarsest ``skips + 1`` maps of the trunk are scored by zero-initialised 1 x 1 convolutions, upsampled by
+    bilinear transposed convolution and summed (paper, section 4). Kernels, crops, smallest input and reach are derived
+    from the trunk's graph, for rows and columns. ``remarks`` say what is to be known of the trunk's operations
+    (``fullyconv.trace``).
 
-    Takes K = ``in_channels`` (3 unless the trunk says otherwise) and any H and W from
-    ``smallest_input`` on; raises ``ValueError`` for anything else.
+    Args:
+        trunk: Gives feature maps fine to coarse and has ``channels``, one number per map.
+        classes: The number of classes C.
+        skips: How many finer maps are fused.
+        upsampling: ``fixed`` or ``learned``, see ``Upsample``.
+        border: ``zero`` or ``replicate``, see ``Upsample``.
+        scales: One factor per skip that multiplies the finer map before it is scored (the at-once net); none: 1.
+        cover: Put the smallest margin of zeros around the image with which images of every size can be labelled.
+
+    Raises:
+        ValueError: For choices that do not fit the trunk; in ``forward`` for an image of other channels than
+            ``in_channels`` or smaller than ``smallest_input``.
+
+    >>> import torch
+    >>> from fullyconv.networks.trunks import backbone
+    >>> network = FCN(backbone("lenet"), classes=2, skips=0)
+    >>> network.in_channels, network(torch.zeros(1, 1, 9, 30)).shape
+    (1, torch.Size([1, 2, 9, 30]))
     """
 
     architecture: Architecture | None = None
@@ -247,12 +260,29 @@ class FCN(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Score every pixel of N x K x H x W."""
+        """Score every pixel.
+
+        Args:
+            image: N x K x H x W, normalised; H and W from ``smallest_input`` on.
+
+        Returns:
+            N x C x H x W scores (before the softmax).
+
+        Raises:
+            ValueError: For an image of other channels or smaller than ``smallest_input``.
+        """
         self._check(image)
         return self._climb(self._score(self.trunk(self.padded(image)), self.heads), self.upsamplers, image)
 
     def padded(self, image: Tensor) -> Tensor:
-        """Put the margin of zeros around N x K x H x W that the trunk needs, if any."""
+        """Put the margin of zeros around an image that the trunk needs, if any.
+
+        Args:
+            image: N x K x H x W.
+
+        Returns:
+            N x K x H' x W'.
+        """
         rows, columns = (plan.padding(length) for plan, length in zip(self.plans, image.shape[-2:], strict=True))
         return functional.pad(image, (*columns, *rows)) if any((*rows, *columns)) else image
 

@@ -34,8 +34,15 @@ Picture = Path | str | Image.Image | np.ndarray
 class Prediction:
     """What a network says of one image.
 
-    ``labels`` is H x W, the smallest unsigned integer type that holds the classes; ``probabilities``
-    C x H x W float16 if they were asked for.
+    Attributes:
+        image: The image, H x W x 3 uint8 RGB (of other networks H x W x K numbers).
+        labels: The class of every pixel, H x W, the smallest unsigned integer type that holds the classes.
+        classes: What the labels mean.
+        probabilities: C x H x W float16, 0..1, if they were asked for.
+
+    >>> pixels, labels = np.zeros((2, 2, 3), np.uint8), np.array([[0, 1], [1, 1]], np.uint8)
+    >>> Prediction(pixels, labels, ClassSet(("road", "sky"))).overlay().size
+    (2, 2)
     """
 
     image: np.ndarray = field(repr=False)  # H x W x 3 uint8 RGB
@@ -44,12 +51,36 @@ class Prediction:
     probabilities: np.ndarray | None = field(default=None, repr=False)
 
     def overlay(self, *, alpha: float = 0.5) -> Image.Image:
-        """Paint the classes over the image."""
+        """Paint the classes over the image.
+
+        Args:
+            alpha: The colours' share, 0 (the image alone) to 1 (the colours alone).
+
+        Returns:
+            A picture of the image's size.
+        """
         return Image.fromarray(overlay(self.image, self.labels, self.classes, alpha=alpha))
 
 
 class Segmenter:
-    """A trained network with all it needs to read an image: its classes and its normalisation."""
+    """A trained network with all it needs to read an image: its classes and its normalisation.
+
+    Args:
+        network: A segmentation network.
+        classes: What its labels mean.
+        preprocess: The normalisation it was trained with.
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+        precision: ``fp32``, or ``bf16`` for less time where the machine has it.
+
+    Raises:
+        ValueError: For a network that does not label pixels.
+
+    >>> from fullyconv.networks import build
+    >>> network, classes = build("fcn8s-resnet18", 2), ClassSet(("a", "b"))
+    >>> model = Segmenter(network, classes=classes, preprocess=Preprocess(), device="cpu")
+    >>> model.predict(np.zeros((5, 7, 3), np.uint8)).labels.shape
+    (5, 7)
+    """
 
     def __init__(
         self,
@@ -68,12 +99,22 @@ class Segmenter:
         self._still: tuple[list[object], FCN] = ([], self.network)  # what the frozen network was made of, and it
 
     def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
-        """Label every pixel of a path, a PIL image, or an H x W (x C) uint8 array (RGB, RGBA or grey).
+        """Label every pixel.
 
-        Images of over 1.5 million pixels are cut into tiles that overlap by what the network sees,
-        so the result is that of the whole image in a fraction of the memory. Raises ``BadFile`` for a
-        file that cannot be read, ``ValueError`` for an array that is no image. A network of K > 3 channels
-        takes an H x W x K array of numbers: RGB, then what it sees beside colour (log-depth, HHA).
+        Images of over 1.5 million pixels are cut into tiles that overlap by what the network sees, so the result is
+        that of the whole image in a fraction of the memory.
+
+        Args:
+            image: A path, a PIL image, or an H x W (x C) uint8 array (RGB, RGBA or grey). A network of K > 3 channels
+                takes an H x W x K array of numbers: RGB, then what it sees beside colour (log-depth, HHA).
+            probabilities: Also return those of every class.
+
+        Returns:
+            Labels, and probabilities if asked for, of exactly the image's size.
+
+        Raises:
+            BadFile: For a file that cannot be read.
+            ValueError: For an array that is no image.
         """
         channels = self.network.in_channels
         pixels = as_pixels(image) if channels == COLOURS else as_channels(image, channels)
@@ -144,7 +185,7 @@ class Segmenter:
         return self.preprocess(pixels)
 
     def scores(self, pixels: np.ndarray) -> Tensor:
-        """Return the class scores of H x W x K pixels (RGB first) in one pass, C x H x W float32.
+        """Score every pixel in one pass.
 
         Those of the first task where a network has two. Raises ``ValueError`` if they are NaN or infinite.
         """

@@ -45,7 +45,19 @@ def plot_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
 
 
 def plot_confusion(evaluation: Evaluation) -> Figure:
-    """Draw the confusion matrix, each row as percentages of the true class's pixels."""
+    """Draw the confusion matrix, each row as percentages of the true class's pixels.
+
+    Args:
+        evaluation: Counts and names.
+
+    Returns:
+        A figure; numbers stand in the cells of up to 40 classes.
+
+    >>> from fullyconv.types import ClassSet
+    >>> figure = plot_confusion(Evaluation(ClassSet(("a", "b")), np.array([[3, 1], [0, 4]]), 0, {}))
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['75', '25', '100']
+    """
     counts, names = evaluation.counts, evaluation.classes.names
     percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side, room = 1.5 + 0.45 * len(names), 0.085 * max(map(len, names))  # inches: the cells, the longest name
@@ -66,7 +78,18 @@ def plot_confusion(evaluation: Evaluation) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; the file appears whole or not at all."""
+    """Write a figure as PNG, 120 pixels to the inch; the file appears whole or not at all.
+
+    Args:
+        figure: The figure.
+        path: The file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     save_figure(Figure(figsize=(1, 1)), Path(place, "empty.png"))
+    ...     Path(place, "empty.png").read_bytes()[1:4]
+    b'PNG'
+    """
     with whole_file(path) as draft:
         figure.savefig(draft, dpi=120, format="png")
 

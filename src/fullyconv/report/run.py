@@ -50,6 +50,16 @@ def write_report(
 
     Raises:
         BadFile: A shown picture cannot be read any more.
+
+    >>> import tempfile
+    >>> from fullyconv.networks import build
+    >>> from fullyconv.types import ClassSet, Preprocess
+    >>> classes = ClassSet(("a", "b"))
+    >>> model = Segmenter(build("fcn4s-lenet", 2), classes=classes, preprocess=Preprocess(), device="cpu")
+    >>> counted = Evaluation(classes, np.array([[3, 1], [0, 4]]), 0, {})
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     write_report(Path(place), model, counted, [], title="a run").name
+    'report.html'
     """
     epochs, damaged = read_metrics(out / METRICS)
     scores = evaluation.scores

@@ -21,10 +21,22 @@ LONGEST_MINIMUM = 4096
 class FullyConvolutional(nn.Module):
     """A classifier that scores every place of a picture: N x C x H x W in, N x K x h x w class scores out.
 
-    ``rows`` and ``columns`` say where the units of the map look; ``remarks`` what is to be known of some
-    operations; ``slides`` whether each unit is the classifier's answer for a window of the example's size
-    (otherwise the mean of the map is its answer for the whole picture). A picture smaller than
-    ``smallest_input`` is padded to it by zeros, half on each side; at the end up to one of ``multiples``.
+    ``convolutionize`` makes one. ``rows`` and ``columns`` say where the units of the map look; ``remarks`` what is to
+    be known of some operations. A picture smaller than ``smallest_input`` is padded to it by zeros, half on each side;
+    at the end up to one of ``multiples``.
+
+    Args:
+        network: The recorded network, with its head recast.
+        found: Where its tensors look.
+        slides: Whether each unit is the classifier's answer for a window of the example's size (otherwise the mean of
+            the map is its answer for the whole picture).
+        smallest_input: The least height and width that the network takes.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 6 * 6, 10))
+    >>> dense = convolutionize(net, (3, 8, 8))
+    >>> dense.slides, dense(torch.zeros(1, 3, 10, 12)).shape
+    (True, torch.Size([1, 10, 3, 5]))
     """
 
     def __init__(self, network: fx.GraphModule, found: Walk, *, slides: bool, smallest_input: tuple[int, int]) -> None:
@@ -38,14 +50,31 @@ class FullyConvolutional(nn.Module):
         self.smallest_input = smallest_input
 
     def forward(self, image: Tensor) -> Tensor:
-        """Score every window of N x C x H x W pictures."""
+        """Score every window of pictures.
+
+        Args:
+            image: N x C x H x W.
+
+        Returns:
+            N x K x h x w scores.
+
+        Raises:
+            ValueError: For a tensor of other than four axes.
+        """
         if image.ndim != 4:
             raise ValueError(f"pictures are N x C x H x W, not {tuple(image.shape)}")
         (top, bottom), (left, right) = self.padding((image.shape[-2], image.shape[-1]))
         return cast("Tensor", self.network(functional.pad(image, (left, right, top, bottom))))
 
     def padding(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return how many zeros come before and after the rows and the columns of a picture of ``size``."""
+        """Return how many zeros come before and after the rows and the columns of a picture.
+
+        Args:
+            size: (H, W) of the picture.
+
+        Returns:
+            (before, after) for rows, then for columns.
+        """
         rows, columns = (
             _padding(length, least, multiple)
             for length, least, multiple in zip(size, self.smallest_input, self.multiples, strict=True)

@@ -15,22 +15,47 @@ from fullyconv.surgery.layers import filled, linear_to_conv, replace_layer
 
 @dataclass(frozen=True)
 class Compression:
-    """What a truncation saved and what it cost."""
+    """What a truncation saved and what it cost.
 
-    ranks: dict[str, int]  # by layer
-    parameters: tuple[int, int]  # of these layers, before and after
-    multiply_adds: tuple[int, int]  # of these layers over the given input, before and after
-    weight_errors: dict[str, float]  # |W - W'| / |W| by layer, Frobenius
-    output_error: float  # |y - y'| / |y| of the network's output for the given input
+    Attributes:
+        ranks: By layer.
+        parameters: Of these layers, before and after.
+        multiply_adds: Of these layers over the given input, before and after.
+        weight_errors: By layer, ``|W - W'| / |W|``, Frobenius.
+        output_error: ``|y - y'| / |y|`` of the network's output for the given input.
+
+    >>> saved = compress(nn.Sequential(nn.Conv2d(8, 8, 3)), ["0"], torch.randn(1, 8, 9, 9), rank=2)
+    >>> saved.ranks, saved.parameters
+    ({'0': 2}, (584, 168))
+    """
+
+    ranks: dict[str, int]
+    parameters: tuple[int, int]
+    multiply_adds: tuple[int, int]
+    weight_errors: dict[str, float]
+    output_error: float
 
 
 def truncate_svd(conv: nn.Conv2d, *, rank: int | None = None, error: float | None = None) -> nn.Sequential:
     """Factor a k x k convolution I -> O into k x k, I -> r, without bias, and 1 x 1, r -> O, with the old bias.
 
-    Give either ``rank`` r or ``error``, the largest relative error of the weights (Frobenius norm; that of
-    the output for white input), for which the smallest sufficient rank is taken. No other factors of rank r come
-    closer. At full rank the function is unchanged; weights are saved if and only if r < n*O / (n + O)
-    with n = I*k*k. Raises ``ValueError`` for grouped convolutions and for ranks and errors out of range.
+    No other factors of rank r come closer. At full rank the function is unchanged; weights are saved if and only if
+    r < n*O / (n + O) with n = I*k*k.
+
+    Args:
+        conv: The convolution.
+        rank: r; give either this or ``error``.
+        error: The largest relative error of the weights (Frobenius norm; that of the output for white input), 0..1; the
+            smallest sufficient rank is taken.
+
+    Returns:
+        The two convolutions.
+
+    Raises:
+        ValueError: For grouped convolutions, and for ranks and errors out of range.
+
+    >>> [tuple(layer.weight.shape) for layer in truncate_svd(nn.Conv2d(8, 16, 3), rank=2)]
+    [(2, 8, 3, 3), (16, 2, 1, 1)]
     """
     weight = _matrix(conv)  # O x I*k*k
     singular, inner, outer = _factors(weight)
@@ -67,9 +92,17 @@ def _pair(conv: nn.Conv2d, rank: int) -> nn.Sequential:
 
 
 def factor_like(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Factor the convolutions of a fresh network that are factored in a saved one's ``tensors``, in place.
+    """Factor the convolutions of a fresh network that are factored in a saved one, in place.
 
-    Weights are not copied; tensors that describe no factored layer change nothing.
+    Args:
+        network: Is changed where ``tensors`` describe a factored layer; weights are not copied.
+        tensors: The saved network's, by name.
+
+    >>> saved = nn.Sequential(truncate_svd(nn.Conv2d(8, 16, 3), rank=2))
+    >>> fresh = nn.Sequential(nn.Conv2d(8, 16, 3))
+    >>> factor_like(fresh, saved.state_dict())
+    >>> fresh[0][0].weight.shape
+    torch.Size([2, 8, 3, 3])
     """
     for name, conv in [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)]:
         inner = tensors.get(f"{name}.0.weight")
@@ -113,11 +146,23 @@ def _rank_for(singular: Tensor, error: float) -> int:
 def compress(
     network: nn.Module, names: Sequence[str], inputs: Tensor, *, rank: int | None = None, error: float | None = None
 ) -> Compression:
-    """Truncate the convolutions ``names`` of a network in place (``trunk.fc6``, ``trunk.fc7``) and measure the effect.
+    """Truncate convolutions of a network in place and measure the effect.
 
-    ``inputs``, N x C x H x W, is what the output error and the multiply-adds are measured on; the
-    network must answer with one tensor. ``rank`` or ``error``: see ``truncate_svd``. Raises
-    ``ValueError`` for a name that is no convolution of the network.
+    Args:
+        network: Answers with one tensor.
+        names: Its convolutions, as in ``named_modules`` (``trunk.fc6``, ``trunk.fc7``).
+        inputs: N x C x H x W, what the output error and the multiply-adds are measured on.
+        rank: See ``truncate_svd``.
+        error: See ``truncate_svd``.
+
+    Returns:
+        What was saved and what it cost.
+
+    Raises:
+        ValueError: For a name that is no convolution of the network, and what ``truncate_svd`` refuses.
+
+    >>> compress(nn.Sequential(nn.Conv2d(8, 8, 3)), ["0"], torch.randn(1, 8, 9, 9), rank=8).output_error < 1e-5
+    True
     """
     layers = {name: _convolution(network, name) for name in names}
     pairs = {name: truncate_svd(conv, rank=rank, error=error) for name, conv in layers.items()}
@@ -182,9 +227,15 @@ def _relative(difference: Tensor, whole: Tensor) -> float:
 class GlobalAverageHead(nn.Module):
     """Class scores without a fully connected layer: a 1 x 1 convolution, then the mean over positions.
 
-    Takes N x C x h x w of any size, gives N x K. The mean and the convolution commute, so this is
-    also "average, then linear" (GoogLeNet, ResNet), and the map before the mean, ``heat_map``, says
-    where each class is.
+    Takes N x C x h x w of any size, gives N x K. The mean and the convolution commute, so this is also "average, then
+    linear" (GoogLeNet, ResNet), and the map before the mean, ``heat_map``, says where each class is.
+
+    Args:
+        channels: C.
+        classes: K.
+
+    >>> GlobalAverageHead(8, 3)(torch.zeros(2, 8, 5, 7)).shape
+    torch.Size([2, 3])
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -193,16 +244,37 @@ class GlobalAverageHead(nn.Module):
 
     @classmethod
     def of(cls, linear: nn.Linear) -> GlobalAverageHead:
-        """Take the weights of the linear layer that follows an average pool."""
+        """Take the weights of the linear layer that follows an average pool.
+
+        Args:
+            linear: C -> K.
+
+        Returns:
+            A head with a copy of its weights.
+        """
         head = cls(1, 1)
         head.score = linear_to_conv(linear, (1, 1))
         return head
 
     def heat_map(self, features: Tensor) -> Tensor:
-        """Score every position, N x K x h x w."""
+        """Score every position.
+
+        Args:
+            features: N x C x h x w.
+
+        Returns:
+            N x K x h x w.
+        """
         scores: Tensor = self.score(features)
         return scores
 
     def forward(self, features: Tensor) -> Tensor:
-        """Score the whole map, N x K."""
+        """Score the whole map.
+
+        Args:
+            features: N x C x h x w.
+
+        Returns:
+            N x K.
+        """
         return self.heat_map(features).mean((2, 3))

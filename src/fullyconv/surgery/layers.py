@@ -15,10 +15,18 @@ Network = TypeVar("Network", bound=nn.Module)
 def linear_to_conv(linear: nn.Linear, window: tuple[int, int]) -> nn.Conv2d:
     """Recast a fully connected layer as the convolution that applies it at every position (paper, section 3.1).
 
-    ``linear`` reads C x h x w maps flattened channel first; ``window`` is (h, w). The convolution has
-    the same weights in the same order (a copy of them), so over an h x w map it gives the same
-    numbers and over a larger one the layer's answer for every window. Raises ``ValueError`` if the
-    input does not divide into windows.
+    Over an h x w map the convolution gives the same numbers as the layer, over a larger one the layer's answer for
+    every window.
+
+    Args:
+        linear: Reads C x h x w maps flattened channel first.
+        window: (h, w).
+
+    Returns:
+        A convolution with the same weights in the same order (a copy of them).
+
+    Raises:
+        ValueError: If the input does not divide into windows.
 
     >>> linear_to_conv(nn.Linear(512 * 7 * 7, 10, device="meta"), window=(7, 7))
     Conv2d(512, 10, kernel_size=(7, 7), stride=(1, 1))
@@ -37,8 +45,18 @@ def linear_to_conv(linear: nn.Linear, window: tuple[int, int]) -> nn.Conv2d:
 def conv_to_linear(conv: nn.Conv2d) -> nn.Linear:
     """Recast a convolution as the fully connected layer over one of its windows: the inverse of ``linear_to_conv``.
 
-    The layer reads C x h x w windows flattened channel first. It has one position, so stride, padding
-    and dilation have no counterpart. Raises ``ValueError`` for a grouped convolution.
+    Args:
+        conv: Any convolution that is not grouped. The layer has one position, so stride, padding and dilation have no
+            counterpart.
+
+    Returns:
+        A layer that reads C x h x w windows flattened channel first, with a copy of the weights.
+
+    Raises:
+        ValueError: For a grouped convolution.
+
+    >>> conv_to_linear(nn.Conv2d(512, 10, 7, device="meta"))
+    Linear(in_features=25088, out_features=10, bias=True)
     """
     if conv.groups != 1:
         raise ValueError(
@@ -52,13 +70,24 @@ def conv_to_linear(conv: nn.Conv2d) -> nn.Linear:
 
 
 def conv_to_matrix(conv: nn.Conv2d, size: tuple[int, int]) -> Tensor:
-    """Write a convolution over C x H x W maps, ``size`` = (H, W), as a sparse fully connected layer.
+    """Write a convolution over maps as a sparse fully connected layer.
 
-    Gives a coalesced ``torch.sparse`` matrix of (O * oh * ow) x (C * H * W) such that ``matrix @
-    x.flatten() == conv(x).flatten()`` without the bias. Its non-zeros are the kernel values, each
-    repeated at every position where its tap falls on the map; its transpose is the deconvolution with
-    the same weights (paper, section 3.3). Any stride, padding, dilation and grouping; raises
-    ``ValueError`` for padding other than zeros and for maps smaller than the kernel.
+    Its non-zeros are the kernel values, each repeated at every position where its tap falls on the map; its transpose
+    is the deconvolution with the same weights (paper, section 3.3).
+
+    Args:
+        conv: A convolution C -> O of any stride, padding, dilation and grouping.
+        size: (H, W) of the maps.
+
+    Returns:
+        A coalesced ``torch.sparse`` matrix of (O * oh * ow) x (C * H * W) such that
+        ``matrix @ x.flatten() == conv(x).flatten()`` without the bias.
+
+    Raises:
+        ValueError: For padding other than zeros and for maps smaller than the kernel.
+
+    >>> conv_to_matrix(nn.Conv2d(1, 1, 3), (4, 5)).shape
+    torch.Size([6, 20])
     """
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         raise ValueError("only zero padding by a number of pixels has a matrix: give padding=(rows, columns)")
@@ -95,11 +124,23 @@ def _taps(conv: nn.Conv2d, axis: int, units: int) -> tuple[Tensor, Tensor]:
 
 
 def expand_inputs(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """Widen a layer to ``channels`` inputs: its filters are kept, each new channel gets their mean.
+    """Widen a layer: its filters are kept, each new channel gets their mean.
 
-    As the reference starts its colour-and-depth network: colour weights as they were, depth the mean
-    of the three, per filter and tap. Raises ``ValueError`` for fewer channels than there are and for a
-    grouped convolution.
+    As the reference starts its colour-and-depth network: colour weights as they were, depth the mean of the three, per
+    filter and tap.
+
+    Args:
+        conv: The layer.
+        channels: How many inputs it reads afterwards.
+
+    Returns:
+        A new layer; ``conv`` stays as it was.
+
+    Raises:
+        ValueError: For fewer channels than there are and for a grouped convolution.
+
+    >>> expand_inputs(nn.Conv2d(3, 8, 3), 4)
+    Conv2d(4, 8, kernel_size=(3, 3), stride=(1, 1))
     """
     if conv.groups != 1:
         raise ValueError(f"a convolution in {conv.groups} groups cannot be widened: its channels belong to groups")
@@ -153,9 +194,22 @@ def filled(layer: AnyLayer, weight: Tensor, bias: Tensor | None) -> AnyLayer:
 
 
 def replace_layer(network: nn.Module, name: str, layer: nn.Module) -> nn.Module:
-    """Put ``layer`` where the network has the layer ``name`` (dotted, as in ``named_modules``); gives the old one.
+    """Put another layer where a network has one.
 
-    Raises ``ValueError`` if there is no such layer.
+    Args:
+        network: Is changed in place.
+        name: The layer's name, dotted, as in ``named_modules``.
+        layer: What takes its place.
+
+    Returns:
+        The layer that was there.
+
+    Raises:
+        ValueError: If there is no such layer.
+
+    >>> network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    >>> replace_layer(network, "1", nn.Tanh()), network[1]
+    (ReLU(), Tanh())
     """
     parent, _, leaf = name.rpartition(".")
     try:

@@ -29,7 +29,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the maps that a network gives look at: for each the paths along rows and columns."""
+    """What the maps that a network gives look at.
+
+    Attributes:
+        paths: For each map the layers behind it, along rows and along columns.
+        remarks: What is to be known of some operations.
+        multiples: Numbers of which the picture's height and width must be multiples.
+
+    >>> outputs(nn.Conv2d(3, 8, 3, stride=2)).strides
+    (Fraction(2, 1), Fraction(2, 1))
+    """
 
     paths: tuple[tuple[Path, Path], ...]
     remarks: tuple[Remark, ...]
@@ -42,15 +51,32 @@ class Outputs:
         return axis_map(rows).scale, axis_map(columns).scale
 
     def along(self, axis: int) -> list[Path]:
-        """Return the paths along one axis (0 rows, 1 columns), one per output."""
+        """Return the paths along one axis.
+
+        Args:
+            axis: 0 rows, 1 columns.
+
+        Returns:
+            One path per output.
+        """
         return [pair[axis] for pair in self.paths]
 
 
 def outputs(network: nn.Module) -> Outputs:
-    """Follow the picture through ``network`` to each of its outputs.
+    """Follow the picture through a network to each of its outputs.
 
-    A network that states its ``recording`` is not recorded again. Raises ``ValueError`` naming the operation that
-    cannot be followed.
+    Args:
+        network: N x C x H x W -> a map, or a tuple of maps. One that states its ``recording`` is not recorded
+            again.
+
+    Returns:
+        What the maps look at.
+
+    Raises:
+        NotFollowed: A ``ValueError`` naming the operation that cannot be followed.
+
+    >>> len(outputs(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2))).along(0)[0])
+    2
     """
     recording = getattr(network, "recording", None)
     recorded = recording if isinstance(recording, fx.GraphModule) else record(network)

@@ -36,10 +36,19 @@ class Trail:
 class Positions:
     """What the axes of a tensor mean; axes are counted from the end, -1 the last.
 
-    A map has ``rows`` and ``columns``, or both in one ``flat`` axis. A tensor that depends on the picture
-    without having positions (a pooled vector) has none of them. ``flattened`` is a map whose channels and
-    positions share one axis, as a fully connected layer reads it: its former axes in order, "C", "H" and "W",
-    each with its length.
+    A map has ``rows`` and ``columns``, or both in one ``flat`` axis. A tensor that depends on the picture without
+    having positions (a pooled vector) has none of them.
+
+    Attributes:
+        rows: The axis of rows.
+        columns: The axis of columns.
+        flat: The axis that holds both.
+        trails: The layers behind the tensor, along rows and along columns.
+        flattened: Of a map whose channels and positions share one axis, as a fully connected layer reads it: its former
+            axes in order, "C", "H" and "W", each with its length.
+
+    >>> Positions(rows=-2, columns=-1).is_map, Positions(flat=-1).axes
+    (True, (-1,))
     """
 
     rows: int | None = None
@@ -64,16 +73,38 @@ class Positions:
         return self.trails[ROWS].line.scale, self.trails[COLUMNS].line.scale
 
     def then(self, rows: Layer, columns: Layer) -> Positions:
-        """Move a window over the map."""
+        """Move a window over the map.
+
+        Args:
+            rows: The window along rows.
+            columns: The window along columns.
+
+        Returns:
+            The same axes, with longer trails.
+        """
         return replace(self, trails=(self.trails[ROWS].then(rows), self.trails[COLUMNS].then(columns)))
 
     def moved(self, where: Callable[[int], int | None]) -> Positions:
-        """Return each axis the place that ``where`` says."""
+        """Put each axis elsewhere.
+
+        Args:
+            where: Gives an axis its new place, or ``None`` where it is gone.
+
+        Returns:
+            The same trails, with other axes.
+        """
         rows, columns, flat = (None if axis is None else where(axis) for axis in (self.rows, self.columns, self.flat))
         return replace(self, rows=rows, columns=columns, flat=flat)
 
     def channels_first(self, dims: int) -> tuple[int, int, int, int] | None:
-        """Return the order of axes that makes N x C x h x w of a map, or ``None`` if it has none."""
+        """Return the order of axes that makes N x C x h x w of a map.
+
+        Args:
+            dims: How many axes the tensor has.
+
+        Returns:
+            The axes of N, C, h and w, counted from 0, or ``None`` if the tensor has no such order.
+        """
         if self.rows is None or self.columns is None or dims != 4:
             return None
         rows, columns = dims + self.rows, dims + self.columns
@@ -86,7 +117,16 @@ POOLED = Positions()
 
 @dataclass(frozen=True)
 class Remark:
-    """What a user should know of an operation: ``kind`` is ``global``, ``misaligned`` or ``padding``."""
+    """What a user should know of an operation.
+
+    Attributes:
+        kind: ``global``, ``misaligned`` or ``padding``.
+        text: A sentence.
+        path: The module it belongs to, dotted.
+
+    >>> str(Remark("global", "sees the whole picture", "layer1.se"))
+    'layer1.se: sees the whole picture'
+    """
 
     kind: str
     text: str
@@ -100,9 +140,15 @@ class Remark:
 class Walk:
     """The positions of every node that depends on the picture, and what is to be said of some.
 
-    ``multiples`` are numbers of which the picture's height and width must be multiples, because something
-    splits a map into blocks or joins it with one that was enlarged again. ``wide`` are the operations that see the
-    whole picture at every position.
+    Attributes:
+        positions: By node of the recorded graph.
+        remarks: What is to be known of some operations.
+        multiples: Numbers of which the picture's height and width must be multiples, because something splits a map
+            into blocks or joins it with one that was enlarged again.
+        wide: The operations that see the whole picture at every position.
+
+    >>> Walk().multiples
+    [1, 1]
     """
 
     positions: dict[fx.Node, Positions] = field(default_factory=dict)

@@ -292,7 +292,17 @@ def _is_method(func: Any) -> bool:
 
 
 def input_channels(network: nn.Module) -> int:
-    """Return the channels that a network reads: those it states, else those of its first convolution."""
+    """Return the channels that a network reads: those it states, else those of its first convolution.
+
+    Args:
+        network: A network of pictures.
+
+    Returns:
+        The number of channels; 3 where nothing says.
+
+    >>> input_channels(nn.Sequential(nn.Conv2d(5, 8, 3)))
+    5
+    """
     stated = getattr(network, "in_channels", None)
     if isinstance(stated, int):
         return stated

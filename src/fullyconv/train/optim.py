@@ -27,10 +27,15 @@ class Descent(BaseModel):
     bias_multipliers: BiasMultipliers = "all"
     """With ``caffe-sgd``: whether ``all`` biases have that, or only those of the ``scores`` (reference AlexNet)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """The highest of the run, after ``warmup``."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of SGD; with AdamW the decay of its mean gradient."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    """Of convolution weights; biases and normalisation do not decay."""
     schedule: Literal["poly", "fixed"] = "poly"
+    """``poly`` falls to zero as (1 - share of the run) ** ``power``."""
     power: Annotated[float, Field(gt=0)] = 0.9
+    """The exponent of ``poly``."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """The share of the run in which the learning rate rises from zero."""
 

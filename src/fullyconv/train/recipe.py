@@ -57,12 +57,20 @@ ELSEWHERE = {
 
 
 class Recipe(Descent):
-    """The choices of a run. Lengths are in pixels, ``minutes`` in minutes of wall time."""
+    """The choices of a run. Lengths are in pixels, ``minutes`` in minutes of wall time.
+
+    Raises:
+        ValueError: For an unknown key or a value out of range (pydantic's ``ValidationError``).
+
+    >>> Recipe(network="fcn16s-resnet18", minutes=30).network_name
+    'fcn16s-resnet18'
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     changeable: ClassVar[tuple[str, ...]] = ("epochs", "minutes", "device", "workers", "validate_every")
 
     network: str = "fcn8s-resnet18"
+    """What ``build`` calls it."""
     trunk: str | None = None
     """A classifier from elsewhere instead of the network's trunk: ``timm:convnext_tiny``, ``torchvision:resnet50``,
     ``my_package.nets:build`` (a function that gives the classifier)."""
@@ -81,15 +89,20 @@ class Recipe(Descent):
     crop: tuple[Positive, Positive] | None = (320, 320)
     """Height and width of the training views; ``null`` trains on whole images (batch 1 unless all are alike)."""
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 2.0)
+    """Views are zoomed by a random factor between these two; what lies outside the image is void."""
     flip: bool = True
+    """Mirror every other view from left to right, at random."""
     colour: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Change brightness, contrast and saturation by random factors of up to 1 ± this."""
     shift: Annotated[int, Field(ge=0)] = 0
     """Cut 0 to ``shift - 1`` pixels off the top and the left of each view; with ``sampling``, the network's stride."""
 
     epochs: Positive = 60
+    """Passes over the training pairs."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """A budget: the schedule is shortened where the machine would need longer than this."""
     batch: Positive = 8
+    """Views per batch."""
     accumulate: Positive = 1
     """Batches before each update, which follows the mean of their losses (Caffe's ``iter_size``)."""
     normalization: Normalization = "valid"
@@ -102,12 +115,15 @@ class Recipe(Descent):
     """Multiply the loss of a pixel by its class's weight, or keep it with a probability proportional to that."""
 
     device: DeviceName = "auto"
+    """``auto`` is a GPU if there is one."""
     precision: Precision | Literal["auto"] = "auto"
     """``auto``: bf16 where the machine has instructions for it, else fp32."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 prepares them in a thread beside the training."""
     validate_every: Positive = 1
+    """Epochs between two scorings on the validation pairs; the last epoch is always scored."""
     seed: Annotated[int, Field(ge=0)] = 1337
+    """What order, augmentation, dropout and fresh weights follow from."""
 
     @field_validator("network")
     @classmethod
