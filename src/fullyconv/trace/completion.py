@@ -44,7 +44,20 @@ class _Completion(fx.Interpreter):
 
 
 def complete(recorded: fx.GraphModule) -> None:
-    """Find the shapes of the operations that were written into a recorded network since: ``meta`` has them then."""
+    """Find the shapes of the operations that were written into a recorded network since: ``meta`` has them then.
+
+    Args:
+        recorded: What ``record`` made, with further operations in its graph; is changed in place.
+
+    >>> from fullyconv.trace import record
+    >>> recorded = record(nn.Sequential(nn.Conv2d(3, 8, 3)), (3, 16, 16))
+    >>> layer = next(node for node in recorded.graph.nodes if node.op == "call_module")
+    >>> with recorded.graph.inserting_after(layer):
+    ...     added = recorded.graph.call_function(torch.relu, (layer,))
+    >>> complete(recorded)
+    >>> added.meta[SHAPE] == layer.meta[SHAPE]
+    True
+    """
     recorder = Recorder(recorded)
     with evaluating(recorded, kept=True), recorder:
         _Completion(recorded, recorder).run(None)
