@@ -41,18 +41,15 @@ def main(folder: Path) -> None:
     image = torch.from_numpy(fullyconv.Preprocess()(sample.image))[None]
 
     dense = fullyconv.convolutionize(classifier, example=(3, 64, 64))
-    scores = dense(image)
-    print(
-        f"{tuple(image.shape[2:])} pixels: {scores.shape[2]} x {scores.shape[3]} answers, one every {dense.rows.scale} px"
-    )
-    window = image[..., :64, :64]
-    print(
-        f"the first window by itself differs by {float((dense(window) - classifier(window)[..., None, None]).abs().max()):.1e}"
-    )
+    with torch.inference_mode():
+        rows, columns = dense(image).shape[2:]
+        window = image[..., :64, :64]
+        difference = float((dense(window)[..., 0, 0] - classifier(window)).abs().max())
+    print(f"{tuple(image.shape[2:])} pixels: {rows} x {columns} answers, one every {dense.rows.scale} px")
+    print(f"the first window by itself differs by {difference:.1e}")
 
-    network = fullyconv.from_classifier(
-        classifier, classes=6, stride=4, example=(3, 64, 64), origin="any_classifier:Small"
-    )
+    name = "any_classifier:Small"  # how a saved model says what to build
+    network = fullyconv.from_classifier(classifier, classes=6, stride=4, example=(3, 64, 64), origin=name)
     found = inspect(network, size=sample.labels.shape)
     print(f"FCN: {found.parameters:,} parameters, {found.multiply_adds / 1e6:.0f} million multiply-adds")
     for stage in network.plans[0].stages:
@@ -60,7 +57,7 @@ def main(folder: Path) -> None:
 
     fullyconv.save(network, folder / "model")
     # The saved model names a function of this file: whoever opens it says that it may be called.
-    model = fullyconv.load(folder / "model", device="cpu", trust="any_classifier:Small")
+    model = fullyconv.load(folder / "model", device="cpu", trust=name)
     assert model.predict(sample.image).labels.shape == sample.labels.shape
     print(f"saved and opened again: {folder / 'model'}")
 
