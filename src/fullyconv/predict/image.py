@@ -187,7 +187,14 @@ class Segmenter:
     def scores(self, pixels: np.ndarray) -> Tensor:
         """Score every pixel in one pass.
 
-        Those of the first task where a network has two. Raises ``ValueError`` if they are NaN or infinite.
+        Args:
+            pixels: H x W x K (RGB first), as ``predict`` takes arrays.
+
+        Returns:
+            C x H x W float32 scores before the softmax; of a network with two tasks those of the first.
+
+        Raises:
+            ValueError: Where a score is NaN or infinite.
         """
         batch = torch.from_numpy(self._normalised(pixels))[None].to(self.device, memory_format=torch.channels_last)
         with (

@@ -49,6 +49,7 @@ def complete(recorded: fx.GraphModule) -> None:
     Args:
         recorded: What ``record`` made, with further operations in its graph; is changed in place.
 
+    >>> from torch import nn
     >>> from fullyconv.trace import record
     >>> recorded = record(nn.Sequential(nn.Conv2d(3, 8, 3)), (3, 16, 16))
     >>> layer = next(node for node in recorded.graph.nodes if node.op == "call_module")

@@ -316,14 +316,25 @@ def usual_size(network: nn.Module) -> tuple[int, int]:
 
 
 def record(network: nn.Module, example: tuple[int, int, int] | None = None, *, hooks: bool = False) -> fx.GraphModule:
-    """Record what ``network`` does with N x C x H x W pictures, in evaluation mode.
+    """Record what a network does with N x C x H x W pictures, in evaluation mode.
 
-    ``example`` is (C, H, W): a size that the network takes; unless it is given, what the network states itself,
-    or 224 x 224 pixels of as many channels as its first convolution reads. The graph shares the network's
-    modules and parameters, under their names; ``meta`` of its nodes has the shapes and the path of the module
-    they came from. Hooks of layers stay on the layers; with ``hooks`` they are recorded as the operations they are,
-    and the graph has copies of these layers without them. Raises ``NotFollowed`` naming the operation where the
-    network cannot be run so.
+    Args:
+        network: The network.
+        example: (C, H, W), a size that it takes; default: what it states itself, or 224 x 224 pixels of as many
+            channels as its first convolution reads.
+        hooks: Record hooks of layers as the operations they are; the graph has copies of these layers without them.
+            Otherwise hooks stay on the layers.
+
+    Returns:
+        A graph that shares the network's modules and parameters, under their names; ``meta`` of its nodes has the
+        shapes and the path of the module they came from.
+
+    Raises:
+        NotFollowed: Naming the operation where the network cannot be run so.
+
+    >>> recorded = record(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (3, 16, 16))
+    >>> [node.target for node in recorded.graph.nodes]
+    ['image', '0', '1', 'output']
     """
     example = example or (input_channels(network), *usual_size(network))
     network = nn.Sequential(network) if is_leaf(network) else network

@@ -27,9 +27,23 @@ def call_of(recorded: fx.GraphModule, node: fx.Node, found: Walk) -> Call:
 
 
 def walk(recorded: fx.GraphModule, found: Walk | None = None) -> Walk:
-    """Follow the picture through a recorded network; raises ``NotFollowed`` naming what cannot be followed.
+    """Follow the picture through a recorded network.
 
-    ``found``, where it is given, is filled and returned; it holds what came before an operation that is refused.
+    Args:
+        recorded: What ``record`` made.
+        found: Is filled and returned, where it is given; it holds what came before an operation that is refused.
+
+    Returns:
+        Where each of its tensors looks.
+
+    Raises:
+        NotFollowed: Naming the operation and module that cannot be followed.
+
+    >>> from torch import nn
+    >>> from fullyconv.trace import record
+    >>> found = walk(record(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU()), (3, 16, 16)))
+    >>> [positions.stride[0] for positions in found.positions.values()]
+    [Fraction(1, 1), Fraction(2, 1), Fraction(2, 1)]
     """
     found = Walk() if found is None else found
     for node in recorded.graph.nodes:
