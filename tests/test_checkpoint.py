@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 from dataclasses import asdict
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from fullyconv import ClassSet, Preprocess, build, load, save
 from fullyconv.checkpoint import Config, expand, load_network, shrink
@@ -163,3 +165,14 @@ def test_layers_with_a_parameter_called_scale_are_saved_and_loaded(tmp_path: Pat
 
 def test_the_delivered_model_loads() -> None:
     load(Path(__file__).resolve().parents[1] / "models" / "camvid")
+
+
+def test_a_full_disk_is_the_systems_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("fullyconv.checkpoint.save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as told:
+        save(build("fcn32s-resnet18", 3), tmp_path)
+    assert told.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import isfinite, prod
@@ -237,8 +239,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             mode = draft.stat().st_mode  # safetensors would make the file readable by its owner alone
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
             draft.chmod(mode)
-    except SafetensorError as error:  # a full disk, above all
-        raise OSError(f"{path}: cannot be written ({error})") from None
+    except SafetensorError as error:  # it knows the system's errors only as words
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from fullyconv.hsi.trial import make_trial
 from fullyconv.train.chain import Chain, place
 from fullyconv.train.folder import hold, open_run
 from fullyconv.train.recipe import Recipe
+from fullyconv.train.run import Run
 from fullyconv.types import ClassSet
 from runs import train
 
@@ -51,40 +53,62 @@ class Case:
     runs: tuple[str, ...] = ("",)
 
 
-def start(case: Case, out: Path, *, slow: float = 0.0) -> int:
-    """Train in a process of its own; gives its number.
+class Trainee:
+    """A training in a process of its own.
 
     It is forked from this one, which has imported all that it needs: else most deaths would fall into its start. With
     ``slow`` every file of a state takes so many seconds, and lies there half for as long.
     """
-    resume = any(out.rglob(".lock"))
-    child = os.fork()
-    if child:
-        return child
-    with (out.parent / f"{out.name}.log").open("w") as log:
-        os.dup2(log.fileno(), 2)
-    if slow:
-        sync, digest = os.fsync, hashlib.file_digest
-        os.fsync = lambda handle: (time.sleep(slow), sync(handle))[1]
-        hashlib.file_digest = lambda *given: (time.sleep(slow), digest(*given))[1]
-    try:
-        case.work(out, resume)
-    except BaseException:
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
-    os._exit(0)
 
+    def __init__(self, case: Case, out: Path, *, slow: float = 0.0) -> None:
+        self._log = out.parent / f"{out.name}.log"
+        self._ready, ready = os.pipe()
+        resume = any(out.rglob(".lock"))
+        self._child = os.fork()
+        if not self._child:
+            self._train(case, out, resume, slow, ready)
+        os.close(ready)
 
-def wait(child: int, seconds: float) -> int | None:
-    """Wait so long for a process; gives its exit status, ``None`` if it goes on."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    return None
+    def _train(self, case: Case, out: Path, resume: bool, slow: float, ready: int) -> NoReturn:
+        with self._log.open("w") as log:
+            os.dup2(log.fileno(), 2)
+        if slow:
+            sync, digest = os.fsync, hashlib.file_digest
+            os.fsync = lambda handle: (time.sleep(slow), sync(handle))[1]
+            hashlib.file_digest = lambda *given: (time.sleep(slow), digest(*given))[1]
+        begin = Run.train
+        Run.train = lambda run: (os.write(ready, b"."), begin(run))[1]
+        try:
+            case.work(out, resume)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
+
+    def wait_until_it_trains(self) -> None:
+        """Wait until all is prepared, or the process has ended."""
+        os.read(self._ready, 1)
+
+    def wait(self, seconds: float) -> str | None:
+        """Wait so long for the end: empty if it is a good one, else what was said; ``None`` if there is none yet."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            done, status = os.waitpid(self._child, os.WNOHANG)
+            if done:
+                said = self._log.read_text().strip()
+                return "" if status == 0 else said.splitlines()[-1] if said else f"status {status}"
+            time.sleep(0.002)
+        return None
+
+    def kill(self) -> None:
+        """Kill it, whatever it does."""
+        os.kill(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
+
+    def close(self) -> None:
+        """Forget the process that has ended."""
+        os.close(self._ready)
 
 
 def weights(case: Case, out: Path) -> list[bytes]:
@@ -138,16 +162,18 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
 
 
 def kill_until_done(case: Case, out: Path, draw: random.Random, span: float) -> tuple[int, str]:
-    """Start the command again and again, killed after a random while; gives the deaths and how it ended."""
+    """Train again and again, killed after a random while; gives the deaths and how it ended."""
     for deaths in range(MOST):
-        child = start(case, out, slow=0.03 if draw.random() < 0.33 else 0.0)
+        trainee = Trainee(case, out, slow=0.03 if draw.random() < 0.33 else 0.0)
+        if draw.random() < 0.9:  # few deaths are wanted before there is anything to lose
+            trainee.wait_until_it_trains()
         # In the end it is left alone: a run that is killed in every epoch would take forever.
-        status = wait(child, draw.uniform(0, span) if deaths < MOST - 1 else SECONDS)
-        if status is not None:
-            said = (out.parent / f"{out.name}.log").read_text().strip()
-            return deaths, "" if status == 0 else f"stuck: {said.splitlines()[-1] if said else status}"
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        end = trainee.wait(draw.uniform(0, span / 2) if deaths < MOST - 1 else SECONDS)
+        if end is None:
+            trainee.kill()
+        trainee.close()
+        if end is not None:
+            return deaths, f"stuck: {end}" if end else ""
     return MOST, "stuck: it takes too long"
 
 
@@ -157,8 +183,11 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(cases: list[
     draw, found, deaths, wrong = random.Random(0), Counter[str](), Counter[str](), []
     expected, spans = {}, {}
     for case in cases:
+        trainee = Trainee(case, tmp_path / case.name)
+        trainee.wait_until_it_trains()
         started = time.monotonic()
-        assert wait(start(case, tmp_path / case.name), SECONDS) == 0
+        assert trainee.wait(SECONDS) == ""
+        trainee.close()
         spans[case.name] = time.monotonic() - started
         expected[case.name] = weights(case, tmp_path / case.name), lines(case, tmp_path / case.name)
     turn = 0
