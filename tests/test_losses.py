@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -187,8 +188,10 @@ def test_bad_arguments_are_named() -> None:
         pixel_loss(scores, labels[:1])
     with pytest.raises(ValueError, match="'mean'"):
         pixel_loss(scores, labels, normalization="mean")
-    with pytest.raises(ValueError, match=r"labels are classes 0\.\.4 or -100, not -1\.\.7"):
-        pixel_loss(scores, torch.tensor([-1, 7]).expand(97 * 101, 2).reshape(2, 97, 101), ignore_index=-100)
+    for wrong, ends in (([-1, 4], "-1..4"), ([0, 5], "0..5"), ([0, 7], "0..7"), ([-2, 6], "-2..6")):
+        spoilt = torch.tensor(wrong).expand(97 * 101, 2).reshape(2, 97, 101)
+        with pytest.raises(ValueError, match=rf"labels are classes 0\.\.4 or -100, not {re.escape(ends)}"):
+            pixel_loss(scores, spoilt, ignore_index=-100)
     with pytest.raises(ValueError, match=r"5 classes need as many weights, not \(4,\)"):
         pixel_loss(scores, labels, weights=torch.ones(4))
     with pytest.raises(ValueError, match="between 0 and 1"):

@@ -112,6 +112,18 @@ def test_without_any_boundary_there_is_no_score() -> None:
     assert set(nothing.trimap_iu) == set(range(1, 21))
 
 
+def test_one_boundary_pixel_is_enough_for_a_score_and_classes_may_be_absent() -> None:
+    truth, guess = np.zeros((6, 6), int), np.zeros((6, 6), int)
+    guess[0, 0] = 2  # classes 1 and 3 are nowhere
+    truth[4:] = 4
+    guess[4:] = 4
+    counts = count_boundaries(truth, guess, classes=5)
+    assert counts.drawn.tolist() == [2 + 6, 0, 1, 0, 6]
+    assert counts.f_scores[2] == 0
+    assert counts.f_scores[4] == 1
+    assert np.isnan([counts.f_scores[1], counts.f_scores[3]]).all()
+
+
 def test_counts_of_images_add_up() -> None:
     rng = np.random.default_rng(0)
     one, other = (count_boundaries(*rng.integers(0, 3, (2, 15, 20)), classes=3) for _ in range(2))

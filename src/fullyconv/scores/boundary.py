@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fullyconv.scores.metrics import confusion, score
+from fullyconv.types import VOID
 
 WIDTHS = tuple(range(1, 21))
 """Widths of the trimap in pixels."""
@@ -130,14 +131,11 @@ def count_boundaries(truth: np.ndarray, guess: np.ndarray, *, classes: int) -> B
     1.0
     """
     void = (truth < 0) | (truth >= classes)
-    truth, guess_seen = np.where(void, -1, truth), np.where(void, -1, guess)
-    near = squared_distance(boundaries(truth), reach=WIDTHS[-1])
-    # The pixels next to a boundary are at distance 0 of it and 1 of the other class.
+    truth, guess_seen = np.where(void, VOID, truth), np.where(void, VOID, guess)
+    near = squared_distance(boundaries(truth), reach=max(WIDTHS))
+    # The pixels next to a boundary are at distance 0 of it and 1 of the other class: ring 1.
     rings = np.ceil(np.sqrt(near)).astype(np.int64) + 1
-    counts = []
-    for width in WIDTHS:
-        ring = (rings == width) if width > 1 else rings <= 1
-        counts.append(confusion(np.where(ring, truth, -1), guess, classes=classes))
+    counts = [confusion(np.where(rings == width, truth, VOID), guess, classes=classes) for width in WIDTHS]
     return BoundaryCounts(np.cumsum(counts, axis=0), *_matches(truth, guess_seen, classes))
 
 
