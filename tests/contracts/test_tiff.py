@@ -331,3 +331,13 @@ def test_sizes_are_refused_from_the_header(path: Path) -> None:
     path.write_bytes(forged)
     with pytest.raises(BadFile, match="65535 x 65535 pixels: raise FULLYCONV_MAX_PIXELS"):
         read_raster(path)
+
+
+def test_a_picture_of_strips_that_are_not_there_is_refused(path: Path) -> None:
+    """GDAL leaves out tiles of zeros, but a file of 300 bytes that claims 119 million pixels holds none."""
+    tifffile.imwrite(path, np.ones((16, 16), np.uint8), metadata=None)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for number in (273, 279):  # offsets and lengths
+            file.pages[0].tags[number].overwrite(0)
+    with pytest.raises(BadFile, match="no pixels in it"):
+        read_raster(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from fullyconv import __version__
 from fullyconv.cli import caffe, crf, data, hsi
 from fullyconv.cli.compress import compress
-from fullyconv.cli.console import complain
+from fullyconv.cli.console import complain, show_warning
 from fullyconv.cli.evaluate import evaluate
 from fullyconv.cli.inspect import inspect
 from fullyconv.cli.predict import predict
@@ -49,6 +50,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; what the user can correct ends in one line and exit status 2, not a traceback."""
+    warnings.showwarning = show_warning  # type: ignore[assignment]
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

@@ -50,6 +50,11 @@ def behind(word: str, colour: str, message: object) -> Text:
     return Text.assemble((f"{word}:", colour), f" {printable(str(message))}")
 
 
+def show_warning(message: Warning | str, *_: object) -> None:
+    """Print a warning of Python's ``warnings`` as a line of ours, without the line of code that gave it."""
+    err.print(behind("warning", "yellow", message))
+
+
 AGAIN = "run the same command with --resume to continue"
 
 

@@ -19,7 +19,18 @@ from fullyconv.types import ClassSet, Preprocess, Sample
 
 
 def read_sample(pair: Pair, classes: ClassSet) -> Sample:
-    """Read one pair; raises ``BadFile`` for a file that cannot be used or sizes that differ."""
+    """Read one pair.
+
+    Args:
+        pair: An image and its mask.
+        classes: What the numbers or colours of the mask mean.
+
+    Returns:
+        The image, H x W x 3 uint8 RGB, its labels, H x W int16, and the stem.
+
+    Raises:
+        BadFile: For a file that cannot be used, a label that is no class, or sizes that differ.
+    """
     image, labels = read_image(pair.image), read_labels(pair, classes)
     if image.shape[:2] != labels.shape:
         raise size_mismatch(pair, image.shape[:2], labels.shape)
@@ -36,7 +47,8 @@ def read_stored(pair: Pair) -> RawMask:
 def read_labels(pair: Pair, classes: ClassSet) -> np.ndarray:
     """Read a pair's mask, H x W int16 (class index, or ``VOID`` where not scored).
 
-    Raises ``BadFile`` naming the labels that are no class.
+    Raises:
+        BadFile: Naming the labels that are no class.
     """
     return labels_of(read_stored(pair), pair, classes)
 
@@ -50,7 +62,9 @@ def _look_up(raw: np.ndarray, pair: Pair, classes: ClassSet) -> np.ndarray:
     first, table = pair.storage.first, np.array(pair.storage.labels, np.int16)
     if raw.ndim != 2 or raw.min() < first or raw.max() >= first + len(table):
         what = f"raw labels {raw.min()} to {raw.max()}"
-        raise BadFile(pair.mask, what, f"the data set has {first} to {first + len(table) - 1}: restore the file")
+        raise BadFile(
+            pair.mask, what, f"the data set has {first} to {first + len(table) - 1}: is it a mask of another data set?"
+        )
     labels: np.ndarray = table[raw - first]
     if labels.max() >= len(classes):
         what = f"a label of class {labels.max()}, of {len(classes)} classes"
@@ -71,6 +85,14 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
     """Random views of training pairs; view ``epoch * len(pairs) + i`` is the same whoever asks for it.
 
     Decoded pairs are kept in memory up to ``cache_bytes`` (decoding takes nine tenths of the time).
+
+    Args:
+        pairs: What to draw views of.
+        classes: What the masks' numbers or colours mean.
+        preprocess: How pixels become network input.
+        options: What may happen to a view.
+        seed: Of all randomness, together with the epoch and the pair's place.
+        cache_bytes: Of memory for decoded pairs, in each process.
     """
 
     def __init__(
@@ -109,6 +131,10 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
 
 
 def epoch_order(*, count: int, epoch: int, seed: int) -> list[int]:
-    """Shuffle the positions of one epoch, from (seed, epoch) alone."""
+    """Shuffle the positions of one epoch, from (seed, epoch) alone.
+
+    >>> sorted(epoch_order(count=3, epoch=2, seed=0))
+    [6, 7, 8]
+    """
     order = np.random.default_rng((seed, epoch, count)).permutation(count)
     return [epoch * count + int(index) for index in order]

@@ -46,7 +46,14 @@ def hha(depth_m: np.ndarray, camera: Intrinsics) -> np.ndarray:
 
     Channels: ``31000 / max(depth in cm, 100)``; height above ground in cm; angle between the surface's
     normal (pointing away from the camera) and gravity in degrees, plus 38: floors 38, walls 128, ceilings
-    218. All are rounded and clipped to 0..255. Raises ``ValueError`` if no pixel has depth.
+    218. All are rounded and clipped to 0..255.
+
+    Args:
+        depth_m: Depth along the camera's axis.
+        camera: In the pixels of this picture.
+
+    Raises:
+        ValueError: If no pixel has depth.
     """
     depth_m = np.asarray(depth_m, np.float64)
     known = np.isfinite(depth_m) & (depth_m > 0)

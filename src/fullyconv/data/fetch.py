@@ -46,8 +46,21 @@ def download(
     """Download a file to ``target``, continuing ``target.part`` if an earlier try left it.
 
     A connection that breaks is taken up again where it broke, until ``tries`` times in a row no byte came,
-    with growing pauses (``pause_s``, doubled each time). Raises ``BadFile`` naming the address: for an address that is
-    not http(s), a server that refuses, a size or a sum that is not the known one.
+    with growing pauses (``pause_s``, doubled each time).
+
+    Args:
+        source: The address, and the size and sum that are known of the file.
+        target: Where to; a file that is there is only checked.
+        progress: Told of the bytes that have come.
+        tries: Failures in a row after which it gives up.
+        pause_s: Seconds before the first new try.
+
+    Returns:
+        The file, its sum, and whether that was compared with a known one.
+
+    Raises:
+        BadFile: Naming the address: for one that is not http(s), a server that refuses, a size or a sum that is not
+            the known one.
     """
     if target.is_file():
         return _verify(source, target)

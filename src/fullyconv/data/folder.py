@@ -38,12 +38,21 @@ INSIDE = ("VOC20*", "VOCdevkit/VOC20*", "TrainVal/VOCdevkit/VOC20*", "dataset", 
 
 
 def open_folder(root: Path) -> Folder:
-    """Find the pairs of a data set; raises ``BadFile`` when the folder has none of the known layouts.
+    """Find the pairs of a data set.
 
     Published data sets come with their official classes. SIFT Flow's two label sets are two folders:
     open ``SemanticLabels`` or ``GeoLabels``; likewise NYUDv2's ``data/images`` or ``data/hha``. A folder
     into which both SBDD and a year of VOC were unpacked is what the papers train and score on: SBDD's ``train``,
     and VOC's ``val`` without it.
+
+    Args:
+        root: The folder, of one of ``LAYOUTS``.
+
+    Returns:
+        Pairs by split, in a fixed order, and what could not be paired; no file is opened yet.
+
+    Raises:
+        BadFile: If there is no pair in it, with the reason why images and masks that are there do not pair.
     """
     if not root.is_dir():
         raise BadFile(root, "no such folder", LAYOUTS)
@@ -56,7 +65,7 @@ def open_folder(root: Path) -> Folder:
 
 
 def _nothing_paired(root: Path, problems: list[BadFile]) -> BadFile:
-    """Give the reasons why nothing pairs: classes and pixels need not be asked for."""
+    """Say why nothing pairs: where that is so, nothing else is worth saying."""
     first = problems[0]
     more = "".join(f"\n{line}" for each in group(problems[1:]) for line in each.lines())
     return BadFile(root, f"no image with a mask: {first.what}", f"{first.fix}{more}")
@@ -120,6 +129,15 @@ def training_splits(folder: Folder) -> tuple[list[Pair], list[Pair]]:
 
     A folder without splits is divided by a hash of the stems, so that the same pictures are held out
     every time; without ``val``, ``test`` is never touched and training pairs are held out instead.
+
+    Args:
+        folder: The data set; its note says what was held out.
+
+    Returns:
+        Pairs to train on, and pairs to validate on, both not empty.
+
+    Raises:
+        BadFile: If nothing is left to train on.
     """
     train = folder.splits.get("train", folder.splits.get("all", []))
     held_out = folder.splits.get("val", [])
@@ -138,7 +156,15 @@ def training_splits(folder: Folder) -> tuple[list[Pair], list[Pair]]:
 
 
 def evaluation_split(folder: Folder, split: str | None) -> list[Pair]:
-    """Return the pairs to score: the named split, or else val, test or the whole folder, whichever is there first."""
+    """Return the pairs to score.
+
+    Args:
+        folder: The data set.
+        split: A split's name; ``None`` takes val, test, the whole folder or train, whichever is there first.
+
+    Raises:
+        BadFile: If there is no such split, or it is empty.
+    """
     if split is None:
         split = next((name for name in ("val", "test", "all", "train") if folder.splits.get(name)), "val")
     if not folder.splits.get(split):

@@ -32,7 +32,7 @@ from fullyconv.data.mat_elements import (
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
-SAVE_ANEW = "restore the file, or save it in MATLAB with -v7"
+SAVE_ANEW = "save it in MATLAB with -v7, or copy it again"
 
 
 def read_mat(path: Path, variable: str) -> np.ndarray:

@@ -67,7 +67,14 @@ def open_sbdd(root: Path) -> Folder:
 def seg11valid(voc: Path, sbdd: Path) -> tuple[str, ...]:
     """Compute the pictures that the papers score on: VOC2011's ``val`` without those in SBDD's ``train``, sorted.
 
-    There should be ``SEG11VALID_COUNT``. Raises ``BadFile`` where a list is missing.
+    There should be ``SEG11VALID_COUNT``.
+
+    Args:
+        voc: ``VOCdevkit/VOC2011``.
+        sbdd: ``benchmark_RELEASE/dataset``.
+
+    Raises:
+        BadFile: Where a list is missing.
     """
     val, trained = _list(voc / "ImageSets" / "Segmentation" / "val.txt"), _list(sbdd / "train.txt")
     return tuple(sorted(set(val.stems) - set(trained.stems)))

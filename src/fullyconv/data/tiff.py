@@ -109,6 +109,8 @@ def _check_segments(page: TiffPage, file: TiffFile) -> None:
     expected = int(np.prod(page.chunked))
     if min(len(page.dataoffsets), len(page.databytecounts)) < expected:
         raise ValueError(f"truncated: {len(page.dataoffsets)} of {expected} strips or tiles")
+    if not any(page.databytecounts):
+        raise Refused("no pixels in it", "save it anew")  # single strips that GDAL leaves out are 0
     ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False) if start)
     if max(ends, default=0) > file.filehandle.size:
         raise ValueError("truncated: its last strips or tiles are missing")
