@@ -164,7 +164,7 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from test_scenes import segmenter
+from test_maps import segmenter
 from fullyconv.hsi.files import SceneFiles
 from fullyconv.hsi.labels import class_set
 

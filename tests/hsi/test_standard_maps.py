@@ -12,10 +12,10 @@ from fullyconv.hsi.fit import fit
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.run import train_scene
 from fullyconv.hsi.scoring import evaluate_map
+from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.hsi.splits import SplitKind, farthest, leakage, within
 from fullyconv.hsi.synthetic import make_scene
 from fullyconv.hsi.trial import make_split, make_trial, network_windows
-from fullyconv.predict.image import Segmenter
 from fullyconv.types import ClassSet
 
 MAPS = {"Indian_pines": 16, "PaviaU": 9, "Salinas": 16}
@@ -81,7 +81,7 @@ def test_samson_is_learned_from_blocks_without_leakage() -> None:
     pytest.importorskip("scipy")
     recipe = SceneRecipe(steps=100, device="cpu")
     trial = make_trial(recipe, SceneFiles(folder() / "Samson.mat").open())
-    segmenter = Segmenter(fit(trial), classes=trial.classes, preprocess=trial.preprocess, device="cpu")
+    segmenter = SceneSegmenter(fit(trial), classes=trial.classes, preprocess=trial.preprocess, device="cpu")
     result = evaluate_map(trial, segmenter.predict(trial.scene).labels, network_windows(recipe, (95, 95)))
     assert (result.guard, result.leakage) == (13, 0)
     assert result.scores.pixel_accuracy > 0.98
