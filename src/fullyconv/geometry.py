@@ -44,6 +44,10 @@ class AxisMap:
             self.field + self.scale * (deeper.field - 1),
         )
 
+    def moved(self, pixels: Fraction) -> AxisMap:
+        """Look ``pixels`` further; the field grows to the one around the new centres that holds the old."""
+        return AxisMap(self.scale, self.shift + pixels, self.field + 2 * abs(pixels))
+
     @property
     def reach(self) -> Fraction:
         """How many pixels beyond its centre a unit sees."""

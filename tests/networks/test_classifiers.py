@@ -17,7 +17,7 @@ from fullyconv.networks import CLASSIFIERS, architecture_of
 from fullyconv.networks.dense import to_atrous
 from fullyconv.networks.trunks.external import build_classifier, is_external, library, usual_example
 from fullyconv.tiles import plan_axis
-from fullyconv.trace import input_channels
+from fullyconv.trace import NotFollowed, input_channels
 
 # Small members of as many families, with what is derived for rows: strides of the taps, offsets, margin.
 FAMILIES = {
@@ -26,9 +26,9 @@ FAMILIES = {
     "timm:mobilenetv3_small_050": ((32, 16, 8), [1, 1, 7], 0),
     "timm:tf_efficientnet_b0": ((32, 16, 8), [0, 0, 16], 16),
     "timm:regnety_002": ((32, 16, 8), [1, 1, 7], 0),
-    "timm:hrnet_w18_small": ((32, 16, 8), [1, 1, 27], 6),
+    "timm:hrnet_w18_small": ((32, 16, 8), [1, 1, 17], 1),
     "timm:repvgg_a0": ((32, 16, 8), [1, 1, 7], 0),
-    "timm:dla46_c": ((32, 16, 8), [1, 1, 7], 0),
+    "timm:dla46_c": ((32, 16, 8), [1, 1, 5], 0),
     "timm:convmixer_768_32": ((7,), None, None),
     "torchvision:squeezenet1_1": ((16, 8), None, None),
     "torchvision:shufflenet_v2_x0_5": ((32, 16, 8), [1, 1, 7], 0),
@@ -143,6 +143,36 @@ def test_taps_can_be_named(tmp_path: Path) -> None:
     image = torch.randn(1, 3, 40, 50)
     with torch.inference_mode():
         assert torch.equal(again(image), net(image))
+
+
+@pytest.mark.parametrize(("stride", "out"), [(8, None), (32, None), (8, (2, 3)), (32, (4,))])
+def test_a_network_of_features_is_tapped_at_what_it_gives(stride: int, out: tuple[int, ...] | None) -> None:
+    named = {} if out is None else {"out_indices": out}
+    features = library("timm").create_model("resnet18", features_only=True, **named).eval()
+    fcn = from_classifier(features, 3, stride)
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        found, given = fcn.trunk(image), features(image)
+        assert fcn(image).shape == (1, 3, 64, 96)
+    strides = [stride for stride in (2, 4, 8, 16, 32) if out is None or {8: 2, 16: 3, 32: 4}.get(stride) in out]
+    wanted = [features for each, features in zip(strides, given, strict=True) if each >= stride]
+    assert len(found) == len(wanted) == len(fcn.heads)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(NotFollowed, match=r"maps, no scores"):
+        convolutionize(features)
+
+
+@pytest.mark.slow
+def test_a_convolutional_trunk_below_attention_pooling_is_taken() -> None:
+    net = library("timm").create_model("resnet50_clip").eval()
+    fcn = from_classifier(net, 3, 8)
+    assert fcn.trunk.channels == (512, 1024, 2048)
+    image = torch.randn(1, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(fcn.trunk(image)[-1], net.forward_features(image), rtol=1e-3, atol=1e-3)
+    with pytest.raises(NotFollowed, match="adds tokens to the positions"):
+        convolutionize(net)
 
 
 def test_fully_connected_layers_belong_to_the_trunk() -> None:
@@ -272,18 +302,18 @@ def test_which_names_come_from_elsewhere() -> None:
     assert not is_external("C:/nets:build")
 
 
-def test_a_classifier_is_run_once_to_be_converted() -> None:
-    runs: list[int] = []
+def test_a_classifier_is_recorded_once_to_be_converted() -> None:
+    runs: list[bool] = []  # without contents, in a recording, or on pictures, to try the conversion
 
     class Counted(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
-            runs.append(1)
+            runs.append(x.is_meta)
             return super().forward(x)
 
     net = Counted(
         nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, 2, 1), nn.Flatten(), nn.Linear(8 * 56 * 56, 5)
     )
     from_classifier(net, classes=2, stride=2)
-    assert len(runs) == 1
+    assert (sum(runs), len(runs)) == (1, 3)
     convolutionize(net)
-    assert len(runs) == 2
+    assert (sum(runs), len(runs)) == (2, 6)

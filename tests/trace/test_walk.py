@@ -149,7 +149,7 @@ class Crooked(nn.Module):
 def test_branches_apart_are_said_and_the_field_covers_both() -> None:
     traced = outputs(nn.Sequential(nn.Conv2d(3, 3, 1), Crooked()))
     assert [(remark.kind, remark.text) for remark in traced.remarks] == [
-        ("misaligned", "joins maps 0.5 px apart; alignment follows the one that sees most")
+        ("misaligned", "joins maps 0.5 px apart; alignment takes the middle of all")
     ]
     line = axis_map(traced.along(0)[0])
     assert (line.scale, line.shift) == (2, 0)

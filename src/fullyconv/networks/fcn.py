@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from math import ceil, lcm
 from typing import cast
 
@@ -50,18 +52,26 @@ class AxisPlan:
     """How the maps of an FCN line up along one axis; all of it follows from the trunk's paths."""
 
     taps: tuple[Path, ...]  # coarse to fine
+    lines: tuple[AxisMap, ...]  # where the units of each are taken to lie
     stages: tuple[UpsamplingStage, ...]  # one per tap; the last one meets the image
     output: AxisMap  # where an output pixel looks: scale 1, and the widest field
     margin: int = 0  # zeros on each side of the image
     multiple: int = 1  # what the trunk's input is a multiple of, by more zeros at the end
 
     @classmethod
-    def derive(cls, taps: Sequence[Path], *, margin: int = 0, multiple: int = 1) -> AxisPlan:
-        """Choose kernels and crops so that every fused unit and every output pixel is exactly centred."""
+    def derive(
+        cls, taps: Sequence[Path], drifts: Sequence[Fraction] = (), *, margin: int = 0, multiple: int = 1
+    ) -> AxisPlan:
+        """Choose kernels and crops so that every fused unit and every output pixel is exactly centred.
+
+        ``drifts`` are those of the taps, in pixels (``fullyconv.trace.positions.Trail``), coarse to fine; they count
+        as far as the grids allow, to half the step of the next finer grid.
+        """
         stages = []
         if margin:
             taps = [(Window(1, pad=margin), *path) for path in taps]
-        current, *finer_maps = [axis_map(path) for path in taps]
+        lines = _aligned([axis_map(path) for path in taps], drifts or [Fraction(0)] * len(taps))
+        current, *finer_maps = lines
         for finer in [*finer_maps, AxisMap()]:
             ratio = current.scale / finer.scale
             if ratio.denominator != 1:
@@ -72,16 +82,16 @@ class AxisPlan:
             stages.append(UpsamplingStage(kernel, int(ratio), offset))
             start = finer if offset >= 0 else upsampled
             current = AxisMap(start.scale, start.shift, max(upsampled.field, finer.field))
-        return cls(tuple(taps), tuple(stages), current, margin, multiple)
+        return cls(tuple(taps), tuple(lines), tuple(stages), current, margin, multiple)
 
     @classmethod
-    def covering(cls, taps: Sequence[Path], border: Border, *, multiple: int) -> AxisPlan:
+    def covering(cls, taps: Sequence[Path], drifts: Sequence[Fraction], border: Border, *, multiple: int) -> AxisPlan:
         """Choose the smallest margin with which every image, however small, is covered by every map.
 
         (The reference pads by 100 for the same reason.)
         """
         for margin in range(LONGEST_MARGIN):
-            plan = cls.derive(taps, margin=margin, multiple=multiple)
+            plan = cls.derive(taps, drifts, margin=margin, multiple=multiple)
             if all(plan.fits(length, border) for length in range(1, plan.stride + 1)):
                 return plan
         raise ValueError(f"no margin up to {LONGEST_MARGIN} px makes the network's maps cover an image")
@@ -149,6 +159,19 @@ class AxisPlan:
     def smallest_input(self, border: Border) -> int:
         """Find the shortest axis from which on every length can be labelled."""
         return smallest_input(lambda length: self.fits(length, border), period=self.stride, bound=LONGEST_MINIMUM)
+
+
+def _aligned(lines: Sequence[AxisMap], drifts: Sequence[Fraction]) -> list[AxisMap]:
+    """Move maps, coarse to fine, by their drifts, to the nearest places where the grids still meet."""
+    target, moved = AxisMap(), []
+    for line, drift in zip(reversed(lines), reversed(drifts), strict=True):
+        if any(drifts):
+            step = target.scale / 2
+            wanted = target.shift + round((line.shift + drift - target.shift) / step) * step
+            line = line.moved(wanted - line.shift)
+        moved.append(line)
+        target = line
+    return moved[::-1]
 
 
 def score_heads(trunk: Trunk, classes: int, skips: int) -> nn.ModuleList:
@@ -221,10 +244,13 @@ class FCN(nn.Module):
         self.in_channels = input_channels(trunk)
         traced = outputs(trunk)
         self.remarks = traced.remarks
+        plan = partial(AxisPlan.covering, border=border) if cover else AxisPlan.derive
         rows, columns = (
-            AxisPlan.covering(traced.along(axis)[_coarsest(skips)], border, multiple=traced.multiples[axis])
-            if cover
-            else AxisPlan.derive(traced.along(axis)[_coarsest(skips)], multiple=traced.multiples[axis])
+            plan(
+                traced.along(axis)[_coarsest(skips)],
+                traced.drifts_along(axis)[_coarsest(skips)],
+                multiple=traced.multiples[axis],
+            )
             for axis in (0, 1)
         )
         self.plans = rows, columns

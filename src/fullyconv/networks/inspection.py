@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import fx, nn
 
-from fullyconv.geometry import AxisMap, Spread, axis_map
+from fullyconv.geometry import AxisMap, Spread
 from fullyconv.networks.fcn import FCN, AxisPlan, UpsamplingStage
 from fullyconv.surgery.convolutionize import FullyConvolutional
 from fullyconv.surgery.trunk import ClassifierTrunk
@@ -204,7 +204,7 @@ def _map_size(positions: Positions, shape: tuple[int, ...]) -> tuple[int, int] |
 
 
 def _under(under: Lines, positions: Positions) -> Lines:
-    rows, columns = (first.then(trail.line) for first, trail in zip(under, positions.trails, strict=True))
+    rows, columns = (first.then(trail.centred) for first, trail in zip(under, positions.trails, strict=True))
     return rows, columns
 
 
@@ -241,9 +241,9 @@ def _taps(network: FCN, graph: _Graph) -> tuple[Tap, ...]:
     trunk = network.trunk
     names = [graph._path(node, {}) for node in graph.outputs()]
     names = list(trunk.tapped) if isinstance(trunk, ClassifierTrunk) else names
-    rows, columns = (plan.taps for plan in network.plans)
+    rows, columns = (plan.lines for plan in network.plans)
     return tuple(
-        Tap(name, wide, (axis_map(down), axis_map(across)))
+        Tap(name, wide, (down, across))
         for name, wide, down, across in zip(names[::-1], trunk.channels[::-1], rows, columns, strict=False)
     )
 
@@ -266,7 +266,7 @@ class _Climb:
 
 
 def _climb(plan: AxisPlan, units: Sequence[int], length: int) -> Iterator[_Climb]:
-    current, *finer_maps = [axis_map(path) for path in plan.taps]
+    current, *finer_maps = plan.lines
     given, *finer_sizes = units
     stages = zip(plan.stages, [*finer_maps, AxisMap()], [*finer_sizes, length], strict=True)
     for number, (stage, finer, finer_size) in enumerate(stages, start=1):

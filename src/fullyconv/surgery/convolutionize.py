@@ -45,7 +45,7 @@ class FullyConvolutional(nn.Module):
         self.in_channels = shape_of(next(iter(network.graph.nodes)))[1]
         scores = next(node for node in network.graph.nodes if node.op == "output").args[0]
         positions = found.positions[cast("fx.Node", scores)]
-        self.rows, self.columns = (trail.line for trail in positions.trails)
+        self.rows, self.columns = (trail.centred for trail in positions.trails)
         self.multiples = tuple(found.multiples)
         self.smallest_input = smallest_input
 

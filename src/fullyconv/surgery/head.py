@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import cast
 
 from torch import fx, nn
@@ -11,6 +13,8 @@ from fullyconv.trace.nodes import SHAPE
 from fullyconv.trace.operations import Operation, operation
 from fullyconv.trace.positions import NotFollowed, Positions, Walk, shape_of
 from fullyconv.trace.walking import layer_of
+
+SCORES = ("logits", "out")  # what a mapping calls the scores among its entries
 
 
 @dataclass
@@ -26,6 +30,9 @@ class Head:
     @classmethod
     def of(cls, recorded: fx.GraphModule, walk: Walk) -> Head:
         """Find the head; raises ``NotFollowed`` where the network gives no scores of the picture."""
+        maps = given_maps(recorded, walk)
+        if maps:
+            raise NotFollowed(f"the network gives {len(maps)} maps, no scores: from_classifier makes an FCN on them")
         head = cls(recorded, walk, _scores(recorded))
         if head.scores not in walk.positions:
             raise NotFollowed("the network's output does not depend on the picture")
@@ -135,10 +142,29 @@ def ways_to(target: fx.Node, found: Walk) -> tuple[list[fx.Node], list[fx.Node]]
     return cast("tuple[list[fx.Node], list[fx.Node]]", tuple(chosen))
 
 
+def stride_of(positions: Positions) -> Fraction | None:
+    """Return the stride of a map if it is the same along rows and columns."""
+    rows, columns = positions.stride
+    return rows if rows == columns and positions.is_map else None
+
+
+def given_maps(recorded: fx.GraphModule, found: Walk) -> dict[Fraction, fx.Node]:
+    """Return the maps by stride of a network that gives several maps, as timm's ``features_only`` does, not scores."""
+    given = next(node for node in recorded.graph.nodes if node.op == "output").args[0]
+    if isinstance(given, Mapping):
+        given = () if set(given) & set(SCORES) else tuple(given.values())
+    if not isinstance(given, tuple | list) or not all(isinstance(node, fx.Node) for node in given):
+        return {}
+    strides = [stride_of(found.positions.get(node, Positions())) for node in given]
+    if None in strides or len(set(strides)) < len(strides) or not all(len(shape_of(node)) == 4 for node in given):
+        return {}
+    return {stride: node for stride, node in zip(strides, given, strict=True) if stride is not None}
+
+
 def _scores(recorded: fx.GraphModule) -> fx.Node:
     given = next(node for node in recorded.graph.nodes if node.op == "output").args[0]
-    if isinstance(given, dict):
-        given = given.get("logits", given.get("out"))
+    if isinstance(given, Mapping):
+        given = next((given[name] for name in SCORES if name in given), None)
     if isinstance(given, tuple | list):
         given = given[0] if given else None
     if not isinstance(given, fx.Node):

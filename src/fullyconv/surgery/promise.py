@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from fullyconv.geometry import size
+from fullyconv.surgery.head import SCORES
 from fullyconv.surgery.subject import Example, Subject, in_words, place_of, quietly
 from fullyconv.trace import NotFollowed, Walk
 from fullyconv.trace.nodes import PATH, spelling
@@ -60,7 +61,7 @@ def agree(wanted: Tensor, found: Tensor) -> bool:
 def scores_of(answer: Any) -> Any:
     """Return the scores among what a classifier gives: those by name of a mapping, the first of several."""
     if isinstance(answer, Mapping):
-        answer = answer.get("logits", answer.get("out"))
+        answer = next((answer[name] for name in SCORES if name in answer), None)
     if isinstance(answer, tuple | list):
         answer = answer[0] if answer else None
     return answer

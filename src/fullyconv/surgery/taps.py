@@ -8,33 +8,12 @@ from typing import cast
 
 from torch import fx
 
-from fullyconv.surgery.head import Head, ways_to
-from fullyconv.trace import NotFollowed, Positions, Walk, products
+from fullyconv.surgery.head import Head, stride_of, ways_to
+from fullyconv.trace import NotFollowed, Walk, products
 from fullyconv.trace.nodes import PATH, SHAPE
 from fullyconv.trace.operations import Operation, operation
 from fullyconv.trace.positions import shape_of
 from fullyconv.trace.walking import layer_of
-
-SCORES = ("logits", "out")  # what a mapping calls the scores among its entries
-
-
-def _stride(positions: Positions) -> Fraction | None:
-    """Return the stride of a map if it is the same along rows and columns."""
-    rows, columns = positions.stride
-    return rows if rows == columns and positions.is_map else None
-
-
-def given_maps(recorded: fx.GraphModule, found: Walk) -> dict[Fraction, fx.Node]:
-    """Return the maps by stride of a network that gives several maps, as timm's ``features_only`` does, not scores."""
-    given = next(node for node in recorded.graph.nodes if node.op == "output").args[0]
-    if isinstance(given, Mapping):
-        given = () if set(given) & set(SCORES) else tuple(given.values())
-    if not isinstance(given, tuple | list) or not all(isinstance(node, fx.Node) for node in given):
-        return {}
-    strides = [_stride(found.positions.get(node, Positions())) for node in given]
-    if None in strides or len(set(strides)) < len(strides) or not all(len(shape_of(node)) == 4 for node in given):
-        return {}
-    return {stride: node for stride, node in zip(strides, given, strict=True) if stride is not None}
 
 
 def at_strides(maps: Mapping[Fraction, fx.Node], coarsest: Fraction, finest: int) -> list[fx.Node]:
@@ -96,7 +75,11 @@ def _weighted(rows: Sequence[Operation | None]) -> int:
 def by_stride(recorded: fx.GraphModule, found: Walk, coarsest: fx.Node, finest: int) -> list[fx.Node]:
     """Choose the last map at each stride that ``coarsest`` is computed from, coarse to fine."""
     ancestors, dominators = (
-        {stride: node for node in nodes if (stride := _stride(found.positions[node])) and _is_features(recorded, node)}
+        {
+            stride: node
+            for node in nodes
+            if (stride := stride_of(found.positions[node])) and _is_features(recorded, node)
+        }
         for nodes in ways_to(coarsest, found)
     )
     last = {stride: _choose(found, node, dominators.get(stride)) for stride, node in ancestors.items()}
@@ -146,9 +129,9 @@ def by_name(recorded: fx.GraphModule, found: Walk, taps: Sequence[str]) -> list[
         if not made:
             known = sorted({str(node.meta.get(PATH)) for node in found.positions if node.meta.get(PATH)})
             raise ValueError(f"no module {name!r} to tap: the network has {', '.join(known[:20])}, …")
-        if _stride(found.positions[made[-1]]) is None or len(shape_of(made[-1])) != 4:
+        if stride_of(found.positions[made[-1]]) is None or len(shape_of(made[-1])) != 4:
             raise ValueError(
                 f"{name!r} gives no map to tap but {shape_of(made[-1])}: tap a module that gives N x C x h x w"
             )
         nodes.append(made[-1])
-    return sorted(nodes, key=lambda node: cast("Fraction", _stride(found.positions[node])), reverse=True)
+    return sorted(nodes, key=lambda node: cast("Fraction", stride_of(found.positions[node])), reverse=True)

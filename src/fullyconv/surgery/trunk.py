@@ -7,11 +7,11 @@ from typing import cast
 
 from torch import Tensor, fx, nn
 
-from fullyconv.surgery.head import Head
+from fullyconv.surgery.head import Head, given_maps
 from fullyconv.surgery.promise import HeadDiffers, another_size, check_hidden, check_recording, check_sizes
 from fullyconv.surgery.recast import recast, slide_whole
 from fullyconv.surgery.subject import Example, Subject, in_words, random_pictures
-from fullyconv.surgery.taps import at_strides, by_name, by_stride, given_maps, last_map, map_before
+from fullyconv.surgery.taps import at_strides, by_name, by_stride, last_map, map_before
 from fullyconv.trace import NotFollowed, Remark, Walk, complete, record, walk
 from fullyconv.trace.nodes import PATH
 from fullyconv.trace.positions import shape_of

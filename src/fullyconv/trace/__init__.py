@@ -33,6 +33,7 @@ class Outputs:
 
     Attributes:
         paths: For each map the layers behind it, along rows and along columns.
+        drifts: How many pixels beside the middle of what they see the maps are centred (``Trail``).
         remarks: What is to be known of some operations.
         multiples: Numbers of which the picture's height and width must be multiples.
 
@@ -41,6 +42,7 @@ class Outputs:
     """
 
     paths: tuple[tuple[Path, Path], ...]
+    drifts: tuple[tuple[Fraction, Fraction], ...]
     remarks: tuple[Remark, ...]
     multiples: tuple[int, int]
 
@@ -60,6 +62,10 @@ class Outputs:
             One path per output.
         """
         return [pair[axis] for pair in self.paths]
+
+    def drifts_along(self, axis: int) -> list[Fraction]:
+        """Return the drifts along one axis, one per output."""
+        return [pair[axis] for pair in self.drifts]
 
 
 def outputs(network: nn.Module) -> Outputs:
@@ -82,11 +88,12 @@ def outputs(network: nn.Module) -> Outputs:
     recorded = recording if isinstance(recording, fx.GraphModule) else record(network)
     found = walk(recorded)
     given = next(node for node in recorded.graph.nodes if node.op == "output").args[0]
-    paths = []
+    paths, drifts = [], []
     for node in given if isinstance(given, tuple | list) else (given,):
         positions = found.positions.get(node) if isinstance(node, fx.Node) else None
         if positions is None or not positions.is_map:
             raise NotFollowed(f"{node}: the network's output is no map with rows and columns")
         paths.append((positions.trails[0].path, positions.trails[1].path))
+        drifts.append((positions.trails[0].drift, positions.trails[1].drift))
     rows, columns = found.multiples
-    return Outputs(tuple(paths), tuple(found.remarks), (rows, columns))
+    return Outputs(tuple(paths), tuple(drifts), tuple(found.remarks), (rows, columns))

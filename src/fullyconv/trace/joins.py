@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from math import ceil, prod
 
 from torch import fx
@@ -46,7 +47,10 @@ def _join(trails: list[Trail], call: Call, axis: int) -> Trail:
     line = widest.line
     if len({trail.line.shift for trail in trails}) > 1:
         apart = max(abs(trail.line.shift - line.shift) for trail in trails)
-        call.remark("misaligned", f"joins maps {float(apart):g} px apart; alignment follows the one that sees most")
+        call.remark("misaligned", f"joins maps {float(apart):g} px apart; alignment takes the middle of all")
+    # Which branch answers more is up to the weights; from the middle of all none is farther than half their distance.
+    centre = sum((trail.line.shift + trail.drift for trail in trails), Fraction(0)) / len(trails)
+    widest = replace(widest, drift=centre - line.shift)
     # What the others see beyond it, on either side.
     extra = max(abs(trail.line.shift - line.shift) + trail.line.reach - line.reach for trail in trails)
     margin = ceil(extra / line.scale)

@@ -22,14 +22,24 @@ class NotFollowed(ValueError):
 
 @dataclass(frozen=True)
 class Trail:
-    """The layers behind a map along one axis, with what they compose to."""
+    """The layers behind a map along one axis, with what they compose to.
+
+    ``drift`` is how many pixels beside the middle of its window a unit's response is centred: where branches that
+    lie apart are joined, the window is that of the one that sees most, the centre that of all of them.
+    """
 
     path: Path = ()
     line: AxisMap = field(default_factory=AxisMap)
+    drift: Fraction = Fraction(0)
 
     def then(self, layer: Layer) -> Trail:
         """Add a layer."""
-        return Trail((*self.path, layer), self.line.then(layer.axis_map()))
+        return Trail((*self.path, layer), self.line.then(layer.axis_map()), self.drift)
+
+    @property
+    def centred(self) -> AxisMap:
+        """Where the response is centred, with a window around that place that holds all that is seen."""
+        return self.line.moved(self.drift)
 
 
 @dataclass(frozen=True)
