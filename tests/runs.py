@@ -10,8 +10,9 @@ from typing import Any
 
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.folder import LAST, open_run
+from fullyconv.train.job import Job, Quiet
 from fullyconv.train.recipe import Recipe
-from fullyconv.train.run import Job, Quiet, Run
+from fullyconv.train.run import Run
 
 
 class Notes(Quiet):

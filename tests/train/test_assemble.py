@@ -13,8 +13,9 @@ from fullyconv.files import BadFile
 from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.folder import BEST, open_run
+from fullyconv.train.job import Job
 from fullyconv.train.recipe import Recipe
-from fullyconv.train.run import Job, Run
+from fullyconv.train.run import Run
 from runs import train
 
 TINY = Recipe(crop=(64, 64), epochs=1, batch=3, device="cpu", precision="fp32", network="fcn32s-resnet18")

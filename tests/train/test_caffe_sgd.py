@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from fullyconv.networks import build
+from fullyconv.train.job import Job, Quiet, Schedule
 from fullyconv.train.optim import (
     CaffeSGD,
     Descent,
@@ -20,7 +21,7 @@ from fullyconv.train.optim import (
     restore_optimizer,
 )
 from fullyconv.train.pictures import PixelLoss
-from fullyconv.train.run import Job, Quiet, Run, Schedule
+from fullyconv.train.run import Run
 from fullyconv.types import VOID, ClassSet, Preprocess
 
 STEPS, ITER_SIZE, CLASSES, CHANNELS = 50, 3, 4, 5

@@ -20,8 +20,9 @@ from fullyconv.data.synthetic import write_dataset
 from fullyconv.files import BadFile, without_nan
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.folder import open_run
+from fullyconv.train.job import Validation
 from fullyconv.train.recipe import change
-from fullyconv.train.run import Run, Validation
+from fullyconv.train.run import Run
 from fullyconv.train.stop import StopRequest
 from runs import Notes, newest, train
 

@@ -148,7 +148,8 @@ def train_recipe(
     from fullyconv.report import plot_confusion, save_figure, write_report
     from fullyconv.train.assemble import assemble
     from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, RECIPE, REPORT
-    from fullyconv.train.run import Run, precision_of
+    from fullyconv.train.job import precision_of
+    from fullyconv.train.run import Run
 
     job, run = assemble(recipe, prepared, folder, trust=trust), folder.path
     err.print(

@@ -18,8 +18,9 @@ from fullyconv.surgery.layers import widen
 from fullyconv.tiles import Tile, plan_tiles
 from fullyconv.train.batches import Group
 from fullyconv.train.folder import RunFolder
+from fullyconv.train.job import Job, Schedule, Watcher, make_fabric
 from fullyconv.train.optim import make_optimizer
-from fullyconv.train.run import Job, Run, Schedule, Watcher, make_fabric
+from fullyconv.train.run import Run
 
 ROUND = 50  # updates between two saves
 

@@ -24,8 +24,8 @@ from fullyconv.networks import foreign_trunk
 from fullyconv.networks.fcn import FCN
 from fullyconv.report import plot_confusion, save_figure
 from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, RECIPE, open_run
+from fullyconv.train.job import Watcher
 from fullyconv.train.recipe import read_recipe
-from fullyconv.train.run import Watcher
 
 SPLIT = "split.npz"
 

@@ -28,10 +28,10 @@ from fullyconv.predict.image import Segmenter
 from fullyconv.surgery import Transplant, transplant
 from fullyconv.train.batches import Batching
 from fullyconv.train.folder import CLASSES, TRANSPLANT, RunFolder
+from fullyconv.train.job import Job, Schedule, make_fabric, precision_of
 from fullyconv.train.optim import make_optimizer
 from fullyconv.train.pictures import Judge, PixelLoss
 from fullyconv.train.recipe import Recipe
-from fullyconv.train.run import Job, Schedule, make_fabric, precision_of
 from fullyconv.train.smallest import check_views
 from fullyconv.types import ClassSet, Preprocess
 

@@ -128,7 +128,7 @@ def hold(out: Path, *, names: Sequence[str] = ()) -> Iterator[bool]:
 
     Raises ``BadFile`` if that cannot be, or if it is not ours and holds one of ``names``.
     """
-    mark = (out / LOCK).read_text() if (out / LOCK).is_file() and out.resolve() not in _held else None
+    mark = (out / LOCK).read_text(errors="replace") if (out / LOCK).is_file() and out.resolve() not in _held else None
     ours = mark is not None and mark.startswith(MARK)
     foreign = [name for name in names if (out / name).exists()]
     if foreign and not ours:
@@ -156,12 +156,12 @@ def _locked(out: Path) -> Iterator[None]:
         raise BadFile(out, f"cannot be written ({error.strerror})", "choose another --out") from None
     try:
         if not _lock(handle):
-            holder = os.pread(handle, 99, 0).decode(errors="replace").removeprefix(MARK).strip()
+            holder = os.read(handle, 99).decode(errors="replace").removeprefix(MARK).strip()
             what = f"another run (process {holder or 'unknown'}) is writing into it"
             raise BadFile(out, what, "wait until it ends, or choose another --out")
         _held.add(place)
         try:
-            os.pwrite(handle, f"{MARK}{os.getpid():<10}\n".encode(), 0)  # of one length: never half of it
+            os.write(handle, f"{MARK}{os.getpid():<10}\n".encode())  # of one length: never half of it
         except OSError as error:
             raise BadFile(out, f"cannot be written ({error.strerror})", "make room, or choose another --out") from None
         try:

@@ -16,7 +16,7 @@ from fullyconv.evaluation import evaluate
 from fullyconv.files import without_nan
 from fullyconv.losses import Normalization, pixel_loss, sample_terms
 from fullyconv.predict.image import Segmenter
-from fullyconv.train.run import Validation
+from fullyconv.train.job import Validation
 
 FIGURES = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class_iu")
 PICTURED = 4  # validation images shown in TensorBoard

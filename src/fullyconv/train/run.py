@@ -2,147 +2,31 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from torch.utils.tensorboard import SummaryWriter
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+from torch.optim import AdamW
 
 from fullyconv.checkpoint import WEIGHTS, read_tensors, save, write_tensors
 from fullyconv.files import BadFile, write_json
-from fullyconv.machine import DeviceName, Precision, choose_device, fast_bf16, out_of_memory
+from fullyconv.machine import out_of_memory
 from fullyconv.train.batches import Group
+from fullyconv.train.board import Board
 from fullyconv.train.checkpoints import OPTIMIZER, STATE
-from fullyconv.train.folder import BOARD, LAST, RunFolder
+from fullyconv.train.folder import LAST, RunFolder
+from fullyconv.train.job import Job, Position, Quiet, Validation, Watcher
 from fullyconv.train.optim import optimizer_tensors, restore_optimizer
 from fullyconv.train.stop import StopRequest
-from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
 
 SAVE_SECONDS = 600.0  # the most that a death costs, where an epoch takes longer
-
-
-class Watcher(Protocol):
-    """Who is told how a run goes."""
-
-    def step(self, *, epoch: int, done: int, total: int, loss: float) -> None:
-        """An update has been made, the ``done``-th of ``total``; epochs count from 0."""
-
-    def epoch(self, figures: Mapping[str, Any]) -> None:
-        """An epoch has ended."""
-
-    def remark(self, text: str) -> None:
-        """Something has happened that a person should know."""
-
-
-class Quiet:
-    """A watcher that tells nobody."""
-
-    def step(self, *, epoch: int, done: int, total: int, loss: float) -> None:
-        """Pass over an update."""
-
-    def epoch(self, figures: Mapping[str, Any]) -> None:
-        """Pass over an epoch."""
-
-    def remark(self, text: str) -> None:
-        """Pass over a remark."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long a run goes on, and how fast it learns on the way: ``rate`` of the progress (0..1) is the learning rate.
-
-    An epoch has ``per_epoch`` updates, the last one perhaps fewer. Where ``minutes`` of wall time are over sooner, the
-    schedule is shortened to them.
-    """
-
-    updates: int
-    per_epoch: int
-    rate: Callable[[float], float]
-    minutes: float | None = None
-
-    @property
-    def epochs(self) -> int:
-        """The number of epochs."""
-        return -(-self.updates // self.per_epoch)
-
-    def progress(self, updates: int, seconds: float) -> float:
-        """Return how much of the schedule is behind: by updates, or by the clock where that is further.
-
-        >>> Schedule(updates=40, per_epoch=10, rate=float, minutes=2).progress(10, seconds=60)
-        0.5
-        """
-        by_updates = updates / self.updates
-        return by_updates if self.minutes is None else max(by_updates, seconds / (60 * self.minutes))
-
-
-@dataclass(frozen=True)
-class Validation:
-    """What a validation found: the score that chooses the best model, figures to write down, a picture to look at."""
-
-    score: float
-    figures: Mapping[str, float | list[float | None]]
-    picture: np.ndarray | None = None  # H x W x 3 uint8
-    title: str = "validation"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is trained, on what, and how: all in which pictures, scenes and patches differ."""
-
-    network: nn.Module
-    optimizer: Optimizer
-    fabric: Fabric  # device and precision
-    schedule: Schedule
-    seed: int
-    batches: Callable[[int, int], Iterator[Group]]
-    """Gives the updates' batches of an epoch from an update on, each following from epoch and update alone."""
-    loss: Callable[[Tensor, Tensor, torch.Generator], Tensor]
-    """Of scores and labels; the generator draws whatever the loss leaves to chance."""
-    classes: ClassSet
-    preprocess: Preprocess | SpectralPreprocess
-    validate: Callable[[], Validation] | None = None
-    validate_every: int = 1
-    smaller: str = "batch"
-    """The choices that take less memory when lowered."""
-
-
-@dataclass
-class Position:
-    """How far a run has come; with the weights and the optimiser's state, all that a resume needs."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    epoch: int = 0
-    step: int = 0  # updates made in this epoch
-    seconds: float = 0.0
-    best: float = -1.0
-    rate: float = 0.0  # the learning rate of the last update
-    losses: list[float] = field(default_factory=list)  # of the epoch under way
-    history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
-    finished: bool = False
-
-
-def make_fabric(device: DeviceName, precision: Precision | Literal["auto"]) -> Fabric:
-    """Choose the device and the precision of a run; ``auto`` takes bf16 where the machine has instructions for it."""
-    place = choose_device(device)
-    short = precision == "bf16" or (precision == "auto" and fast_bf16(place))
-    accelerator = "cuda" if place.type == "cuda" else "cpu"
-    return Fabric(accelerator=accelerator, devices=1, precision="bf16-mixed" if short else "32-true")
-
-
-def precision_of(fabric: Fabric) -> Precision:
-    """Return the precision a fabric was made for."""
-    return "bf16" if "bf16" in str(fabric.strategy.precision.precision) else "fp32"
 
 
 class Run:
@@ -174,7 +58,7 @@ class Run:
         self._begun = self._saved = time.monotonic()
         self._begun -= self.position.seconds
         self._kept = self._done
-        with self._stop, _Board(self.folder, self.position, self.watcher) as board:
+        with self._stop, Board(self.folder, self.position, self.watcher) as board:
             while not self.position.finished:
                 self._train_epoch()
                 if self._stop.asked:
@@ -287,7 +171,7 @@ class Run:
         self._optimizer.step()
         return total
 
-    def _end_epoch(self, board: _Board) -> None:
+    def _end_epoch(self, board: Board) -> None:
         """Validate, keep the best, save the state, write the figures down.
 
         In this order a death in between only repeats what it has lost: the best model of an epoch that is not saved is
@@ -387,51 +271,3 @@ def _rest_frozen_norms(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
             module.eval()
-
-
-class _Board:
-    """TensorBoard's events of a run; those of epochs that a resumed run trains again are hidden.
-
-    They are written last and by a thread of TensorBoard's: where they cannot be, the run goes on without them.
-    """
-
-    def __init__(self, folder: RunFolder | None, position: Position, watcher: Watcher) -> None:
-        self._folder, self._watcher, self._first = folder, watcher, position.epoch + 1
-        self._writer: SummaryWriter | None = None
-
-    def __enter__(self) -> _Board:
-        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
-        if self._folder is not None:
-            with self._without():
-                self._writer = SummaryWriter(str(self._folder.path / BOARD), purge_step=self._first)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._without():
-            if self._writer is not None:
-                self._writer.close()
-        threading.excepthook = self._hook
-
-    def note(self, figures: Mapping[str, Any], found: Validation | None) -> None:
-        """Write down the figures of an epoch and the picture of its validation."""
-        with self._without():
-            if self._writer is None:
-                return
-            for key, value in figures.items():
-                if isinstance(value, float) and key != "seconds":
-                    self._writer.add_scalar(key, value, figures["epoch"])
-            if found is not None and found.picture is not None:
-                self._writer.add_image(found.title, found.picture, figures["epoch"], dataformats="HWC")
-
-    @contextmanager
-    def _without(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._writer = None
-            self._watcher.remark(f"TensorBoard's events cannot be written ({error.strerror or error}): left out")
-
-    def _thread_failed(self, failure: Any) -> None:
-        """Keep the traceback of TensorBoard's thread to ourselves: its error is raised again when it is next used."""
-        if not isinstance(failure.exc_value, OSError):
-            self._hook(failure)
