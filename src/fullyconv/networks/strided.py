@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from fullyconv.networks.rarefied import Pair, Windows, growth
 from fullyconv.trace import NotFollowed, Positions, Walk, record, walk
+from fullyconv.trace.nodes import SHAPE
 from fullyconv.trace.operations import Operation, operation
 from fullyconv.trace.positions import Call
 from fullyconv.trace.walking import call_of
@@ -72,6 +73,8 @@ class Step:
     def _moved(self) -> Kind:
         if any(new < old for new, old in zip(_stride(self.positions), self.lattice, strict=True)):
             raise self.refuse("enlarges a map")
+        if isinstance(self.call.node.meta[SHAPE], list):
+            raise self.refuse("gives several results")
         kind = self.row.atrous if self.row is not None else ""
         if kind in ("window", "border", "crop"):
             return cast("Kind", kind)

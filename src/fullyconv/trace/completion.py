@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from fullyconv.machine import evaluating
-from fullyconv.trace.nodes import SHAPE, VALUE
+from fullyconv.trace.nodes import KIND, SHAPE, VALUE
 from fullyconv.trace.recorder import Recorder
 
 
@@ -18,7 +18,7 @@ class _Completion(fx.Interpreter):
     def __init__(self, recorded: fx.GraphModule, recorder: Recorder) -> None:
         super().__init__(recorded)
         self._recorder = recorder
-        self._kind = next((each.dtype for each in recorded.parameters()), torch.get_default_dtype())
+        recorder.paused = True
 
     def run_node(self, n: fx.Node) -> Any:
         """Return a stand-in for a node's result, or find the shape of what it gives."""
@@ -27,20 +27,23 @@ class _Completion(fx.Interpreter):
         if VALUE in n.meta:
             return n.meta[VALUE]
         if SHAPE not in n.meta:
-            self._recorder.paused = True
-            n.meta[SHAPE] = tuple(map(int, super().run_node(n).shape))
-        shapes = n.meta[SHAPE]
+            result = super().run_node(n)
+            n.meta[SHAPE], n.meta[KIND] = tuple(map(int, result.shape)), result.dtype
+            return result
+        shapes, kinds = n.meta[SHAPE], n.meta[KIND]
         if isinstance(shapes, list):
-            return [None if shape is None else self._stand_in(shape) for shape in shapes]
-        return self._stand_in(shapes)
-
-    def _stand_in(self, shape: tuple[int, ...]) -> Tensor:
-        return torch.empty(shape, dtype=self._kind, device="meta")
+            pairs = zip(shapes, kinds, strict=True)
+            return [None if shape is None else _stand_in(shape, kind) for shape, kind in pairs]
+        return _stand_in(shapes, kinds)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Find what a layer gives."""
         layer = self.fetch_attr(target)
         return self._recorder.run(layer, layer.forward, args, kwargs)
+
+
+def _stand_in(shape: tuple[int, ...], kind: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=kind, device="meta")
 
 
 def complete(recorded: fx.GraphModule) -> None:

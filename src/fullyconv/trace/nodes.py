@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import fx
 
-SHAPE, PATH, VALUE, FROZEN = "shape", "path", "value", "frozen"
-"""Keys of ``node.meta``: the shape of a tensor (or of each of several), the module that made it, a length, and
-whether padding that was computed from the size is now that of the example."""
+SHAPE, KIND, PATH, VALUE, FROZEN = "shape", "kind", "path", "value", "frozen"
+"""Keys of ``node.meta``: the shape of a tensor and the type of its numbers (or those of each of several), the module
+that made it, a length, and whether padding that was computed from the size is now that of the example."""
 
 
 class Length(int):
@@ -65,7 +65,8 @@ def spelling(node: fx.Node) -> str:
     """Return the bare name by which a node calls its operation; "" for a module.
 
     In place or not, function, method or operator: ``add_``, ``__iadd__`` and ``__add__`` are "add", "iadd" and "add".
-    An attribute that is a tensor (``x.mT``) has that attribute's name.
+    An attribute that is a tensor (``x.mT``) has that attribute's name, and PyTorch's rooms are not part of a name
+    (``torch.special.softmax``).
     """
     if node.op not in ("call_function", "call_method"):
         return ""
@@ -73,4 +74,4 @@ def spelling(node: fx.Node) -> str:
     if target is getattr:
         return str(node.args[1])
     name: str = target if isinstance(target, str) else target.__name__
-    return name.strip("_")
+    return name.strip("_").removeprefix("special_").removeprefix("linalg_")

@@ -106,10 +106,10 @@ ELEMENTWISE = (
     "abs absolute", "acos arccos", "acosh arccosh", "addcdiv", "addcmul", "asin arcsin", "asinh arcsinh", "atan arctan",
     "atan2 arctan2", "atanh arctanh", "bitwise_and and", "bitwise_left_shift lshift", "bitwise_not invert",
     "bitwise_or or", "bitwise_right_shift rshift", "bitwise_xor xor", "ceil", "clamp clip", "clamp_max", "clamp_min",
-    "copysign", "cos", "cosh", "deg2rad", "digamma", "empty_like", "eq", "erf", "erfc", "erfinv", "exp", "exp2",
+    "copysign", "cos", "cosh", "deg2rad", "digamma psi", "empty_like", "eq", "erf", "erfc", "erfinv", "exp", "exp2",
     "expm1", "fill", "float_power", "floor", "floor_divide floordiv ifloordiv", "fmax", "fmin", "fmod", "frac",
     "full_like", "ge greater_equal", "gt greater", "heaviside", "hypot", "i0", "isclose", "isfinite", "isinf", "isnan",
-    "ldexp", "le less_equal", "lerp", "lgamma", "log", "log10", "log1p", "log2", "logaddexp", "logaddexp2",
+    "ldexp", "le less_equal", "lerp", "lgamma gammaln", "log", "log10", "log1p", "log2", "logaddexp", "logaddexp2",
     "logical_and", "logical_not", "logical_or", "logical_xor", "logit", "lt less", "masked_fill", "maximum", "minimum",
     "nan_to_num", "ne not_equal", "nextafter", "ones_like", "pow ipow", "rad2deg", "rand_like", "randn_like",
     "reciprocal", "remainder mod imod", "round", "rpow", "rsqrt", "rtruediv rdiv", "sgn", "sign", "signbit",
@@ -120,8 +120,8 @@ ELEMENTWISE = (
 ACTIVATIONS: tuple[tuple[str, type[nn.Module]], ...] = (
     ("celu", nn.CELU), ("elu", nn.ELU), ("gelu", nn.GELU), ("hardshrink", nn.Hardshrink),
     ("hardsigmoid", nn.Hardsigmoid), ("hardswish", nn.Hardswish), ("hardtanh", nn.Hardtanh),
-    ("leaky_relu", nn.LeakyReLU), ("logsigmoid", nn.LogSigmoid), ("mish", nn.Mish), ("relu6", nn.ReLU6),
-    ("rrelu", nn.RReLU), ("selu", nn.SELU), ("sigmoid", nn.Sigmoid), ("silu", nn.SiLU), ("softplus", nn.Softplus),
+    ("leaky_relu", nn.LeakyReLU), ("logsigmoid log_sigmoid", nn.LogSigmoid), ("mish", nn.Mish), ("relu6", nn.ReLU6),
+    ("rrelu", nn.RReLU), ("selu", nn.SELU), ("sigmoid expit", nn.Sigmoid), ("silu", nn.SiLU), ("softplus", nn.Softplus),
     ("softshrink", nn.Softshrink), ("softsign", nn.Softsign), ("tanh", nn.Tanh), ("tanhshrink", nn.Tanhshrink),
     ("threshold", nn.Threshold),
 )  # fmt: skip
@@ -172,7 +172,7 @@ REDUCTIONS = (
         for name in ("max", "min", "prod", "logsumexp", "argmax", "argmin", "median", "all", "any", "nansum", "nanmean",
                      "var_mean", "std_mean", "count_nonzero")
     ),
-    Operation(("norm", "linalg_norm", "linalg_vector_norm"), (), reductions.reduce(2), "reduce", atrous=""),
+    Operation(("norm", "vector_norm"), (), reductions.reduce(2), "reduce", atrous=""),
     Operation(("softmax",), (nn.Softmax,), reductions.softmax, "along"),
     Operation(("log_softmax",), (nn.LogSoftmax,), reductions.softmax, "along"),
     Operation(("softmin",), (nn.Softmin,), reductions.softmax, "along"),
@@ -202,7 +202,7 @@ WINDOWS = (
         atrous="", multiply_adds=products.spread, frame=frames.transposed,
     ),
     Operation(
-        ("max_pool2d", "max_pool2d_with_indices"), (nn.MaxPool2d,),
+        ("max_pool2d",), (nn.MaxPool2d,),
         _window(frames.max_pool), "", atrous="window", frame=frames.max_pool, caffe="Pooling",
     ),
     Operation(
@@ -223,7 +223,7 @@ WINDOWS = (
         windows.pad, "", atrous="border",
     ),
     Operation(
-        ("interpolate", "upsample", "upsample_nearest", "upsample_bilinear"), (nn.Upsample,),
+        ("interpolate",), (nn.Upsample,),
         windows.resize, "", atrous="",
     ),
     Operation(("pixel_shuffle",), (nn.PixelShuffle,), windows.shuffle, "", atrous=""),

@@ -16,6 +16,8 @@ ATTENTION = "is attention: it compares positions with positions"
 
 def linear(call: Call) -> Positions:
     """Follow a fully connected layer: it acts on the last axis."""
+    if len(call.sources) > 1:
+        raise call.refuse("has weights that depend on the picture")
     if call.source.flattened:
         return POOLED
     if -1 in call.source.axes:

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from fullyconv.machine import evaluating
-from fullyconv.trace.nodes import FROZEN, PATH, SHAPE, Length
+from fullyconv.trace.nodes import FROZEN, KIND, PATH, SHAPE, Length
 from fullyconv.trace.operations import Operation, is_noise, row_of
 from fullyconv.trace.positions import Given, NotFollowed
 from fullyconv.trace.settle import settle
@@ -69,9 +69,10 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, Tensor):
             self.nodes[id(value)] = node
             self.kept.append(value)
-            node.meta[SHAPE] = tuple(map(int, value.shape))
+            node.meta[SHAPE], node.meta[KIND] = tuple(map(int, value.shape)), value.dtype
         elif isinstance(value, tuple | list):
             node.meta[SHAPE] = [tuple(map(int, each.shape)) if isinstance(each, Tensor) else None for each in value]
+            node.meta[KIND] = [getattr(each, "dtype", None) for each in value]
             for index, each in enumerate(value):
                 if isinstance(each, Tensor):
                     self.bind(each, self._emit("call_function", operator.getitem, (node, index), {}))

@@ -9,6 +9,9 @@ from torch import fx
 from fullyconv.trace.joins import channelwise, unitwise
 from fullyconv.trace.positions import POOLED, Call, Positions
 
+BATCH = "mixes the pictures of a batch"
+SCORES = 2  # axes of vectors N x C; a stack of vectors may have its first axis for something else
+
 
 def reduce(index: int = 1) -> Callable[[Call], Positions]:
     """Make the rule of a mean, sum or maximum over some axes; ``index`` is the place of the argument ``dim``."""
@@ -20,6 +23,8 @@ def reduce(index: int = 1) -> Callable[[Call], Positions]:
         over_all = given is None or isinstance(given, bool) or given == ()  # torch.var(x, False): no axis
         asked = range(-len(call.before), 0) if over_all else (given if isinstance(given, tuple | list) else (given,))
         reduced, source = {call.from_end(axis) for axis in asked}, call.source
+        if -len(call.before) in reduced and (source.axes or len(call.before) <= SCORES):
+            raise call.refuse(BATCH)
         if reduced >= set(source.axes):
             return POOLED
         if reduced & set(source.axes):
@@ -60,7 +65,12 @@ def normalize(call: Call) -> Positions:
 def layer_norm(call: Call) -> Positions:
     """Follow normalisation over the last axes."""
     shape = call.argument(1, "normalized_shape", ())
-    if any(axis >= -len(shape) for axis in call.source.axes):
+    if len(shape) >= len(call.before):
+        raise call.refuse(BATCH)
+    axes = [axis for axis in call.source.axes if axis >= -len(shape)]
+    if any(isinstance(shape[axis], int) for axis in axes):
+        raise call.refuse(f"fixes rows and columns by normalising {tuple(shape)}: it would fail at any other size")
+    if axes:
         call.remark("global", "normalises over all positions")
     return call.source
 

@@ -30,6 +30,8 @@ def _slide(call: Call, make: Callable[[int], Layer]) -> Positions:
 
 def frame(call: Call, read: Callable[[Given], Frame | None]) -> Positions:
     """Follow a convolution, transposed convolution or pool, whose window ``read`` reads."""
+    if len(call.sources) > 1:
+        raise call.refuse("has weights that depend on the picture")
     if not call.source.axes:
         return call.source
     found = read(call)
