@@ -175,7 +175,8 @@ OTHER_ARGUMENTS = {
     "batch_norm": ["torch.batch_norm"], "instance_norm": ["torch.instance_norm"], "dropout1d": ["functional.dropout1d"],
     "view_as": ["Tensor.reshape_as", "Tensor.view_as"], "T": ["Tensor.t", "Tensor.t_", "torch.t", "x.H"],
     "split": ["Tensor.split_with_sizes", "torch.split_with_sizes"], "unbind": ["Tensor.select", "torch.select"],
-    "expand": ["Tensor.expand_as"], "scaled_dot_product_attention": ["functional.multi_head_attention_forward"],
+    "expand": ["Tensor.expand_as"], "matmul": ["Tensor.bmm", "torch.bmm"],
+    "scaled_dot_product_attention": ["functional.multi_head_attention_forward"],
 }  # fmt: skip
 
 
@@ -252,6 +253,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[Tensor], Tensor]]] = 
     "layer norm": (lambda: nn.LayerNorm(4), lambda x: functional.layer_norm(x, (4,))),
     "layer norm of a map of one size": (lambda: nn.LayerNorm((4, 8, 8)), lambda x: functional.layer_norm(x, (4, 8, 8))),
     "root mean square": (lambda: nn.RMSNorm(4), lambda x: functional.rms_norm(x, (4,))),
+    "bmm": (
+        lambda: Apply(lambda x: torch.bmm(x.flatten(2).mT, torch.full((2, 4, 3), 0.5)).mT.unflatten(2, x.shape[2:])),
+        lambda x: (x.flatten(2).mT @ torch.full((2, 4, 3), 0.5)).mT.unflatten(2, x.shape[2:]),
+    ),
     "flatten": (lambda: nn.Flatten(2), lambda x: x.flatten(2)),
     "identity": (nn.Identity, lambda x: x.clone()),
 }  # fmt: skip
