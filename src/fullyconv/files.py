@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LONGEST_NAME = 255  # bytes of a file's name on the usual systems
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
@@ -23,7 +23,12 @@ def printable(text: str) -> str:
     >>> printable("a\x1b[31m.png"), printable(b"stra\xdfe.png".decode("utf-8", "surrogateescape"))
     ('a\\x1b[31m.png', 'stra\\xdfe.png')
     """
-    return UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
+    return UNPRINTABLE.sub(lambda found: _code(ord(found[0])), text)
+
+
+def _code(number: int) -> str:
+    """Return the code of a byte (one that Python carries as a surrogate, too), or of what turns the writing."""
+    return f"\\u{number:04x}" if 255 < number < 0xD800 else f"\\x{number & 0xFF:02x}"
 
 
 class BadFile(ValueError):
@@ -133,6 +138,19 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Read JSON from a file of anyone's; raises ``ValueError`` for what is none, or is nested too deeply.
+
+    >>> parse_json("[" * 100_000)
+    Traceback (most recent call last):
+    ValueError: brackets in brackets, too many of them
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("brackets in brackets, too many of them") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, parse_json
 
 MANIFEST = ".fullyconv.jsonl"
 PROBE = 1 << 20  # bytes that must be free before work begins
@@ -176,7 +176,7 @@ def _read_manifest(path: Path) -> _Entries:
         return listed
     for line in text.splitlines():
         with suppress(ValueError):
-            entry = json.loads(line)
+            entry = parse_json(line)
             if isinstance(entry, dict) and isinstance(entry.get("file"), str):
                 listed.setdefault(entry["file"], []).append(entry)
     return listed

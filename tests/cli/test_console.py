@@ -1,62 +1,64 @@
-"""What commands print: names of classes and files as they are."""
+"""Nothing that a file is called, or holds, acts on the terminal."""
 
 from __future__ import annotations
 
-import numpy as np
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
+from rich.table import Table
+from rich.text import Text
 
-from fullyconv.cli import console
-from fullyconv.evaluation import Evaluation
-from fullyconv.files import BadFile
-from fullyconv.types import ClassSet
+from fullyconv import build, save
+from fullyconv.cli.console import _Plain, behind
+from fullyconv.files import printable
 
-NAMES = ("a[/b]", "[red]b", ":car:", "\\[c]", "<b>")
-
-
-def test_names_of_classes_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = Evaluation(ClassSet(NAMES), np.diag([1, 2, 3, 4, 0]), 0, {"a": 1.0})
-    console.print_evaluation(evaluation)
-    printed = capsys.readouterr().out
-    for name in NAMES:
-        assert f" {name} " in printed
-    assert "absent from the truth: <b>;" in printed
+HOSTILE = "a\x1b]0;title\x07\x1b[2J\x9b31m\x08\u202egnp\udcff\r\x00b"
 
 
-def test_names_of_files_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    console.complain("skipped", "a[/b].png: not readable")
-    console.print_problems([BadFile("[bold].png", "truncated", "copy it again")])
-    with console.Bars() as bars:
-        bars("predicting [/x]", 1, 2, "a[/b].png")
-    printed = capsys.readouterr()
-    assert printed.err == "skipped: a[/b].png: not readable\n"
-    assert printed.out == "problem: [bold].png: truncated: copy it again\n1 problem\n"
+@pytest.mark.parametrize("form", [str, Text, lambda text: behind("problem", "red", text)])
+@pytest.mark.parametrize("table", [False, True])
+def test_no_control_character_reaches_the_terminal(form: object, table: bool) -> None:
+    stream = io.StringIO()
+    console = _Plain()
+    console.file, console.width = stream, 300
+    shown = form(HOSTILE)  # type: ignore[operator]
+    if table:
+        grid = Table("name", title=HOSTILE)
+        grid.add_row(shown)
+        shown = grid
+    console.print(shown)
+    written = stream.getvalue()
+    assert not any(ord(letter) < 32 and letter != "\n" for letter in written), repr(written)
+    assert not set(written) & set("\x7f\x9b\u202e\udcff")
+    assert "\\x1b]0;title" in written
+    assert "\\xff" in written
 
 
-def test_nothing_that_a_terminal_obeys_and_no_broken_text_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    odd = "\x1b[2J\x07.png", b"stra\xdfe.png".decode("utf-8", "surrogateescape"), "\x9b31m"
-    for name in odd:
-        console.complain("skipped", name)
-        console.out.print(name)
-        with console.Bars() as bars:
-            bars(name, 1, 2, name)
-    table = console.Table("file")
-    table.add_row(odd[0])
-    console.out.print(table)
-    printed = "".join(capsys.readouterr())
-    printed.encode()
-    assert "\x1b" not in printed
-    assert "\x9b" not in printed
-    assert "stra\\xdfe.png" in printed
+def test_what_is_harmless_stays_as_it_is() -> None:
+    text = "Straße, 道路, [red]roof[/], :car:, $\\frac{1}{2}$, a\tb\nc"
+    assert printable(text) == text
 
 
-def test_problems_of_a_kind_are_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    many = [BadFile(f"p{n}.jpg", "a mask saved as JPEG", "save masks as PNG") for n in range(174)]
-    console.print_problems([*many, BadFile("q.png", "the mask is 3 x 4", "save both at one size")])
-    assert capsys.readouterr().out.splitlines() == [
-        "problem: p0.jpg: a mask saved as JPEG: save masks as PNG (174 like this)",
-        "  also p1.jpg",
-        "  also p2.jpg",
-        "  and 171 more",
-        "problem: q.png: the mask is 3 x 4: save both at one size",
-        "175 problems",
-    ]
+def test_a_file_with_a_hostile_name_is_reported_and_the_rest_done(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = [b"a\x1b[2J.png", b"\xff\xfe.png"]
+    for name in names:
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            file.write(b"no picture")
+    model = save(build("fcn32s-resnet18", 2), tmp_path / "model")
+    run = subprocess.run(
+        [sys.executable, "-m", "fullyconv", "predict", model, folder, "--out", tmp_path / "out"],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"FORCE_COLOR": "1", "PYTHONIOENCODING": "utf-8"},
+    )
+    assert run.returncode == 1
+    assert b"\x1b[2J" not in run.stderr + run.stdout
+    assert b"a\\x1b[2J.png" in run.stderr
+    assert b"\\xff\\xfe.png" in run.stderr
+    assert b"0 of 2 images labelled" in run.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import tarfile
 import zipfile
@@ -19,19 +20,22 @@ from typing import Any
 
 Mutation = Callable[[Random, bytes, Sequence[bytes]], bytes]
 
-EXTREMES = (0, 1, 2, 7, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+EXTREMES = (
+    0, 1, 2, 7, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1,
+)  # fmt: skip
 NUMBERS = (
-    "0", "-1", "1", "2", "7", "255", "256", "300", "65536", "4294967296", "-2147483648", "1e999", "-1e999", "nan", "1e-320",
-    "0.5", "10000000", "99999999999999999999999999", "0x7fffffff", "1_0", "1e3", "٣", "",
+    "0", "-1", "1", "2", "7", "255", "256", "300", "65536", "4294967296", "-2147483648", "1e999", "-1e999", "nan",
+    "1e-320", "0.5", "10000000", "99999999999999999999999999", "0x7fffffff", "1_0", "1e3", "٣", "",
 )  # fmt: skip
 WORDS = (
-    "null", "true", "~", "[]", "{}", "''", '"', "'", "[", "]", "{", "}", ":", ",", "&a", "*a", "!!python/object:os.system",
-    "<<", "---", "...", "#", "\\", "\x00", "\x1b[2J", "\ufeff", "\u202e", "é", "\U0001f600", "2001-01-01", "no", "a" * 300, "../../x",
-    "/etc/passwd", "numpy:zeros", "os:abort", "%s", "${x}", "\r\n", "\t",
+    "null", "true", "~", "[]", "{}", "''", '"', "'", "[", "]", "{", "}", ":", ",", "&a", "*a", "<<", "---", "...", "#",
+    "!!python/object:os.system", "\\", "\x00", "\x1b[2J", "\ufeff", "\u202e", "é", "\U0001f600", "2001-01-01", "no",
+    "a" * 300, "../../x", "/etc/passwd", "numpy:zeros", "os:abort", "%s", "${x}", "\r\n", "\t",
 )  # fmt: skip
+NAMES = ("", "..", "/x", "a/../../b", "x\0y", "é", "x" * 300, "\udcff")
 VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 255, 300, 65536, 2**31, 10**30, 1.5, -0.0, 1e308, "", "x", "numpy:zeros", "\x1b[2J", "a" * 1000, [], [[]],
-    {}, [0], [None], ["x", "x"], {"x": 1}, [[1, 2, 3]], [0] * 50, "NaN", "٣",
+    None, True, 0, -1, 255, 300, 65536, 2**31, 10**30, 1.5, -0.0, 1e308, "", "x", "numpy:zeros", "\x1b[2J", "a" * 1000,
+    [], [[]], {}, [0], [None], ["x", "x"], {"x": 1}, [[1, 2, 3]], [0] * 50, "NaN", "٣",
 )  # fmt: skip
 
 
@@ -40,33 +44,54 @@ def of_bytes(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
     data = bytearray(content)
     for _ in range(random.choice((1, 1, 1, 2, 3, 8))):
         at = random.randrange(len(data) + 1)
-        kind = random.randrange(8)
-        if kind == 0 and data:
-            data[at % len(data)] ^= 1 << random.randrange(8)
-        elif kind == 1 and data:
-            data[at % len(data)] = random.choice((0, 1, 127, 128, 255, random.randrange(256)))
-        elif kind == 2:
-            size = random.choice((1, 2, 4, 8))
-            number = random.choice(EXTREMES) & (256**size - 1)
-            data[at : at + size] = number.to_bytes(size, random.choice(("little", "big")))
-        elif kind == 3:
-            del data[at : at + random.choice((1, 2, 4, 16, 100))]
-        elif kind == 4:
-            data[at:at] = random.randbytes(random.choice((1, 2, 4, 16, 100)))
-        elif kind == 5:
-            data[at:at] = bytes(data[at : at + random.choice((1, 4, 16, 64))]) * random.choice((1, 2, 50))
-        elif kind == 6:
-            del data[at:]
-        elif others:
-            other = random.choice(others)
-            start = random.randrange(len(other) + 1)
-            data[at : at + random.randrange(65)] = other[start : start + random.randrange(65)]
+        random.choice((_flip, _set, _number, _cut, _insert, _repeat, _truncate, _graft))(random, data, at, others)
     return bytes(data)
+
+
+def _flip(random: Random, data: bytearray, at: int, _: Sequence[bytes]) -> None:
+    if data:
+        data[at % len(data)] ^= 1 << random.randrange(8)
+
+
+def _set(random: Random, data: bytearray, at: int, _: Sequence[bytes]) -> None:
+    if data:
+        data[at % len(data)] = random.choice((0, 1, 127, 128, 255, random.randrange(256)))
+
+
+def _number(random: Random, data: bytearray, at: int, _: Sequence[bytes]) -> None:
+    size = random.choice((1, 2, 4, 8))
+    number = random.choice(EXTREMES) & (256**size - 1)
+    data[at : at + size] = number.to_bytes(size, random.choice(("little", "big")))
+
+
+def _cut(random: Random, data: bytearray, at: int, _: Sequence[bytes]) -> None:
+    del data[at : at + random.choice((1, 2, 4, 16, 100))]
+
+
+def _insert(random: Random, data: bytearray, at: int, _: Sequence[bytes]) -> None:
+    data[at:at] = random.randbytes(random.choice((1, 2, 4, 16, 100)))
+
+
+def _repeat(random: Random, data: bytearray, at: int, _: Sequence[bytes]) -> None:
+    data[at:at] = bytes(data[at : at + random.choice((1, 4, 16, 64))]) * random.choice((1, 2, 50))
+
+
+def _truncate(_: Random, data: bytearray, at: int, __: Sequence[bytes]) -> None:
+    del data[at:]
+
+
+def _graft(random: Random, data: bytearray, at: int, others: Sequence[bytes]) -> None:
+    other = random.choice(others or (bytes(data),))
+    start = random.randrange(len(other) + 1)
+    data[at : at + random.randrange(65)] = other[start : start + random.randrange(65)]
 
 
 def of_text(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
     """Change numbers, words and lines of a text."""
-    lines = content.decode("utf-8", "replace").splitlines(keepends=True) or [""]
+    text = content.decode("utf-8", "replace")
+    if random.random() < 0.5:  # one token for another: what is left is read far
+        return _of_token(random, text).encode("utf-8", "surrogatepass")
+    lines = text.splitlines(keepends=True) or [""]
     pool = random.choice(others).decode("utf-8", "replace").splitlines(keepends=True) if others else lines
     for _ in range(random.choice((1, 1, 2, 4))):
         at = random.randrange(len(lines)) if lines else 0
@@ -84,6 +109,17 @@ def of_text(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
         else:
             random.shuffle(lines)
     return "".join(lines).encode("utf-8", "surrogatepass")
+
+
+def _of_token(random: Random, text: str) -> str:
+    """Put a number in the place of a number, or a word of the text in the place of a word."""
+    tokens = list(re.finditer(r"-?[0-9][0-9.e+-]*|[A-Za-z_]+", text))
+    if not tokens:
+        return text
+    old = random.choice(tokens)
+    numeric = not old[0][0].isalpha()
+    new = random.choice(NUMBERS) if numeric or random.random() < 0.2 else random.choice(tokens)[0]
+    return text[: old.start()] + new + text[old.end() :]
 
 
 def _of_line(random: Random, line: str) -> str:
@@ -179,7 +215,9 @@ def of_zip(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
     index = random.randrange(len(members))
     name, data = members[index]
     if random.random() < 0.3:
-        name = random.choice(("", "..", "/x", "a/../../b", "x\0y", "C:/x", "é", "x" * 300, "\udcff", "a//b", ".", "\\..\\x"))
+        name = random.choice(
+            ("", "..", "/x", "a/../../b", "x\0y", "C:/x", "é", "x" * 300, "\udcff", "a//b", ".", "\\..\\x")
+        )
     else:
         data = (of_npy if data[:6] == b"\x93NUMPY" else of_bytes)(random, data, others)
     members[index] = (name, data)
@@ -217,12 +255,18 @@ def of_tar(random: Random, content: bytes, others: Sequence[bytes]) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w", format=random.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))) as tar:
         for entry, data in contents:
             if random.random() < 0.5:
-                entry.name = random.choice(("..", "/x", "a/../../b", "", "é", "x" * 300, "\udcff", entry.name + "/", "x\0y"))
+                entry.name = random.choice(
+                    ("..", "/x", "a/../../b", "", "é", "x" * 300, "\udcff", entry.name + "/", "x\0y")
+                )
             if random.random() < 0.3:
-                entry.type = random.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, b"S", b"Z"))
+                entry.type = random.choice(
+                    (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE, b"S", b"Z")
+                )
                 entry.linkname = random.choice(("", "..", "/etc", "a"))
             if random.random() < 0.2:
-                entry.pax_headers = {random.choice(("size", "path", "mtime", "GNU.sparse.size")): random.choice(NUMBERS)}
+                entry.pax_headers = {
+                    random.choice(("size", "path", "mtime", "GNU.sparse.size")): random.choice(NUMBERS)
+                }
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))
     packed = buffer.getvalue()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import lzma
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +20,7 @@ import numpy as np
 import scipy.io
 import tifffile
 import torch
-from fuzz import mutate
-from fuzz.mutate import Mutation
 from PIL import Image
-from pydantic import ValidationError
 
 from fullyconv import ClassSet, build, save
 from fullyconv.caffe import export
@@ -37,7 +36,7 @@ from fullyconv.data.pairs import read_list
 from fullyconv.hsi.files import SceneFiles
 from fullyconv.hsi.formats.by_suffix import save_scene
 from fullyconv.hsi.labels import class_set
-from fullyconv.hsi.synthetic import make_scene, random_map
+from fullyconv.hsi.synthetic import make_scene
 from fullyconv.hsi.trial import read_split
 from fullyconv.outputs import Outputs
 from fullyconv.recipes import find_chain, find_recipe, find_scene_recipe
@@ -45,6 +44,8 @@ from fullyconv.train.checkpoints import Checkpoints
 from fullyconv.train.folder import read_metrics
 from fullyconv.train.recipe import Recipe, change, parse_settings
 from fullyconv.train.run import _read_position
+from fuzz import mutate
+from fuzz.mutate import Mutation
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ layer { name: "flat" type: "Flatten" bottom: "lrn" top: "flat" }
 layer { name: "fc" type: "InnerProduct" bottom: "flat" top: "fc" inner_product_param { num_output: 5 } }
 layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }
 """
-PROTOTXT_FCN = b"""layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 20 dim: 24 } } }
+PROTOTXT_FCN = b"""layer { name: "data" type: "Input" top: "data"
+  input_param { shape { dim: 1 dim: 3 dim: 20 dim: 24 } } }
 layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 }
   convolution_param { num_output: 6 kernel_h: 3 kernel_w: 3 pad: 1 group: 3 engine: CAFFE } }
 layer { name: "p1" type: "Pooling" bottom: "c1" top: "p1" pooling_param { pool: AVE kernel_size: 2 stride: 2 } }
@@ -102,20 +104,22 @@ layer { name: "up" type: "Deconvolution" bottom: "s" top: "up" param { lr_mult: 
 layer { name: "crop" type: "Crop" bottom: "up" bottom: "data" top: "crop" crop_param { axis: 2 offset: 1 } }
 layer { name: "cat" type: "Concat" bottom: "crop" bottom: "data" top: "cat" concat_param { axis: 1 } }
 layer { name: "slice" type: "Slice" bottom: "cat" top: "x" top: "y" slice_param { axis: 1 slice_point: 2 } }
-layer { name: "sum" type: "Eltwise" bottom: "crop" bottom: "x" top: "sum" eltwise_param { operation: SUM coeff: 1 coeff: 0.5 } }
+layer { name: "sum" type: "Eltwise" bottom: "crop" bottom: "x" top: "sum"
+  eltwise_param { operation: SUM coeff: 1 coeff: 0.5 } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "sum" bottom: "y" top: "loss" include { phase: TRAIN }
   loss_param { ignore_label: 255 normalize: false } }
 """
 PROTOTXT_OLD = b"""input: "data" input_dim: 1 input_dim: 1 input_dim: 9 input_dim: 9
 layers { name: "ip" type: INNER_PRODUCT bottom: "data" top: "ip" blobs_lr: 1 weight_decay: 0
-  inner_product_param { num_output: 3 weight_filler { type: "gaussian" std: 0.01 } bias_filler { type: "constant" value: 1 } } }
+  inner_product_param { num_output: 3 weight_filler { type: "gaussian" std: 0.01 }
+    bias_filler { type: "constant" value: 1 } } }
 layers { name: "power" type: POWER bottom: "ip" top: "power" power_param { power: 2 scale: 0.5 shift: 1 } }
 """
 
 
 def _caffe(place: Path) -> list[Reader]:
-    prototxt, caffemodel = export(build("fcn4s-lenet", 2), place / "caffe")
-    texts = [PROTOTXT, PROTOTXT_FCN, PROTOTXT_OLD, prototxt.read_bytes()]
+    prototxt, _ = export(build("fcn4s-lenet", 2), place / "caffe")
+    texts = [("net.prototxt", text) for text in (PROTOTXT, PROTOTXT_FCN, PROTOTXT_OLD, prototxt.read_bytes())]
     (place / "ip.prototxt").write_bytes(PROTOTXT)
     weights = _small_caffemodel(place)
 
@@ -125,9 +129,15 @@ def _caffe(place: Path) -> list[Reader]:
 
     return [
         Reader(
-            "prototxt", [("net.prototxt", text) for text in texts], [mutate.of_text, mutate.of_bytes], load_caffe, share=8
+            "prototxt",
+            texts,
+            [mutate.of_text, mutate.of_text, mutate.of_bytes],
+            load_caffe,
+            share=8,
         ),
-        Reader("caffemodel", [("net.caffemodel", weights)], [mutate.of_wire, mutate.of_wire, mutate.of_bytes], read_both),
+        Reader(
+            "caffemodel", [("net.caffemodel", weights)], [mutate.of_wire, mutate.of_wire, mutate.of_bytes], read_both
+        ),
     ]
 
 
@@ -146,17 +156,32 @@ def _small_caffemodel(place: Path) -> bytes:
 
 def _models(place: Path) -> list[Reader]:
     model = save(build("fcn4s-lenet", 2), place / "model", notes={"score": 0.5, "recipe": {"epochs": 3}})
-    tensors = (save(build("fcn1s-spectral1", 2, channels=4), place / "tiny", compact=True) / "model.safetensors").read_bytes()
+    tensors = (
+        save(build("fcn1s-spectral1", 2, channels=4), place / "tiny", compact=True) / "model.safetensors"
+    ).read_bytes()
     spectral = json.loads((place / "tiny" / "config.json").read_text())
-    spectral["preprocess"] = {"scene_bands": 6, "bands": [0, 2, 3, 5], "mean": [0.0] * 4, "std": [1.0] * 4, "components": []}
+    spectral["preprocess"] = {
+        "scene_bands": 6,
+        "bands": [0, 2, 3, 5],
+        "mean": [0.0] * 4,
+        "std": [1.0] * 4,
+        "components": [],
+    }
     configs = [(model / "config.json").read_bytes(), json.dumps(spectral).encode()]
     run = place / "checkpoints"
     (run / "1").mkdir(parents=True)
-    state = {"epoch": 2, "step": 7, "seconds": 3.5, "finished": False, "best": 0.5, "history": [{"epoch": 1, "loss": 0.1}]}
+    state = {
+        "epoch": 2,
+        "step": 7,
+        "seconds": 3.5,
+        "finished": False,
+        "best": 0.5,
+        "history": [{"epoch": 1, "loss": 0.1}],
+    }
     parts = {"model.safetensors": tensors, "config.json": configs[0], "optimizer.safetensors": tensors}
     for name, content in (*parts.items(), ("state.json", json.dumps(state).encode())):
         (run / "1" / name).write_bytes(content)
-    manifest = json.dumps({name: "0" * 64 for name in (*parts, "state.json")}).encode()
+    manifest = json.dumps(dict.fromkeys((*parts, "state.json"), "0" * 64)).encode()
 
     def read_with(folder: Path, name: str) -> Callable[[Path], object]:
         def read(path: Path) -> object:
@@ -174,8 +199,10 @@ def _models(place: Path) -> list[Reader]:
     structured = [mutate.of_json, mutate.of_json, mutate.of_text, mutate.of_bytes]
     packed = [mutate.of_safetensors, mutate.of_safetensors, mutate.of_bytes]
     return [
-        Reader("config", [("config.json", text) for text in configs], structured, lambda path: read_config(path.parent), 12),
-        Reader("model", [("config.json", text) for text in configs], structured, read_with(whole, "config.json"), 1),
+        Reader(
+            "config", [("config.json", text) for text in configs], structured, lambda path: read_config(path.parent), 12
+        ),
+        Reader("model", [("config.json", configs[1])], structured, read_with(whole, "config.json"), 1),
         Reader("weights", [("model.safetensors", tensors)], packed, read_weights),
         Reader(
             "model weights", [("model.safetensors", tensors)], packed, read_with(place / "tiny", "model.safetensors"), 1
@@ -203,14 +230,25 @@ epochs: 3
 classes: {names: [a, b], ignore_index: 255}
 preprocess: {mean: [1, 2, 3], std: [1, 2, 3], order: BGR}
 """
-CHAIN = b"base: default\nnetwork: fcn32s-resnet18\nstages:\n  one: {epochs: 2}\n  two: {network: fcn16s-resnet18, epochs: 1}\n"
+CHAIN = b"""base: default
+network: fcn32s-resnet18
+stages:
+  one: {epochs: 2}
+  two: {network: fcn16s-resnet18, epochs: 1}
+"""
 SCENE = b"base: hsi\nnetwork: fcn1s-spectral2\nsplit: blocks\nbands: [0, 1, [400, 500]]\nsteps: 5\n"
-SETTINGS = (b"crop=[320, 320]", b"learning_rate=1e-3", b"network=fcn8s-resnet18", b"classes={names: [a]}", b"minutes=null")
+SETTINGS = (
+    b"crop=[320, 320]",
+    b"learning_rate=1e-3",
+    b"network=fcn8s-resnet18",
+    b"classes={names: [a]}",
+    b"minutes=null",
+)
 
 
 def _texts(place: Path) -> list[Reader]:
     del place
-    entry = {"file": "a.png", "size": 5, "mtime_ns": 7, "sha256": "0" * 64}
+    entry = {"file": "a.png", "size": 5, "mtime_ns": 7, "sha256": hashlib.sha256(b"12345").hexdigest()}
     line = {"epoch": 1, "loss": 0.5, "learning_rate": 0.1, "mean_iu": None}
     text = [mutate.of_text, mutate.of_text, mutate.of_bytes]
 
@@ -234,7 +272,9 @@ def _texts(place: Path) -> list[Reader]:
         Reader(
             "metrics", [("m.jsonl", (json.dumps(line) + "\n").encode() * 3)], [mutate.of_json, *text], read_metrics, 6
         ),
-        Reader("outputs", [("o.jsonl", (json.dumps(entry) + "\n").encode() * 2)], [mutate.of_json, *text], read_outputs, 2),
+        Reader(
+            "outputs", [("o.jsonl", (json.dumps(entry) + "\n").encode() * 2)], [mutate.of_json, *text], read_outputs, 2
+        ),
     ]
 
 
@@ -265,8 +305,8 @@ def _pictures(place: Path) -> list[Reader]:
     for values, options in (
         (colour.transpose(2, 0, 1), {"planarconfig": "separate", "photometric": "rgb"}),
         (colour.astype(np.uint16) * 200, {"photometric": "rgb", "compression": "zlib", "predictor": True}),
-        (labels.astype(np.float32), {"tile": (16, 16), "bigtiff": True}),
-        (labels.astype(np.int32), {"byteorder": ">"}),
+        (labels / np.float32(2), {"tile": (16, 16), "bigtiff": True}),
+        (labels.astype(np.int32) * 100, {"byteorder": ">"}),
     ):
         buffer = io.BytesIO()
         order = {"byteorder": options.pop("byteorder")} if "byteorder" in options else {}  # type: ignore[attr-defined]
@@ -276,13 +316,16 @@ def _pictures(place: Path) -> list[Reader]:
         pictures.append(("x.tif", buffer.getvalue()))
     scipy.io.savemat(place / "seg.mat", {"seg": labels + 1}, do_compression=True)
     scipy.io.savemat(place / "gt.mat", {"GTcls": {"Segmentation": labels + 1, "x": "text"}})
-    masks = [(name, content) for name, content in pictures if name in ("x.png", "x.tif")]
-    classes = ClassSet(("a", "b", "c"))
+    masks = [
+        (f"{number}{name}", content) for number, (name, content) in enumerate(pictures) if name[1:] in (".png", ".tif")
+    ]
+    indices, colours = ClassSet(("a", "b", "c")), np.unique(colour.reshape(-1, 3), axis=0).tolist()
+    painted = ClassSet(tuple(map(str, range(len(colours)))), tuple(map(tuple, colours)), colour_masks=True)
 
     def read_mask(path: Path) -> None:
         raw = read_raw_mask(path)
         guess_classes([raw])
-        decode_mask(raw, classes, path)
+        decode_mask(raw, painted if path.name[0] in "07" else indices, path)
 
     def read_label_file(path: Path) -> None:
         read_mat(path, "seg" if path.name == "seg.mat" else "GTcls.Segmentation")
@@ -297,13 +340,14 @@ def _pictures(place: Path) -> list[Reader]:
 
 
 def _scenes(place: Path) -> list[Reader]:
-    scene = make_scene(random_map(10, 8, classes=3, seed=2), class_set(3), bands=5)
+    bands = np.arange(8)[:, None] // 3 + np.zeros((1, 10), int)
+    scene = make_scene(bands.astype(np.int16), class_set(3), bands=5)
     made: dict[str, list[tuple[str, bytes]]] = {}
     for name in ("s.mat", "s.npz", "s.tif", "s.npy", "s.hdr"):
         folder = place / "scenes"
         save_scene(scene, folder / name)
         made[name] = [(name, (folder / name).read_bytes())]
-    scipy.io.savemat(place / "v5.mat", {"cube": scene.cube, "gt": scene.labels}, do_compression=False)
+    scipy.io.savemat(place / "v5.mat", {"cube": scene.cube, "gt": bands + 1}, do_compression=False)
     made["s.mat"].append(("s.mat", (place / "v5.mat").read_bytes()))
     with h5py.File(place / "v7.mat", "w", userblock_size=512) as file:
         file["cube"] = scene.cube.T
@@ -311,8 +355,8 @@ def _scenes(place: Path) -> list[Reader]:
     content = (place / "v7.mat").read_bytes()
     made["s.mat"].append(("s.mat", header + content[len(header) :]))
     data = place / "scenes" / "s.img"
-    labels = np.where(scene.labels < 0, 0, scene.labels)  # type: ignore[operator]
-    np.savez(place / "split.npz", train=labels == 0, test=labels == 1, kind="masks", guard=0)
+    left = np.arange(10)[None] < 5
+    np.savez(place / "split.npz", train=left & (bands >= 0), test=~left & (bands >= 0), kind="masks", guard=0)
 
     def read_scene(path: Path) -> None:
         found = SceneFiles(path).open()
@@ -336,7 +380,7 @@ def _scenes(place: Path) -> list[Reader]:
             "split",
             [("split.npz", (place / "split.npz").read_bytes())],
             [mutate.of_zip, mutate.of_zip, mutate.of_bytes],
-            lambda path: read_split(path, labels),
+            lambda path: read_split(path, bands),
             4,
         ),
     ]
@@ -352,8 +396,6 @@ def _archives(place: Path) -> list[Reader]:
             tar.addfile(entry, io.BytesIO(bytes(700)))
     plain = buffer.getvalue()
     zipped = io.BytesIO()
-    import zipfile
-
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as pack:
         for name in ("a/", "a/x.txt", "a/y.txt"):
             pack.writestr(name, "" if name.endswith("/") else "content " * 50)
@@ -381,6 +423,3 @@ def _archives(place: Path) -> list[Reader]:
         Reader("tar", tars, [mutate.of_tar, mutate.of_bytes, *compressed], read, 2),
         Reader("zip", [("a.zip", zipped.getvalue())], [mutate.of_zip, mutate.of_zip, mutate.of_bytes], read, 3),
     ]
-
-
-__all__ = ["Reader", "ValidationError", "readers"]

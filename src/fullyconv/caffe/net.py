@@ -17,6 +17,7 @@ from fullyconv.caffe.wire import read_weights
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
+REFUSALS = (RuntimeError, IndexError, OverflowError, TypeError)  # PyTorch's, of sizes and axes that do not fit
 USUAL_SIDE = 500  # stands for the height and width that a data layer does not say
 USUAL_CHANNELS = 3
 # Data layers do not say what they bring; these blobs of the reference nets are no colour pictures.
@@ -92,14 +93,14 @@ class Net(nn.Module):
         bottoms = [blobs[bottom] for bottom in layer.bottoms]
         if not self._unsized.isdisjoint(layer.bottoms):
             self._unsized.update(layer.tops)
-        if layer.kind == "InnerProduct" and layer.bottoms[0] in self._unsized:
+        if layer.kind == "InnerProduct" and not self._unsized.isdisjoint(layer.bottoms):
             raise layer.fail(
                 "the size of its input is not known, for the net's data layer does not say it",
                 "give load() the size: shapes={'data': (1, 3, height, width)}",
             )
         try:
             module = make_module(layer, [bottom.shape for bottom in bottoms])
-        except RuntimeError as error:  # PyTorch's own refusal of a size
+        except REFUSALS as error:  # PyTorch's own, of a size
             raise layer.fail(str(error), "correct its sizes") from None
         key = layer.name.replace(".", "_")
         while key in self.layers or hasattr(self.layers, key):
@@ -208,7 +209,7 @@ def _run(layer: Layer, module: nn.Module, bottoms: Sequence[Tensor]) -> dict[str
         tops = module(*bottoms)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except (*REFUSALS, ValueError) as error:
         raise ValueError(f"{layer.label} does not take {[tuple(b.shape) for b in bottoms]}: {error}") from None
     return dict(zip(layer.tops, tops if isinstance(tops, tuple) else (tops,), strict=True))
 
@@ -267,8 +268,9 @@ def load(
     description = describe(prototxt, phase)
     weights = None if caffemodel is None else read_weights(caffemodel)
     net = Net(description, {**_shapes_of(description, weights or {}), **(shapes or {})})
-    if sum(tensor.numel() for tensor in net.state_dict().values()) > LIMITS.weights:
-        raise BadFile(prototxt, f"a net of over {LIMITS.weights} weights", "correct its sizes")
+    allowed = max(LIMITS.weights, sum(blob.size for blobs in (weights or {}).values() for blob in blobs))
+    if sum(tensor.numel() for tensor in net.state_dict().values()) > allowed:
+        raise BadFile(prototxt, f"a net of over {allowed} weights", f"correct its sizes, or {LIMITS.remedy('weights')}")
     for layer in net.described:
         if weights is None:
             fill(layer, net.module(layer))

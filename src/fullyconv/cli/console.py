@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -31,9 +32,10 @@ class _Plain(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
-    def render_str(self, text: str, **options: Any) -> Text:
-        """Bring a string that is printed, or stands in a table, to what is shown."""
-        return super().render_str(printable(text), **options)
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Bring all text to what is shown, in tables and progress bars too; codes for colours come later."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 out = _Plain()
@@ -47,7 +49,7 @@ def complain(what: str, message: object) -> None:
 
 def behind(word: str, colour: str, message: object) -> Text:
     """Put a message behind a coloured word and a colon."""
-    return Text.assemble((f"{word}:", colour), f" {printable(str(message))}")
+    return Text.assemble((f"{word}:", colour), f" {message}")
 
 
 def show_warning(message: Warning | str, *_: object) -> None:

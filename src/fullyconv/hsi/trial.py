@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 
 from fullyconv.files import BadFile, whole_file
+from fullyconv.hsi.formats.numpy_files import check_npz
 from fullyconv.hsi.normalise import choose_bands, fit_spectral, missing_pixels, normalise, nothing_measured
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.scene import Scene
@@ -196,6 +197,7 @@ def read_split(path: Path, labels: np.ndarray) -> PixelSplit:
 
     """
     try:
+        check_npz(path, 16 * labels.size + 1024)
         with np.load(path, allow_pickle=False) as arrays:
             given = mask_split(labels, arrays["train"], arrays["test"])
             if "kind" not in arrays:
@@ -203,7 +205,9 @@ def read_split(path: Path, labels: np.ndarray) -> PixelSplit:
             split = replace(given, kind=cast("SplitKind", str(arrays["kind"])), guard=int(arrays["guard"]))
             split.check(labels)
             return split
-    except (OSError, ValueError, KeyError) as error:
+    except BadFile:
+        raise
+    except Exception as error:  # zipfile, zlib, tokenize and NumPy raise kinds of their own
         raise BadFile(
             path, f"is no split of these labels ({error})", "write masks 'train' and 'test' with numpy.savez"
         ) from None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from fullyconv.checkpoint import CONFIG, WEIGHTS
-from fullyconv.files import whole_folder, write_json
+from fullyconv.files import parse_json, whole_folder, write_json
 
 OPTIMIZER, STATE, MANIFEST = "optimizer.safetensors", "state.json", "manifest.json"
 PARTS = (WEIGHTS, CONFIG, OPTIMIZER, STATE)
@@ -89,7 +88,7 @@ def _checksum(path: Path) -> str:
 def _damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, ``None`` if it is whole."""
     try:
-        noted = json.loads((path / MANIFEST).read_bytes())
+        noted = parse_json((path / MANIFEST).read_bytes())
         for name in PARTS:
             if _checksum(path / name) != noted[name]:
                 return f"{name} is not what was saved"

@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from fullyconv.checkpoint import CONFIG, WEIGHTS
-from fullyconv.files import BadFile, draft_file, settle_folder, sync, whole_file, whole_folder, without_nan, write_json
+from fullyconv.files import (
+    BadFile,
+    draft_file,
+    parse_json,
+    settle_folder,
+    sync,
+    whole_file,
+    whole_folder,
+    without_nan,
+    write_json,
+)
 from fullyconv.train.checkpoints import STATE, Checkpoints
 from fullyconv.train.optim import Descent
 from fullyconv.train.recipe import read_recipe, write_recipe
@@ -192,7 +202,7 @@ def finished(run: Path) -> bool:
     """Return whether the run in a folder has come to the end of its schedule."""
     numbers = Checkpoints(run / LAST).numbers()
     try:
-        return bool(numbers) and bool(json.loads((run / LAST / str(numbers[-1]) / STATE).read_bytes())["finished"])
+        return bool(numbers) and bool(parse_json((run / LAST / str(numbers[-1]) / STATE).read_bytes())["finished"])
     except (OSError, ValueError, KeyError, TypeError):
         return False  # damaged: the resume will say so
 
@@ -203,7 +213,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
     whole = []
     for line in filter(str.strip, lines):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             continue
         if isinstance(entry, dict) and {"epoch", "loss", "learning_rate"} <= entry.keys() and _plain(entry):
@@ -238,7 +248,7 @@ def _check_same_recipe(recipe: Descent, path: Path) -> None:
 def _check_same_data(data: Mapping[str, Any], path: Path) -> None:
     """Refuse to continue a run on other data; names what has changed."""
     try:
-        before = json.loads(path.read_bytes())
+        before = parse_json(path.read_bytes())
     except ValueError:
         raise BadFile(path, "is damaged", "start a new run") from None
     changes = [change for key in sorted({*before, *data}) for change in _changes(key, before.get(key), data.get(key))]

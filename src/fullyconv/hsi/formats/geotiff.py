@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, parse_json
 from fullyconv.hsi.formats.contents import NUMBERS, Contents, Stored, check_bytes, check_plane, needs
 from fullyconv.hsi.formats.mapped import row_blocks
 from fullyconv.hsi.formats.rasters import georeference, opened, quiet
@@ -65,7 +65,7 @@ def _check_kind(path: Path, raster: Any) -> None:
 
 def _names(path: Path, text: str) -> tuple[str, ...]:
     try:
-        names = json.loads(text)
+        names = parse_json(text)
     except ValueError:
         names = None
     if not isinstance(names, list):

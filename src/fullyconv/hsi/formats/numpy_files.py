@@ -47,6 +47,19 @@ def read_npz(path: Path) -> Contents:
     return contents_of(path, arrays, texts, others)
 
 
+def check_npz(path: Path, most: int) -> None:
+    """Refuse an archive with an array of over ``most`` bytes, or of Python objects, before it is read.
+
+    Raises ``BadFile``, or what ``zipfile`` and NumPy raise for what is no archive of theirs.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.namelist():
+            with archive.open(member) as file:
+                shape, kind = _header(file)
+            if kind.hasobject or prod(shape) * kind.itemsize > most:
+                raise BadFile(path, f"{member} is {shape} {kind}", f"save arrays of at most {most} bytes")
+
+
 def write_npy(path: Path, array: np.ndarray) -> None:
     """Write an array, whole or not at all; in C order, so that a row of pixels lies in one piece."""
     with whole_file(path) as draft, draft.open("wb") as file:
