@@ -30,7 +30,7 @@ class Limits:
     nodes: int = 1_000_000  # of a YAML or JSON document, its aliases counted as often as they are used
     depth: int = 100  # of brackets in brackets in such a document
     layers: int = 10_000  # of a prototxt
-    weights: int = 200_000_000  # of a network, or as many as its file of weights holds: 800 MB of float32
+    weights: int = 280_000_000  # of a network, or as many as its file of weights holds (NYUDv2's: 275 million)
     values: int = 1 << 31  # of one blob between a prototxt's layers
     entries: int = 200_000  # fields of a caffemodel and its layers; GoogLeNet has some thousands
     chunks: int = 1000  # pieces that the numbers of a caffemodel's blob are written in; usually one

@@ -192,7 +192,7 @@ FILLED = 'convolution_param { num_output: 1 kernel_size: 1 weight_filler { type:
         (layer("Convolution", "convolution_param { num_output: 4 kernel_size: 30 }"), r"'it' \(Convolution\)"),
         (layer("Convolution", "convolution_param { num_output: 9 kernel_size: 2 pad: 9999999 }"), "over 2147483648"),
         (layer("Convolution", "convolution_param { num_output: 2147483647 kernel_size: 2147483647 }"), "it"),
-        (layer("Convolution", "convolution_param { num_output: 9999999 kernel_size: 8 }"), "over 200000000 weights"),
+        (layer("Convolution", "convolution_param { num_output: 9999999 kernel_size: 8 }"), "over 280000000 weights"),
         (layer("Convolution", FILLED), "filler 'no'"),
         (layer("LRN", "lrn_param { local_size: 4 }"), "it is odd"),
         (layer("Eltwise", "eltwise_param { coeff: 1 }", bottom="data data"), "2 bottoms with 1 coefficients"),
@@ -255,7 +255,8 @@ def test_names_that_modules_cannot_have(tmp_path: Path) -> None:
         ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "LRN" bottom: "x" top: "a" }', "does not take"),
         ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "Pooling" bottom: "x" top: "a" '
          'pooling_param { kernel_size: 2 } }', "does not take"),
-        ('input: "x" input_shape { dim: 1 dim: 2 dim: 9 dim: 9 } layer { name: "a" type: "Convolution" bottom: "x" top: "a" '
+        ('input: "x" input_shape { dim: 1 dim: 2 dim: 9 dim: 9 } layer { name: "a" type: "Convolution" bottom: "x" '
+         'top: "a" '
          'convolution_param { num_output: 20000000 kernel_size: 3 } }', "FULLYCONV_MAX_WEIGHTS"),
     ],
 )  # fmt: skip

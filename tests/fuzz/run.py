@@ -25,6 +25,7 @@ from types import FrameType
 
 import fullyconv
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 
 SECONDS, BYTES = 20, 1 << 30
 HOME = str(Path(fullyconv.__file__).parent)
@@ -90,6 +91,7 @@ def fuzz(reader: object, place: Path, first: int, count: int, status: Path | Non
 
 def limit_memory() -> None:
     """Let this process take ``BYTES`` more than it has."""
+    LIMITS.weights = 200_000_000  # the default, for the largest of the papers' nets, is a little over 1 GiB
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
