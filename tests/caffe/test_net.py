@@ -251,7 +251,7 @@ def test_names_that_modules_cannot_have(tmp_path: Path) -> None:
     [
         ('layer { name: "a" type: "InnerProduct" top: "a" inner_product_param { num_output: 2 } }', "0 bottoms"),
         ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "Flatten" bottom: "x" top: "a" }', "does not take"),
-        ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "BatchNorm" bottom: "x" top: "a" }', "does not take"),
+        ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "BatchNorm" bottom: "x" top: "y" }', "not take"),
         ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "LRN" bottom: "x" top: "a" }', "does not take"),
         ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "Pooling" bottom: "x" top: "a" '
          'pooling_param { kernel_size: 2 } }', "does not take"),

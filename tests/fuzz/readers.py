@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -417,8 +418,8 @@ def _archives(place: Path) -> list[Reader]:
 
         return change
 
-    tars = [("a.tar", plain), ("a.tar.gz", gzip.compress(plain)), ("a.tar.xz", lzma.compress(plain))]
-    compressed = [packed(gzip.compress), packed(lzma.compress)]
+    tars = [("a.tar", plain), ("a.tar.gz", gzip.compress(plain, mtime=0)), ("a.tar.xz", lzma.compress(plain))]
+    compressed = [packed(partial(gzip.compress, mtime=0)), packed(lzma.compress)]
     return [
         Reader("tar", tars, [mutate.of_tar, mutate.of_bytes, *compressed], read, 2),
         Reader("zip", [("a.zip", zipped.getvalue())], [mutate.of_zip, mutate.of_zip, mutate.of_bytes], read, 3),
