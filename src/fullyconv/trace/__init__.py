@@ -64,7 +64,14 @@ class Outputs:
         return [pair[axis] for pair in self.paths]
 
     def drifts_along(self, axis: int) -> list[Fraction]:
-        """Return the drifts along one axis, one per output."""
+        """Return how far from the middle of what they see the maps are centred, along one axis.
+
+        Args:
+            axis: 0 rows, 1 columns.
+
+        Returns:
+            Pixels, one number per output.
+        """
         return [pair[axis] for pair in self.drifts]
 
 

@@ -1,0 +1,121 @@
+"""What is tried before a conversion is handed out, and what is then refused, by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fullyconv import convolutionize, from_classifier
+from fullyconv.surgery.promise import agree
+from fullyconv.trace import NotFollowed
+
+SIZE = (3, 24, 24)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.fc = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1), nn.Linear(8, 5)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.relu(self.first(x))
+        return self.fc(self.within(torch.relu(self.second(z)), x).mean((2, 3)))
+
+    def within(self, z: Tensor, x: Tensor) -> Tensor:
+        return z
+
+
+def both(net: nn.Module, words: str) -> None:
+    for convert in (convolutionize, lambda net, size: from_classifier(net, 2, 4, example=size)):
+        with pytest.raises(NotFollowed, match=words):
+            convert(net, SIZE)
+
+
+def test_a_branch_on_values_is_refused_with_its_module() -> None:
+    class Branch(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return z if z.mean() > 0 else -z
+
+    class Branching(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = Branch()
+
+        def within(self, z: Tensor, x: Tensor) -> Tensor:
+            return self.branch(z)
+
+    both(Branching(), r"does not go through the network at 'branch' .*: Tensor.item\(\) cannot be called")
+
+
+def test_what_the_recording_does_not_hold_is_found_and_named() -> None:
+    class Secret(nn.Module):
+        """Does in a recording something else than on pictures, as code does that looks at what it is given."""
+
+        def forward(self, z: Tensor) -> Tensor:
+            return z if z.is_meta else z.square()
+
+    class Hiding(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.secret, self.last = Secret(), nn.Conv2d(8, 8, 1)
+
+        def within(self, z: Tensor, x: Tensor) -> Tensor:
+            return self.last(self.secret(z))
+
+    both(Hiding(), "last: what comes before it depends on more than was recorded")
+
+
+def test_randomness_in_evaluation_is_told_from_a_wrong_conversion() -> None:
+    class Random(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.dropout(super().forward(x), 0.5)  # which drops always: training is True unless said
+
+    with pytest.raises(NotFollowed, match="answers the same picture differently each time, even in evaluation mode"):
+        convolutionize(Random(), SIZE)
+
+
+@pytest.mark.parametrize("side", [6, 8, 12])
+def test_sizes_written_into_a_network_are_found(side: int) -> None:
+    class Resized(Net):
+        def within(self, z: Tensor, x: Tensor) -> Tensor:
+            return functional.interpolate(z, size=(side, side))  # which is 6 x 6 at the example's size
+
+    both(Resized(), r"interpolate \(interpolate\): ")
+
+
+def test_a_picture_that_is_not_finite_is_compared_too() -> None:
+    class Logarithm(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.log())
+
+    net = Logarithm()
+    dense, image = convolutionize(net, SIZE), torch.rand(2, *SIZE)
+    torch.testing.assert_close(dense(image).mean((2, 3)), net(image))
+
+
+numbers = st.floats(-1e3, 1e3, width=32)
+
+
+@given(st.lists(numbers, min_size=4, max_size=4), st.floats(1e3, 1e6), st.floats(0.01, 1))
+def test_a_large_bias_hides_no_difference(values: list[float], bias: float, share: float) -> None:
+    scores = torch.tensor(values, dtype=torch.float64).view(2, 2)
+    spread = float((scores[0] - scores[1]).abs().max())
+    shifted = scores + bias
+    assert agree(shifted, shifted.clone())
+    if spread > 1e-3:
+        wrong = shifted.clone()
+        wrong[0, 0] += share * spread
+        assert not agree(shifted, wrong)
+
+
+def test_other_shapes_and_other_infinities_never_agree() -> None:
+    scores = torch.tensor([[1.0, float("inf")], [2.0, 3.0]])
+    assert agree(scores, scores.clone())
+    assert not agree(scores, torch.tensor([[1.0, 5.0], [2.0, 3.0]]))
+    assert not agree(scores, scores[:, :1])
