@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -203,6 +205,8 @@ def test_gdals_layouts_of_few_bits(path: Path, data: st.DataObject, bits: int, c
         if data.draw(st.booleans()):
             with rasterio.open(path, "r+") as file:
                 file.build_overviews([2], rasterio.enums.Resampling.nearest)
+        with rasterio.open(path) as file:
+            values = file.read()  # what GDAL reads: pictures of a few 1-bit pixels it writes wrongly itself
     path.with_name(path.name + ".msk").unlink(missing_ok=True)
     path.with_name(path.name + ".ovr").unlink(missing_ok=True)
     if bits == 24 and options["endianness"] == "BIG":
@@ -341,3 +345,21 @@ def test_a_picture_of_strips_that_are_not_there_is_refused(path: Path) -> None:
             file.pages[0].tags[number].overwrite(0)
     with pytest.raises(BadFile, match="no pixels in it"):
         read_raster(path)
+
+
+def test_a_jpeg_strip_that_claims_more_than_its_place_is_refused_before_it_is_decoded(path: Path) -> None:
+    """600 bytes that took 3.5 GB and 40 seconds."""
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(stream, "JPEG")
+    bomb = bytearray(stream.getvalue())
+    at = bomb.index(b"\xff\xc0") + 5
+    bomb[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint8), compression="jpeg", metadata=None)
+    assert read_image(path).shape == (16, 16, 3)
+    end = path.stat().st_size
+    path.write_bytes(path.read_bytes() + bomb)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags[273].overwrite(end)
+        file.pages[0].tags[279].overwrite(len(bomb))
+    with pytest.raises(BadFile, match="a JPEG strip or tile of 60000 x 60000 pixels"):
+        read_image(path)

@@ -20,16 +20,19 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 COMPRESSIONS = {
     1: "none", 2: "CCITT", 3: "CCITT", 4: "CCITT", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "PackBits",
-    32946: "deflate", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP",
+    32946: "deflate", 34925: "LZMA", 50000: "Zstandard",
 }  # fmt: skip
 """The codecs that a file may ask for, by their tag: the usual ones; each more is native code for strangers to reach."""
 
 KINDS: dict[int, Kind] = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb"}
 """By the photometric tag: min-is-white, min-is-black, RGB, palette, separated, YCbCr (decoded to RGB with JPEG)."""
 
+JPEG = 7
+JPEG_BLOCK_PX = 16  # to a multiple of which a JPEG picture may be larger than the strip that it fills
 CHANNELS = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4}
 ALPHA = (1, 2)  # of the tag for extra samples: associated and not
 ORIENTATION = 274
+JPEG_HEADER = 1 << 16  # bytes in which the size of a strip has to be found
 MOST_BYTES = 4  # a pixel that the limit of pixels stands for: RGBA, or one number of 32 bits
 MOST_PAGES = 1000  # that are looked at, should all but the last be overviews
 
@@ -88,7 +91,7 @@ def _check(page: TiffPage, file: TiffFile) -> None:
         raise Refused(f"compression {page.compression}", "save it with LZW or deflate")
     if page.photometric not in KINDS:
         raise Refused(f"colours of kind {page.photometric}", "save it as grey or RGB")
-    if page.photometric == 6 and page.compression != 7:
+    if page.photometric == 6 and page.compression != JPEG:
         raise Refused("YCbCr without JPEG", "save it as RGB")
     _check_samples(page, file)
     _check_segments(page, file)
@@ -111,9 +114,38 @@ def _check_segments(page: TiffPage, file: TiffFile) -> None:
         raise ValueError(f"truncated: {len(page.dataoffsets)} of {expected} strips or tiles")
     if not any(page.databytecounts):
         raise Refused("no pixels in it", "save it anew")  # single strips that GDAL leaves out are 0
+    if page.compression == JPEG:
+        _check_jpegs(page, file)
     ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False) if start)
     if max(ends, default=0) > file.filehandle.size:
         raise ValueError("truncated: its last strips or tiles are missing")
+
+
+def _check_jpegs(page: TiffPage, file: TiffFile) -> None:
+    """Refuse JPEG strips and tiles that claim more pixels than their place has: the decoder believes them."""
+    height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if not count:
+            continue
+        file.filehandle.seek(start)
+        rows, columns = jpeg_size(file.filehandle.read(min(count, JPEG_HEADER)))
+        if not (0 < rows < height + JPEG_BLOCK_PX and 0 < columns < width + JPEG_BLOCK_PX):
+            raise Refused(f"a JPEG strip or tile of {columns} x {rows} pixels", "save it anew")
+
+
+def jpeg_size(head: bytes) -> tuple[int, int]:
+    """Return the height and width that the header of a JPEG stream claims, 0 and 0 if none is found.
+
+    >>> jpeg_size(bytes.fromhex("ffd8 ffdb0004abcd ffc0000b 08 0010 0020 01 00 11 00"))
+    (16, 32)
+    """
+    at = 2
+    while at + 9 <= len(head) and head[at] == 0xFF:
+        marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # of a frame, not of tables
+            return int.from_bytes(head[at + 5 : at + 7], "big"), int.from_bytes(head[at + 7 : at + 9], "big")
+        at += 1 if marker == 0xFF else 2 + length
+    return 0, 0
 
 
 def _in_order(values: np.ndarray, axes: str) -> np.ndarray:
@@ -146,7 +178,7 @@ def _raster(page: TiffPage, values: np.ndarray) -> Raster:
         inverted=page.photometric == 0,
         palette=_palette(page) if kind == "palette" else None,
         transparent=transparent,
-        lossy="JPEG" if page.compression == 7 else "WebP" if page.compression == 50001 else "",
+        lossy="JPEG" if page.compression == JPEG else "",
         turn=turn if isinstance(turn, int) and turn in UPRIGHT else 1,
     )
 
