@@ -134,6 +134,13 @@ def test_a_loss_without_gradient_and_on_other_devices_is_the_same() -> None:
     assert loss.shape == ()
 
 
+def test_the_gradient_is_not_taken_for_differentiable() -> None:
+    scores, labels = problem()
+    (gradient,) = torch.autograd.grad(pixel_loss(scores, labels) ** 2, scores, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_large_batches_of_half_precision_are_counted_exactly() -> None:
     scores = torch.zeros(1, 2, 300, 300, dtype=torch.float16)  # 90,000 pixels: more than float16 counts to
     for normalization in ("valid", "full"):
