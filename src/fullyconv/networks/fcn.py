@@ -45,6 +45,31 @@ class UpsamplingStage:
     kernel: int
     factor: int
     offset: int
+    last: bool = False
+
+    @property
+    def crops(self) -> bool:
+        """Return whether the upsampled map is cropped to the finer one (or the image), not fused whole."""
+        return self.last or self.offset >= 0
+
+    @property
+    def kept(self) -> int:
+        """The first upsampled unit that is kept; negative where the border is repeated before it."""
+        return self.offset if self.crops else 0
+
+    @property
+    def met(self) -> int:
+        """The unit of the finer map that the first upsampled one is added to."""
+        return 0 if self.crops else -self.offset
+
+    @property
+    def spread(self) -> Spread:
+        """The upsampling, before anything is cropped."""
+        return Spread(self.kernel, self.factor)
+
+    def size(self, units: int, finer: int) -> int:
+        """Count the units after fusion of ``units`` coarse ones with ``finer`` fine ones."""
+        return finer if self.crops else self.spread.size(units)
 
 
 @dataclass(frozen=True)
@@ -67,7 +92,7 @@ class AxisPlan:
         ``drifts`` are those of the taps, in pixels (``fullyconv.trace.positions.Trail``), coarse to fine; they count
         as far as the grids allow, to half the step of the next finer grid.
         """
-        stages = []
+        stages: list[UpsamplingStage] = []
         if margin:
             taps = [(Window(1, pad=margin), *path) for path in taps]
         lines = _aligned([axis_map(path) for path in taps], drifts or [Fraction(0)] * len(taps))
@@ -79,8 +104,8 @@ class AxisPlan:
             kernel = bilinear_kernel_size(int(ratio), current, finer)
             upsampled = current.then(Spread(kernel, int(ratio)).axis_map())
             offset = crop_offset(upsampled, finer)
-            stages.append(UpsamplingStage(kernel, int(ratio), offset))
-            start = finer if offset >= 0 else upsampled
+            stages.append(UpsamplingStage(kernel, int(ratio), offset, last=len(stages) == len(finer_maps)))
+            start = finer if stages[-1].crops else upsampled
             current = AxisMap(start.scale, start.shift, max(upsampled.field, finer.field))
         return cls(tuple(taps), tuple(lines), tuple(stages), current, margin, multiple)
 
@@ -122,8 +147,7 @@ class AxisPlan:
         """
         sizes = [size(path, self._padded(length)) for path in self.taps]
         for index, stage in enumerate(self.stages[:-1], start=1):
-            if stage.offset < 0:  # the upsampled map starts after the finer one, and is fused whole
-                sizes[index] = Spread(stage.kernel, stage.factor).size(sizes[index - 1])
+            sizes[index] = stage.size(sizes[index - 1], sizes[index])
         return [self._seen(pixel, sizes, length) for pixel in range(length)]
 
     def _seen(self, pixel: int, sizes: Sequence[int], length: int) -> tuple[int, int]:
@@ -131,10 +155,10 @@ class AxisPlan:
         first = last = pixel
         ends = [pixel]
         for index in range(len(self.stages) - 1, -1, -1):
-            stage, crop = self.stages[index], max(self.stages[index].offset, 0)
-            first, last = Spread(stage.kernel, stage.factor).seen(first + crop, last + crop)
+            stage = self.stages[index]
+            first, last = stage.spread.seen(first + stage.kept, last + stage.kept)
             first, last = (min(max(unit, 0), sizes[index] - 1) for unit in (first, last))  # beyond: edge, or nothing
-            start = max(-self.stages[index - 1].offset, 0) if index else 0
+            start = self.stages[index - 1].met if index else 0
             ends += seen(self.taps[index], first + start, last + start)
         return max(min(ends), 0), min(max(ends), length - 1)
 
@@ -144,16 +168,11 @@ class AxisPlan:
         for stage, finer in zip(self.stages, [*finer_sizes, length], strict=True):
             if min(units, finer) < 1:
                 return False
-            full = Spread(stage.kernel, stage.factor).size(units)
-            ghosts = stage.factor if border == "replicate" else 0
-            if stage.offset < 0 and stage is not self.stages[-1]:
-                inside = full - stage.offset <= finer
-                units = full
-            else:
-                inside = -ghosts <= stage.offset and stage.offset + finer <= full + ghosts
-                units = finer
-            if not inside:
+            full, fused = stage.spread.size(units), stage.size(units, finer)
+            ghosts = stage.factor if border == "replicate" and stage.crops else 0
+            if not (-ghosts <= stage.kept and stage.kept + fused <= full + ghosts and stage.met + fused <= finer):
                 return False
+            units = fused
         return True
 
     def smallest_input(self, border: Border) -> int:
@@ -333,17 +352,17 @@ class FCN(nn.Module):
         for stage, fine in enumerate(finer):
             fused = self._fuse(stage, fused, fine, cast("Upsample", upsamplers[stage]))
         rows, columns = (plan.stages[-1] for plan in self.plans)
-        result: Tensor = upsamplers[-1](fused, (rows.offset, columns.offset), tuple(image.shape[-2:]))
+        result: Tensor = upsamplers[-1](fused, (rows.kept, columns.kept), tuple(image.shape[-2:]))
         return result
 
     def _fuse(self, stage: int, coarse: Tensor, fine: Tensor, upsampler: Upsample) -> Tensor:
         """Upsample the coarse scores and add the fine ones where the two grids coincide."""
         keep, sizes = [], []
         for axis, plan in enumerate(self.plans):
-            offset = plan.stages[stage].offset
-            sizes.append(fine.shape[2 + axis] if offset >= 0 else upsampler.full_size(coarse.shape[2 + axis], axis))
-            keep.append(max(offset, 0))
-            fine = fine.narrow(2 + axis, max(-offset, 0), sizes[axis])
+            step = plan.stages[stage]
+            sizes.append(step.size(coarse.shape[2 + axis], fine.shape[2 + axis]))
+            keep.append(step.kept)
+            fine = fine.narrow(2 + axis, step.met, sizes[axis])
         fused: Tensor = upsampler(coarse, (keep[0], keep[1]), (sizes[0], sizes[1])) + fine
         return fused
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import fx, nn
 
-from fullyconv.geometry import AxisMap, Spread
+from fullyconv.geometry import AxisMap
 from fullyconv.networks.fcn import FCN, AxisPlan, UpsamplingStage
 from fullyconv.surgery.convolutionize import FullyConvolutional
 from fullyconv.surgery.trunk import ClassifierTrunk
@@ -269,11 +269,10 @@ def _climb(plan: AxisPlan, units: Sequence[int], length: int) -> Iterator[_Climb
     current, *finer_maps = plan.lines
     given, *finer_sizes = units
     stages = zip(plan.stages, [*finer_maps, AxisMap()], [*finer_sizes, length], strict=True)
-    for number, (stage, finer, finer_size) in enumerate(stages, start=1):
-        crops = stage.offset >= 0 or number == len(plan.stages)
-        made = finer_size if crops else Spread(stage.kernel, stage.factor).size(given)
-        line = current.then(Spread(stage.kernel, stage.factor).axis_map())
-        line = replace(line, shift=line.shift + line.scale * (stage.offset if crops else 0))
+    for stage, finer, finer_size in stages:
+        made = stage.size(given, finer_size)
+        line = current.then(stage.spread.axis_map())
+        line = replace(line, shift=line.shift + line.scale * stage.kept)
         yield _Climb(given, made, line)
         current, given = replace(line, field=max(line.field, finer.field)), made
 
