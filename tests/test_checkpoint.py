@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from fullyconv import ClassSet, Preprocess, build, load, save
-from fullyconv.checkpoint import Config, expand, load_network, shrink
+from fullyconv.checkpoint import Config, expand, load_network, read_weights, shrink, write_tensors
 from fullyconv.files import BadFile
 from fullyconv.types import SpectralPreprocess
 
@@ -176,3 +176,10 @@ def test_a_full_disk_is_the_systems_error(tmp_path: Path, monkeypatch: pytest.Mo
         save(build("fcn32s-resnet18", 3), tmp_path)
     assert told.value.errno == errno.ENOSPC
     assert not list(tmp_path.iterdir())
+
+
+def test_scales_of_another_shape_are_refused_before_they_are_spread(tmp_path: Path) -> None:
+    wide = {"a.weight": torch.ones(1 << 16, 1, dtype=torch.int8), "a.weight..scale": torch.ones(1, 1 << 16)}
+    write_tensors(tmp_path / "x.safetensors", wide)
+    with pytest.raises(BadFile, match=r"a\.weight\.\.scale is \(1, 65536\)"):
+        read_weights(tmp_path / "x.safetensors")

@@ -257,7 +257,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file of weights, which may be stored in 8 bits; raises ``BadFile``."""
-    return expand(read_tensors(path))
+    try:
+        return expand(read_tensors(path))
+    except BadFile:
+        raise
+    except ValueError as error:
+        raise BadFile(path, str(error), "restore it from where it was saved") from None
 
 
 def shrink(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -274,7 +279,7 @@ def shrink(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Undo ``shrink``; other tensors stay as they are.
+    """Undo ``shrink``; other tensors stay as they are. Raises ``ValueError`` for scales of another shape.
 
     >>> weight = torch.tensor([[0.5, -0.25]])
     >>> expand(shrink({"affine.scale": weight}))["affine.scale"]
@@ -286,6 +291,10 @@ def expand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for suffix in (SCALE, EARLIER_SCALE)
         if tensor.dtype == torch.int8 and name + suffix in tensors
     }
+    for name, scale in scales.items():
+        expected = (*tensors[name].shape[:1], *(1 for _ in tensors[name].shape[1:]))
+        if tuple(tensors[scale].shape) != expected:
+            raise ValueError(f"{scale} is {tuple(tensors[scale].shape)}, the scales of {name} are {expected}")
     return {
         name: tensor * tensors[scales[name]] if name in scales else tensor
         for name, tensor in tensors.items()

@@ -89,7 +89,9 @@ def unpack(archive: Path, folder: Path) -> Unpacked:
         with archive.open("rb") as file:
             for member in _zip_members(file) if archive.name.lower().endswith(".zip") else _tar_members(file):
                 _place(member, folder, archive, done)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+    except BadFile:
+        raise
+    except (ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise BadFile(archive, f"not a sound archive ({error})", "remove it and fetch it again") from None
     except (NotImplementedError, RuntimeError) as error:  # zipfile: odd compression, passwords
         raise BadFile(archive, f"cannot be unpacked ({error})", DISTRUST) from None
