@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv import convolutionize, from_classifier
-from fullyconv.surgery.promise import agree
+from fullyconv.surgery.promise import agree, averaged
 from fullyconv.trace import NotFollowed
 
 SIZE = (3, 24, 24)
@@ -112,6 +112,19 @@ def test_a_large_bias_hides_no_difference(values: list[float], bias: float, shar
         wrong = shifted.clone()
         wrong[0, 0] += share * spread
         assert not agree(shifted, wrong)
+
+
+@given(st.lists(st.integers(-(2**40), 2**40), min_size=4, max_size=4))
+def test_whole_numbers_are_averaged_exactly(values: list[int]) -> None:
+    assert averaged(torch.tensor(values).view(1, 1, 2, 2)).item() == sum(values) / 4
+    truths = torch.tensor([value > 0 for value in values]).view(1, 1, 2, 2)
+    assert averaged(truths).item() == sum(value > 0 for value in values) / 4
+
+
+def test_large_whole_scores_that_differ_never_agree() -> None:
+    scores = torch.tensor([100_000, 300_000]).view(2, 1, 1, 1)  # beyond half precision's range
+    assert agree(averaged(scores), averaged(scores.clone()))
+    assert not agree(averaged(scores), averaged(scores * 2))
 
 
 def test_other_shapes_and_other_infinities_never_agree() -> None:

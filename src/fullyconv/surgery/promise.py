@@ -69,8 +69,8 @@ def scores_of(answer: Any) -> Any:
 
 def averaged(scores: Tensor) -> Tensor:
     """Average N x K x h x w over its positions and put other scores into one row per picture."""
-    if scores.ndim == 4:  # whole numbers have no mean of their own kind
-        return scores.to(torch.promote_types(scores.dtype, torch.float16)).mean((2, 3))
+    if scores.ndim == 4:  # whole numbers have no mean of their own kind, and half precision not their range
+        return (scores if scores.is_floating_point() else scores.double()).mean((2, 3))
     return scores.flatten(1) if scores.ndim > 1 else scores[:, None]
 
 
