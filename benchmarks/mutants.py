@@ -198,10 +198,6 @@ class _Finder(importlib.abc.MetaPathFinder):
         loader = _Loader(name, str(self.path), self.code)
         return importlib.util.spec_from_file_location(name, self.path, loader=loader)
 
-    def pytest_sessionstart(self) -> None:
-        """Go before pytest's own finder, which rewrites the files it is started with from disk."""
-        sys.meta_path.insert(0, self)
-
 
 def in_fork(job: Callable[[], int], limit: float) -> int | None:
     """Run a job in a child of its own process group; gives its exit status, ``None`` past ``limit`` seconds."""
@@ -236,19 +232,21 @@ def passes(module: str, code: CodeType, *, limit: float) -> bool:
         resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
         finder = _Finder("fullyconv." + module.replace("/", "."), path, code)
         sys.meta_path.insert(0, finder)
+        importlib.import_module(finder.name)  # whoever imports it from now on, by whatever way, gets this one
         options = ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", *HYPOTHESIS]
         tests = [str(path), *TESTS[module].split()]  # doctests first: they are the quickest
-        return int(pytest.main([*options, *tests], plugins=[finder]))
+        return int(pytest.main([*options, *tests]))
 
     return in_fork(job, limit) == 0
 
 
 def warm_up(module: str) -> None:
-    """Import what the tests of a module import, then forget the package: children load it anew, and it alone."""
+    """Import what the tests of a module import, then forget all that lies here: children load it anew, and it alone."""
     with open(os.devnull, "w") as silence, redirect_stdout(silence):
         pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *TESTS[module].split()])
-    for name in list(sys.modules):
-        if name.split(".")[0] in ("fullyconv", "tests", "conftest", "miniatures"):
+    for name, known in list(sys.modules.items()):
+        file = getattr(known, "__file__", None)
+        if name != "__main__" and (name.split(".")[0] == "fullyconv" or (file and ROOT in Path(file).parents)):
             del sys.modules[name]
 
 
