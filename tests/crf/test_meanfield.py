@@ -153,7 +153,12 @@ def test_grids_masks_and_unaries_that_do_not_fit_are_named() -> None:
         DenseCRF((3, 4), [], mask=np.ones((4, 3), bool))
     crf = DenseCRF((1, 1), [])
     np.testing.assert_array_equal(crf.marginals(np.zeros((1, 1, 1)), iterations=0), 1)
-    for unary, iterations in ((np.zeros((2, 1, 2)), 1), (np.zeros((0, 1, 1)), 1), (np.zeros((2, 1, 1)), -1)):
+    for unary, iterations in (
+        (np.zeros((2, 1, 2)), 1),
+        (np.zeros((2, 1, 0)), 1),
+        (np.zeros((0, 1, 1)), 1),
+        (np.zeros((2, 1, 1)), -1),
+    ):
         with pytest.raises(ValueError, match=r"unaries are C x \(1, 1\) with iterations >= 0"):
             crf.marginals(unary, iterations=iterations)
 
