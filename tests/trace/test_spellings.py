@@ -64,6 +64,13 @@ ARGUMENTS: list[Callable[[Tensor], tuple[Any, ...]]] = [
     lambda x: (torch.zeros(4), torch.ones(4)), lambda x: (torch.ones(4, 4),), lambda x: (2,), lambda x: (0, 1),
     lambda x: (x.shape[1:],), lambda x: (torch.ones(4, 4, 3, 3),),
 ]  # fmt: skip
+
+
+def batches(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Make a batch of matrices of two maps or vectors, and one to multiply it by."""
+    return (x.flatten(2).mT if x.ndim == 4 else x[:, None]), torch.ones(2, 4, 4)
+
+
 FORMS: list[Callable[[Spelling, Tensor, tuple[Any, ...]], Any]] = [
     lambda spelling, x, given: spelling(x + 0, *given),  # which may be written over
     lambda spelling, x, given: spelling([x, x], *given),
@@ -78,12 +85,8 @@ FORMS: list[Callable[[Spelling, Tensor, tuple[Any, ...]], Any]] = [
     lambda spelling, x, given: spelling(
         x[:, :, None] if x.ndim == 4 else x[:, :, None, None, None], torch.ones(4, 4, 1, 1, 1)
     ),
-    lambda spelling, x, given: spelling(
-        torch.ones(2, 4), x[:2, :4, :4, 0] if x.ndim == 4 else x[:, :, None], torch.ones(2, 4, 4)
-    ),
-    lambda spelling, x, given: spelling(
-        torch.ones(2, 4, 4), x[:2, :4, :4, 0] if x.ndim == 4 else x[:, :, None], torch.ones(2, 4, 4)
-    ),
+    lambda spelling, x, given: spelling(torch.ones(64 if x.ndim == 4 else 1, 4), *batches(x)),
+    lambda spelling, x, given: spelling(torch.ones(2, 64 if x.ndim == 4 else 1, 4), *batches(x)),
     lambda spelling, x, given: spelling(torch.ones(2), x if x.ndim == 2 else x.mean((2, 3)), torch.ones(4)),
     lambda spelling, x, given: spelling(x[:, None] if x.ndim == 2 else x.flatten(2), torch.ones(2, x[0, 0].numel(), 4)),
 ]
@@ -97,7 +100,7 @@ def calls(row: Operation, x: Tensor) -> tuple[dict[str, Callable[[Tensor], Any]]
         results: dict[str, Any] = {}
         for name, spelling in known.items():
             try:
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)  # torch.manual_seed takes longer than all the rest
                 result = form(spelling, x, given(x))
             except Exception:  # PyTorch does not take it so
                 continue
@@ -110,6 +113,8 @@ def calls(row: Operation, x: Tensor) -> tuple[dict[str, Callable[[Tensor], Any]]
         same = [name for name, each in results.items() if _is_same(each, first)]
         if len(same) > len(best):
             best = {name: _call(form, known[name], given) for name in same}
+        if len(best) == len(known):
+            break
     return best, set(known) - set(best)
 
 
