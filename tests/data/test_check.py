@@ -111,7 +111,21 @@ def test_a_class_that_a_split_lacks_is_a_warning_and_training_goes_on(root: Path
     assert report.problems == []
     (warning,) = report.warnings
     assert "1 of 2 classes never occur in split 'val': tree" in str(warning)
+    assert "not scored there" in warning.fix
+    assert "classes.yaml" not in warning.fix
     assert len(prepare(RECIPES["default"], root).train) == 2
+
+
+def test_what_an_absent_class_means_depends_on_where_it_is(root: Path) -> None:
+    for name in "ab":
+        mask(root / f"train/masks/{name}.png", np.zeros((20, 30)))
+    (warning,) = check_folder(open_folder(root)).warnings
+    assert "split 'train'" in warning.what
+    assert "not learnt, but" in warning.fix
+    mask(root / "val/masks/c.png", np.zeros((20, 30)))
+    warnings = check_folder(open_folder(root)).warnings
+    assert len(warnings) == 2
+    assert all("neither learnt nor scored: leave them out of classes.yaml?" in each.fix for each in warnings)
 
 
 def test_0_255_masks_are_recognised(root: Path) -> None:

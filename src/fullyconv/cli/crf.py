@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from fullyconv.cli.console import Bars, out
+from fullyconv.cli.opening import pairs_to_score
 from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument, TrustOption, import_from_here
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ def tune(
     """
     from fullyconv.checkpoint import store_crf
     from fullyconv.crf import CRFParameters
-    from fullyconv.data.folder import evaluation_split, open_folder
     from fullyconv.evaluation.refinement import grid_candidates, random_candidates
     from fullyconv.evaluation.refinement import tune as score
     from fullyconv.opening import load
@@ -46,7 +46,7 @@ def tune(
 
     import_from_here(*(trust or ()))
     segmenter = CRFSegmenter(load(model, device=device, trust=trust or ()), CRFParameters())
-    pairs = evaluation_split(open_folder(data), split)
+    _, pairs = pairs_to_score(data, split, segmenter.classes)
     pairs = [pairs[index * len(pairs) // min(images, len(pairs))] for index in range(min(images, len(pairs)))]
     base = CRFParameters()
     candidates = grid_candidates(base) if search == "grid" else random_candidates(base, count=trials, seed=seed)

@@ -10,6 +10,7 @@ import typer
 from fullyconv.cli.console import Bars, complain, out, print_evaluation
 from fullyconv.cli.crf import print_comparison, with_crf
 from fullyconv.cli.hsi import ScoreFiles, evaluate_on_scene
+from fullyconv.cli.opening import pairs_to_score
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
@@ -52,7 +53,6 @@ def evaluate(
     the confusion matrix. With --crf all scores, and those of boundaries, before and after a dense CRF.
     `fullyconv evaluate runs/scene/model scene.mat --labels gt.mat` scores the run's test pixels and prints the leakage.
     """
-    from fullyconv.data.folder import evaluation_split, open_folder
     from fullyconv.evaluation import evaluate as score
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.opening import load
@@ -67,10 +67,7 @@ def evaluate(
         return
     figures = ScoreFiles(json_file, overwrite=overwrite)
     page = None if report is None else single_output(report / FILE_NAME, overwrite=overwrite)
-    folder = open_folder(data)
-    pairs = evaluation_split(folder, split)
-    if folder.classes is not None and folder.classes.names != segmenter.classes.names:
-        complain("careful", f"the model's classes are named otherwise than those of {data}: their order decides")
+    folder, pairs = pairs_to_score(data, split, segmenter.classes)
     for problem in folder.problems:
         complain("not scored", problem)
     if crf:

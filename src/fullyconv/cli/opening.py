@@ -8,11 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fullyconv.cli.console import complain
+
 if TYPE_CHECKING:
     from torch import nn
 
+    from fullyconv.data.pairs import Folder, Pair
     from fullyconv.networks.fcn import FCN
-    from fullyconv.types import Preprocess, SpectralPreprocess
+    from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
 
 
 @dataclass(frozen=True)
@@ -131,3 +134,14 @@ def class_index(wanted: str, names: Sequence[str], count: int) -> int:
     listed = ", ".join(f"{names[index]} ({index})" for index in found[:8]) or ", ".join(names[:8])
     known = f"{'several match' if found else 'there are'} {listed}" if names else "only numbers are known here"
     raise ValueError(f"no one class is called {wanted!r}: {known}")
+
+
+def pairs_to_score(data: Path, split: str | None, model: ClassSet) -> tuple[Folder, list[Pair]]:
+    """Open a data set to score a model on a split of it; says so where its classes are not in the model's order."""
+    from fullyconv.data.folder import evaluation_split, open_folder
+    from fullyconv.data.matching import match_classes
+
+    folder = open_folder(data)
+    if note := match_classes(folder, model):
+        complain("careful", note)
+    return folder, evaluation_split(folder, split)

@@ -12,18 +12,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from fullyconv.data.classes import FILE_NAME, ClassGuess, read_classes
+from fullyconv.data.classes import FILE_NAME, ClassGuess
 from fullyconv.data.dataset import labels_of, read_stored, size_mismatch
 from fullyconv.data.folder import SPLITS
 from fullyconv.data.images import TRANSPARENT, read_raster, rgb
 from fullyconv.data.masks import RawMask
+from fullyconv.data.matching import listed, stated_classes
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.data.raster import Raster, white_level
 from fullyconv.files import BadFile
 from fullyconv.types import ClassSet
 
 Result = TypeVar("Result")
-MOST_NAMED = 12  # classes that one line lists
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
@@ -80,8 +80,7 @@ class _Seen:
 def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[ClassSet, bool]:
     """Find the classes of a data set.
 
-    They are those of its ``classes.yaml``, here or one folder up; without one, the official ones of a published
-    data set; else they are inferred from all masks.
+    They are those that it states (``stated_classes``), else they are inferred from all masks.
 
     Args:
         folder: The data set.
@@ -93,11 +92,9 @@ def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[C
     Raises:
         BadFile: If there is nothing to infer from, with the reason of the first mask that cannot be used.
     """
-    for place in (folder.root / FILE_NAME, folder.root.parent / FILE_NAME):
-        if place.is_file():
-            return read_classes(place), False
-    if folder.classes is not None:
-        return folder.classes, False
+    stated = stated_classes(folder)
+    if stated is not None:
+        return stated, False
     guess = ClassGuess()
     pairs = [pair for pairs in folder.splits.values() for pair in pairs]
     unusable = []
@@ -315,11 +312,19 @@ def _absent_classes(folder: Folder, classes: ClassSet, splits: dict[str, SplitFi
         if classes == folder.classes:  # worth no more than a note in a data set that is as published
             folder.say(f"never in {split}: {', '.join(missing)}")
         else:
-            what = f"{len(missing)} of {len(classes)} classes never occur in split {split!r}: "
-            what += ", ".join(missing[:MOST_NAMED])
-            what += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
-            found.append(BadFile(folder.root, what, f"they are not learnt or scored: leave them out of {FILE_NAME}?"))
+            what = f"{len(missing)} of {len(classes)} classes never occur in split {split!r}: {listed(missing)}"
+            found.append(BadFile(folder.root, what, _without(split, missing, classes, splits)))
     return found
+
+
+def _without(split: str, missing: list[str], classes: ClassSet, splits: dict[str, SplitFigures]) -> str:
+    """Say what it means that a split lacks classes, and what to do."""
+    anywhere = np.sum([figures.pixels for figures in splits.values()], axis=0)
+    if not any(anywhere[classes.names.index(name)] for name in missing):
+        return f"no split has them, so they are neither learnt nor scored: leave them out of {FILE_NAME}?"
+    if split in ("train", "all"):
+        return "they are not learnt, but others are scored on them: put pictures with them into it"
+    return "they are not scored there: put pictures with them into it if they matter"
 
 
 def _copies_across_splits(copies: dict[bytes, list[tuple[str, Path]]]) -> list[tuple[BadFile, Path]]:

@@ -23,7 +23,7 @@ def read_sample(pair: Pair, classes: ClassSet) -> Sample:
 
     Args:
         pair: An image and its mask.
-        classes: What the numbers or colours of the mask mean.
+        classes: What the numbers or colours of the mask mean, where the pair does not say.
 
     Returns:
         The image, H x W x 3 uint8 RGB, its labels, H x W int16, and the stem.
@@ -55,6 +55,7 @@ def read_labels(pair: Pair, classes: ClassSet) -> np.ndarray:
 
 def labels_of(raw: RawMask, pair: Pair, classes: ClassSet) -> np.ndarray:
     """Turn the stored numbers or colours of a pair's mask into labels, as ``read_labels`` does."""
+    classes = pair.classes or classes
     return _look_up(raw.values, pair, classes) if pair.storage.labels else decode_mask(raw, classes, pair.mask)
 
 

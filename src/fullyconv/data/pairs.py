@@ -33,11 +33,12 @@ JUDGED = ("train", "val", "test", "trainval")  # lists that have to be whole
 
 @dataclass(frozen=True)
 class Pair:
-    """An image file and its mask file."""
+    """An image file and its mask file; ``classes`` are what the mask holds, where they are not the reader's."""
 
     image: Path
     mask: Path
     storage: Storage = PICTURES
+    classes: ClassSet | None = None
 
     @property
     def name(self) -> str:

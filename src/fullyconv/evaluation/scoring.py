@@ -77,7 +77,8 @@ def evaluate(segmenter: Segmenter, pairs: Sequence[Pair], *, progress: Progress 
 
     Args:
         segmenter: The model.
-        pairs: Images with their masks (``fullyconv.data.folder.open_folder``).
+        pairs: Images with their masks (``fullyconv.data.folder.open_folder``). Masks are read by the model's
+            classes, unless ``fullyconv.data.matching.match_classes`` has put the data set's own in their place.
         progress: Called with (done, total) after each pair.
 
     Returns:

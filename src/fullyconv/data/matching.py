@@ -1,0 +1,100 @@
+"""A data set's own classes, and what they are in a model that is scored on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from fullyconv.data.classes import FILE_NAME, read_classes
+from fullyconv.data.pairs import Folder, Pair
+from fullyconv.files import BadFile
+from fullyconv.types import ClassSet
+
+MOST_NAMED = 12  # classes that one line lists
+UNNAMED = re.compile(r"class_\d+|colour_[0-9a-f]{6}")  # what classes are called that nobody has named
+
+
+def stated_classes(folder: Folder) -> ClassSet | None:
+    """Return the classes that a data set states, ``None`` if it leaves them to be inferred.
+
+    They are those of its ``classes.yaml``, here or one folder up; without one, the official ones of a published set.
+
+    Raises:
+        BadFile: For a ``classes.yaml`` that is not usable.
+    """
+    for place in (folder.root / FILE_NAME, folder.root.parent / FILE_NAME):
+        if place.is_file():
+            return read_classes(place)
+    return folder.classes
+
+
+def match_classes(folder: Folder, model: ClassSet) -> str:
+    """Let the masks of a data set be read by its own classes, as the model's classes of the same names.
+
+    Where nobody has named the classes of the data set, masks are read by the model's classes. Where nobody has
+    named the model's, or the data set is a published one, as many classes are the model's in their order.
+
+    Args:
+        folder: The data set; its pairs are changed.
+        model: The classes of the model to be scored on it.
+
+    Returns:
+        What the user should know of it, empty if names and order are the same.
+
+    Raises:
+        BadFile: Where the names differ.
+    """
+    own = stated_classes(folder)
+    if own is None:
+        return ""
+    if set(own.names) == set(model.names):
+        _read_as(folder, _reordered(own, model.names), [model.names.index(name) for name in own.names])
+        return (
+            "" if own.names == model.names else f"{folder.root} has the model's classes in another order: names decide"
+        )
+    if _unnamed(own) and not _unnamed(model) and own.colour_masks == model.colour_masks:
+        return ""
+    if len(own) != len(model) or not (_unnamed(model) or own == folder.classes):
+        what = f"its classes ({listed(own.names, model.names)}) are not the model's ({listed(model.names, own.names)})"
+        raise BadFile(
+            folder.root, what, f"name the same classes alike in {FILE_NAME}, or take a model of these classes"
+        )
+    _read_as(folder, own, range(len(own)))
+    return f"the model's classes are named otherwise than those of {folder.root}: their order decides"
+
+
+def listed(names: Sequence[str], others: Collection[str] = ()) -> str:
+    """List the names of classes in one line, those that are not among ``others`` first.
+
+    >>> listed(("road", "sky", "car"), ("sky", "road"))
+    'car, road, sky'
+    """
+    first = sorted(names, key=lambda name: name in others) if others else list(names)
+    more = f" and {len(first) - MOST_NAMED} more" if len(first) > MOST_NAMED else ""
+    return ", ".join(first[:MOST_NAMED]) + more
+
+
+def _unnamed(classes: ClassSet) -> bool:
+    return all(UNNAMED.fullmatch(name) for name in classes.names)
+
+
+def _reordered(classes: ClassSet, names: Sequence[str]) -> ClassSet:
+    """Bring classes into the order of ``names``, each with its own mask value and colour."""
+    order = [classes.names.index(name) for name in names]
+    return replace(
+        classes,
+        names=tuple(names),
+        colours=tuple(classes.colours[index] for index in order),
+        values=tuple(classes.values[index] for index in order),
+    )
+
+
+def _read_as(folder: Folder, classes: ClassSet, places: Sequence[int]) -> None:
+    """Let pairs be read by ``classes``; ``places[c]`` is where the data set's class ``c`` is in them."""
+
+    def changed(pair: Pair) -> Pair:
+        table = tuple(places[label] if 0 <= label < len(places) else label for label in pair.storage.labels)
+        return replace(pair, classes=classes, storage=replace(pair.storage, labels=table))
+
+    folder.splits = {split: [changed(pair) for pair in pairs] for split, pairs in folder.splits.items()}
