@@ -71,12 +71,31 @@ def test_what_the_recording_does_not_hold_is_found_and_named() -> None:
     both(Hiding(), "last: what comes before it depends on more than was recorded")
 
 
+def test_a_classifier_without_scores_is_refused() -> None:
+    class Empty(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).unfold(1, 0, 1)
+
+    with pytest.raises(NotFollowed, match=r"unfold \(unfold\): has no counterpart"):
+        convolutionize(Empty(), SIZE)
+
+
+def test_a_refusal_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    class Adding(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addmm(torch.ones(2, 5), super().forward(x), torch.ones(5, 5))
+
+    with pytest.raises(NotFollowed, match=r"addmm"):
+        convolutionize(Adding(), SIZE)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_randomness_in_evaluation_is_told_from_a_wrong_conversion() -> None:
     class Random(Net):
         def forward(self, x: Tensor) -> Tensor:
             return functional.dropout(super().forward(x), 0.5)  # which drops always: training is True unless said
 
-    with pytest.raises(NotFollowed, match="answers the same picture differently each time, even in evaluation mode"):
+    with pytest.raises(NotFollowed, match=r"dropout \(dropout\): .* answers the same picture differently each time"):
         convolutionize(Random(), SIZE)
 
 
@@ -128,6 +147,7 @@ def test_large_whole_scores_that_differ_never_agree() -> None:
 
 
 def test_other_shapes_and_other_infinities_never_agree() -> None:
+    assert agree(torch.ones(2, 0), torch.zeros(2, 0))
     scores = torch.tensor([[1.0, float("inf")], [2.0, 3.0]])
     assert agree(scores, scores.clone())
     assert not agree(scores, torch.tensor([[1.0, 5.0], [2.0, 3.0]]))

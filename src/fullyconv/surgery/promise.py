@@ -8,7 +8,9 @@ conversion is refused by the name of the operation where they part. It costs two
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from fractions import Fraction
 from math import ceil, lcm, prod
 from typing import Any
@@ -48,6 +50,8 @@ def agree(wanted: Tensor, found: Tensor) -> bool:
     """
     if wanted.shape != found.shape:
         return False
+    if not wanted.numel():
+        return True
     exact = torch.finfo(wanted.dtype).eps if wanted.is_floating_point() else 0.0
     wanted, found = wanted.double(), found.double()
     finite = wanted.isfinite()
@@ -80,8 +84,11 @@ def check_scores(subject: Subject, dense: nn.Module, pictures: Tensor, explain: 
     ``explain`` names the operation at fault, when it is asked.
     """
     wanted = averaged(scores_of(run(subject.network, pictures)))
+    if not wanted.numel():
+        raise NotFollowed("the classifier's output holds no scores: its shape has a 0")
     try:
-        found = averaged(run(dense, pictures))
+        with redirect_stderr(io.StringIO()):  # fx prints where an error arose, which the refusal says in one sentence
+            found = averaged(run(dense, pictures))
     except Exception as error:
         where = place_of(error, dense).removeprefix("network.")
         raise HeadDiffers(f"{where or explain()}: its dense form does not run: {in_words(error)}") from error
@@ -89,7 +96,9 @@ def check_scores(subject: Subject, dense: nn.Module, pictures: Tensor, explain: 
         return
     again = averaged(scores_of(_stirred(subject.network, pictures)))
     if not agree(wanted, again):
-        raise NotFollowed("the classifier answers the same picture differently each time, even in evaluation mode")
+        raise NotFollowed(
+            f"{explain()}: the classifier answers the same picture differently each time, even in evaluation mode"
+        )
     raise HeadDiffers(f"{explain()}: its dense form gives other scores than the classifier, so there is none")
 
 

@@ -56,7 +56,8 @@ class SlidingHead(SlidingWindow):
 
     def _rows(self, windows: Tensor) -> Tensor:
         """Score some rows of windows, h x N x w x K."""
-        scores: Tensor = self.head(windows.flatten(0, 2))
+        # A GraphModule that is called prints to stderr where an error arose, and takes that from the error.
+        scores: Tensor = self.head.forward(windows.flatten(0, 2))
         return scores.reshape(*windows.shape[:3], -1)
 
 
