@@ -22,6 +22,7 @@ from fullyconv import build, save
 from fullyconv.cli import app
 from fullyconv.files import BadFile, draft_file, whole_file
 from fullyconv.outputs import MANIFEST, Outputs
+from fullyconv.predict.folder import find_images
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,44 @@ def test_results_below_the_inputs_are_no_inputs_of_the_next_run(model: Path, tmp
         assert (result.exit_code, result.stdout.split()[:3]) == (0, ["1", "of", "1"])
     for _ in range(2):
         assert command("predict", model, photos / "a.jpg", "--out", photos).exit_code == 0
+
+
+def test_labels_of_another_picture_are_not_replaced(model: Path, tmp_path: Path) -> None:
+    first, other = (picture(tmp_path / day / "p1.png", seed=seed) for seed, day in enumerate(("photos", "other")))
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert command("predict", model, first, "--out", out).exit_code == 0
+    before = sums(out)
+    result = command("predict", model, other, "--out", out)
+    for part in ("p1.png: was made of", str(first), str(other), "--out", "--overwrite"):
+        assert part in str(result.exception)
+    assert sums(out) == before
+    assert command("predict", model, other, "--out", out, "--overwrite").exit_code == 0
+    assert sums(out) != before
+    assert "was made of" in str(command("predict", model, first, "--out", out).exception)
+
+
+def test_predictions_are_inputs_only_when_they_are_named(model: Path, tmp_path: Path) -> None:
+    photo = picture(tmp_path / "a.jpg")
+    assert command("predict", model, photo, "--out", tmp_path / "labelled").exit_code == 0
+    overlay = tmp_path / "labelled" / "a_overlay.jpg"
+    assert [task.image for task in find_images([tmp_path])] == [photo]
+    assert [task.image for task in find_images([f"{tmp_path}/**/*.jpg"])] == [photo]
+    assert [task.image for task in find_images([overlay])] == [overlay]
+    with pytest.raises(BadFile, match="no image there but what fullyconv wrote"):
+        find_images([tmp_path / "labelled"])
+
+
+def test_generated_pictures_are_inputs(tmp_path: Path) -> None:
+    command("data", "demo", tmp_path, "--train", 1, "--val", 1)
+    assert len(find_images([tmp_path / "val" / "images"])) == 1
+
+
+def test_a_file_as_output_folder_is_named(model: Path, tmp_path: Path) -> None:
+    photos = [picture(tmp_path / f"{name}.png") for name in "ab"]
+    result = command("predict", model, photos[1], "--out", photos[0])
+    assert "a.png: is a file" in str(result.exception)
+    assert "name a folder as --out" in str(result.exception)
 
 
 @pytest.mark.parametrize("kind", ["folders", "files", "glob"])

@@ -1,8 +1,8 @@
 """What a command writes: never over an input, never over a file that it did not write itself.
 
 A list in each output folder, ``.fullyconv.jsonl``, says which files are ours: a line before a file is written (its
-name was free then, or ours), and one after with its size, time and sum. A file that is not listed belongs to
-someone else, and so does one that has been changed since; neither is replaced.
+name was free then, or ours), and one after with its size, time and sum; both say of which input a prediction was made.
+A file that is not listed belongs to someone else, and so does one that has been changed since; neither is replaced.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from fullyconv.files import BadFile, parse_json
 
 MANIFEST = ".fullyconv.jsonl"
+PREDICTIONS = "predict"
 PROBE = 1 << 20  # bytes that must be free before work begins
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
@@ -33,7 +34,9 @@ class Outputs:
         folder: Where they go; it is made, with its parents, by ``check`` or the first file.
         inputs: What the command reads. None of them is ever replaced, whatever leads to it (a link, another
             spelling of its name).
-        overwrite: Replace files of ours that have been changed since they were written, too.
+        overwrite: Replace files of ours that have been changed since they were written, or were made of another input,
+            too.
+        by: What the files are, for the list: ``PREDICTIONS`` are no inputs of later commands that take whole folders.
 
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp())
@@ -47,22 +50,26 @@ class Outputs:
     fullyconv.files.BadFile: ...notes.txt: was not written by fullyconv: ...
     """
 
-    def __init__(self, folder: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
-        self.folder, self._overwrite = folder, overwrite
+    def __init__(self, folder: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False, by: str = "") -> None:
+        self.folder, self._overwrite, self._by = folder, overwrite, by
         self._inputs = set(filter(None, map(_identity, inputs)))
         self._manifest = folder / MANIFEST
         self._listed = _read_manifest(self._manifest)
 
-    def check(self, names: Iterable[str]) -> None:
+    def check(self, names: Iterable[str], *, made_of: Mapping[str, Path] | None = None) -> None:
         """Refuse, before any work, names that may not be written, and a folder that takes no files.
 
         Args:
             names: All that will be written, relative to the folder.
+            made_of: Of predictions, the input that each name's file will be made of.
 
         Raises:
             BadFile: For two names that are one on some file systems (other case, other form of an accent), a file
-                that is an input or not ours, and a folder that cannot be written to or is full.
+                that is an input, is not ours or was made of another input, and a folder that is a file, cannot be
+                written to or is full.
         """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise BadFile(self.folder, "is a file, where outputs need a folder", "name a folder as --out")
         seen: dict[str, str] = {}
         for name in names:
             alike = unicodedata.normalize("NFC", name).casefold()
@@ -70,24 +77,26 @@ class Outputs:
                 what = "is needed twice" if other == name else f"is {other!r} on file systems that ignore case"
                 raise BadFile(self.folder / name, what, "rename one of the inputs, or give each its own --out")
             seen[alike] = name
-            self._refuse(name)
+            self._refuse(name, (made_of or {}).get(name))
         self._probe()
 
     @contextmanager
-    def writing(self, *names: str) -> Iterator[None]:
-        """Write these files in the block, and note that they are ours.
+    def writing(self, *names: str, made_of: Path | None = None) -> Iterator[None]:
+        """Write these files in the block, and note that they are ours, and of which input they are made.
 
         Raises:
             BadFile: As ``check`` does, before the block is entered.
         """
         for name in names:
-            self._refuse(name)
+            self._refuse(name, made_of)
+        origin = {"by": self._by} if self._by else {}
+        origin |= {} if made_of is None else {"of": os.path.realpath(made_of)}
         (self.folder / names[0]).parent.mkdir(parents=True, exist_ok=True)
-        self._note([{"file": name} for name in names])
+        self._note([{"file": name} | origin for name in names])
         try:
             yield
         finally:
-            self._note([found for name in names if (found := _describe(self.folder, name)) is not None])
+            self._note([found | origin for name in names if (found := _describe(self.folder, name)) is not None])
 
     def wrote(self, path: Path) -> bool:
         """Return whether a file is an output of this folder from an earlier command."""
@@ -97,7 +106,7 @@ class Outputs:
             return False
         return name in self._listed
 
-    def _refuse(self, name: str) -> None:
+    def _refuse(self, name: str, made_of: Path | None) -> None:
         path = self.folder / name
         identity = _identity(path)
         if identity is not None and identity in self._inputs:
@@ -111,6 +120,10 @@ class Outputs:
             raise BadFile(path, "was not written by fullyconv", "choose another --out, or move the file away")
         if not self._overwrite and not _as_written(self.folder, name, entries):
             what = "has been changed since fullyconv wrote it"
+            raise BadFile(path, what, "choose another --out, or replace it with --overwrite")
+        origin = entries[-1].get("of")
+        if made_of is not None and origin not in (None, os.path.realpath(made_of)) and not self._overwrite:
+            what = f"was made of {origin}, and would be replaced by that of {made_of}"
             raise BadFile(path, what, "choose another --out, or replace it with --overwrite")
 
     def _note(self, entries: Sequence[dict[str, Any]]) -> None:
@@ -134,6 +147,33 @@ class Outputs:
         except OSError as error:
             what = f"cannot be written to ({error.strerror or error})"
             raise BadFile(self.folder, what, "make room, or choose another --out") from None
+
+
+class Predictions:
+    """Which files are predictions, by the lists of the folders they lie in; each list is read once.
+
+    >>> Path(__file__) in Predictions()
+    False
+    """
+
+    def __init__(self) -> None:
+        self._lists: dict[str, list[tuple[str, _Entries]]] = {}  # of a folder and those above it, by the folder
+
+    def __contains__(self, file: Path) -> bool:
+        """Return whether ``predict`` wrote a file."""
+        place, name = os.path.split(os.path.abspath(file))
+        for folder, listed in self._above(place):
+            entries = listed.get(Path(place, name).relative_to(folder).as_posix())
+            if entries and entries[-1].get("by") == PREDICTIONS:
+                return True
+        return False
+
+    def _above(self, place: str) -> list[tuple[str, _Entries]]:
+        if place not in self._lists:
+            listed = _read_manifest(Path(place, MANIFEST))
+            above = os.path.dirname(place)
+            self._lists[place] = [(place, listed)] * bool(listed) + (self._above(above) if above != place else [])
+        return self._lists[place]
 
 
 def single_output(path: Path, *more: Path, inputs: Iterable[Path] = (), overwrite: bool = False) -> Outputs:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from fullyconv.files import BadFile
 from fullyconv.hsi import segmenter as module
 from fullyconv.hsi.files import SceneFiles
 from fullyconv.hsi.formats.by_suffix import save_scene
@@ -154,6 +155,22 @@ def test_maps_are_written_where_the_scene_lies_and_a_bad_scene_stops_nothing(sce
     assert np.asarray(Image.open(out / "a_false_colour.png")).std(axis=(0, 1)).min() > 20
     with np.load(out / "a.npz", allow_pickle=False) as file:
         assert file["probabilities"].shape == (4, 75, 61)
+
+
+def test_maps_beside_their_scene_are_no_scenes_and_are_replaced(scene: Scene, tmp_path: Path) -> None:
+    model = segmenter(scene)
+    save_scene(replace(scene, labels=None), tmp_path / "a.hdr")
+    every = MapOptions(probabilities=True)
+    for given in ([tmp_path / "a.hdr"], [tmp_path], [str(tmp_path / "*")]):
+        tasks = find_scenes(given, out=tmp_path)
+        assert [task.image.name for task in tasks] == ["a.hdr"]
+        assert [outcome.problem for outcome in predict_scenes(model, tasks, tmp_path, every)] == [None]
+    assert [task.image.name for task in find_scenes([tmp_path], out=tmp_path / "elsewhere")] == ["a.hdr"]
+    save_scene(replace(scene, labels=None), tmp_path / "other" / "a.npy")
+    with pytest.raises(BadFile, match=r"a\.png: was made of .*a\.hdr, .* of .*a\.npy"):
+        list(predict_scenes(model, find_scenes([tmp_path / "other"]), tmp_path, every))
+    tasks = find_scenes([tmp_path / "a_classes.tif"], out=tmp_path)
+    assert [task.image.name for task in tasks] == ["a_classes.tif"]
 
 
 LARGE = """

@@ -21,7 +21,10 @@ PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic: bf16 is qu
 CRFOption = Annotated[bool, typer.Option("--crf", help="Let a dense CRF sharpen the labels (extra: crf).")]
 
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Also replace files that fullyconv wrote and someone has changed since.")
+    bool,
+    typer.Option(
+        "--overwrite", help="Also replace files of fullyconv's that were changed since, or made of another input."
+    ),
 ]
 TrustOption = Annotated[
     list[str] | None,

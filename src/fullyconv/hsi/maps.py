@@ -13,7 +13,7 @@ from fullyconv.hsi.formats.by_suffix import READERS, is_scene, label_values, wri
 from fullyconv.hsi.pictures import RGB_NM, false_colour
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.segmenter import SceneSegmenter
-from fullyconv.outputs import Outputs
+from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
 from fullyconv.predict.folder import Outcome, Task, find_files, work_through, write_mask, write_probabilities
 from fullyconv.predict.image import Prediction
 
@@ -51,7 +51,8 @@ def predict_scenes(
         One outcome per scene; that of a bad one names the problem.
 
     Raises:
-        BadFile: Before the first prediction, if an output would replace an input or a file that is not ours.
+        BadFile: Before the first prediction, if an output would replace an input, a file that is not ours or one
+            made of another input.
 
     """
     output = output or MapOptions()
@@ -65,7 +66,7 @@ def predict_scenes(
 
     yield from work_through(
         tasks,
-        Outputs(out, inputs=_read(tasks), overwrite=output.overwrite),
+        Outputs(out, inputs=_read(tasks), overwrite=output.overwrite, by=PREDICTIONS),
         suffixes=(*MAPS, *((".npz",) if output.probabilities else ())),
         predict=predict,
         write=lambda found, target: write_maps(*found, target),
@@ -73,10 +74,12 @@ def predict_scenes(
 
 
 def _read(tasks: Sequence[Task]) -> Iterator[Path]:
-    """List all files that scenes are read from: an ENVI header has its data beside it."""
+    """List all files that scenes are read from: an ENVI header has its data beside it, and maybe our map of it."""
+    predictions = Predictions()
     for task in tasks:
         yield task.image
-        yield from task.image.parent.glob(f"{escape(task.image.stem)}.*")
+        beside = task.image.parent.glob(f"{escape(task.image.stem)}.*")
+        yield from (file for file in beside if file not in predictions)
 
 
 def write_maps(prediction: Prediction, scene: Scene, target: Path) -> Path:

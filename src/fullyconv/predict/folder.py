@@ -17,7 +17,7 @@ from fullyconv.data.images import SUFFIXES
 from fullyconv.draw import palette_image, save_picture
 from fullyconv.files import BadFile, whole_file
 from fullyconv.machine import out_of_memory
-from fullyconv.outputs import Outputs, out_of_room
+from fullyconv.outputs import PREDICTIONS, Outputs, Predictions, out_of_room
 from fullyconv.predict.image import Prediction, Segmenter
 
 Found = TypeVar("Found")
@@ -78,7 +78,8 @@ def find_files(
         wanted: Which files of folders and globs to take.
         what: What they are called in errors.
         suffixes: Their suffixes, for errors.
-        out: The output folder: what earlier runs have written there is no input.
+        out: The output folder: what earlier runs have written there is no input, nor are predictions elsewhere, unless
+            they are named one by one.
 
     Returns:
         A task for each file.
@@ -90,12 +91,17 @@ def find_files(
     >>> [str(task.target) for task in find_files([__file__], lambda file: True, "file", [".py"])]
     ['folder']
     """
-    ours = None if out is None else Outputs(out)
+    ours, predictions = None if out is None else Outputs(out), Predictions()
+
+    def taken(file: Path) -> bool:
+        return wanted(file) and not (ours is not None and ours.wrote(file)) and file not in predictions
+
     found: dict[str, _Match] = {}  # by absolute path
     for given in map(str, inputs):
-        matches = [match for match in _expand(given, wanted) if ours is None or not ours.wrote(match.file)]
+        matches = list(_expand(given, taken))
         if not matches:
-            raise BadFile(given, f"no {what} there", f"name files, folders or globs of {', '.join(suffixes)}")
+            rest = " but what fullyconv wrote" if any(_expand(given, wanted)) else ""
+            raise BadFile(given, f"no {what} there{rest}", f"name files, folders or globs of {', '.join(suffixes)}")
         for match in matches:
             found.setdefault(os.path.abspath(match.file), match)
     return _named(list(found.values()))
@@ -184,19 +190,19 @@ def predict_files(
         tasks: What to predict, as ``find_images`` gives it.
         out: The output folder.
         probabilities: Write ``STEM.npz`` as well.
-        overwrite: Replace outputs of earlier runs that have been changed since, too.
+        overwrite: Replace outputs of earlier runs that have been changed since or were made of another input, too.
 
     Yields:
         One outcome per input, in their order.
 
     Raises:
-        BadFile: Before the first prediction if an output would replace an input or a file that is not ours, or if
-            the folder takes no files; after some if the disk has become full.
+        BadFile: Before the first prediction if an output would replace an input, a file that is not ours or one
+            made of another input, or if the folder takes no files; after some if the disk has become full.
     """
     suffixes = (".png", "_overlay.jpg", *((".npz",) if probabilities else ()))
     yield from work_through(
         tasks,
-        Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite),
+        Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS),
         suffixes=suffixes,
         predict=lambda task: segmenter.predict(task.image, probabilities=probabilities),
         write=write_prediction,
@@ -215,7 +221,9 @@ def work_through(
 
     ``suffixes`` are those of all that ``write`` writes behind the target it is given; it returns the mask's path.
     """
-    outputs.check(f"{task.target.as_posix()}{suffix}" for task in tasks for suffix in suffixes)
+    # A list, for names that are needed twice would be one key.
+    names = [(f"{task.target.as_posix()}{suffix}", task.image) for task in tasks for suffix in suffixes]
+    outputs.check([name for name, _ in names], made_of=dict(names))
     for done, task in enumerate(tasks):
         try:
             prediction = predict(task)
@@ -225,7 +233,7 @@ def work_through(
             yield Outcome(task, problem=_words(task, error))
             continue
         try:
-            with outputs.writing(*(f"{task.target.as_posix()}{suffix}" for suffix in suffixes)):
+            with outputs.writing(*(f"{task.target.as_posix()}{suffix}" for suffix in suffixes), made_of=task.image):
                 mask = write(prediction, outputs.folder / task.target)
         except OSError as error:
             if out_of_room(error):
