@@ -106,7 +106,7 @@ ELEMENTWISE = (
     "abs absolute", "acos arccos", "acosh arccosh", "addcdiv", "addcmul", "asin arcsin", "asinh arcsinh", "atan arctan",
     "atan2 arctan2", "atanh arctanh", "bitwise_and and", "bitwise_left_shift lshift", "bitwise_not invert",
     "bitwise_or or", "bitwise_right_shift rshift", "bitwise_xor xor", "ceil", "clamp clip", "clamp_max", "clamp_min",
-    "copysign", "cos", "cosh", "deg2rad", "digamma psi", "empty_like", "eq", "erf", "erfc", "erfinv", "exp", "exp2",
+    "copysign", "cos", "cosh", "deg2rad", "digamma psi", "eq", "erf", "erfc", "erfinv", "exp", "exp2",
     "expm1", "fill", "float_power", "floor", "floor_divide floordiv ifloordiv", "fmax", "fmin", "fmod", "frac",
     "full_like", "ge greater_equal", "gt greater", "heaviside", "hypot", "i0", "isclose", "isfinite", "isinf", "isnan",
     "ldexp", "le less_equal", "lerp", "lgamma gammaln", "log", "log10", "log1p", "log2", "logaddexp", "logaddexp2",
@@ -277,6 +277,7 @@ PRODUCTS = (
         _refused(name, "adds a matrix product to positions: write a linear layer, or matmul and +")
         for name in ("addmm", "addbmm", "baddbmm", "addmv")
     ),
+    _refused("empty_like", "holds what memory held before: write zeros_like or full_like"),
 )  # fmt: skip
 
 # Noise of training that libraries write as modules of their own, which evaluation skips and must not lose.
