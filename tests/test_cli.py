@@ -77,6 +77,20 @@ def test_predict_skips_a_bad_file_and_says_so(run: Path, shapes: Path, tmp_path:
             assert file["probabilities"].shape == (6, *mask.size[::-1])
 
 
+@pytest.mark.parametrize("suffix", [".mat", ".npy", ".hdr", ".tif"])
+def test_a_scene_is_no_folder_of_pictures(run: Path, tmp_path: Path, suffix: str) -> None:
+    scene = tmp_path / f"x{suffix}"
+    scene.write_bytes(b"ENVI")
+    trained = CliRunner().invoke(app, ["train", "default", "--data", str(scene), "--out", str(tmp_path / "out")])
+    assert "for a scene the recipe is hsi" in str(trained.exception)
+    scored = CliRunner().invoke(app, ["evaluate", str(run / "model"), str(scene)])
+    assert "this model labels pictures" in str(scored.exception)
+    predicted = CliRunner().invoke(app, ["predict", str(run / "model"), str(scene), "--out", str(tmp_path / "out")])
+    assert predicted.exit_code == 1
+    assert "pair" not in predicted.output
+    assert ("scenes take a model of scenes" in " ".join(predicted.output.split())) == (suffix != ".tif")
+
+
 def test_a_sound_set_checks_out_and_a_broken_one_does_not(shapes: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, ["data", "check", str(shapes)]).exit_code == 0
     (tmp_path / "images").mkdir()
@@ -102,6 +116,9 @@ def test_a_sound_set_checks_out_and_a_broken_one_does_not(shapes: Path, tmp_path
     [
         (["train", "camvit", "--data", "x", "--out", "y"], "did you mean 'camvid'"),
         (["train", "default", "--data", "x", "--out", "y", "--set", "epoch=1"], "did you mean 'epochs'"),
+        (["train", "default", "--data", "x", "--out", "y", "--set", "crop=64"], "write two numbers, crop=[64,64]"),
+        (["train", "default", "--data", "x", "--out", "y", "--set", "network=foo"], "'foo': unknown network 'foo': ch"),
+        (["train", "hsi", "--data", "x", "--out", "y", "--set", "network=foo"], "'foo': unknown network 'foo': choose"),
         (["train", "default", "--data", "nowhere", "--out", "y"], "nowhere: no such folder"),
         (["evaluate", "nowhere", "nowhere"], "nowhere: no such folder"),
     ],

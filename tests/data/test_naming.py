@@ -121,3 +121,24 @@ def test_only_lists_in_use_are_judged(tmp_path: Path) -> None:
     folder.keep(("train", "val", "all"))
     assert folder.problems == []
     assert set(folder.splits) == {"train", "val"}
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (["s0.jpg", "s0_mask.png", "s1.jpg", "s1_mask.png"], "s0.jpg and s0_mask.png lie side by side: move images"),
+        (["s0.jpg", "gt_s0.png"], "masks without 'gt_' into masks/"),
+        (["train/s0.jpg", "train/s0_mask.png"], "masks without '_mask' into masks/"),
+        (["s0.jpg", "s0.png"], "s0.jpg and s0.png lie side by side: move images into images/, masks into masks/"),
+        ([f"{number}.jpg" for number in range(1, 30)], ""),
+        ([], ""),
+    ],
+)
+def test_images_and_masks_side_by_side_are_told_apart(tmp_path: Path, names: list[str], hint: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(BadFile, match="JPEGImages") as refusal:
+        open_folder(tmp_path)
+    assert hint in refusal.value.fix
+    assert ("side by side" in refusal.value.fix) == bool(hint)

@@ -140,7 +140,11 @@ def pairs_to_score(data: Path, split: str | None, model: ClassSet) -> tuple[Fold
     """Open a data set to score a model on a split of it; says so where its classes are not in the model's order."""
     from fullyconv.data.folder import evaluation_split, open_folder
     from fullyconv.data.matching import match_classes
+    from fullyconv.files import BadFile
+    from fullyconv.hsi.formats.by_suffix import is_scene
 
+    if data.is_file() and is_scene(data):
+        raise BadFile(data, "a scene's file, and this model labels pictures", "name a folder of pictures with masks")
     folder = open_folder(data)
     if note := match_classes(folder, model):
         complain("careful", note)

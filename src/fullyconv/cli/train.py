@@ -70,6 +70,7 @@ def train(
         _check_trust(recipe, [changed_scene.network], words)
         train_scenes(changed_scene, data, out_, runs=runs, resume=resume)
         return
+    _check_pictures(recipe, data)
     if runs > 1:
         raise ValueError(f"--runs is for scene recipes (hsi); {recipe} is none: train it again with --set seed=…")
     chain = find_chain(recipe)
@@ -84,6 +85,16 @@ def train(
     _check_trust(recipe, [chosen.network_name], words)
     with open_run(out_, resume=resume) as folder:
         train_recipe(chosen, prepare_data(chosen, data, skip_problems=skip_problems), folder, trust=trust or ())
+
+
+def _check_pictures(recipe: str, data: Path) -> None:
+    """Refuse a scene's file where a recipe learns from pictures."""
+    from fullyconv.files import BadFile
+    from fullyconv.hsi.formats.by_suffix import is_scene
+
+    if data.is_file() and is_scene(data):
+        what = f"a scene's file, and recipe {recipe} learns from a folder of pictures with masks"
+        raise BadFile(data, what, f"for a scene the recipe is hsi: fullyconv train hsi --data {data}")
 
 
 def _check_trust(source: str, networks: Sequence[str], words: Sequence[str]) -> None:

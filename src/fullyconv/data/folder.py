@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 
 from fullyconv.data.context import is_context, open_context
+from fullyconv.data.images import SUFFIXES
+from fullyconv.data.naming import side_by_side
 from fullyconv.data.nyud import is_nyud, open_nyud
 from fullyconv.data.pairs import Folder, Pair, Places, pair_all, pair_listed, read_list
 from fullyconv.data.pascal import is_sbdd, is_voc, open_pascal, open_sbdd, open_voc
@@ -54,6 +56,8 @@ def open_folder(root: Path) -> Folder:
     Raises:
         BadFile: If there is no pair in it, with the reason why images and masks that are there do not pair.
     """
+    if root.is_file():
+        raise BadFile(root, "a file, not a folder of pictures", LAYOUTS)
     if not root.is_dir():
         raise BadFile(root, "no such folder", LAYOUTS)
     folder = _open_official(root) or _open_plain(root)
@@ -61,7 +65,13 @@ def open_folder(root: Path) -> Folder:
         return folder
     if folder.problems:
         raise _nothing_paired(root, folder.problems)
-    raise BadFile(root, "no image with a mask", LAYOUTS)
+    hints = [_flat(place) for place in (root, *(root / split for split in SPLITS)) if place.is_dir()]
+    hint = next(filter(None, hints), "")
+    raise BadFile(root, "no image with a mask", f"{hint}\n{LAYOUTS}" if hint else LAYOUTS)
+
+
+def _flat(place: Path) -> str:
+    return side_by_side([file for file in sorted(place.iterdir()) if file.suffix.lower() in SUFFIXES])
 
 
 def _nothing_paired(root: Path, problems: list[BadFile]) -> BadFile:

@@ -17,6 +17,7 @@ from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+SCENES = (".mat", ".hdr", ".npy", ".npz")  # what hyperspectral scenes come in, beside TIFF
 READERS: tuple[tuple[bytes, Callable[..., Image.Image]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", JpegImagePlugin.jpeg_factory),
@@ -65,8 +66,8 @@ def _unreadable(path: Path, error: Exception) -> BadFile:
         return BadFile(path, error.what, error.fix)
     said = " ".join(str(error).split())[:300]
     if any(word in said.lower() for word in ("truncated", "end of file", "eof", "failed to read", "too small")):
-        return BadFile(path, f"truncated ({said})", "copy or download it again, or remove the pair")
-    return BadFile(path, f"unreadable ({said or type(error).__name__})", "save it anew as PNG, or remove the pair")
+        return BadFile(path, f"truncated ({said})", "copy or download it again, or leave it out")
+    return BadFile(path, f"unreadable ({said or type(error).__name__})", "save it anew as PNG, or leave it out")
 
 
 def _read_common(path: Path) -> Raster:
@@ -74,6 +75,10 @@ def _read_common(path: Path) -> Raster:
     with path.open("rb") as file:
         head = file.read(1 << 12)
     reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
+    if reader is None and path.suffix.lower() in SCENES:
+        raise Refused(
+            "a scene's file, not a picture", "scenes take a model of scenes (recipe hsi), this is for pictures"
+        )
     if reader is None:
         raise ValueError("not PNG, JPEG, TIFF, WebP or BMP")
     with reader(str(path)) as picture:

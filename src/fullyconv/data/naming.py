@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,31 @@ def misnamed_pairs(pictures: Mapping[str, Path], masks: Mapping[str, Path]) -> B
     image, mask = max(((stem, _nearest(stem, right)) for stem in left[:TRIED]), key=lambda pair: _shared(*pair))
     what = f"no mask has the stem of an image: the nearest are {pictures[image].name} and {masks[mask].name}"
     return BadFile(masks[mask].parent, what, f"call masks as their images, here {image}{masks[mask].suffix}")
+
+
+def side_by_side(files: Sequence[Path]) -> str:
+    """Say what to do with images and masks that lie in one folder, empty if no rule tells which are masks.
+
+    >>> side_by_side([Path("a.jpg"), Path("a_mask.png")]).partition(": ")[2]
+    "move images into images/, masks without '_mask' into masks/: stems pair them"
+    """
+    stems: dict[str, Path] = {}
+    found: dict[str, list[tuple[Path, Path]]] = {}  # by what is before or behind the stem of a mask
+    for file in files:
+        if file.stem in stems:
+            found.setdefault("", []).append((stems[file.stem], file))
+        stems.setdefault(file.stem, file)
+    for stem, file in stems.items():
+        for cut in range(1, len(stem)):
+            for image, affix in ((stem[:cut], stem[cut:]), (stem[cut:], stem[:cut])):
+                if image in stems and any(map(str.isalpha, affix)):  # 1 and 11 are two pictures
+                    found.setdefault(affix, []).append((stems[image], file))
+    affix, pairs = max(found.items(), key=lambda each: len(each[1]), default=("", []))
+    if 4 * len(pairs) < len(files) or not pairs:
+        return ""
+    without = f" without {affix!r}" if affix else ""
+    what = f"{pairs[0][0].name} and {pairs[0][1].name} lie side by side"
+    return f"{what}: move images into images/, masks{without} into masks/: stems pair them"
 
 
 def _rules(left: list[str], right: Collection[str]) -> list[Rule]:

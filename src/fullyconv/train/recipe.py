@@ -153,10 +153,13 @@ class Recipe(Descent):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Suggest what a misspelt word may have meant, as the end of an error message."""
+    """Suggest what a misspelt word may have meant, as the end of an error message; else all words, nearest first."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f" {word!r}: did you mean {close[0]!r}?" if close else f" {word!r}: choose one of {', '.join(names)}"
+    if close:
+        return f" {word!r}: did you mean {close[0]!r}?"
+    names.sort(key=lambda name: -difflib.SequenceMatcher(None, word, name).ratio())
+    return f" {word!r}: choose one of {', '.join(names)}"
 
 
 def change(recipe: Choices, settings: dict[str, Any], *, source: str) -> Choices:
@@ -170,7 +173,11 @@ def change(recipe: Choices, settings: dict[str, Any], *, source: str) -> Choices
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{source}: {key}={str(first['input'])[:80]!r}: {first['msg']}") from None
+        said = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "tuple_type":
+            given = first["input"] if isinstance(first["input"], int | float) else "…"
+            said = f"write two numbers, {key}=[{given},{given}]"
+        raise ValueError(f"{source}: {key}={str(first['input'])[:80]!r}: {said}") from None
 
 
 def _ours(key: str, known: Collection[str]) -> str:
