@@ -6,10 +6,13 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -135,12 +138,18 @@ def test_mistakes_end_in_one_line_and_status_2(
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["predict"], ["demo"], ["data"], ["data", "check"]])
-def test_help_is_there_for_every_command(command: list[str]) -> None:
-    result = CliRunner().invoke(app, [*command, "--help"])
+def every_command(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield words
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from every_command(inner, (*words, name))
+
+
+@pytest.mark.parametrize("words", list(every_command(typer.main.get_command(app))), ids=" ".join)
+def test_every_help_has_an_example_of_its_command(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0
-    if len(command) == 1 and command[0] in ("train", "evaluate", "predict"):
-        assert "Example" in result.output
+    shown = " ".join(result.output.split())
+    assert re.search(rf"Examples?: {' '.join(['fullyconv', *words])} ", shown), result.output
 
 
 def test_help_does_not_wait_for_pytorch() -> None:

@@ -165,6 +165,9 @@ def furnish(here: Path) -> None:
     savemat(here / "PaviaU.mat", {"paviaU": cube})
     savemat(here / "PaviaU_gt.mat", {"paviaU_gt": truth})
     savemat(here / "Samson.mat", {"cube": cube, "labels": truth})
+    (here / "my_package").mkdir()
+    net = "nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))"
+    (here / "my_package" / "nets.py").write_text(f"from torch import nn\n\n\ndef build():\n    return {net}\n")
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +201,7 @@ def given(page: str) -> dict[str, Any]:
 )
 def test_python_blocks_run_one_after_the_other(page: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
     if any("timm" in code for code in blocks(page, "python")):
         offline(monkeypatch)
     namespace = given(page)
@@ -236,3 +240,11 @@ def test_scripts_run_on_miniatures(page: str, tmp_path: Path, monkeypatch: pytes
         more = next((more for start, more in SCRIPTS[page].items() if line.startswith(start)), [])
         result = CliRunner().invoke(app, [*words[1:], *more])
         assert result.exit_code == 0, f"{line}: {result.output} {result.exception!r}"
+
+
+def test_extras_bring_what_the_start_page_says() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", PAGES["docs/index.md"], re.MULTILINE)
+    assert {name for name, _ in rows} == set(extras) - {"dev", "docs", "mutants"}
+    for name, brought in rows:
+        assert brought.split(", ") == [re.split("[>=]", each)[0] for each in extras[name]]

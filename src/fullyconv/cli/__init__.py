@@ -19,7 +19,8 @@ from fullyconv.cli.reproduce import reproduce
 from fullyconv.cli.train import demo, train
 
 app = typer.Typer(
-    help="Fully convolutional networks: an image of any size in, a class for every pixel out.",
+    help="Fully convolutional networks: an image of any size in, a class for every pixel out.\n\n"
+    "Example: `fullyconv demo` shows everything in a few minutes.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

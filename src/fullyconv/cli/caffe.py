@@ -10,7 +10,8 @@ import typer
 from fullyconv.cli.console import out
 from fullyconv.cli.options import ModelArgument, OverwriteOption, TrustOption, import_from_here
 
-app = typer.Typer(help="Caffe's files in and out.", no_args_is_help=True)
+HELP = "Caffe's files in and out.\n\nExample: `fullyconv caffe export runs/photos/model --out caffe/`"
+app = typer.Typer(help=HELP, no_args_is_help=True)
 
 
 @app.command("import")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fullyconv.predict.image import Segmenter
     from fullyconv.predict.refine import CRFSegmenter
 
-app = typer.Typer(help="The dense CRF behind a model.", no_args_is_help=True)
+HELP = "The dense CRF behind a model.\n\nExample: `fullyconv crf tune runs/camvid/model camvid/`"
+app = typer.Typer(help=HELP, no_args_is_help=True)
 SHOWN_WIDTHS = (1, 2, 3, 5, 10, 20)
 
 

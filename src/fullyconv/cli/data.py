@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fullyconv.hsi.files import SceneFiles
     from fullyconv.hsi.labels import Zero
 
-app = typer.Typer(help="Look at data sets, fetch published ones, make one to try.", no_args_is_help=True)
+HELP = "Look at data sets, fetch published ones, make one to try.\n\nExample: `fullyconv data check photos/`"
+app = typer.Typer(help=HELP, no_args_is_help=True)
 RANDOM_CLASSES = 6  # of a scene without a label map
 
 

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.types import ClassSet
 
-app = typer.Typer(help="Hyperspectral scenes: splits without leakage, methods side by side.", no_args_is_help=True)
+HELP = """Hyperspectral scenes: splits without leakage, methods side by side.
+
+Example: `fullyconv hsi split scene.mat --labels gt.mat --out split`
+"""
+app = typer.Typer(help=HELP, no_args_is_help=True)
 
 SceneArgument = Annotated[Path, typer.Argument(help="The scene: .mat, .hdr, .tif, .npy or .npz.", show_default=False)]
 RecipeOption = Annotated[str, typer.Option(help="Scene recipe (hsi, hsi-random) or a YAML file based on one.")]

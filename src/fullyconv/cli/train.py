@@ -186,7 +186,10 @@ def demo(
     out_: Annotated[Path, typer.Option("--out", help="Folder for the demonstration.")] = Path("runs/demo"),
     set_: SetOption = None,
 ) -> None:
-    """Show everything in a few minutes: make a data set, train FCN-8s on it, score, predict, report."""
+    """Show everything in a few minutes: make a data set, train FCN-8s on it, score, predict, report.
+
+    Example: `fullyconv demo --out runs/demo --set minutes=1`
+    """
     from fullyconv.data.synthetic import write_dataset
     from fullyconv.opening import load
     from fullyconv.predict.folder import find_images
