@@ -99,6 +99,79 @@ def test_randomness_in_evaluation_is_told_from_a_wrong_conversion() -> None:
         convolutionize(Random(), SIZE)
 
 
+DRAWING = {
+    "dropout": lambda z: functional.dropout(z, 0.5, training=True),
+    "dropout2d": lambda z: functional.dropout2d(z, 0.5, training=True),
+    "alpha_dropout": lambda z: functional.alpha_dropout(z, 0.5, training=True),
+    "feature_alpha_dropout": lambda z: functional.feature_alpha_dropout(z, 0.5, training=True),
+    "rrelu": lambda z: functional.rrelu(z - 1, training=True),
+    "rand_like": lambda z: z + torch.rand_like(z),
+    "randn_like": lambda z: z + torch.randn_like(z),
+    "randn": lambda z: z + torch.randn(z.shape[1], 1, 1),
+    "rand": lambda z: z * torch.rand(z.shape),
+    "bernoulli": lambda z: torch.bernoulli(z.sigmoid()),
+    "normal": lambda z: z + torch.zeros_like(z).normal_(),
+    "gumbel_softmax": lambda z: functional.gumbel_softmax(z, dim=1),
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_what_draws_random_numbers_is_refused_by_name_though_both_networks_draw_the_same(name: str) -> None:
+    class Random(Net):
+        def within(self, z: Tensor, x: Tensor) -> Tensor:
+            return DRAWING[name](z)
+
+    with pytest.raises(NotFollowed, match=rf"\({name}\): draws random numbers, so that the classifier answers"):
+        convolutionize(Random(), SIZE)
+    words = "how this operation" if name in ("normal", "gumbel_softmax") else "draws random numbers"
+    with pytest.raises(NotFollowed, match=rf"\({name}\): {words}"):  # in a trunk, what no row knows is refused first
+        from_classifier(Random(), 2, 4, example=SIZE)
+
+
+def test_randomness_behind_the_tapped_maps_does_not_hinder_a_trunk() -> None:
+    class Random(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.dropout(super().forward(x), 0.5, training=True)
+
+    image = torch.rand(1, *SIZE)
+    fcn = from_classifier(Random(), 2, 4, example=SIZE).eval()
+    assert torch.equal(fcn(image), fcn(image))
+
+
+def test_noise_of_training_alone_is_no_randomness() -> None:
+    class DropPath(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return z * torch.rand(z.shape[0], 1, 1, 1).round() if self.training else z
+
+    class Calm(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop, self.path, self.leaky = nn.Dropout2d(), DropPath(), nn.RReLU()
+            self.eval()
+
+        def within(self, z: Tensor, x: Tensor) -> Tensor:
+            torch.rand(1)  # which nothing uses
+            return functional.dropout(self.leaky(self.path(self.drop(z))), 0.5, self.training)
+
+    net, image = Calm(), torch.rand(2, *SIZE)
+    torch.testing.assert_close(convolutionize(net, SIZE)(image).mean((2, 3)), net(image))
+    from_classifier(net, 2, 4, example=SIZE)
+
+
+def test_writing_into_the_input_is_refused_where_it_matters() -> None:
+    class Scaling(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(2))
+
+    class Clipping(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(functional.relu(x, inplace=True))
+
+    both(Scaling(), r"mul_ \(mul\): writes into the classifier's input")
+    image = torch.rand(2, *SIZE)
+    torch.testing.assert_close(convolutionize(Clipping(), SIZE)(image).mean((2, 3)), Clipping()(image))
+
+
 @pytest.mark.parametrize("side", [6, 8, 12])
 def test_sizes_written_into_a_network_are_found(side: int) -> None:
     class Resized(Net):

@@ -9,7 +9,14 @@ from torch.nn import functional
 
 from fullyconv.geometry import Path, size, smallest_input
 from fullyconv.surgery.head import Head
-from fullyconv.surgery.promise import HeadDiffers, another_size, check_scores, check_sizes, first_difference
+from fullyconv.surgery.promise import (
+    HeadDiffers,
+    another_size,
+    check_scores,
+    check_sizes,
+    check_steady,
+    first_difference,
+)
 from fullyconv.surgery.recast import recast, slide_whole
 from fullyconv.surgery.subject import Subject, in_words, random_pictures
 from fullyconv.trace import NotFollowed, Walk, complete, record, walk
@@ -137,6 +144,7 @@ def convolutionize(classifier: nn.Module, example: object = None) -> FullyConvol
 def _dense(subject: Subject, *, whole: bool = False) -> FullyConvolutional:
     """Write the dense form of a classifier and try it; with ``whole`` its head is run as it is on every window."""
     recorded = record(subject.network, subject.example, hooks=True)
+    check_steady(subject, recorded, [next(reversed(recorded.graph.nodes))])
     trunk = walk(recorded)
     head = Head.of(recorded, trunk)
     windows = whole or bool(head.windows)

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from fullyconv.geometry import size
 from fullyconv.surgery.head import SCORES
-from fullyconv.surgery.subject import Example, Subject, in_words, place_of, quietly
+from fullyconv.surgery.subject import Example, Subject, in_words, place_of, quietly, random_state
 from fullyconv.trace import NotFollowed, Walk
 from fullyconv.trace.nodes import PATH, spelling
 from fullyconv.trace.positions import POOLED
@@ -217,6 +217,58 @@ def check_sizes(recorded: fx.GraphModule, found: Walk, pictures: Tensor) -> None
         Noting(recorded, note).run(pictures)
 
 
+def _same(answer: Any, other: Any) -> bool:
+    tensors = [[each for each in tree_leaves(given) if isinstance(each, Tensor)] for given in (answer, other)]
+    return all(map(agree, *tensors))
+
+
+def check_steady(subject: Subject, recorded: fx.GraphModule, wanted: Sequence[fx.Node]) -> None:
+    """Refuse, by name, what makes a second answer to the same picture another one.
+
+    Two networks that draw the same random numbers agree, so that comparing them does not find randomness; here the
+    state of the generators does. What ``wanted`` is not computed from may draw what it likes. Writing into the picture
+    is let pass where it makes no difference (an activation in place).
+    """
+    if subject.pictures is None or not (subject.draws or subject.writes):
+        return
+    given = subject.pictures.clone()
+    steady = not subject.writes or _same(subject.answer(given), subject.answer(given))
+    given = subject.pictures.clone()
+    kept = _sources(wanted)
+    before = Tensor(), Tensor()
+
+    def note(node: fx.Node, value: Any) -> None:
+        nonlocal before
+        (state, picture), before = before, (random_state(given), given.clone())
+        if node.op == "placeholder" or node not in kept:
+            return
+        if not torch.equal(state, before[0]):
+            raise NotFollowed(
+                f"{named(node)}: draws random numbers, so that the classifier answers the same picture differently "
+                "each time, even in evaluation mode"
+            )
+        if not (steady or torch.equal(picture, given)):
+            raise NotFollowed(
+                f"{named(node)}: writes into the classifier's input, so that the same picture is another the next "
+                "time: compute a new tensor instead"
+            )
+
+    with quietly(given):
+        Noting(recorded, note).run(given)
+
+
+def _sources(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """Return nodes and all that they are computed from."""
+    found: set[fx.Node] = set()
+    left = list(nodes)
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += node.all_input_nodes
+    return found
+
+
 def check_recording(subject: Subject, recorded: fx.GraphModule, wanted: fx.Node | None) -> Tensor | None:
     """Refuse a classifier that answers otherwise than what was recorded of it; gives the value of ``wanted`` there."""
     values: dict[fx.Node, Any] = {}
@@ -224,8 +276,7 @@ def check_recording(subject: Subject, recorded: fx.GraphModule, wanted: fx.Node 
         return None
     answer = run(subject.network, subject.pictures)
     repeated = run(recorded, subject.pictures)
-    tensors = [[each for each in tree_leaves(given) if isinstance(each, Tensor)] for given in (answer, repeated)]
-    if not all(map(agree, *tensors)):
+    if not _same(answer, repeated):
         at_fault = first_difference(subject, recorded, {}, subject.pictures)
         raise NotFollowed(f"{at_fault}: the network answers otherwise than what was recorded of it")
     if wanted is not None:

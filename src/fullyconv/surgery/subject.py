@@ -72,6 +72,7 @@ class Subject:
     ``prune``) stay on convolutions; fully connected layers, which become convolutions, have the weights they had
     come to, and ``settled`` names them. ``watching`` are the hooks that change nothing. ``pictures`` (N x C x H x W)
     are random, of the example's size; ``None`` where the weights are on the meta device, and nothing can be run.
+    ``draws`` and ``writes`` say whether answering them drew random numbers, and wrote into them.
     """
 
     network: nn.Module
@@ -80,6 +81,8 @@ class Subject:
     settled: tuple[str, ...] = ()
     watching: list[Hook] = field(default_factory=list)
     pictures: Tensor | None = None
+    draws: bool = False
+    writes: bool = False
 
     @classmethod
     def of(cls, classifier: nn.Module, example: object = None, *, copied: bool = True) -> Subject:
@@ -96,8 +99,10 @@ class Subject:
             subject.watching = hooks
             return subject
         pictures = random_pictures(network, subject.example)
+        given = pictures.clone()
         with noting_changes(hooks) as changing:
-            subject.answer(pictures)
+            subject.answer(given)
+        subject.writes = not torch.equal(given, pictures)
         subject.pictures = pictures
         subject.watching = [hook for place, hook in enumerate(hooks) if place not in changing]
         return subject
@@ -106,7 +111,10 @@ class Subject:
         """Run the classifier; an error says where it arose and what to give instead."""
         try:
             with quietly(pictures):
-                return self.network(pictures)
+                before = random_state(pictures)
+                result = self.network(pictures)
+                self.draws = self.draws or not torch.equal(before, random_state(pictures))
+                return result
         except Exception as error:
             where = place_of(error, self.network)
             raise NotFollowed(
@@ -150,6 +158,12 @@ def quietly(like: Tensor) -> Iterator[None]:
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         yield
+
+
+def random_state(like: Tensor) -> Tensor:
+    """Return the state of the random generators that computing with a tensor may draw from, as bytes."""
+    state = torch.get_rng_state()
+    return torch.cat([state, torch.cuda.get_rng_state(like.device)]) if like.device.type == "cuda" else state
 
 
 def place_of(error: BaseException, network: nn.Module) -> str:

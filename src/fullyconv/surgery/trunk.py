@@ -8,7 +8,14 @@ from typing import cast
 from torch import Tensor, fx, nn
 
 from fullyconv.surgery.head import Head, given_maps
-from fullyconv.surgery.promise import HeadDiffers, another_size, check_hidden, check_recording, check_sizes
+from fullyconv.surgery.promise import (
+    HeadDiffers,
+    another_size,
+    check_hidden,
+    check_recording,
+    check_sizes,
+    check_steady,
+)
 from fullyconv.surgery.recast import recast, slide_whole
 from fullyconv.surgery.subject import Example, Subject, in_words, random_pictures
 from fullyconv.surgery.taps import at_strides, by_name, by_stride, last_map, map_before
@@ -96,6 +103,7 @@ def _cut(subject: Subject, stride: int, taps: Sequence[str], *, whole: bool = Fa
     recorded = record(subject.network, subject.example, hooks=True)
     found, nodes, head = _choose(recorded, stride, taps)
     hidden, window = _hidden(head)
+    check_steady(subject, recorded, nodes if hidden is None else [*nodes, hidden])
     answer = check_recording(subject, recorded, hidden)
     strides, multiples = found.positions[nodes[0]].stride, found.multiples
     if head is not None:
