@@ -91,7 +91,7 @@ def test_a_scene_is_no_folder_of_pictures(run: Path, tmp_path: Path, suffix: str
     predicted = CliRunner().invoke(app, ["predict", str(run / "model"), str(scene), "--out", str(tmp_path / "out")])
     assert predicted.exit_code == 1
     assert "pair" not in predicted.output
-    assert ("scenes take a model of scenes" in " ".join(predicted.output.split())) == (suffix != ".tif")
+    assert ("labels pictures, not scenes" in " ".join(predicted.output.split())) == (suffix != ".tif")
 
 
 def test_a_sound_set_checks_out_and_a_broken_one_does_not(shapes: Path, tmp_path: Path) -> None:
@@ -119,7 +119,9 @@ def test_a_sound_set_checks_out_and_a_broken_one_does_not(shapes: Path, tmp_path
     [
         (["train", "camvit", "--data", "x", "--out", "y"], "did you mean 'camvid'"),
         (["train", "default", "--data", "x", "--out", "y", "--set", "epoch=1"], "did you mean 'epochs'"),
-        (["train", "default", "--data", "x", "--out", "y", "--set", "crop=64"], "write two numbers, crop=[64,64]"),
+        (["train", "default", "--data", "x", "--out", "y", "--set", "crop=64"], "write 2 numbers, crop=[64,64]"),
+        (["train", "default", "--data", "x", "--out", "y", "--set", "scale=[1]"], "write 2 numbers, scale=[0.5,2.0]"),
+        (["train", "hsi", "--data", "x", "--out", "y", "--set", "bands=5"], "write a list, bands=[5]"),
         (["train", "default", "--data", "x", "--out", "y", "--set", "network=foo"], "'foo': unknown network 'foo': ch"),
         (["train", "hsi", "--data", "x", "--out", "y", "--set", "network=foo"], "'foo': unknown network 'foo': choose"),
         (["train", "default", "--data", "nowhere", "--out", "y"], "nowhere: no such folder"),

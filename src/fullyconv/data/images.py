@@ -76,9 +76,7 @@ def _read_common(path: Path) -> Raster:
         head = file.read(1 << 12)
     reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
     if reader is None and path.suffix.lower() in SCENES:
-        raise Refused(
-            "a scene's file, not a picture", "scenes take a model of scenes (recipe hsi), this is for pictures"
-        )
+        raise Refused("a scene's file, not a picture", "this labels pictures, not scenes: those take recipe hsi")
     if reader is None:
         raise ValueError("not PNG, JPEG, TIFF, WebP or BMP")
     with reader(str(path)) as picture:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from fullyconv.documents import format_yaml, parse_yaml, read_yaml
 from fullyconv.files import BadFile
@@ -173,11 +174,21 @@ def change(recipe: Choices, settings: dict[str, Any], *, source: str) -> Choices
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        said = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "tuple_type":
-            given = first["input"] if isinstance(first["input"], int | float) else "…"
-            said = f"write two numbers, {key}=[{given},{given}]"
+        said = _list_wanted(str(first["loc"][0]), first["type"], settings, fields)
+        said = said or first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{source}: {key}={str(first['input'])[:80]!r}: {said}") from None
+
+
+def _list_wanted(key: str, kind: str, settings: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> str:
+    """Say how to write a setting that takes several numbers, where that is what is wrong with it."""
+    given, usual = settings.get(key), fields[key].default
+    if kind not in ("tuple_type", "missing", "too_long") or given is None:
+        return ""
+    number = given if isinstance(given, int | float) else "…"
+    if not isinstance(usual, tuple):
+        return f"write a list, {key}=[{number}]" if kind == "tuple_type" else ""
+    example = [number] * len(usual) if number != "…" else usual
+    return f"write {len(usual)} numbers, {key}=[{','.join(map(str, example))}]"
 
 
 def _ours(key: str, known: Collection[str]) -> str:
