@@ -174,14 +174,14 @@ def change(recipe: Choices, settings: dict[str, Any], *, source: str) -> Choices
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        said = _list_wanted(str(first["loc"][0]), first["type"], settings, fields)
+        said = _list_wanted(key.partition(".")[0], first["type"], settings, fields)
         said = said or first["msg"].removeprefix("Value error, ")
         raise ValueError(f"{source}: {key}={str(first['input'])[:80]!r}: {said}") from None
 
 
 def _list_wanted(key: str, kind: str, settings: Mapping[str, Any], fields: Mapping[str, FieldInfo]) -> str:
     """Say how to write a setting that takes several numbers, where that is what is wrong with it."""
-    given, usual = settings.get(key), fields[key].default
+    given, usual = settings.get(key), fields[key].default if key in fields else None
     if kind not in ("tuple_type", "missing", "too_long") or given is None:
         return ""
     number = given if isinstance(given, int | float) else "…"
