@@ -14,6 +14,23 @@ def test_poly_falls_to_zero_and_fixed_stays() -> None:
     assert Descent(learning_rate=0.1, schedule="fixed", warmup=0).rate_at(0.7) == 0.1
 
 
+def test_a_recipe_that_says_nothing_falls_as_deeplab_does_to_the_power_of_nine_tenths() -> None:
+    assert Descent(learning_rate=1, warmup=0).rate_at(0.5) == pytest.approx(0.5**0.9)
+
+
+def test_names_stand_for_the_library_s_optimisers_and_every_matrix_decays() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    sgd = make_optimizer(net, Descent(optimizer="sgd", momentum=0.8, weight_decay=0.5))
+    adamw = make_optimizer(net, Descent(optimizer="adamw", momentum=0.8, weight_decay=0.5))
+    assert type(sgd) is torch.optim.SGD
+    assert {group["momentum"] for group in sgd.param_groups} == {0.8}
+    assert type(adamw) is torch.optim.AdamW
+    assert {group["betas"] for group in adamw.param_groups} == {(0.8, 0.999)}
+    for optimizer in (sgd, adamw):
+        decaying = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+        assert decaying == {id(net[0].weight), id(net[2].weight)}
+
+
 def test_warmup_rises() -> None:
     rising = Descent(learning_rate=0.1, schedule="fixed", warmup=0.1)
     rates = [rising.rate_at(x / 100) for x in range(12)]
