@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 from dataclasses import asdict
 from pathlib import Path
@@ -183,3 +184,20 @@ def test_scales_of_another_shape_are_refused_before_they_are_spread(tmp_path: Pa
     write_tensors(tmp_path / "x.safetensors", wide)
     with pytest.raises(BadFile, match=r"a\.weight\.\.scale is \(1, 65536\)"):
         read_weights(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    folder = save(build("fcn4s-lenet", 2), tmp_path / "model")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(BadFile, match="model"):
+        load(folder)
+
+
+def test_a_config_may_not_keep_a_crf_busy_for_ever(tmp_path: Path) -> None:
+    folder = save(build("fcn4s-lenet", 2), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"crf": {"iterations": 10**9}}))
+    with pytest.raises(BadFile, match="iterations"):
+        load(folder)

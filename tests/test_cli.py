@@ -194,3 +194,14 @@ def test_a_function_in_the_working_folder_is_a_trunk_when_it_is_typed(
     assert isinstance(refused.exception, BadFile)
     trusted = CliRunner().invoke(app, ["predict", *words, "--trust", "typed_nets:build"])
     assert trusted.exit_code == 0, trusted.output
+
+
+@pytest.mark.parametrize("given", [["--out", ""], ["--out="]])
+def test_an_empty_out_is_not_the_working_folder(
+    given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fullyconv", "predict", "model", "photo.jpg", *given])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "--out is empty" in capsys.readouterr().err

@@ -249,6 +249,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file; raises ``BadFile``."""
+    if not path.is_file():  # opening a pipe would wait for a writer
+        what = "is no regular file" if path.exists() else "no such file"
+        raise BadFile(path, what, "name the whole model folder, as it was saved")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -49,10 +50,20 @@ def _options(
     pass
 
 
+def _refuse_empty(arguments: list[str]) -> None:
+    """Refuse empty arguments, as unset shell variables leave them: an empty path would be the working folder."""
+    for before, given in pairwise(["", *arguments]):
+        option, equals, value = given.partition("=")
+        if not given or (option.startswith("--") and equals and not value):
+            name = option or (before if before.startswith("-") else "an argument")
+            raise ValueError(f"{name} is empty: give it a value (is a variable of the shell unset?)")
+
+
 def main() -> None:
     """Run the command line; what the user can correct ends in one line and exit status 2, not a traceback."""
     warnings.showwarning = show_warning  # type: ignore[assignment]
     try:
+        _refuse_empty(sys.argv[1:])
         app()
     except (ValueError, OSError, ImportError) as error:
         complain("error", error)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
+MOST_ITERATIONS = 1000  # a hundred times what settles; more would only keep whoever asks waiting
+
 
 @dataclass(frozen=True)
 class CRFParameters:
     """How strongly, and how far, pixels pull on each other (Krähenbühl & Koltun 2011, section 4).
 
     Attributes:
-        iterations: Mean-field updates, 0 or more; 5 to 10 settle.
+        iterations: Mean-field updates, 0 to 1000; 5 to 10 settle.
         smoothness_weight: Of the kernel over positions; 0 leaves it out.
         smoothness_sxy: Its standard deviation in pixels.
         appearance_weight: Of the kernel over positions and colours; 0 leaves it out.
@@ -33,8 +35,8 @@ class CRFParameters:
     appearance_srgb: float = 13.0
 
     def __post_init__(self) -> None:
-        if self.iterations < 0:
-            raise ValueError(f"iterations of a CRF are 0 or more, not {self.iterations}")
+        if not 0 <= self.iterations <= MOST_ITERATIONS:
+            raise ValueError(f"iterations of a CRF are 0 to {MOST_ITERATIONS}, not {self.iterations}")
         for name, value in asdict(self).items():
             if not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, not {value}")
