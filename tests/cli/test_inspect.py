@@ -122,7 +122,14 @@ def test_a_model_and_its_heat_map(tmp_path: Path, picture: Path) -> None:
     assert "random" not in result.output
     assert "mean probability: sky (0) 0.333" in result.output
     assert Image.open(heat).height > 40
+    assert "score layers hold only zeros" in result.output
     assert "heat map of car (1)" in run(model, "--heatmap", picture, "--class", "car", "--out", heat).output
+
+
+def test_a_heat_map_of_a_network_by_name_is_said_to_mean_nothing(tmp_path: Path, picture: Path) -> None:
+    result = run("fcn32s-resnet18", "--size", "32x32", "--heatmap", picture, "--out", tmp_path / "heat.png")
+    assert "the weights are random" in result.stderr
+    assert "only zeros" not in result.output
 
 
 def test_a_classifiers_heat_map_with_its_weights(nets: str, tmp_path: Path, picture: Path) -> None:

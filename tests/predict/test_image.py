@@ -51,6 +51,25 @@ def test_predictions_have_the_images_size(model: Segmenter, size: tuple[int, int
     assert model.predict(pixels).probabilities is None
 
 
+@pytest.mark.parametrize(
+    ("shape", "kind", "hints"),
+    [
+        ((3, 8, 9), "uint8", ["image.transpose(1, 2, 0)"]),
+        ((8, 9, 3), "float32", ["0..255"]),
+        ((3, 8, 9), "float64", ["image.transpose(1, 2, 0)", "0..255"]),
+        ((8, 9, 5), "uint8", []),
+        ((8, 9, 3), "int64", []),
+    ],
+)
+def test_arrays_of_another_layout_are_refused_with_the_way_out(
+    model: Segmenter, shape: tuple[int, ...], kind: str, hints: list[str]
+) -> None:
+    with pytest.raises(ValueError, match="an image array") as refused:
+        model.predict(np.zeros(shape, kind))
+    for hint in ("image.transpose(1, 2, 0)", "0..255"):
+        assert (hint in str(refused.value)) == (hint in hints)
+
+
 def test_path_picture_and_array_agree(model: Segmenter, tmp_path: Path) -> None:
     pixels = RNG.integers(0, 256, (40, 30, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")

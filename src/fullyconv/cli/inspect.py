@@ -186,6 +186,8 @@ def _heat_map(subject: Subject, dense: FullyConvolutional | None, image: Path, *
     if dense is not None:
         return classifier_heat_map(dense, pixels, subject.preprocess, scores=scores)
     network = cast("FCN", subject.network)
+    if subject.trained and not any(weight.any() for weight in network.heads.parameters()):
+        complain("careful", "the model's score layers hold only zeros, as before training: all classes look alike")
     names = subject.classes or tuple(map(str, range(network.classes)))
     segmenter = Segmenter(network, classes=ClassSet(names), preprocess=subject.preprocess)
     return model_heat_map(segmenter, pixels)

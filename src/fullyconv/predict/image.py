@@ -238,19 +238,35 @@ def as_pixels(image: Picture) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         raise ValueError(f"this model labels pictures (a path, a PIL image or an array), not a {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
-        raise ValueError(f"an image array is H x W or H x W x C uint8, not {image.shape} {image.dtype}")
+        hint = _hint(image, (1, 3, 4))
+        raise ValueError(f"an image array is H x W or H x W x C uint8, not {image.shape} {image.dtype}{hint}")
     if image.ndim == 2 or image.shape[2] == 1:
         return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     if image.shape[2] not in (3, 4):
-        raise ValueError(f"an image array has 1, 3 or 4 channels (grey, RGB, RGBA), not {image.shape[2]}")
+        hint = _hint(image, (1, 3, 4))
+        raise ValueError(f"an image array has 1, 3 or 4 channels (grey, RGB, RGBA), not {image.shape[2]}{hint}")
     return np.ascontiguousarray(image[..., :3])
 
 
 def as_channels(image: Picture, channels: int) -> np.ndarray:
     """Check an H x W x K array of finite numbers for a network that sees more than colour."""
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
-        given = image.shape if isinstance(image, np.ndarray) else type(image).__name__
+        given = f"{image.shape}{_hint(image, (channels,))}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ValueError(f"this network takes an H x W x {channels} array (RGB, then its other channels), not {given}")
     if image.dtype.kind not in "uif" or not np.isfinite(image).all():
         raise ValueError(f"an image array holds finite numbers, not {image.dtype} with NaN or infinity")
     return image
+
+
+def _hint(image: np.ndarray, channels: tuple[int, ...]) -> str:
+    """Say how an array that is refused becomes an image, where its shape and type tell.
+
+    >>> _hint(np.zeros((3, 20, 30), np.uint8), (1, 3, 4))
+    ': give image.transpose(1, 2, 0), for its channels come first'
+    """
+    hints = []
+    if image.ndim == 3 and image.shape[0] in channels and image.shape[2] not in channels:
+        hints.append("give image.transpose(1, 2, 0), for its channels come first")
+    if image.dtype.kind == "f" and 1 in channels:  # networks of more channels take any numbers
+        hints.append("bring its values to 0..255 (those of 0..1: times 255) and give them .round().astype(np.uint8)")
+    return f": {'; '.join(hints)}" if hints else ""
