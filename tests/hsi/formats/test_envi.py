@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,19 @@ def test_names_in_old_code_pages_and_lists_over_lines_are_read(tmp_path: Path) -
         (header(lines=3), r"truncated: 80 bytes, but 3 x 5 x 4 of int16 from byte 0 need 120"),
         (header(header_offset=1), "truncated"),
         (header(lines=10**9, samples=10**9), "1000000000000000000 pixels: cut it, or raise FULLYCONV_MAX_PIXELS"),
+        (header() + "wavelength = {1, 2\n", r"s\.hdr: wavelength = '\{1, 2': its list has no end: write '\}'"),
+        (header(wavelength="{1, 2"), "wavelength = .* no end"),
+        (header() + "bbl =\n{1, 1,\n 1, 1\n", "bbl = .* no end"),
+        (header() + "bbl = {", "bbl = .* no end"),
+        (header() + "band names = {a, b\nbbl = {1, 1, 0, 1}\n", "band names = .* no end"),
+        (header() + "band names = {a,\n b\nbbl =\n {1, 1, 0, 1}\n", "band names = .* no end"),
+        ("ENVI\ndescription = {a" + header()[4:], "description = .* no end"),
+        (header() + "samples = 2\n", r"s\.hdr: samples = '5', and again samples = '2': keep the line that is right"),
+        (header() + "SAMPLES=2\n", "samples = '5', and again samples = '2'"),
+        (header() + "Data  Type = 12\n", "data type = '2', and again data type = '12'"),
+        (header() + "data_type = 12\n", "data type = '2', and again data type = '12'"),
+        (header() + "datatype = 12\n", "data type = '2', and again datatype = '12'"),
+        (header(bbl="{1, 1, 0, 1}") + "bbl = {1, 1, 1, 1}\n", "bbl = '1, 1, 0, 1', and again bbl = '1, 1, 1, 1'"),
         ("IDL\n" + header(), "does not begin with 'ENVI'"),
         (b"\x00\x01\x02" * 50, "does not begin with 'ENVI'"),
     ],
@@ -147,6 +161,17 @@ def test_what_is_not_opened_is_said_in_one_sentence(text: str | bytes, message: 
     path = write(tmp_path, text)
     with pytest.raises(BadFile, match=message):
         SceneFiles(path).open()
+
+
+def test_a_field_given_again_with_the_same_value_is_one(tmp_path: Path) -> None:
+    text = header(bbl="{1, 1, 0, 1}") + "Samples = 5\nbbl = {1,1,\n0,1}\ndescription = {\n a {b}\n = c}\n"
+    assert SceneFiles(write(tmp_path, text)).open().bad_bands == (2,)
+
+
+@pytest.mark.parametrize("name", ["data_type", "Data Type", "data  type", "data\ttype"])
+def test_names_are_read_however_their_words_are_parted(name: str, tmp_path: Path) -> None:
+    text = header(data_type=None) + f"{name} = 12\n"
+    assert SceneFiles(write(tmp_path, text)).open().cube.dtype == np.uint16
 
 
 def test_which_data_belong_to_a_header_is_not_guessed(tmp_path: Path) -> None:
@@ -167,6 +192,15 @@ def test_a_header_is_no_longer_than_the_budget(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(LIMITS, "text_bytes", 50)
     with pytest.raises(BadFile, match="FULLYCONV_MAX_TEXT_BYTES"):
         SceneFiles(path).open()
+
+
+@pytest.mark.parametrize("text", ["wavelength = {\n" + "1\n" * 500_000, "k\n" * 500_000])
+def test_long_headers_take_time_as_they_are_long(text: str, tmp_path: Path) -> None:
+    path = write(tmp_path, header() + text + "bands = 2\n")
+    start = time.process_time()
+    with pytest.raises(BadFile, match=r"no end|bands = '4', and again"):
+        SceneFiles(path).open()
+    assert time.process_time() - start < 10  # a minute or more, if each line costs what all others hold
 
 
 def test_data_that_name_a_server_are_numbers(tmp_path: Path) -> None:

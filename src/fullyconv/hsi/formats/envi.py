@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import deque
 from collections.abc import Mapping
 from functools import partial
 from math import isfinite
@@ -73,7 +74,7 @@ def read_header(path: Path) -> dict[str, str]:
         The text of each field under its name in small letters; lists without their braces.
 
     Raises:
-        BadFile: If it is none, or larger than the budget for text.
+        BadFile: If it is none, larger than the budget for text, or has a list without an end or a field of two values.
 
     """
     if path.stat().st_size > LIMITS.text_bytes:
@@ -83,21 +84,42 @@ def read_header(path: Path) -> dict[str, str]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")  # ENVI writes names and descriptions in the system's old code page
-    first, *lines = re.split(r"\r\n?|\n", text)  # splitlines would cut at Latin-1's 0x85 too
-    if not first.strip().upper().startswith("ENVI"):
+    lines = deque(re.split(r"\r\n?|\n", text))  # splitlines would cut at Latin-1's 0x85 too
+    if not lines.popleft().strip().upper().startswith("ENVI"):
         raise BadFile(path, "no ENVI header: it does not begin with 'ENVI'", "name the header of an ENVI file")
     fields: dict[str, str] = {}
+    spelt: dict[str, str] = {}  # each name without spaces, as it was given first
     while lines:
-        line = lines.pop(0)
+        line = lines.popleft()
         key, equals, value = line.partition("=")
-        if not equals or line.lstrip().startswith(";"):
+        key = " ".join(key.lower().replace("_", " ").split())  # GDAL takes data_type for data type too
+        if not equals or not key or key.startswith(";"):
             continue
-        if not value.strip() and lines and lines[0].lstrip().startswith("{"):
-            value = lines.pop(0)
-        while value.strip().startswith("{") and "}" not in value and lines:
-            value += " " + lines.pop(0).strip()
-        fields[key.strip().lower()] = _without_braces(value.strip())
+        value = _whole_value(path, key, value.strip(), lines)
+        first = spelt.setdefault(key.replace(" ", ""), key)
+        if _entry_texts(fields.get(first, value)) != _entry_texts(value):  # readers differ in which one they take
+            what = f"{first} = {fields[first][:40]!r}, and again {key} = {value[:40]!r}"
+            raise BadFile(path, what, "keep the line that is right")
+        fields[key] = value
     return fields
+
+
+def _whole_value(path: Path, key: str, value: str, lines: deque[str]) -> str:
+    """Return a field's value without braces; the lines that it goes on for are taken from ``lines``."""
+    if not value and lines and lines[0].lstrip().startswith("{"):
+        value = lines.popleft().strip()
+    parts = [value]
+    while value.startswith("{") and "}" not in parts[-1]:
+        # a list that begins before this one has ended is the next field's, which would be lost in this one
+        if not lines or re.match(r"([^={}]*=)?\s*\{", lines[0]):
+            what = f"{key} = {' '.join(parts).strip()[:40]!r}: its list has no end"
+            raise BadFile(path, what, "write '}' after its last entry")
+        parts.append(lines.popleft().strip())
+    return _without_braces(" ".join(parts))
+
+
+def _entry_texts(value: str) -> list[str]:
+    return [entry.strip() for entry in value.split(",")]
 
 
 def _without_braces(value: str) -> str:
@@ -106,7 +128,7 @@ def _without_braces(value: str) -> str:
 
 def _entries(fields: Mapping[str, str], key: str) -> list[str]:
     """Return the entries of a list, without empty ones: ``{a, b, }`` holds two."""
-    return [entry.strip() for entry in fields.get(key, "").split(",") if entry.strip()]
+    return [entry for entry in _entry_texts(fields.get(key, "")) if entry]
 
 
 def _numbers(header: Path, fields: Mapping[str, str], key: str) -> list[float]:
