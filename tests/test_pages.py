@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,3 +250,11 @@ def test_extras_bring_what_the_start_page_says() -> None:
     assert {name for name, _ in rows} == set(extras) - {"dev", "docs", "mutants"}
     for name, brought in rows:
         assert brought.split(", ") == [re.split("[>=]", each)[0] for each in extras[name]]
+
+
+def test_torchvision_is_imported_as_the_page_on_classifiers_says() -> None:
+    call = 'fullyconv.networks.trunks.external.library("timm")'
+    assert call in PAGES["docs/classifiers.md"]
+    code = f"import fullyconv; {call}; import torchvision, timm; torchvision.models.resnet18()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
