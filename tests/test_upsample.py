@@ -148,3 +148,12 @@ def test_laying_over_is_numpys_linear_interpolation(units: int, scale: Fraction,
     line = AxisMap(scale, shift)
     np.testing.assert_allclose(lay_over(values[None], AxisMap(), line, (1, size))[0], expected, atol=1e-12)
     np.testing.assert_allclose(lay_over(values[:, None], line, AxisMap(), (size, 1))[:, 0], expected, atol=1e-12)
+
+
+def test_what_a_prediction_has_prepared_serves_a_training_too() -> None:
+    layer = Upsample(1, kernel=(5, 5), stride=(3, 3))  # a size that no other test prepares
+    with torch.inference_mode():
+        layer(torch.ones(1, 1, 17, 19, dtype=torch.float64), (1, 1), (41, 43))
+    scores = torch.ones(1, 1, 17, 19, dtype=torch.float64, requires_grad=True)
+    layer(scores, (1, 1), (41, 43)).sum().backward()
+    assert scores.grad is not None

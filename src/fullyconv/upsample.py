@@ -67,6 +67,12 @@ def _placing(units: int, line: AxisMap, size: int) -> Tensor:
 @lru_cache(maxsize=64)
 def _interpolation_matrix(kernel: int, stride: int, units: int, offset: int, size: int, border: Border) -> Tensor:
     """Write the cropped 1-D transposed convolution as a matrix, size x units, float64."""
+    # Kept from one call to the next, also from a prediction to a training, where no inference tensor may be.
+    with torch.inference_mode(False):
+        return _written_out(kernel, stride, units, offset, size, border)
+
+
+def _written_out(kernel: int, stride: int, units: int, offset: int, size: int, border: Border) -> Tensor:
     outputs = torch.arange(size)[:, None] + offset  # position in the uncropped output
     ghosts = 1 if border == "replicate" else 0
     tap = outputs - stride * torch.arange(-ghosts, units + ghosts)[None, :]
