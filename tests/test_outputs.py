@@ -359,3 +359,23 @@ def test_what_is_read_is_never_written_over(
     assert "is one of the inputs" in str(result.exception)
     assert sums(tmp_path) == before
     assert set(files) <= set(before)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_list_that_is_no_file_of_its_own_is_left_alone(tmp_path: Path, kind: str) -> None:
+    out, precious = tmp_path / "out", tmp_path / "precious"
+    out.mkdir()
+    precious.write_text("of someone else")
+    {
+        "link": lambda path: path.symlink_to(precious),
+        "pipe": os.mkfifo,
+        "folder": lambda path: path.mkdir(),
+    }[kind](out / MANIFEST)
+    with pytest.raises(BadFile, match="where the list"):
+        Outputs(out).check(["a.png"])
+    assert precious.read_text() == "of someone else"
+
+
+def test_what_would_be_a_file_and_a_folder_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"a\.png: would have to be a folder, too"):
+        Outputs(tmp_path / "out").check(["a.png", "a.png/in.png"])

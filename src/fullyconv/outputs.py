@@ -70,6 +70,9 @@ class Outputs:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise BadFile(self.folder, "is a file, where outputs need a folder", "name a folder as --out")
+        if os.path.lexists(self._manifest) and not _is_list(self._manifest):
+            what = "is a link, a folder or a pipe, where the list of what fullyconv wrote belongs"
+            raise BadFile(self._manifest, what, "move it away, or choose another --out")
         seen: dict[str, str] = {}
         for name in names:
             alike = unicodedata.normalize("NFC", name).casefold()
@@ -78,6 +81,11 @@ class Outputs:
                 raise BadFile(self.folder / name, what, "rename one of the inputs, or give each its own --out")
             seen[alike] = name
             self._refuse(name, (made_of or {}).get(name))
+        for name in seen.values():
+            for above in Path(name).parents:
+                if (file := seen.get(unicodedata.normalize("NFC", above.as_posix()).casefold())) is not None:
+                    what = f"would have to be a folder, too, for {name!r}"
+                    raise BadFile(self.folder / file, what, "rename one of the inputs, or give each its own --out")
         self._probe()
 
     @contextmanager
@@ -207,9 +215,16 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def _is_list(path: Path) -> bool:
+    """Return whether a path can be our list: a file of its own, not a link to another's or a pipe that waits."""
+    return path.is_file() and not path.is_symlink()
+
+
 def _read_manifest(path: Path) -> _Entries:
     """Read the list of what is ours; lines that a death cut off, or that are none of ours, say nothing."""
     listed: _Entries = {}
+    if not _is_list(path):
+        return listed
     try:
         text = path.read_text("ascii", errors="replace")
     except OSError:
