@@ -16,7 +16,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from fullyconv import load
+from fullyconv import build, load, save
 from fullyconv.cli import app, main
 from fullyconv.files import BadFile
 
@@ -205,3 +205,10 @@ def test_an_empty_out_is_not_the_working_folder(
         main()
     assert ended.value.code == 2
     assert "--out is empty" in capsys.readouterr().err
+
+
+def test_pictures_are_not_put_into_a_model(tmp_path: Path) -> None:
+    model = save(build("fcn4s-lenet", 2), tmp_path / "model")
+    result = CliRunner().invoke(app, ["predict", str(model), str(tmp_path), "--out", str(model)])
+    assert isinstance(result.exception, BadFile)
+    assert "is a model's folder" in str(result.exception)

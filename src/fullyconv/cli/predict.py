@@ -55,10 +55,14 @@ def predict(
     with a legend, as ENVI Classification and as GeoTIFF (where the scene lies), and the scene in false colours:
     `fullyconv predict runs/pavia/model PaviaU.mat --out maps`.
     """
+    from fullyconv.checkpoint import CONFIG, WEIGHTS
+    from fullyconv.files import BadFile
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.opening import load
     from fullyconv.predict.folder import find_images
 
+    if (out_ / CONFIG).is_file() and (out_ / WEIGHTS).is_file():
+        raise BadFile(out_, "is a model's folder, which training replaces as a whole", "choose another --out")
     import_from_here(*(trust or ()))
     segmenter = load(model, device=device, precision=precision, trust=trust or ())
     of_scenes = isinstance(segmenter, SceneSegmenter)
