@@ -388,7 +388,8 @@ def _scenes(place: Path) -> list[Reader]:
 
 
 def _archives(place: Path) -> list[Reader]:
-    folder = place / "unpack"
+    grounds = place / "archives"  # other tests' folders lie beside ``place``
+    folder = grounds / "within" / "unpack"
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name in ("a/x.txt", "a/y.txt"):
@@ -402,12 +403,12 @@ def _archives(place: Path) -> list[Reader]:
             pack.writestr(name, "" if name.endswith("/") else "content " * 50)
 
     def read(path: Path) -> None:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
             unpack(path, folder)
         finally:
             shutil.rmtree(folder)
-        outside = [each for each in place.parent.rglob("*") if each.name in ("x", "b") and each.is_file()]
+        outside = [each for each in grounds.rglob("*") if each.name in ("x", "b") and each.is_file()]
         if outside:
             raise AssertionError(f"unpacked to {outside}")
 
