@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
@@ -290,6 +290,7 @@ class Generated(nn.Module):
     hidden=st.booleans(),
     seed=st.integers(0, 99),
 )
+@example(trunk=[], pool="channels last", steps=["glu"], hidden=False, seed=0)
 def test_a_conversion_is_the_classifier_or_refuses(
     trunk: list[str], pool: str, steps: list[str], hidden: bool, seed: int
 ) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Callable
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -263,6 +264,8 @@ class _Rewriter:
         places = [1 + [axis for axis, _ in order].index(axis) for axis in "CHW"] if order else []
         lengths = tuple(length for _, length in order)
         pad = (window[0] // 2, window[1] // 2) if self.pad else (0, 0)
+        if order and prod(lengths) != shape_of(self._source(node))[-1]:  # after a GLU, say
+            raise self._refuse(node, "reads a part of a flattened map")
         if not isinstance(layer, nn.Linear):
             return self._functional_convolution(node, (-1, *lengths), (0, *places), pad)
         if places not in ([], [1, 2, 3]):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,10 +70,28 @@ class Batching:
             num_workers=self.workers,
             worker_init_fn=leave_signals_to_parent,
         )
-        for batch in loader:
+        with _own_signals():
+            batches = iter(loader)
+        for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep PyTorch from handling the deaths of workers by signal: it would raise amid an update or a save.
+
+    That one has died is noticed when the next batch is asked for, some seconds later.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor] | Exception]):
