@@ -114,13 +114,13 @@ class Run:
         with self._saving_first():
             try:
                 return next(groups, None)
-            except RuntimeError as error:
+            except (RuntimeError, ConnectionError, EOFError) as error:  # a dead worker's batches cannot be fetched
                 # A signal to the whole process group ends the workers too: that is a stop, not a failure.
                 if self._stop.soon():
                     return None
-                if "DataLoader worker" not in str(error):
+                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                     raise
-                what = str(error).splitlines()[0]
+                what = (str(error) or type(error).__name__).splitlines()[0]
                 raise ValueError(f"a process that prepares batches has died ({what}): lower workers") from None
 
     @contextmanager
