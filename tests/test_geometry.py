@@ -20,7 +20,7 @@ from fullyconv.geometry import (
     smallest_input,
 )
 from fullyconv.networks import build
-from fullyconv.networks.fcn import AxisPlan
+from fullyconv.networks.alignment import AxisPlan
 
 windows = st.builds(
     Window,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fullyconv import FCN, convolutionize, from_classifier
 from fullyconv.geometry import AxisMap, Window, axis_map, crop_offset
-from fullyconv.networks.fcn import AxisPlan
+from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.inspection import inspect
 from fullyconv.networks.trunks.external import build_classifier
 

@@ -3,194 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
-from math import ceil, lcm
 from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.geometry import (
-    AxisMap,
-    Path,
-    Spread,
-    Window,
-    axis_map,
-    bilinear_kernel_size,
-    crop_offset,
-    seen,
-    size,
-    smallest_input,
-)
+from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.architecture import Architecture, Upsampling, class_count
 from fullyconv.surgery.trunk import Trunk
 from fullyconv.surgery.weights import Transplant, transplant
 from fullyconv.trace import input_channels, outputs
 from fullyconv.upsample import Border, Upsample
-
-LONGEST_MINIMUM = 4096  # a network that needs more pixels than this per axis is a mistake
-LONGEST_MARGIN = 1024
-
-
-@dataclass(frozen=True)
-class UpsamplingStage:
-    """One step up the ladder, along one axis: upsample by ``factor`` and meet a finer map (or the image).
-
-    ``offset`` is the upsampled unit that lies on unit 0 of the finer map, so the upsampled map is
-    cropped by it; where it is negative the finer map starts first and is cropped by ``-offset``.
-    """
-
-    kernel: int
-    factor: int
-    offset: int
-    last: bool = False
-
-    @property
-    def crops(self) -> bool:
-        """Return whether the upsampled map is cropped to the finer one (or the image), not fused whole."""
-        return self.last or self.offset >= 0
-
-    @property
-    def kept(self) -> int:
-        """The first upsampled unit that is kept; negative where the border is repeated before it."""
-        return self.offset if self.crops else 0
-
-    @property
-    def met(self) -> int:
-        """The unit of the finer map that the first upsampled one is added to."""
-        return 0 if self.crops else -self.offset
-
-    @property
-    def spread(self) -> Spread:
-        """The upsampling, before anything is cropped."""
-        return Spread(self.kernel, self.factor)
-
-    def size(self, units: int, finer: int) -> int:
-        """Count the units after fusion of ``units`` coarse ones with ``finer`` fine ones."""
-        return finer if self.crops else self.spread.size(units)
-
-
-@dataclass(frozen=True)
-class AxisPlan:
-    """How the maps of an FCN line up along one axis; all of it follows from the trunk's paths."""
-
-    taps: tuple[Path, ...]  # coarse to fine
-    lines: tuple[AxisMap, ...]  # where the units of each are taken to lie
-    stages: tuple[UpsamplingStage, ...]  # one per tap; the last one meets the image
-    output: AxisMap  # where an output pixel looks: scale 1, and the widest field
-    margin: int = 0  # zeros on each side of the image
-    multiple: int = 1  # what the trunk's input is a multiple of, by more zeros at the end
-
-    @classmethod
-    def derive(
-        cls, taps: Sequence[Path], drifts: Sequence[Fraction] = (), *, margin: int = 0, multiple: int = 1
-    ) -> AxisPlan:
-        """Choose kernels and crops so that every fused unit and every output pixel is exactly centred.
-
-        ``drifts`` are those of the taps, in pixels (``fullyconv.trace.positions.Trail``), coarse to fine; they count
-        as far as the grids allow, to half the step of the next finer grid.
-        """
-        stages: list[UpsamplingStage] = []
-        if margin:
-            taps = [(Window(1, pad=margin), *path) for path in taps]
-        lines = _aligned([axis_map(path) for path in taps], drifts or [Fraction(0)] * len(taps))
-        current, *finer_maps = lines
-        for finer in [*finer_maps, AxisMap()]:
-            ratio = current.scale / finer.scale
-            if ratio.denominator != 1:
-                raise ValueError(f"stride {current.scale} px is not a multiple of the next finer one, {finer.scale} px")
-            kernel = bilinear_kernel_size(int(ratio), current, finer)
-            upsampled = current.then(Spread(kernel, int(ratio)).axis_map())
-            offset = crop_offset(upsampled, finer)
-            stages.append(UpsamplingStage(kernel, int(ratio), offset, last=len(stages) == len(finer_maps)))
-            start = finer if stages[-1].crops else upsampled
-            current = AxisMap(start.scale, start.shift, max(upsampled.field, finer.field))
-        return cls(tuple(taps), tuple(lines), tuple(stages), current, margin, multiple)
-
-    @classmethod
-    def covering(cls, taps: Sequence[Path], drifts: Sequence[Fraction], border: Border, *, multiple: int) -> AxisPlan:
-        """Choose the smallest margin with which every image, however small, is covered by every map.
-
-        (The reference pads by 100 for the same reason.)
-        """
-        for margin in range(LONGEST_MARGIN):
-            plan = cls.derive(taps, drifts, margin=margin, multiple=multiple)
-            if all(plan.fits(length, border) for length in range(1, plan.stride + 1)):
-                return plan
-        raise ValueError(f"no margin up to {LONGEST_MARGIN} px makes the network's maps cover an image")
-
-    @property
-    def stride(self) -> int:
-        """The smallest shift in pixels after which an image gives the same units."""
-        return lcm(int(axis_map(self.taps[0]).scale), self.multiple)
-
-    def padding(self, length: int) -> tuple[int, int]:
-        """Return how many zeros come before and after an axis of ``length`` pixels."""
-        whole = -(-(length + 2 * self.margin) // self.multiple) * self.multiple
-        return self.margin, whole - length - self.margin
-
-    def _padded(self, length: int) -> int:
-        """Count the pixels that the taps' paths, which begin with the margin, start from."""
-        return length + sum(self.padding(length)) - 2 * self.margin
-
-    @property
-    def reach(self) -> int:
-        """How many pixels away the network can see: the halo that makes a tile exact."""
-        return ceil(self.output.reach)
-
-    def windows(self, length: int) -> list[tuple[int, int]]:
-        """Return the first and the last pixel that each output pixel reads, over an axis of ``length`` pixels.
-
-        Upsampling makes the window depend on the pixel's phase; ``reach`` is the farthest of them.
-        """
-        sizes = [size(path, self._padded(length)) for path in self.taps]
-        for index, stage in enumerate(self.stages[:-1], start=1):
-            sizes[index] = stage.size(sizes[index - 1], sizes[index])
-        return [self._seen(pixel, sizes, length) for pixel in range(length)]
-
-    def _seen(self, pixel: int, sizes: Sequence[int], length: int) -> tuple[int, int]:
-        """Climb down the ladder, whose fused maps have ``sizes`` units, and note what each map's units read."""
-        first = last = pixel
-        ends = [pixel]
-        for index in range(len(self.stages) - 1, -1, -1):
-            stage = self.stages[index]
-            first, last = stage.spread.seen(first + stage.kept, last + stage.kept)
-            first, last = (min(max(unit, 0), sizes[index] - 1) for unit in (first, last))  # beyond: edge, or nothing
-            start = self.stages[index - 1].met if index else 0
-            ends += seen(self.taps[index], first + start, last + start)
-        return max(min(ends), 0), min(max(ends), length - 1)
-
-    def fits(self, length: int, border: Border) -> bool:
-        """Return whether every map has units and every crop stays inside its map, for an axis of ``length`` pixels."""
-        units, *finer_sizes = [size(path, self._padded(length)) for path in self.taps]
-        for stage, finer in zip(self.stages, [*finer_sizes, length], strict=True):
-            if min(units, finer) < 1:
-                return False
-            full, fused = stage.spread.size(units), stage.size(units, finer)
-            ghosts = stage.factor if border == "replicate" and stage.crops else 0
-            if not (-ghosts <= stage.kept and stage.kept + fused <= full + ghosts and stage.met + fused <= finer):
-                return False
-            units = fused
-        return True
-
-    def smallest_input(self, border: Border) -> int:
-        """Find the shortest axis from which on every length can be labelled."""
-        return smallest_input(lambda length: self.fits(length, border), period=self.stride, bound=LONGEST_MINIMUM)
-
-
-def _aligned(lines: Sequence[AxisMap], drifts: Sequence[Fraction]) -> list[AxisMap]:
-    """Move maps, coarse to fine, by their drifts, to the nearest places where the grids still meet."""
-    target, moved = AxisMap(), []
-    for line, drift in zip(reversed(lines), reversed(drifts), strict=True):
-        if any(drifts):
-            step = target.scale / 2
-            wanted = target.shift + round((line.shift + drift - target.shift) / step) * step
-            line = line.moved(wanted - line.shift)
-        moved.append(line)
-        target = line
-    return moved[::-1]
 
 
 def score_heads(trunk: Trunk, classes: int, skips: int) -> nn.ModuleList:
@@ -316,8 +140,22 @@ class FCN(nn.Module):
         Raises:
             ValueError: For an image of other channels or smaller than ``smallest_input``.
         """
-        self._check(image)
-        return self._climb(self._score(self.trunk(self.padded(image)), self.heads), self.upsamplers, image)
+        return self.upsampled(self.fused(self.score_maps(image)), (image.shape[2], image.shape[3]))
+
+    def score_maps(self, image: Tensor) -> list[Tensor]:
+        """Score the maps of the trunk, each at its own resolution.
+
+        Args:
+            image: N x K x H x W, normalised; H and W from ``smallest_input`` on.
+
+        Returns:
+            One N x C x h x w tensor per map, coarse to fine; of a network with two tasks those of the first.
+
+        Raises:
+            ValueError: For an image of other channels or smaller than ``smallest_input``.
+        """
+        self.check(image)
+        return self._score(self.trunk(self.padded(image)), self.heads)
 
     def padded(self, image: Tensor) -> Tensor:
         """Put the margin of zeros around an image that the trunk needs, if any.
@@ -331,7 +169,8 @@ class FCN(nn.Module):
         rows, columns = (plan.padding(length) for plan, length in zip(self.plans, image.shape[-2:], strict=True))
         return functional.pad(image, (*columns, *rows)) if any((*rows, *columns)) else image
 
-    def _check(self, image: Tensor) -> None:
+    def check(self, image: Tensor) -> None:
+        """Refuse an image of other channels or one too small for the network; raises ``ValueError``."""
         height, width = image.shape[-2:]
         if image.ndim != 4 or image.shape[1] != self.in_channels:
             raise ValueError(f"this network takes N x {self.in_channels} x H x W, not {tuple(image.shape)}")
@@ -346,13 +185,30 @@ class FCN(nn.Module):
         maps = zip(heads, features[::-1], self.scales, strict=False)
         return [head(found if scale == 1 else found * scale) for head, found, scale in maps]
 
-    def _climb(self, scores: Sequence[Tensor], upsamplers: nn.ModuleList, image: Tensor) -> Tensor:
-        """Fuse score maps, coarse to fine, and upsample them to the image."""
-        fused, *finer = scores
+    def fused(self, maps: Sequence[Tensor]) -> Tensor:
+        """Fuse score maps up to the finest one: all of the ladder but its last step.
+
+        Args:
+            maps: N x C x h x w each, coarse to fine (``score_maps``).
+
+        Returns:
+            N x C x h x w.
+        """
+        return self._climb(maps, self.upsamplers)
+
+    def upsampled(self, fused: Tensor, size: tuple[int, int]) -> Tensor:
+        """Upsample fused scores to an image of H x W: N x C x H x W."""
+        return self._to_image(fused, self.upsamplers, size)
+
+    def _climb(self, maps: Sequence[Tensor], upsamplers: nn.ModuleList) -> Tensor:
+        fused, *finer = maps
         for stage, fine in enumerate(finer):
             fused = self._fuse(stage, fused, fine, cast("Upsample", upsamplers[stage]))
+        return fused
+
+    def _to_image(self, fused: Tensor, upsamplers: nn.ModuleList, size: tuple[int, int]) -> Tensor:
         rows, columns = (plan.stages[-1] for plan in self.plans)
-        result: Tensor = upsamplers[-1](fused, (rows.kept, columns.kept), tuple(image.shape[-2:]))
+        result: Tensor = upsamplers[-1](fused, (rows.kept, columns.kept), size)
         return result
 
     def _fuse(self, stage: int, coarse: Tensor, fine: Tensor, upsampler: Upsample) -> Tensor:

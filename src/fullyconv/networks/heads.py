@@ -45,9 +45,12 @@ class TwoHeads(FCN):
 
     def forward(self, image: Tensor) -> SceneScores:  # type: ignore[override]
         """Score every pixel of N x 3 x H x W for both tasks."""
-        self._check(image)
-        features = self.trunk(image)
+        self.check(image)
+        features, size = self.trunk(image), (image.shape[2], image.shape[3])
+        tasks = ((self.heads, self.upsamplers), (self.geometric_heads, self.geometric_upsamplers))
         return SceneScores(
-            self._climb(self._score(features, self.heads), self.upsamplers, image),
-            self._climb(self._score(features, self.geometric_heads), self.geometric_upsamplers, image),
+            *(
+                self._to_image(self._climb(self._score(features, heads), ladder), ladder, size)
+                for heads, ladder in tasks
+            )
         )

@@ -11,7 +11,8 @@ from typing import Any, cast
 from torch import fx, nn
 
 from fullyconv.geometry import AxisMap
-from fullyconv.networks.fcn import FCN, AxisPlan, UpsamplingStage
+from fullyconv.networks.alignment import AxisPlan, UpsamplingStage
+from fullyconv.networks.fcn import FCN
 from fullyconv.surgery.convolutionize import FullyConvolutional
 from fullyconv.surgery.trunk import ClassifierTrunk
 from fullyconv.trace import Positions, Remark, Walk, input_channels, record, walk
