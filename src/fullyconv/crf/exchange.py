@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fullyconv.crf.lattice import Lattice, kernels
-from fullyconv.crf.threads import Team, shares
+from fullyconv.threads import Team, shares
 
 WIDEST = 64  # labels in one machine vector; more go block by block
 LANES = 8

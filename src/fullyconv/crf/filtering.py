@@ -8,7 +8,7 @@ import numpy as np
 
 from fullyconv.crf.exchange import Exchange
 from fullyconv.crf.lattice import build_lattice, kernels
-from fullyconv.crf.threads import Team, shares
+from fullyconv.threads import Team, shares
 
 
 class LatticeFilter:

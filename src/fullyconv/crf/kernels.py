@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fullyconv.crf.compiler import compiled
+from fullyconv.compiler import compiled
 from fullyconv.crf.vectors import add, exponential, largest, load, multiply_add, pointer, scale, store, total
 
 Floats: TypeAlias = NDArray[np.float32]

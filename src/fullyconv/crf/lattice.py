@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fullyconv.crf.threads import Team, shares
+from fullyconv.threads import Team, shares
 
 MOST_BITS = 62  # of a vertex's key, beyond which coordinates are hashed
 LEAST_SHARE = 4096  # points or vertices; less is not worth a thread

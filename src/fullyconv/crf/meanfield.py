@@ -18,7 +18,7 @@ from fullyconv.crf.exchange import Exchange
 from fullyconv.crf.grid_filter import GridFilter, norms
 from fullyconv.crf.lattice import Lattice, build_lattice, kernels
 from fullyconv.crf.terms import Gaussian, GridGaussian, Normalization, check_energies
-from fullyconv.crf.threads import Team, shares
+from fullyconv.threads import Team, shares
 
 
 class DenseCRF:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fullyconv.crf.compiler import compiled
+from fullyconv.compiler import compiled
 from fullyconv.crf.kernels import Axes, Floats, Ints, Longs
 
 MIX = -7046029254386353131  # 2^64 / golden ratio, odd: spreads keys over a table
