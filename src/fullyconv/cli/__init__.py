@@ -11,6 +11,7 @@ import typer
 
 from fullyconv import __version__
 from fullyconv.cli import caffe, crf, data, hsi
+from fullyconv.cli.bench import bench
 from fullyconv.cli.compress import compress
 from fullyconv.cli.console import complain, show_warning
 from fullyconv.cli.evaluate import evaluate
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, demo, inspect, compress, reproduce):
+for command in (train, evaluate, predict, demo, inspect, compress, reproduce, bench):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(caffe.app, name="caffe")

@@ -1,0 +1,74 @@
+"""``fullyconv bench``: one function per question; the measuring itself is in ``fullyconv.bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fullyconv.cli.console import complain, out
+from fullyconv.cli.options import DeviceOption, TrustOption, import_from_here
+
+if TYPE_CHECKING:
+    from fullyconv.bench import Watch
+    from fullyconv.cli.options import Device, Precision
+    from fullyconv.predict.image import Segmenter
+
+USUAL = "fcn8s-vgg16-same"  # the network that is timed where no model is named: its weights do not matter
+
+
+def bench(
+    model: Annotated[
+        Path | None, typer.Argument(help=f"Model folder (RUN/model); default: {USUAL} of 21 classes, untrained.")
+    ] = None,
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the picture.")] = (500, 500),
+    rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 7,
+    device: DeviceOption = "auto",
+    trust: TrustOption = None,
+) -> None:
+    """Measure how fast this machine labels pictures, and which share that is of what the machine can do.
+
+    Example: `fullyconv bench runs/camvid/model --size 360 480`. `make bench` compares with other libraries.
+    """
+    from fullyconv.bench import Watch
+
+    import_from_here(*(trust or ()))
+    watch = Watch()
+    _speed(_opened(model, device, trust), size, rounds, watch)
+    if (verdict := watch.verdict()) is not None:
+        complain("careful", verdict)
+
+
+def _opened(model: Path | None, device: Device, trust: list[str] | None) -> Segmenter:
+    """Open the model, or build the usual network."""
+    from fullyconv.hsi.segmenter import SceneSegmenter
+    from fullyconv.opening import load
+
+    if model is not None:
+        segmenter = load(model, device=device, trust=trust or ())
+        if isinstance(segmenter, SceneSegmenter):
+            raise ValueError(f"{model} labels scenes: bench times models of pictures")
+        return segmenter
+    from fullyconv import facts
+    from fullyconv.networks import build
+    from fullyconv.predict.image import Segmenter
+    from fullyconv.types import Preprocess
+
+    classes = facts.VOC.classes
+    return Segmenter(build(USUAL, len(classes)), classes=classes, preprocess=Preprocess(), device=device)
+
+
+def _speed(segmenter: Segmenter, size: tuple[int, int], rounds: int, watch: Watch) -> None:
+    """Print the machine's limits and the model's share of them."""
+    from fullyconv.bench.limits import measure_limits
+    from fullyconv.bench.speed import measure_speed
+    from fullyconv.machine import fast_bf16
+
+    limits = measure_limits(watch=watch, device=segmenter.device)
+    rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in limits.operations.items())
+    out.print(f"this machine: {rates}; memory {limits.bytes / 1e9:.0f} GB/s")
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if fast_bf16(segmenter.device) else ("fp32",)
+    out.print(f"a picture of {size[0]} x {size[1]} (rows x columns), to labels:")
+    for speed in measure_speed(segmenter, size, precisions, watch=watch, rounds=rounds):
+        out.print(f"  {speed.words(limits)}")
