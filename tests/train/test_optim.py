@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fullyconv.train.optim import Descent, make_optimizer, optimizer_tensors, restore_optimizer
+from fullyconv.networks import build
+from fullyconv.train.optim import Descent, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
 
 
 def test_poly_falls_to_zero_and_fixed_stays() -> None:
@@ -67,3 +68,16 @@ def test_state_survives_as_tensors(kind: str) -> None:
     run(3, optimizer, first)
     run(3, other, second)
     assert torch.equal(first.weight, second.weight)
+
+
+def test_the_trunk_rests_then_learns_at_its_own_rate() -> None:
+    network = build("fcn4s-lenet", 2)
+    descent = Descent(learning_rate=0.1, trunk_rate=0.25, rest_trunk=0.5, optimizer="sgd", weight_decay=0)
+    optimizer = make_optimizer(network, descent)
+    trunk = {id(parameter) for parameter in network.trunk.parameters()}
+    for progress, expected in ((0.0, 0.0), (0.49, 0.0), (0.5, 0.02), (0.9, 0.02)):
+        set_rates(optimizer, 0.08, progress)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                assert group["lr"] == pytest.approx(expected if id(parameter) in trunk else 0.08)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))

@@ -70,6 +70,7 @@ def make_job(
     return Job(
         network=network.to(fabric.device),
         optimizer=make_optimizer(network, recipe),
+        clip=recipe.clip,
         fabric=fabric,
         schedule=Schedule(recipe.steps, ROUND, recipe.rate_at, recipe.minutes),
         seed=recipe.seed,

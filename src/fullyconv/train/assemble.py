@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from fullyconv.augment import Augmentation
-from fullyconv.checkpoint import load_network, read_weights
 from fullyconv.data.check import Progress, Report, check_folder
 from fullyconv.data.classes import write_classes
 from fullyconv.data.dataset import Views
 from fullyconv.data.folder import open_folder, training_splits
 from fullyconv.data.pairs import Folder, Pair
-from fullyconv.files import BadFile, write_json
+from fullyconv.files import write_json
 from fullyconv.losses import class_weights
 from fullyconv.machine import DeviceName
-from fullyconv.networks import build, foreign_trunk
-from fullyconv.networks.fcn import FCN, continue_from
+from fullyconv.networks import build
+from fullyconv.networks.fcn import FCN
 from fullyconv.networks.heads import TwoHeads
 from fullyconv.predict.image import Segmenter
-from fullyconv.surgery import Transplant, transplant
+from fullyconv.train.average import Average, lagging, measure_statistics
 from fullyconv.train.batches import Batching
 from fullyconv.train.folder import CLASSES, TRANSPLANT, RunFolder
 from fullyconv.train.job import Job, Schedule, make_fabric, precision_of
@@ -33,9 +33,11 @@ from fullyconv.train.optim import make_optimizer
 from fullyconv.train.pictures import Judge, PixelLoss
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.smallest import check_views
+from fullyconv.train.start import take_weights
 from fullyconv.types import ClassSet, Preprocess
 
 COLOURS = 3
+SETTLING_VIEWS = 64  # training views that batch statistics are measured on
 
 
 class BadData(ValueError):
@@ -79,11 +81,11 @@ def prepare(
 def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Sequence[str] = ()) -> Job:
     """Build every part of a run and write down what was decided (``recipe.yaml``, ``classes.yaml``, ``data.json``).
 
-    With ``recipe.start_from``, ``transplant.json`` lists which weights were taken over and which not;
+    Where the run does not start from fresh weights, ``transplant.json`` lists which were taken over and which not;
     ``trust`` names the functions that loading that model may call.
 
-    Raises ``BadFile`` if the run to resume was another one or on other data, or if ``start_from`` has nothing for
-    this network.
+    Raises ``BadFile`` if the run to resume was another one or on other data, or if what it starts from has
+    nothing for this network.
     """
     recipe = recipe.model_copy(update={"classes": prepared.report.classes})
     folder.begin(recipe, data_print(prepared))
@@ -92,9 +94,11 @@ def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Se
     fabric = make_fabric(recipe.device, recipe.precision)
     network, preprocess = _make_network(recipe, prepared.report, folder, trust)
     optimizer = make_optimizer(network.to(fabric.device), recipe)
+    average = Average(network, recipe.average) if recipe.average else None
     batching = _make_batching(recipe, prepared, preprocess)
     sizes = {pair.image: prepared.report.sizes[pair.image] for pair in prepared.train}
     check_views(network, sizes, batching.views.options, recipe.batch)
+    delivered = network if average is None else cast("FCN", average.network)
     return Job(
         network=network,
         optimizer=optimizer,
@@ -105,7 +109,10 @@ def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Se
         loss=_make_loss(recipe, prepared.report, fabric.device),
         classes=prepared.report.classes,
         preprocess=preprocess,
-        validate=Judge(_segmenter(network, prepared.report.classes, preprocess, fabric), prepared.val),
+        clip=recipe.clip,
+        average=average,
+        settle=_settling(recipe, delivered, batching, fabric),
+        validate=Judge(_segmenter(delivered, prepared.report.classes, preprocess, fabric), prepared.val),
         validate_every=recipe.validate_every,
         smaller="batch (and raise accumulate as much), or crop",
     )
@@ -138,14 +145,31 @@ def _make_network(recipe: Recipe, report: Report, folder: RunFolder, trust: Sequ
     """Build the network with the weights it starts from; gives it and the normalisation that goes with them."""
     network = build(recipe.network_name, len(report.classes), upsampling=recipe.upsampling)
     _check_trainable(network, recipe.network_name)
-    preprocess = recipe.preprocess or Preprocess(mean=report.mean, std=report.std)
-    if recipe.start_from is not None:
-        moved, learned_on = _start(network, Path(recipe.start_from), [*trust, foreign_trunk(recipe.network_name) or ""])
+    moved, learned_on = take_weights(network, recipe, trust) or (None, None)
+    if moved is not None:
         write_json(folder.path / TRANSPLANT, asdict(moved))
-        preprocess = recipe.preprocess or learned_on or preprocess
     if recipe.train_only == "scores":
         network.trunk.requires_grad_(False)
-    return network, preprocess
+    return network, recipe.preprocess or learned_on or Preprocess(mean=report.mean, std=report.std)
+
+
+def _settling(recipe: Recipe, delivered: FCN, batching: Batching, fabric: Fabric) -> Callable[[int], None] | None:
+    """Choose how batch statistics are settled before a validation; ``None``: they are taken as they are."""
+    wanted = recipe.statistics == "measured" or (
+        recipe.statistics == "auto" and (recipe.average > 0 or lagging(delivered))
+    )
+    if not wanted:
+        return None
+    groups = -(-SETTLING_VIEWS // (batching.batch * batching.accumulate))
+
+    def settle(epoch: int) -> None:
+        with closing(batching(epoch, 0)) as prepared, fabric.autocast():  # type: ignore[type-var]
+            images = (image for group in islice(prepared, groups) for image in group[0])
+            measure_statistics(
+                delivered, (each.to(fabric.device, memory_format=torch.channels_last) for each in images)
+            )
+
+    return settle
 
 
 def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess) -> Batching:
@@ -178,31 +202,3 @@ def _check_trainable(network: FCN, name: str) -> None:
             f"{name} takes {network.in_channels} channels and has {1 + isinstance(network, TwoHeads)} score maps: "
             "train takes pictures of 3 channels and one mask each; train its parts one by one, or in a loop of your own"
         )
-
-
-def _start(network: FCN, source: Path, trust: Sequence[str]) -> tuple[Transplant, Preprocess | None]:
-    """Take over trained weights; gives what moved and, of a model folder, the normalisation they were trained with."""
-    preprocess = None
-    if source.suffix == ".safetensors":
-        report = transplant(_named_as_in(network, read_weights(source)), network)
-    else:
-        trained, config = load_network(source, trust=trust)
-        preprocess = config.preprocess if isinstance(config.preprocess, Preprocess) else None
-        # Of a classifier there is only a trunk to take.
-        report = continue_from(trained, network) if isinstance(trained, FCN) else transplant(trained, network)
-    if not report.moved and not report.reshaped:
-        raise BadFile(
-            source,
-            "has no weights for this network: no name is the same",
-            "start from a model with this trunk, or leave start_from out",
-        )
-    return report, preprocess
-
-
-def _named_as_in(network: FCN, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name a classifier's weights as its trunk's, where they are the trunk's by their own names."""
-    prefix = "trunk.classifier."
-    known = network.state_dict()
-    if any(name in known for name in tensors) or not any(prefix + name in known for name in tensors):
-        return tensors
-    return {prefix + name: tensor for name, tensor in tensors.items()}

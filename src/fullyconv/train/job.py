@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fullyconv.machine import DeviceName, Precision, choose_device, fast_bf16
+from fullyconv.train.average import Average
 from fullyconv.train.batches import Group
 from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
 
@@ -97,10 +98,21 @@ class Job:
     """Of scores and labels; the generator draws whatever the loss leaves to chance."""
     classes: ClassSet
     preprocess: Preprocess | SpectralPreprocess
+    clip: float | None = None
+    """The largest norm of a gradient, over all weights."""
+    average: Average | None = None
+    """What is validated and delivered in the network's place."""
+    settle: Callable[[int], None] | None = None
+    """Measures batch statistics of what is delivered, before it is validated; takes the epoch."""
     validate: Callable[[], Validation] | None = None
     validate_every: int = 1
     smaller: str = "batch"
     """The choices that take less memory when lowered."""
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The network that is validated and delivered: the average, where there is one."""
+        return self.network if self.average is None else self.average.network
 
 
 @dataclass

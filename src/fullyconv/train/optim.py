@@ -28,6 +28,10 @@ class Descent(BaseModel):
     """With ``caffe-sgd``: whether ``all`` biases have that, or only those of the ``scores`` (reference AlexNet)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """The highest of the run, after ``warmup``."""
+    trunk_rate: Annotated[float, Field(gt=0)] = 1.0
+    """Multiplies the learning rate of the trunk: below 1 where it is pretrained and the score layers are fresh."""
+    rest_trunk: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of the run, from its start, in which the trunk rests and only score layers learn."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Of SGD; with AdamW the decay of its mean gradient."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
@@ -38,6 +42,8 @@ class Descent(BaseModel):
     """The exponent of ``poly``."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """The share of the run in which the learning rate rises from zero."""
+    clip: Annotated[float, Field(gt=0)] | None = None
+    """Gradients are scaled down to this norm (over all weights) where theirs is larger; ``null`` leaves them."""
 
     def rate_at(self, progress: float) -> float:
         """Return the learning rate at ``progress`` (0..1) through the run.
@@ -56,22 +62,37 @@ class Descent(BaseModel):
 def make_optimizer(network: nn.Module, descent: Descent) -> Optimizer:
     """Make an optimiser over the trainable parameters.
 
-    Weights of convolutions decay; biases and normalisation parameters do not. ``fused`` runs the
-    whole update in one pass over memory. For ``caffe-sgd`` and ``bias_multipliers`` see
-    ``caffe_groups``.
+    Weights of convolutions decay; biases and normalisation parameters do not; the trunk's, by the names
+    ``trunk.…``, learn at ``trunk_rate`` times the rate (``set_rates``). ``fused`` runs the whole update in one
+    pass over memory. For ``caffe-sgd`` and ``bias_multipliers`` see ``caffe_groups``.
     """
     rate, momentum, decay = descent.learning_rate, descent.momentum, descent.weight_decay
     if descent.optimizer == "caffe-sgd":
-        groups = caffe_groups(network, bias_multipliers=descent.bias_multipliers)
-        return CaffeSGD(groups, lr=rate, momentum=momentum, weight_decay=decay)
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        caffe = caffe_groups(network, bias_multipliers=descent.bias_multipliers)
+        return CaffeSGD(caffe, lr=rate, momentum=momentum, weight_decay=decay)
+    trainable = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    kinds: dict[tuple[bool, bool], list[Tensor]] = {(True, False): [], (False, False): []}
+    for name, parameter in trainable:
+        apart = _in_trunk(name) and (descent.trunk_rate != 1 or descent.rest_trunk > 0)
+        kinds.setdefault((parameter.ndim > 1, apart), []).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay if decays else 0.0}
+        | ({"share": descent.trunk_rate, "rests": descent.rest_trunk} if trunk else {})
+        for (decays, trunk), parameters in kinds.items()
     ]
     if descent.optimizer == "sgd":
         return SGD(groups, lr=rate, momentum=momentum, fused=True)
     return AdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
+
+
+def set_rates(optimizer: Optimizer, rate: float, progress: float) -> None:
+    """Set the learning rate of every group of parameters at ``progress`` (0..1) through the run."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0 if progress < group.get("rests", 0.0) else rate * group.get("share", 1.0)
+
+
+def _in_trunk(name: str) -> bool:
+    return name.startswith(("trunk.", "second."))
 
 
 def caffe_groups(network: nn.Module, *, bias_multipliers: BiasMultipliers = "all") -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from fullyconv.documents import format_yaml, parse_yaml, read_yaml
@@ -30,7 +30,8 @@ ELSEWHERE = {
     "imgsz": "crop", "img_size": "crop", "image_size": "crop", "input_size": "crop", "crop_size": "crop",
     "size": "crop", "optim": "optimizer", "optimiser": "optimizer", "decay": "weight_decay", "wd": "weight_decay",
     "scheduler": "schedule", "lr_scheduler": "schedule", "lr_policy": "schedule", "warmup_epochs": "warmup",
-    "class_weights": "balance", "weights": "start_from", "pretrained": "start_from", "checkpoint": "start_from",
+    "class_weights": "balance", "checkpoint": "start_from", "ema": "average", "grad_clip": "clip",
+    "clip_grad": "clip", "max_norm": "clip", "gradient_clip_val": "clip", "backbone_lr": "trunk_rate",
     "init_from": "start_from", "finetune": "start_from", "freeze": "train_only", "backbone": "trunk",
     "encoder": "trunk", "arch": "network", "architecture": "network", "model": "network", "amp": "precision",
     "fp16": "precision", "half": "precision", "gpu": "device", "gpus": "device", "cuda": "device",
@@ -79,11 +80,24 @@ class Recipe(Descent):
     """``None`` is the network's own."""
     classes: ClassSet | None = None
     """The classes of the data set; ``None`` takes them from its ``classes.yaml`` or infers them."""
+    weights: str | None = None
+    """A file of the weights of ``trunk``'s classifier under its own names, ``.safetensors`` or ``.pth`` (read as
+    tensors alone): where nothing can be downloaded."""
+    pretrained: bool = False
+    """Let the library of ``trunk`` fetch the weights it recommends, or take them from its cache."""
     start_from: str | None = None
     """A model folder, or a ``.safetensors`` file of named weights: what has its name and size here is taken over.
     Score layers it does not have start at zero; of a model of other classes only the trunk is taken."""
     preprocess: Preprocess | None = None
-    """The normalisation of pixels; ``None`` takes that of ``start_from``'s model, else the data set's statistics."""
+    """The normalisation of pixels; ``None`` takes that of ``start_from``'s model, or of the classifier whose weights
+    the trunk starts from, else the data set's statistics."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Validate and deliver an exponential moving average of the weights that keeps this share of itself per update
+    (0.998: of the last 500 or so); 0: the weights as they are."""
+    statistics: Literal["auto", "running", "measured"] = "auto"
+    """The batch statistics of what is validated and delivered: ``running`` averages, or ``measured`` anew, exactly,
+    on 64 training views; ``auto`` measures where the averages lag (a trunk of momentum below 0.05) or weights are
+    averaged."""
     train_only: Literal["all", "scores"] = "all"
     """``scores`` freezes the trunk: only score layers (and learned upsampling) train (paper's FCN-32s-fixed)."""
 
@@ -139,6 +153,15 @@ class Recipe(Descent):
         if name is not None and not is_external(name):
             raise ValueError("write timm:NAME, torchvision:NAME or package.module:function")
         return name
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [key for key in ("weights", "pretrained", "start_from") if getattr(self, key)]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} both say where weights come from: leave one out")
+        if (self.weights or self.pretrained) and self.trunk is None:
+            raise ValueError(f"{given[0]} is for a classifier from elsewhere: name it, trunk=timm:NAME")
+        return self
 
     @property
     def network_name(self) -> str:

@@ -23,9 +23,10 @@ from fullyconv.train.board import Board
 from fullyconv.train.checkpoints import OPTIMIZER, STATE
 from fullyconv.train.folder import LAST, RunFolder
 from fullyconv.train.job import Job, Position, Quiet, Validation, Watcher
-from fullyconv.train.optim import optimizer_tensors, restore_optimizer
+from fullyconv.train.optim import optimizer_tensors, restore_optimizer, set_rates
 from fullyconv.train.stop import StopRequest
 
+AVERAGE = "average."  # before the names of averaged weights, which a checkpoint keeps beside the optimiser's
 SAVE_SECONDS = 600.0  # the most that a death costs, where an epoch takes longer
 
 
@@ -91,7 +92,8 @@ class Run:
         """Return the disk space that the run takes at most: two states, and the best model while it is replaced."""
         weights: int = sum(tensor.nbytes for tensor in self.job.network.state_dict().values())
         moments = 2 if isinstance(self.job.optimizer, AdamW) else 1
-        return 2 * (1 + moments) * weights + 2 * weights
+        averages = self.job.average is not None
+        return 2 * (1 + moments + averages) * weights + 2 * weights
 
     def _train_epoch(self) -> None:
         """Make the updates that are left of an epoch, as far as time and signals allow."""
@@ -143,8 +145,7 @@ class Run:
         torch.manual_seed(seed)
         generator = torch.Generator(job.fabric.device).manual_seed(seed)
         position.rate = job.schedule.rate(progress)
-        for parameters in self._optimizer.param_groups:
-            parameters["lr"] = position.rate
+        set_rates(self.job.optimizer, position.rate, progress)
         _rest_frozen_norms(self._network)
         try:
             total = self._descend(group, generator)
@@ -168,7 +169,11 @@ class Run:
                 f"the loss became {total} at learning rate {self.position.rate:.2g}: "
                 "lower learning_rate, or raise warmup; what was saved before is kept"
             )
+        if self.job.clip is not None:
+            nn.utils.clip_grad_norm_(self.job.network.parameters(), self.job.clip)
         self._optimizer.step()
+        if self.job.average is not None:
+            self.job.average.follow(self.job.network, self._done)
         return total
 
     def _end_epoch(self, board: Board) -> None:
@@ -187,10 +192,10 @@ class Run:
         }
         found = None
         due = last or (position.epoch + 1) % self.job.validate_every == 0
-        if self.job.validate is not None and due:
+        if due:
             with self._saving_first():
-                found = self.job.validate()
-            figures |= found.figures
+                found = self._look()
+            figures |= found.figures if found else {}
         position.history = [line for line in position.history if line["epoch"] <= position.epoch] + [figures]
         position.finished = last
         if position.step == schedule.per_epoch:  # an epoch cut short goes on where it was cut, should the run be
@@ -199,6 +204,12 @@ class Run:
             self._write_epoch(figures, found)
         board.note(figures, found)
         self.watcher.epoch(figures)
+
+    def _look(self) -> Validation | None:
+        """Validate what would be delivered now."""
+        if self.job.settle is not None:
+            self.job.settle(self.position.epoch)
+        return None if self.job.validate is None else self.job.validate()
 
     def _write_epoch(self, figures: dict[str, Any], found: Validation | None) -> None:
         if self.folder is None:
@@ -211,8 +222,11 @@ class Run:
         self.folder.add_metrics(figures)
 
     def write_model(self, folder: Path, notes: Mapping[str, Any]) -> None:
-        """Write the network as a model folder."""
-        save(self.job.network, folder, classes=self.job.classes, preprocess=self.job.preprocess, notes=notes)
+        """Write the network that is delivered as a model folder."""
+        self._write(self.job.delivered, folder, notes)
+
+    def _write(self, network: nn.Module, folder: Path, notes: Mapping[str, Any]) -> None:
+        save(network, folder, classes=self.job.classes, preprocess=self.job.preprocess, notes=notes)
 
     def _save(self) -> None:
         if self.folder is None:
@@ -223,8 +237,11 @@ class Run:
         self._saved, self._kept = time.monotonic(), self._done
 
     def _fill(self, folder: Path) -> None:
-        self.write_model(folder, {})
-        write_tensors(folder / OPTIMIZER, optimizer_tensors(self.job.optimizer))
+        self._write(self.job.network, folder, {})
+        tensors = optimizer_tensors(self.job.optimizer)
+        if self.job.average is not None:
+            tensors |= {AVERAGE + name: tensor for name, tensor in self.job.average.network.state_dict().items()}
+        write_tensors(folder / OPTIMIZER, tensors)
         write_json(folder / STATE, asdict(self.position))
 
     @contextmanager
@@ -245,7 +262,12 @@ class Run:
         if found is not None:
             self.position = _read_position(found / STATE)
             self.job.network.load_state_dict(read_tensors(found / WEIGHTS))
-            restore_optimizer(self.job.optimizer, read_tensors(found / OPTIMIZER))
+            tensors = read_tensors(found / OPTIMIZER)
+            averaged = {name: tensors.pop(name) for name in list(tensors) if name.startswith(AVERAGE)}
+            restore_optimizer(self.job.optimizer, tensors)
+            if self.job.average is not None:
+                weights = {name.removeprefix(AVERAGE): tensor for name, tensor in averaged.items()}
+                self.job.average.network.load_state_dict(weights)
         elif folder.resume:
             self.watcher.remark(f"{folder.path}: nothing whole was saved: training from the start")
         position = self.position

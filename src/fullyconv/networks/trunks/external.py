@@ -40,8 +40,8 @@ def foreign_code(name: str) -> bool:
     return found is not None and found[1] not in ("timm", "torchvision")
 
 
-def build_classifier(name: str) -> nn.Module:
-    """Build a classifier with fresh weights; nothing is downloaded.
+def build_classifier(name: str, *, pretrained: bool = False) -> nn.Module:
+    """Build a classifier with fresh weights, for which nothing is downloaded, or with those its library recommends.
 
     ``name`` is ``timm:convnext_tiny``, ``torchvision:resnet50``, or ``my_package.nets:build``: a function (or class)
     that gives the network when it is called without arguments, in a package that can be imported. Raises
@@ -54,28 +54,30 @@ def build_classifier(name: str) -> nn.Module:
     if found is None:
         raise ValueError(f"{name!r} names no classifier: write timm:NAME, torchvision:NAME or package.module:function")
     source, entry = found.groups()
-    builders: dict[str, Callable[[str], Any]] = {"timm": _timm, "torchvision": _torchvision}
-    network = builders[source](entry) if source in builders else _function(source, entry)
+    builders: dict[str, Callable[[str, bool], Any]] = {"timm": _timm, "torchvision": _torchvision}
+    if source not in builders and pretrained:
+        raise ValueError(f"{name} is a function of yours: let it give the weights, or name their file")
+    network = builders[source](entry, pretrained) if source in builders else _function(source, entry)
     if not isinstance(network, nn.Module):
         raise ValueError(f"{name} gives a {type(network).__name__}, not an nn.Module")
     return network
 
 
-def _timm(entry: str) -> Any:
+def _timm(entry: str, pretrained: bool) -> Any:
     timm = library("timm")
     if not timm.is_model(entry):
         near = ", ".join(timm.list_models(f"*{entry.split('_')[0]}*")[:8])
         raise ValueError(f"timm has no model {entry!r}" + (f": it has {near}, …" if near else ""))
-    return timm.create_model(entry, pretrained=False)
+    return timm.create_model(entry, pretrained=pretrained)
 
 
-def _torchvision(entry: str) -> Any:
+def _torchvision(entry: str, pretrained: bool) -> Any:
     models = library("torchvision").models
     names = models.list_models(module=models)
     if entry not in names:
         near = ", ".join([name for name in names if name[:3] == entry[:3]][:8] or names[:8])
         raise ValueError(f"torchvision has no classifier {entry!r}: it has {near}, …")
-    return models.get_model(entry, weights=None)
+    return models.get_model(entry, weights="DEFAULT" if pretrained else None)
 
 
 def _function(module: str, entry: str) -> Any:

@@ -1,0 +1,133 @@
+"""The weights that a training starts from, and the normalisation that goes with them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fullyconv.checkpoint import load_network, read_weights
+from fullyconv.files import BadFile
+from fullyconv.networks import foreign_trunk
+from fullyconv.networks.fcn import FCN, continue_from
+from fullyconv.networks.trunks.external import build_classifier, usual_preprocess
+from fullyconv.surgery import Transplant, transplant
+from fullyconv.surgery.layers import without_weights
+from fullyconv.train.recipe import Recipe
+from fullyconv.types import Preprocess
+
+PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+WRAPPINGS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # the best of a checkpoint first
+
+Start = tuple[Transplant, Preprocess | None]
+"""What was taken over, and the normalisation it was trained with, where that is known."""
+
+
+def take_weights(network: FCN, recipe: Recipe, trust: Sequence[str] = ()) -> Start | None:
+    """Take over the weights that a recipe starts from: ``start_from``, ``weights`` or ``pretrained``.
+
+    Args:
+        network: The recipe's; changed in place.
+        recipe: Says where from.
+        trust: Functions that loading a model folder may call.
+
+    Returns:
+        What moved, with the normalisation that the weights were trained with: of a model folder its own, of a
+        classifier's weights the classifier's; ``None`` where the recipe starts from fresh weights.
+
+    Raises:
+        BadFile: Where a file cannot be read or does not fit.
+        ValueError: Where the library cannot fetch its weights.
+    """
+    if recipe.pretrained:
+        return _of_classifier(network, recipe, _fetched(str(recipe.trunk)), str(recipe.trunk))
+    source = recipe.weights or recipe.start_from
+    if source is None:
+        return None
+    path = Path(source)
+    if recipe.weights:
+        return _of_classifier(network, recipe, read_named(path), source)
+    if path.suffix == ".safetensors" or path.suffix in PICKLED:
+        moved = transplant(_named_as_in(network, read_named(path)), network)
+        return _checked(moved, path), _normalisation(recipe) if recipe.trunk else None
+    trained, config = load_network(path, trust=[*trust, foreign_trunk(recipe.network_name) or ""])
+    # Of a classifier there is only a trunk to take.
+    moved = continue_from(trained, network) if isinstance(trained, FCN) else transplant(trained, network)
+    return _checked(moved, path), config.preprocess if isinstance(config.preprocess, Preprocess) else None
+
+
+def read_named(path: Path) -> dict[str, Tensor]:
+    """Read named weights from ``.safetensors``, or from what ``torch.save`` wrote, of which tensors alone are read.
+
+    Of a training checkpoint the weights are taken (``state_dict``, ``model``, …; averaged ones first), without the
+    prefix ``module.`` of parallel training.
+
+    Raises:
+        BadFile: If it cannot be read so.
+    """
+    if path.suffix not in PICKLED:
+        return read_weights(path)
+    if not path.is_file():
+        raise BadFile(path, "no such file", "check the path")
+    try:
+        # What a pickle holds beside tensors could be code: torch refuses it.
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
+        fix = "save its state_dict() alone: torch.save(model.state_dict(), path)"
+        raise BadFile(path, f"not readable as tensors alone ({first})", fix) from None
+    inner = next((found[key] for key in WRAPPINGS if isinstance(found, Mapping) and key in found), found)
+    if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
+        raise BadFile(path, "holds no mapping of names to tensors", "save a model's state_dict()")
+    return {str(name).removeprefix("module."): tensor for name, tensor in inner.items()}
+
+
+def _of_classifier(network: FCN, recipe: Recipe, tensors: dict[str, Tensor], source: str) -> Start:
+    """Take over a classifier's weights; its whole trunk has to be among them."""
+    try:
+        moved = transplant(_named_as_in(network, tensors), network)
+    except ValueError as error:
+        raise BadFile(source, str(error), f"use the weights of {recipe.trunk} itself") from None
+    lost = [name for name in moved.missing if name.startswith("trunk.") and not name.endswith("num_batches_tracked")]
+    if lost:
+        what = f"lacks {len(lost)} tensors of {recipe.trunk}, first {lost[0].removeprefix('trunk.classifier.')}"
+        raise BadFile(source, what, f"use the weights of {recipe.trunk} itself, under its library's names")
+    return moved, _normalisation(recipe)
+
+
+def _fetched(trunk: str) -> dict[str, Tensor]:
+    try:
+        return build_classifier(trunk, pretrained=True).state_dict()
+    except (OSError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"the weights of {trunk} could not be fetched ({first}): download its file elsewhere and give it with "
+            "weights=FILE"
+        ) from None
+
+
+def _normalisation(recipe: Recipe) -> Preprocess:
+    """Return the normalisation that the recipe's classifier says it was trained with."""
+    made: nn.Module = without_weights(partial(build_classifier, str(recipe.trunk)))
+    return usual_preprocess(made)
+
+
+def _checked(moved: Transplant, source: Path) -> Transplant:
+    if not moved.moved and not moved.reshaped:
+        what, fix = "has no weights for this network: no name is the same", "start from a model with this trunk"
+        raise BadFile(source, what, f"{fix}, or leave start_from out")
+    return moved
+
+
+def _named_as_in(network: FCN, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name a classifier's weights as its trunk's, where they are the trunk's by their own names."""
+    prefix = "trunk.classifier."
+    known = network.state_dict()
+    if any(name in known for name in tensors) or not any(prefix + name in known for name in tensors):
+        return tensors
+    return {prefix + name: tensor for name, tensor in tensors.items()}
