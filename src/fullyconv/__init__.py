@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fullyconv.networks.fcn import FCN
     from fullyconv.opening import load
     from fullyconv.predict.image import Prediction, Segmenter
+    from fullyconv.predict.predictor import Predictor
     from fullyconv.surgery.convolutionize import FullyConvolutional, convolutionize
     from fullyconv.train.recipe import Recipe
     from fullyconv.types import ClassSet, Preprocess
@@ -48,6 +49,7 @@ _HOMES = {
     "load": "fullyconv.opening",
     "Segmenter": "fullyconv.predict.image",
     "Prediction": "fullyconv.predict.image",
+    "Predictor": "fullyconv.predict.predictor",
     "save": "fullyconv.checkpoint",
     "evaluate": "fullyconv.evaluation",
     "Evaluation": "fullyconv.evaluation",
@@ -62,6 +64,7 @@ __all__ = [
     "Evaluation",
     "FullyConvolutional",
     "Prediction",
+    "Predictor",
     "Preprocess",
     "Recipe",
     "Segmenter",

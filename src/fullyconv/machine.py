@@ -7,12 +7,15 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import nn
 
 Precision = Literal["fp32", "bf16"]
+Arithmetic = Literal["auto", "float32", "bfloat16", "int8"]
+ArithmeticName = Arithmetic | Precision
+EngineName = Literal["auto", "pytorch", "openvino"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
@@ -27,6 +30,18 @@ def choose_device(name: DeviceName | torch.device) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for, but PyTorch sees none: use device=cpu, or a CUDA build of torch")
     return torch.device(name)
+
+
+def arithmetic(name: str) -> Arithmetic:
+    """Return the full name of an arithmetic to predict in, which training calls by its short name.
+
+    >>> arithmetic("bf16"), arithmetic("int8")
+    ('bfloat16', 'int8')
+    """
+    full = {"fp32": "float32", "bf16": "bfloat16"}.get(name, name)
+    if full not in get_args(Arithmetic):
+        raise ValueError(f"precision is one of {', '.join(get_args(Arithmetic))}, not {name!r}")
+    return cast("Arithmetic", full)
 
 
 def fast_bf16(device: torch.device) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fullyconv.checkpoint import load_network
 from fullyconv.hsi.segmenter import SceneSegmenter
-from fullyconv.machine import DeviceName, Precision
+from fullyconv.machine import ArithmeticName, DeviceName, EngineName
 from fullyconv.predict.image import Segmenter
 from fullyconv.types import SpectralPreprocess
 
@@ -16,7 +16,8 @@ def load(
     folder: Path | str,
     *,
     device: DeviceName = "auto",
-    precision: Precision = "fp32",
+    precision: ArithmeticName = "float32",
+    engine: EngineName = "auto",
     trust: str | Sequence[str] = (),
 ) -> Segmenter | SceneSegmenter:
     """Open a model folder for prediction.
@@ -26,7 +27,8 @@ def load(
     Args:
         folder: The model folder, ``RUN/model``, or the run ``RUN`` that holds it.
         device: Where to compute; ``auto`` is CUDA where there is one.
-        precision: ``bf16`` is quicker where the machine has instructions for it.
+        precision: ``float32``; ``bfloat16`` is quicker where the machine has instructions for it; ``int8`` or ``auto``.
+        engine: What computes: ``pytorch``, ``openvino``, or ``auto``.
         trust: Functions ``package.module:function`` that may be called to make the network's classifier,
             where the model was made on one of your own.
 
@@ -47,6 +49,18 @@ def load(
     network, config = load_network(folder, trust=trust)
     if isinstance(config.preprocess, SpectralPreprocess):
         return SceneSegmenter(
-            network, classes=config.classes, preprocess=config.preprocess, device=device, precision=precision
+            network,
+            classes=config.classes,
+            preprocess=config.preprocess,
+            device=device,
+            precision=precision,
+            engine=engine,
         )
-    return Segmenter(network, classes=config.classes, preprocess=config.preprocess, device=device, precision=precision)
+    return Segmenter(
+        network,
+        classes=config.classes,
+        preprocess=config.preprocess,
+        device=device,
+        precision=precision,
+        engine=engine,
+    )

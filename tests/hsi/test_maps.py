@@ -101,7 +101,8 @@ def test_the_usual_scene_goes_through_in_one_pass(monkeypatch: pytest.MonkeyPatc
     cube = np.zeros((610, 340, 103), np.uint16)
     cube[..., :] = np.arange(610)[:, None, None]
     model = segmenter(Scene(cube, classes=class_set(9)))
-    assert [(rows, columns) for rows, columns, _ in model._tiles(Scene(cube))] == [(slice(0, 610), slice(0, 340))]
+    passes = [(rows, columns) for rows, columns, _ in model._looked(Scene(cube), model._label_band)]
+    assert passes == [(slice(0, 610), slice(0, 340))]
 
 
 def test_what_is_no_scene_of_this_model_is_refused(scene: Scene, tmp_path: Path) -> None:

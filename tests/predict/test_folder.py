@@ -89,14 +89,15 @@ def test_a_picture_that_memory_does_not_suffice_for_stops_no_other(
     for name, height in (("a", 12), ("b", 500), ("c", 12)):
         picture(tmp_path / "in" / f"{name}.png", (height, 17))
     model = Segmenter(build("fcn32s-resnet18", 2), classes=ClassSet(("x", "y")), preprocess=Preprocess())
-    scores = Segmenter.scores
+    engine = model.prepared().engine
+    score_maps = engine.score_maps
 
-    def little(self: Segmenter, pixels: np.ndarray) -> torch.Tensor:
-        if len(pixels) > 20:
+    def little(pixels: np.ndarray) -> list[torch.Tensor]:
+        if pixels.shape[1] > 20:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return scores(self, pixels)
+        return score_maps(pixels)
 
-    monkeypatch.setattr(Segmenter, "scores", little)
+    monkeypatch.setattr(engine, "score_maps", little)
     outcomes = list(predict_files(model, find_images([tmp_path / "in"]), tmp_path / "out"))
     assert [outcome.problem is None for outcome in outcomes] == [True, False, True]
     assert "b.png: not enough memory for 500 x 17 pixels" in str(outcomes[1].problem)

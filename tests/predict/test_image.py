@@ -216,10 +216,19 @@ def test_predictions_follow_the_network_whatever_becomes_of_it() -> None:
     agree()
 
 
-def test_the_frozen_network_has_no_weights_of_its_own(model: Segmenter) -> None:
+def test_a_network_is_prepared_anew_only_when_it_has_changed(model: Segmenter) -> None:
     model.predict(np.zeros((8, 8, 3), np.uint8))
-    theirs = {tensor.data_ptr() for tensor in model.network.state_dict().values()}
-    assert {tensor.data_ptr() for tensor in model._frozen().state_dict().values()} == theirs
+    prepared = model.prepared()
+    model.network.train()
+    model.predict(np.zeros((9, 70, 3), np.uint8))
+    assert model.network.eval() is model.network
+    assert model.prepared() is prepared
+    with torch.no_grad():
+        model.network.heads[0].weight.mul_(1)
+    assert model.prepared() is not prepared
+    prepared = model.prepared()
+    model.network.heads[0].bias.data = model.network.heads[0].bias.data.clone()
+    assert model.prepared() is not prepared
 
 
 @pytest.mark.parametrize("name", ["timm:convnext_atto", "torchvision:mobilenet_v2"])
@@ -264,20 +273,22 @@ def test_where_memory_runs_out_smaller_tiles_give_the_same(
 ) -> None:
     pixels = RNG.integers(0, 256, (300, 700, 3)).astype(np.uint8)
     expected = model.predict(pixels, probabilities=True)
-    scores, room = Segmenter.scores, 180_000
+    engine, room = model.prepared().engine, 180_000
+    score_maps = engine.score_maps
 
-    def little(self: Segmenter, pixels: np.ndarray) -> torch.Tensor:
-        if pixels.shape[0] * pixels.shape[1] > room:
+    def little(pixels: np.ndarray) -> list[torch.Tensor]:
+        if pixels.size > 3 * room:
             raise error
-        return scores(self, pixels)
+        return score_maps(pixels)
 
-    monkeypatch.setattr(Segmenter, "scores", little)
+    monkeypatch.setattr(engine, "score_maps", little)
     found = model.predict(pixels, probabilities=True)
+    np.testing.assert_array_equal(model.labels(np.stack([pixels, pixels]))[1], expected.labels)
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-3)
     room = 0
     with pytest.raises(MemoryError, match="not enough memory for 300 x 700 pixels, even in tiles"):
         model.predict(pixels)
-    monkeypatch.setattr(Segmenter, "scores", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    monkeypatch.setattr(engine, "score_maps", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
         model.predict(pixels)

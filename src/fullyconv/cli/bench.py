@@ -12,7 +12,8 @@ from fullyconv.cli.options import DeviceOption, TrustOption, import_from_here
 
 if TYPE_CHECKING:
     from fullyconv.bench import Watch
-    from fullyconv.cli.options import Device, Precision
+    from fullyconv.cli.options import Device
+    from fullyconv.machine import Precision
     from fullyconv.predict.image import Segmenter
 
 USUAL = "fcn8s-vgg16-same"  # the network that is timed where no model is named: its weights do not matter

@@ -14,6 +14,7 @@ from fullyconv.cli.opening import pairs_to_score
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
+    EngineOption,
     ModelArgument,
     OverwriteOption,
     PrecisionOption,
@@ -43,7 +44,8 @@ def evaluate(
         Path | None, typer.Option("--report", help="Write report.html with the best and worst images into this folder.")
     ] = None,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
     overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
@@ -55,12 +57,13 @@ def evaluate(
     """
     from fullyconv.evaluation import evaluate as score
     from fullyconv.hsi.segmenter import SceneSegmenter
+    from fullyconv.machine import arithmetic
     from fullyconv.opening import load
     from fullyconv.outputs import single_output
     from fullyconv.report import FILE_NAME, write_report
 
     import_from_here(*(trust or ()))
-    segmenter = load(model, device=device, precision=precision, trust=trust or ())
+    segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
     if isinstance(segmenter, SceneSegmenter):
         figures = ScoreFiles(json_file, inputs=(data, *filter(None, (labels, masks))), overwrite=overwrite)
         evaluate_on_scene(model, segmenter, data, labels=labels, masks=masks, figures=figures)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["fp32", "bf16"]
+Engine = Literal["auto", "pytorch", "openvino"]
 
 ModelArgument = Annotated[Path, typer.Argument(help="Model folder (RUN/model).", show_default=False)]
 DataArgument = Annotated[Path, typer.Argument(help="Data-set folder.", show_default=False)]
@@ -17,7 +17,14 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe value; may be repeated.")
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic: bf16 is quicker where the machine has it.")]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|float32|bfloat16|int8",
+        help="Arithmetic: bfloat16 is quicker where the machine has it, int8 where the engine does.",
+    ),
+]
+EngineOption = Annotated[Engine, typer.Option(help="What computes; openvino is an extra.")]
 CRFOption = Annotated[bool, typer.Option("--crf", help="Let a dense CRF sharpen the labels (extra: crf).")]
 
 OverwriteOption = Annotated[

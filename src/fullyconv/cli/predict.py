@@ -13,6 +13,7 @@ from fullyconv.cli.crf import with_crf
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
+    EngineOption,
     ModelArgument,
     OverwriteOption,
     PrecisionOption,
@@ -41,7 +42,8 @@ def predict(
         typer.Option(help="Of scenes: wavelengths in nm to show as red, green and blue; default: 650 550 450."),
     ] = None,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "fp32",
+    precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
     overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
@@ -58,13 +60,14 @@ def predict(
     from fullyconv.checkpoint import CONFIG, WEIGHTS
     from fullyconv.files import BadFile
     from fullyconv.hsi.segmenter import SceneSegmenter
+    from fullyconv.machine import arithmetic
     from fullyconv.opening import load
     from fullyconv.predict.folder import find_images
 
     if (out_ / CONFIG).is_file() and (out_ / WEIGHTS).is_file():
         raise BadFile(out_, "is a model's folder, which training replaces as a whole", "choose another --out")
     import_from_here(*(trust or ()))
-    segmenter = load(model, device=device, precision=precision, trust=trust or ())
+    segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
     of_scenes = isinstance(segmenter, SceneSegmenter)
     if (crf and of_scenes) or ((cube_key or rgb) and not of_scenes):
         wrong = "a CRF compares colours, which" if crf else "--cube-key and --rgb are for scenes, which"

@@ -18,9 +18,9 @@ from fullyconv.hsi.formats.mapped import release
 from fullyconv.hsi.normalise import missing_pixels, normalise
 from fullyconv.hsi.pictures import false_colour
 from fullyconv.hsi.scene import Scene
-from fullyconv.machine import DeviceName, Precision, frozen
+from fullyconv.machine import ArithmeticName, DeviceName, EngineName, frozen
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.image import Picture, Prediction, Segmenter
+from fullyconv.predict.image import Look, Picture, Piece, Prediction, Segmenter
 from fullyconv.types import VOID, ClassSet, SpectralPreprocess
 
 WHOLE_BYTES = 256 << 20  # of float32 spectra; larger scenes go through the network tile by tile
@@ -39,13 +39,21 @@ class SceneSegmenter(Segmenter):
         classes: ClassSet,
         preprocess: SpectralPreprocess,
         device: DeviceName = "auto",
-        precision: Precision = "fp32",
+        precision: ArithmeticName = "float32",
+        engine: EngineName = "auto",
     ) -> None:
         if preprocess.channels != network.in_channels:
             raise ValueError(
                 f"the network sees {network.in_channels} channels, its normalisation gives {preprocess.channels}"
             )
-        super().__init__(network, classes=classes, preprocess=preprocess, device=device, precision=precision)  # type: ignore[arg-type]
+        super().__init__(
+            network,
+            classes=classes,
+            preprocess=preprocess,  # type: ignore[arg-type]
+            device=device,
+            precision=precision,
+            engine=engine,
+        )
 
     def predict(self, image: Picture | Scene, *, probabilities: bool = False) -> Prediction:
         """Label every pixel of a scene.
@@ -77,9 +85,9 @@ class SceneSegmenter(Segmenter):
 
     # Pieces of a scene take the place of arrays of pixels below: a piece knows where it has no data.
 
-    def _tiles(self, pixels: Scene) -> Iterator[tuple[slice, slice, Tensor]]:  # type: ignore[override]
-        for tile in super()._tiles(pixels):  # type: ignore[arg-type]
-            yield tile
+    def _looked(self, pixels: Scene, look: Look) -> Iterator[Piece]:  # type: ignore[override]
+        for piece in super()._looked(pixels, look):  # type: ignore[arg-type]
+            yield piece
             release(pixels.cube)
 
     def _tile_core(self, pixels: Scene) -> int:  # type: ignore[override]
@@ -90,8 +98,9 @@ class SceneSegmenter(Segmenter):
         halo = max(plan.reach + plan.stride for plan in self.network.plans)
         return int(max(side - 2 * halo, halo))  # a halo wider than the core would be computed nine times over
 
-    def _normalised(self, pixels: Scene | np.ndarray) -> np.ndarray:
-        return normalise(Scene(pixels) if isinstance(pixels, np.ndarray) else pixels, self.preprocess)[0]
+    def _read(self, pixels: Scene | np.ndarray) -> np.ndarray:
+        scene = Scene(pixels) if isinstance(pixels, np.ndarray) else pixels
+        return normalise(scene, self.preprocess)[0].transpose(1, 2, 0)
 
 
 def working_bytes(network: FCN) -> int:

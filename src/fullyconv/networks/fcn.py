@@ -155,7 +155,11 @@ class FCN(nn.Module):
             ValueError: For an image of other channels or smaller than ``smallest_input``.
         """
         self.check(image)
-        return self._score(self.trunk(self.padded(image)), self.heads)
+        return self.scored(self.padded(image))
+
+    def scored(self, padded: Tensor) -> list[Tensor]:
+        """Score the maps of an image that has its margin (``padded``) already, as ``score_maps`` does."""
+        return self._score(self.trunk(padded), self.heads)
 
     def padded(self, image: Tensor) -> Tensor:
         """Put the margin of zeros around an image that the trunk needs, if any.

@@ -44,10 +44,9 @@ class LateFusion(FCN):
         """The layers that score the maps, coarse to fine, by the names of their modules."""
         return {**super().score_layers, "second_heads": self.second_heads}
 
-    def score_maps(self, image: Tensor) -> list[Tensor]:
+    def scored(self, padded: Tensor) -> list[Tensor]:
         """Score the maps of both trunks, of N x (K + L) x H x W, and weigh them; coarse to fine."""
-        self.check(image)
-        first, second = image[:, : self.first_channels], image[:, self.first_channels :]
+        first, second = padded[:, : self.first_channels], padded[:, self.first_channels :]
         pairs = zip(
             self._score(self.trunk(first), self.heads), self._score(self.second(second), self.second_heads), strict=True
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from math import isfinite
-from operator import is_not
 from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,18 @@ from torch import Tensor
 
 from fullyconv.data.images import read_image, to_rgb
 from fullyconv.draw import overlay
-from fullyconv.machine import DeviceName, Precision, choose_device, frozen, out_of_memory
+from fullyconv.machine import (
+    ArithmeticName,
+    DeviceName,
+    EngineName,
+    arithmetic,
+    choose_device,
+    frozen,
+    out_of_memory,
+)
 from fullyconv.networks.fcn import FCN
+from fullyconv.predict.engines import Engine, Snapshot, make_engine
+from fullyconv.predict.ladder import Ladder
 from fullyconv.tiles import plan_tiles
 from fullyconv.types import ClassSet, Preprocess
 
@@ -28,6 +38,21 @@ COLOURS = 3
 
 Picture = Path | str | Image.Image | np.ndarray
 """What stands for an image: a path, a PIL image or an array."""
+
+Piece = tuple[slice, slice, Tensor]
+"""Rows and columns of an image, and what was found there, ... x h x w."""
+
+Look = Callable[[np.ndarray], Iterator[tuple[slice, Tensor]]]
+"""Finds something of every pixel of H x W x K: some rows at a time, ... x rows x W."""
+
+PREPARING = Lock()
+
+
+class Prepared(NamedTuple):
+    """A network as predictions use it: what gives its score maps, and what makes labels of these."""
+
+    engine: Engine
+    ladder: Ladder
 
 
 @dataclass(frozen=True)
@@ -70,7 +95,12 @@ class Segmenter:
         classes: What its labels mean.
         preprocess: The normalisation it was trained with.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
-        precision: ``fp32``, or ``bf16`` for less time where the machine has it.
+        precision: ``float32``, ``bfloat16`` for less time where the machine has it, ``int8`` where the engine does, or
+            ``auto``.
+        engine: What computes: ``pytorch``, ``openvino``, or ``auto``.
+
+    The network is prepared once, when it first predicts, and anew when its modules or tensors have been replaced or
+    changed in place.
 
     Raises:
         ValueError: For a network that does not label pixels.
@@ -89,14 +119,16 @@ class Segmenter:
         classes: ClassSet,
         preprocess: Preprocess,
         device: DeviceName | torch.device = "auto",
-        precision: Precision = "fp32",
+        precision: ArithmeticName = "float32",
+        engine: EngineName = "auto",
     ) -> None:
         if not isinstance(network, FCN):
             raise ValueError(f"a {type(network).__name__} does not label pixels: load a segmentation network")
-        self.classes, self.preprocess, self.precision = classes, preprocess, precision
+        self.classes, self.preprocess = classes, preprocess
+        self.precision, self.engine = arithmetic(precision), engine
         self.device = choose_device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._still: tuple[list[object], FCN] = ([], self.network)  # what the frozen network was made of, and it
+        self._made: tuple[Snapshot, Prepared] | None = None
 
     def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
         """Label every pixel.
@@ -121,26 +153,64 @@ class Segmenter:
         seen = pixels if channels == COLOURS else np.clip(pixels[..., :COLOURS], 0, 255).astype(np.uint8)
         return self._label(pixels, seen, probabilities=probabilities)
 
+    def labels(self, pixels: np.ndarray) -> np.ndarray:
+        """Label pictures of one size.
+
+        Args:
+            pixels: N x H x W x K, as ``predict`` takes arrays.
+
+        Returns:
+            N x H x W, the smallest unsigned integers that hold the classes.
+
+        Raises:
+            ValueError: Where a score is NaN or infinite.
+        """
+        together = max(1, WHOLE_PIXELS // (pixels.shape[1] * pixels.shape[2]))
+        parts = [pixels[start : start + together] for start in range(0, len(pixels), together)]
+        return np.concatenate([self._part_labels(part) for part in parts])
+
+    def _part_labels(self, pixels: np.ndarray) -> np.ndarray:
+        if len(pixels) > 1:
+            try:
+                maps, prepared = self._maps(pixels)
+                found: np.ndarray = prepared.ladder.labels(maps, pixels.shape[1:3]).cpu().numpy()
+                return found
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+        return np.stack([self._labels(each) for each in pixels])
+
+    def _labels(self, pixels: np.ndarray) -> np.ndarray:
+        """Label H x W x K pixels."""
+        labels = np.empty(pixels.shape[:2], np.min_scalar_type(len(self.classes) - 1))
+        for rows, columns, found in self._looked(pixels, self._label_band):
+            labels[rows, columns] = found.cpu().numpy()
+        return labels
+
     def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
         """Label H x W x K pixels, which are shown as the H x W x 3 picture ``seen``."""
-        height, width = pixels.shape[:2]
-        labels = np.empty((height, width), np.min_scalar_type(len(self.classes) - 1))
-        chances = np.empty((len(self.classes), height, width), np.float16) if probabilities else None
+        if not probabilities:
+            return Prediction(seen, self._labels(pixels), self.classes)
+        labels = np.empty(pixels.shape[:2], np.min_scalar_type(len(self.classes) - 1))
+        chances = np.empty((len(self.classes), *pixels.shape[:2]), np.float16)
         for rows, columns, scores in self._tiles(pixels):
             labels[rows, columns] = scores.max(0).indices.cpu().numpy()
-            if chances is not None:
-                chances[:, rows, columns] = scores.softmax(0).half().cpu().numpy()
+            chances[:, rows, columns] = scores.softmax(0).half().cpu().numpy()
         return Prediction(seen, labels, self.classes, chances)
 
-    def _tiles(self, pixels: np.ndarray) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Return the scores of every pixel: where they belong, and C x h x w.
+    def _tiles(self, pixels: np.ndarray) -> Iterator[Piece]:
+        """Return the scores of every pixel, some at a time: where they belong, and C x h x w."""
+        return self._looked(pixels, self._score_bands)
 
-        Where memory runs out, it begins again in smaller tiles, whose scores are the same.
+    def _looked(self, pixels: np.ndarray, look: Look) -> Iterator[Piece]:
+        """Return what ``look`` finds, in one pass or tile by tile: where it belongs, and ... x h x w.
+
+        Where memory runs out, it begins again in smaller tiles, where the same is found.
         """
         core = self._tile_core(pixels)
         while True:
             try:
-                yield from self._tiles_of(pixels, core)
+                yield from self._tiles_of(pixels, core, look)
                 return
             except (MemoryError, RuntimeError) as error:
                 core = (core or max(pixels.shape[:2])) // 2
@@ -152,37 +222,43 @@ class Segmenter:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _tiles_of(self, pixels: np.ndarray, core: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    def _tiles_of(self, pixels: np.ndarray, core: int, look: Look) -> Iterator[Piece]:
         height, width = pixels.shape[:2]
-        if core == 0:
-            yield slice(0, height), slice(0, width), self.scores(pixels)
-            return
         everywhere = [str(remark) for remark in self.network.remarks if remark.kind == "global"]
-        if everywhere:
+        if everywhere and core:
             warnings.warn(
                 f"{everywhere[0]} ({len(everywhere)} such operations): cut into tiles, an image of {height} x {width} "
                 "gets labels that can differ from those of one pass",
-                stacklevel=3,
+                stacklevel=4,
             )
         rows, columns = self.network.plans
-        plan = plan_tiles(
-            height, width, core=core, reach=(rows.reach, columns.reach), align=(rows.stride, columns.stride)
-        )
-        for tile in plan:
+        reach, align = (rows.reach, columns.reach), (rows.stride, columns.stride)
+        for tile in plan_tiles(height, width, core=core or max(height, width), reach=reach, align=align):
             y, x = tile.rows, tile.columns
-            scores = self.scores(pixels[y.start : y.stop, x.start : x.stop])
-            core_scores = scores[
-                :, y.core_start - y.start : y.core_stop - y.start, x.core_start - x.start : x.core_stop - x.start
-            ]
-            yield slice(y.core_start, y.core_stop), slice(x.core_start, x.core_stop), core_scores
+            across = slice(x.core_start - x.start, x.core_stop - x.start)
+            for band, found in look(pixels[y.start : y.stop, x.start : x.stop]):
+                first = max(band.start + y.start, y.core_start)
+                last = min(band.stop + y.start, y.core_stop)
+                if first < last:
+                    down = slice(first - y.start - band.start, last - y.start - band.start)
+                    yield slice(first, last), slice(x.core_start, x.core_stop), found[..., down, across]
 
     def _tile_core(self, pixels: np.ndarray) -> int:
         """Choose the side of the tiles' cores; 0: no tiles."""
         return 0 if pixels.shape[0] * pixels.shape[1] <= WHOLE_PIXELS else TILE_CORE
 
-    def _normalised(self, pixels: np.ndarray) -> np.ndarray:
-        """Normalise H x W x K pixels to K x H x W float32."""
-        return self.preprocess(pixels)
+    def _label_band(self, pixels: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+        maps, prepared = self._maps(self._read(pixels)[None])
+        yield slice(0, pixels.shape[0]), prepared.ladder.labels(maps, pixels.shape[:2])[0]
+
+    def _score_bands(self, pixels: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
+        maps, prepared = self._maps(self._read(pixels)[None])
+        for rows, scores in prepared.ladder.bands(maps, pixels.shape[:2]):
+            yield rows, scores[0]
+
+    def _read(self, pixels: np.ndarray) -> np.ndarray:
+        """Bring a piece of the input to what the engine takes, H x W x K."""
+        return pixels
 
     def scores(self, pixels: np.ndarray) -> Tensor:
         """Score every pixel in one pass.
@@ -196,36 +272,40 @@ class Segmenter:
         Raises:
             ValueError: Where a score is NaN or infinite.
         """
-        batch = torch.from_numpy(self._normalised(pixels))[None].to(self.device, memory_format=torch.channels_last)
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"),
-        ):
-            scores: Tensor | tuple[Tensor, ...] = self._frozen()(batch)
-            first = (scores[0] if isinstance(scores, tuple) else scores)[0]
-            if not all(map(isfinite, torch.stack(first.aminmax()).tolist())):
-                raise ValueError(f"the network's scores are not finite (NaN or infinity): {self._culprit()}")
-        return first
+        return torch.cat([scores for _, scores in self._score_bands(pixels)], 1)
 
-    def _frozen(self) -> FCN:
-        """Return the network as it is now in a form whose mode nobody else changes: many threads may predict with it.
+    def _maps(self, pixels: np.ndarray) -> tuple[list[Tensor], Prepared]:
+        """Compute the score maps of N x H x W x K; raises ``ValueError`` where scores are not finite."""
+        prepared = self.prepared()
+        maps = prepared.engine.score_maps(pixels)
+        if not prepared.ladder.check_finite(maps, pixels.shape[1:3]):
+            raise ValueError(f"the network's scores are not finite (NaN or infinity): {self._culprit()}")
+        return maps, prepared
 
-        It is made anew where modules or tensors have been replaced, for they are what the two share.
+    def prepared(self) -> Prepared:
+        """Return the network as it is now, prepared for prediction: nobody else changes its mode.
+
+        It is prepared anew where modules or tensors have been replaced, or changed in place.
         """
-        network = self.network
-        parts: list[object] = [*network.modules(), *network.parameters(), *network.buffers()]
-        made_of, still = self._still
-        if len(parts) != len(made_of) or any(map(is_not, parts, made_of)):
-            self._still = parts, (still := frozen(network))
-        return still
+        made = self._made
+        if made is None or not made[0].holds(self.network):
+            with PREPARING:
+                # What changes meanwhile is noticed by the next prediction.
+                snapshot, still = Snapshot(self.network), frozen(self.network)
+                preprocess = self.preprocess if isinstance(self.preprocess, Preprocess) else None
+                engine = make_engine(
+                    still, preprocess, precision=self.precision, engine=self.engine, device=self.device
+                )
+                self._made = made = snapshot, Prepared(engine, Ladder(still))
+        return made[1]
 
     def _culprit(self) -> str:
         """Say why scores are not finite, and what to do."""
         for name, tensor in self.network.state_dict().items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 return f"its {name} holds such numbers: take an earlier model, or train again at a lower rate"
-        if self.precision == "bf16":
-            return "its weights are finite, so its sums overflow: compute in precision fp32"
+        if self.prepared().engine.precision != "float32":
+            return "its weights are finite, so its sums overflow: compute in precision float32"
         return "its weights are finite, so its sums overflow: check the model's weights and its normalisation"
 
 

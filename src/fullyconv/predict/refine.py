@@ -22,6 +22,7 @@ class CRFSegmenter(Segmenter):
             preprocess=segmenter.preprocess,
             device=segmenter.device,
             precision=segmenter.precision,
+            engine=segmenter.engine,
         )
         self.parameters = parameters
 

@@ -1,0 +1,144 @@
+"""What computes a network's score maps: one small interface, and PyTorch's form of it."""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fullyconv.machine import Arithmetic, EngineName
+from fullyconv.networks.fcn import FCN
+from fullyconv.types import Preprocess
+
+
+class Engine(Protocol):
+    """Computes the score maps of one network; many threads may ask at once.
+
+    Attributes:
+        name: ``pytorch`` or ``openvino``.
+        precision: The arithmetic it computes in: ``float32``, ``bfloat16`` or ``int8``.
+    """
+
+    name: str
+    precision: str
+
+    def score_maps(self, pixels: np.ndarray) -> list[Tensor]:
+        """Score the maps of pictures, each at its own resolution.
+
+        Args:
+            pixels: N x H x W x K: uint8 pictures, or numbers for networks of other channels. They are normalised here.
+
+        Returns:
+            One N x C x h x w float32 tensor per map of the first task, coarse to fine.
+
+        Raises:
+            ValueError: For pictures of other channels or smaller than the network's ``smallest_input``.
+        """
+        ...
+
+
+class Snapshot:
+    """What a network consisted of at one time: its modules, its tensors, and how often those had been changed."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._parts = [*network.modules()]
+        self._tensors = _tensors(network)
+        self._states = list(map(_state, self._tensors))
+
+    def holds(self, network: nn.Module) -> bool:
+        """Return whether the network still consists of that."""
+        parts, tensors = [*network.modules()], _tensors(network)
+        return (
+            len(parts) == len(self._parts)
+            and len(tensors) == len(self._tensors)
+            and all(map(is_, parts, self._parts))
+            and all(map(is_, tensors, self._tensors))
+            and list(map(_state, tensors)) == self._states
+        )
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
+
+
+def make_engine(
+    network: FCN,
+    preprocess: Preprocess | None,
+    *,
+    precision: Arithmetic = "auto",
+    engine: EngineName = "auto",
+    device: torch.device | None = None,
+) -> Engine:
+    """Prepare a network for prediction.
+
+    Args:
+        network: A network in evaluation mode that nobody else changes (``fullyconv.machine.frozen``).
+        preprocess: Its normalisation; ``None`` for pixels that are normalised already.
+        precision: The arithmetic; ``auto`` is float32.
+        engine: What computes; ``auto`` is PyTorch.
+        device: Where; default: the CPU.
+
+    Returns:
+        The engine.
+
+    Raises:
+        ValueError: For an engine or a precision that is not there.
+    """
+    if engine == "openvino":
+        raise ValueError("engine 'openvino' cannot be used: take engine='pytorch'")
+    if engine not in ("auto", "pytorch"):
+        raise ValueError(f"engine is auto, pytorch or openvino, not {engine!r}")
+    if precision == "int8":
+        raise ValueError("precision int8 is OpenVINO's alone: take float32 or bfloat16")
+    return PyTorchEngine(network, preprocess, precision, device or torch.device("cpu"))
+
+
+class PyTorchEngine:
+    """PyTorch's operations, one after the other.
+
+    Args:
+        network: A network in evaluation mode that nobody else changes.
+        preprocess: Its normalisation; ``None`` for pixels that are normalised already.
+        precision: ``float32`` (of a network in float64: that), ``bfloat16``, or ``auto``: float32.
+        device: Where its weights are.
+
+    >>> from fullyconv.networks import build
+    >>> engine = PyTorchEngine(build("fcn16s-resnet18", 2).eval(), Preprocess())
+    >>> [tuple(each.shape) for each in engine.score_maps(np.zeros((1, 64, 32, 3), np.uint8))]
+    [(1, 2, 2, 1), (1, 2, 4, 2)]
+    """
+
+    name = "pytorch"
+
+    def __init__(
+        self,
+        network: FCN,
+        preprocess: Preprocess | None,
+        precision: Arithmetic = "auto",
+        device: torch.device | None = None,
+    ) -> None:
+        self.network, self.preprocess = network, preprocess
+        self.precision = "bfloat16" if precision == "bfloat16" else "float32"
+        self.device = device or torch.device("cpu")
+
+    def score_maps(self, pixels: np.ndarray) -> list[Tensor]:
+        """Score the maps of N x H x W x K pixels; see ``Engine``."""
+        short = self.precision == "bfloat16"
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=short):
+            maps = self.network.score_maps(self._normalised(pixels))
+        return [each if each.dtype == torch.float64 else each.float() for each in maps]
+
+    def _normalised(self, pixels: np.ndarray) -> Tensor:
+        """Normalise N x H x W x K to N x K x H x W in channels-last order."""
+        if self.preprocess is None:
+            batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        else:
+            batch = torch.from_numpy(np.stack([self.preprocess(each) for each in pixels]))
+        return batch.to(self.device).contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,130 @@
+"""The shortest way from pictures to labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from torch import Tensor
+
+from fullyconv.checkpoint import load_network
+from fullyconv.files import BadFile
+from fullyconv.machine import ArithmeticName, DeviceName, EngineName
+from fullyconv.networks.fcn import FCN
+from fullyconv.predict.image import COLOURS, Picture, Segmenter, as_channels, as_pixels
+from fullyconv.types import ClassSet, Preprocess
+
+Shown = Picture | Tensor
+"""What stands for one image; arrays and tensors also for a batch."""
+
+
+class Predictor:
+    """A model prepared for prediction: pictures in, labels out.
+
+    What does not depend on the pictures is done when it is made. This is the path of ``Segmenter.predict`` for those
+    who want labels alone. Many threads may use it. Pictures of any size may follow each other: nothing is compiled
+    for a size, and of what PyTorch's kernels keep for one, the oldest is dropped (the last 1024 layers and sizes stay).
+
+    Args:
+        model: A model folder, a ``Segmenter``, or a network; that reads pixels by ImageNet's usual statistics: make a
+            ``Segmenter`` for others.
+        precision: ``float32``, ``bfloat16``, ``int8``, or ``auto``.
+        engine: What computes: ``pytorch``, ``openvino``, or ``auto``.
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``; for a ``Segmenter`` its own is taken.
+        trust: For a folder, as ``fullyconv.load`` takes it.
+
+    Raises:
+        BadFile: For a folder that is no model of pictures.
+        ValueError: For a network that does not label pixels, or an engine or precision that is not there.
+
+    >>> from fullyconv.networks import build
+    >>> predict = Predictor(build("fcn8s-resnet18", 2), device="cpu")
+    >>> predict(np.zeros((2, 20, 30, 3), np.uint8)).shape
+    (2, 20, 30)
+    >>> [each.shape for each in predict([np.zeros((5, 7, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)])]
+    [(5, 7), (8, 8)]
+    """
+
+    def __init__(
+        self,
+        model: Path | str | Segmenter | FCN,
+        precision: ArithmeticName = "auto",
+        engine: EngineName = "auto",
+        *,
+        device: DeviceName = "auto",
+        trust: str | Sequence[str] = (),
+    ) -> None:
+        if not isinstance(model, Segmenter):
+            model = _opened(model, device, trust)
+        self.segmenter = Segmenter(
+            model.network,
+            classes=model.classes,
+            preprocess=model.preprocess,
+            device=model.device,
+            precision=precision,
+            engine=engine,
+        )
+        self.segmenter.prepared()
+
+    @property
+    def classes(self) -> ClassSet:
+        """What the labels mean."""
+        return self.segmenter.classes
+
+    @overload
+    def __call__(self, images: Shown) -> np.ndarray: ...
+    @overload
+    def __call__(self, images: list[Shown] | tuple[Shown, ...]) -> list[np.ndarray]: ...
+    def __call__(self, images: Shown | list[Shown] | tuple[Shown, ...]) -> np.ndarray | list[np.ndarray]:
+        """Label every pixel.
+
+        Args:
+            images: An image as ``Segmenter.predict`` takes it (H x W x 3 uint8, a path, a PIL image) or such a tensor;
+                a batch, N x H x W x 3; or a list of images of any sizes.
+
+        Returns:
+            Labels, the smallest unsigned integers that hold the classes: H x W of an image, N x H x W of a batch, a
+            list of H x W of a list.
+
+        Raises:
+            BadFile: For a file that cannot be read.
+            ValueError: For an array that is no image, and where the network's scores are not finite.
+        """
+        if isinstance(images, list | tuple):
+            return self._each([self._pixels(image) for image in images])
+        if isinstance(images, Tensor):
+            images = images.detach().cpu().numpy()
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            if len(images) == 0:
+                raise ValueError(f"a batch holds images, not {images.shape}")
+            return self.segmenter.labels(np.stack([self._pixels(image) for image in images]))
+        labels: np.ndarray = self.segmenter.labels(self._pixels(images)[None])[0]
+        return labels
+
+    def _each(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        """Label images of any sizes; those of one size that follow each other go together."""
+        return [
+            labels
+            for _, same in groupby(images, lambda image: image.shape)
+            for labels in self.segmenter.labels(np.stack(list(same)))
+        ]
+
+    def _pixels(self, image: Shown) -> np.ndarray:
+        """Bring an image to H x W x K."""
+        given = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+        channels = self.segmenter.network.in_channels
+        return as_pixels(given) if channels == COLOURS else as_channels(given, channels)
+
+
+def _opened(model: Path | str | FCN, device: DeviceName, trust: str | Sequence[str]) -> Segmenter:
+    """Open a model folder, or give a network classes and a normalisation."""
+    if not isinstance(model, Path | str):
+        names = tuple(f"class_{index}" for index in range(getattr(model, "classes", 1)))
+        return Segmenter(model, classes=ClassSet(names), preprocess=Preprocess(), device=device)
+    network, config = load_network(model, trust=trust)
+    if not isinstance(config.preprocess, Preprocess):
+        raise BadFile(model, "labels scenes, not pictures", "open it with fullyconv.load")
+    return Segmenter(network, classes=config.classes, preprocess=config.preprocess, device=device)
