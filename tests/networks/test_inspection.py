@@ -106,6 +106,22 @@ def test_multiply_adds_are_half_the_operations_that_pytorch_counts(network: nn.M
     agrees_with_pytorch(network, (49, 67))
 
 
+def test_heads_that_slide_are_counted_window_by_window() -> None:
+    class Direction(nn.Module):
+        """What no convolution does: divide a whole flattened map by its length."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.normalize(x.flatten(1))
+
+    layers = nn.Linear(8 * 6 * 6, 7), nn.ReLU(), nn.Linear(7, 5)
+    dense = convolutionize(nn.Sequential(nn.Conv2d(3, 8, 3, 2), Direction(), *layers).eval(), (3, 13, 13))
+    for size in ((13, 13), (17, 21)):
+        agrees_with_pytorch(dense, size)
+    found = {layer.kind: layer for layer in inspect(dense, size=(17, 21)).layers}
+    assert found["SlidingHead"].size == (3, 5)
+    assert found["SlidingHead"].multiply_adds == 3 * 5 * (8 * 6 * 6 * 7 + 7 * 5)
+
+
 def external(name: str) -> nn.Module:
     try:
         return build_classifier(name)

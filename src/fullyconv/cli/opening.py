@@ -99,7 +99,7 @@ def _published(name: str) -> Subject:
 def _external(name: str, side: tuple[int, int] | None) -> Subject:
     from fullyconv.networks.trunks.external import build_classifier, imagenet_classes, usual_example, usual_preprocess
     from fullyconv.trace import input_channels
-    from fullyconv.trace.recorder import USUAL_SIDE
+    from fullyconv.trace.recording import USUAL_SIDE
 
     network = build_classifier(name)
     channels, *own = usual_example(network) or (input_channels(network), USUAL_SIDE, USUAL_SIDE)

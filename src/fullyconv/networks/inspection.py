@@ -19,7 +19,7 @@ from fullyconv.trace import Positions, Remark, Walk, input_channels, record, wal
 from fullyconv.trace.nodes import PATH, spelling
 from fullyconv.trace.operations import operation
 from fullyconv.trace.positions import shape_of
-from fullyconv.trace.recorder import USUAL_SIDE
+from fullyconv.trace.recording import USUAL_SIDE
 from fullyconv.trace.walking import call_of, layer_of
 from fullyconv.upsample import Upsample
 

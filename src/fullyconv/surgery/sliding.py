@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.utils.flop_counter import FlopCounterMode
 
+from fullyconv.machine import evaluating
 from fullyconv.trace.nodes import SHAPE, VALUE, spelling
 from fullyconv.trace.positions import NotFollowed, Positions, shape_of
 from fullyconv.trace.windows import SlidingWindow
@@ -53,6 +55,14 @@ class SlidingHead(SlidingWindow):
         rows = max(1, MOST_NUMBERS // max(1, windows[0].numel()))
         scores = [self._rows(windows[start : start + rows]) for start in range(0, len(windows), rows)]
         return torch.cat(scores).permute(1, 3, 0, 2)
+
+    def multiply_adds(self, channels: int) -> int:
+        """Return the multiply-adds of the head on one window: half the operations that PyTorch counts."""
+        like = next(self.head.parameters(), torch.empty(0))
+        counter = FlopCounterMode(display=False)
+        with evaluating(self), counter:
+            self.head.forward(torch.zeros(1, channels, *self.window, dtype=like.dtype, device=like.device))
+        return int(counter.get_total_flops()) // 2
 
     def _rows(self, windows: Tensor) -> Tensor:
         """Score some rows of windows, h x N x w x K."""

@@ -19,7 +19,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from fullyconv.surgery.hooks import Hook, hooks_of, laid_aside, noting_changes
 from fullyconv.surgery.layers import filled
 from fullyconv.trace import NotFollowed, Remark, input_channels
-from fullyconv.trace.recorder import usual_size
+from fullyconv.trace.recording import usual_size
 
 Example = tuple[int, int, int]
 COMPUTING = (WeightNorm, SpectralNorm, BasePruningMethod)  # pre-hooks that compute a parameter from others

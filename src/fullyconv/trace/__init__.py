@@ -10,7 +10,7 @@ from torch import fx, nn
 from fullyconv.geometry import Path, axis_map
 from fullyconv.trace.completion import complete
 from fullyconv.trace.positions import NotFollowed, Positions, Remark, Walk
-from fullyconv.trace.recorder import input_channels, record
+from fullyconv.trace.recording import input_channels, record
 from fullyconv.trace.walking import walk
 
 __all__ = [

@@ -62,6 +62,7 @@ class Operation:
     role: Role = ""
     fixed: Callable[..., Tensor] | None = None  # pools to a size; this function pools by a window
     caffe: str = ""  # the type of Caffe's layer for it
+    foreign: tuple[str, ...] = ()  # the classes that libraries write for it as modules of their own
 
     @property
     def unitwise(self) -> bool:
@@ -155,6 +156,10 @@ PER_UNIT = (
     _drop("alpha_dropout", nn.AlphaDropout),
     _drop("feature_alpha_dropout", nn.FeatureAlphaDropout),
     _drop("feature_dropout"),
+    Operation(
+        ("stochastic_depth",), foreign=("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock2D", "Dropout2d"),
+        affine="always", role="drop",
+    ),
 )  # fmt: skip
 
 JOINS = (
@@ -217,11 +222,11 @@ WINDOWS = (
         ("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"), (nn.AdaptiveMaxPool2d,), windows.adaptive,
         "reshape", "", "", pools="max", fixed=functional.max_pool2d,
     ),
-    Operation(("sliding_mean", "sliding_max"), (windows.SlidingWindow,), windows.sliding, "", atrous=""),
     Operation(
-        ("pad",), (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d),
-        windows.pad, "", atrous="border",
+        ("sliding_mean", "sliding_max"), (windows.SlidingWindow,), windows.sliding, "",
+        atrous="", multiply_adds=products.windowed,
     ),
+    Operation(("pad",), tuple(windows.PADDING), windows.pad, "", atrous="border"),
     Operation(
         ("interpolate",), (nn.Upsample,),
         windows.resize, "", atrous="",
@@ -280,26 +285,17 @@ PRODUCTS = (
     _refused("empty_like", "holds what memory held before: write zeros_like or full_like"),
 )  # fmt: skip
 
-# Noise of training that libraries write as modules of their own, which evaluation skips and must not lose.
-NOISE = ("DropPath", "StochasticDepth", "DropBlock2d", "DropBlock2D", "Dropout2d")
-NOISY = Operation(("stochastic_depth",), affine="always", role="drop")
-
-OPERATIONS: tuple[Operation, ...] = (*PER_UNIT, NOISY, *JOINS, *REDUCTIONS, *WINDOWS, *AXES, *PRODUCTS)
+OPERATIONS: tuple[Operation, ...] = (*PER_UNIT, *JOINS, *REDUCTIONS, *WINDOWS, *AXES, *PRODUCTS)
 
 BY_SPELLING = {name: row for row in OPERATIONS for name in row.spellings}
 BY_LAYER = {layer: row for row in OPERATIONS for layer in row.layers}
-
-
-def is_noise(module: nn.Module | None) -> bool:
-    """Return whether a module does nothing but disturb training."""
-    return type(module).__name__ in NOISE
+BY_CLASS = {name: row for row in OPERATIONS for name in row.foreign}
 
 
 def row_of(layer: nn.Module) -> Operation | None:
     """Return the row of a layer; ``None`` where the table does not have it."""
-    if is_noise(layer):
-        return NOISY
-    return next((BY_LAYER[kind] for kind in type(layer).__mro__ if kind in BY_LAYER), None)
+    foreign = BY_CLASS.get(type(layer).__name__)
+    return foreign or next((BY_LAYER[kind] for kind in type(layer).__mro__ if kind in BY_LAYER), None)
 
 
 def operation(node: fx.Node, layer: nn.Module | None) -> Operation | None:

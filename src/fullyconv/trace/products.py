@@ -147,6 +147,11 @@ def summed(call: Call) -> int:
     return prod(lengths.values()) // pictures
 
 
+def windowed(call: Call) -> int:
+    """Count those of what answers for every window by itself; pooling has none."""
+    return 0 if call.layer is None else prod(call.shape[-2:]) * cast("Any", call.layer).multiply_adds(call.before[1])
+
+
 def _made(call: Call) -> int:
     return prod(call.shape[1:])
 

@@ -6,13 +6,10 @@ Shape arithmetic is recorded too, so that the graph runs at other sizes; what Py
 
 from __future__ import annotations
 
-import copy
 import operator
 import types
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -21,15 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from fullyconv.machine import evaluating
 from fullyconv.trace.nodes import FROZEN, KIND, PATH, SHAPE, Length
-from fullyconv.trace.operations import Operation, is_noise, row_of
+from fullyconv.trace.operations import BY_CLASS, Operation, row_of
 from fullyconv.trace.positions import Given, NotFollowed
-from fullyconv.trace.settle import settle
 from fullyconv.trace.windows import SlidingWindow
-
-USUAL_SIDE = 224
-BATCH = 2  # a batch of one would be taken for any other axis of length 1
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -39,7 +31,7 @@ def is_leaf(module: nn.Module) -> bool:
     if isinstance(module, (*CONTAINERS, fx.GraphModule)):
         return False
     kind = type(module)
-    ours = isinstance(module, _BatchNorm | SlidingWindow) or is_noise(module)
+    ours = isinstance(module, _BatchNorm | SlidingWindow) or kind.__name__ in BY_CLASS
     return ours or kind.__module__.startswith("torch.nn.modules")
 
 
@@ -290,95 +282,3 @@ def _joined(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor 
 def _is_method(func: Any) -> bool:
     descriptors = (types.MethodDescriptorType, types.WrapperDescriptorType)
     return isinstance(func, descriptors) or getattr(func, "__qualname__", "").startswith(("Tensor.", "TensorBase."))
-
-
-def input_channels(network: nn.Module) -> int:
-    """Return the channels that a network reads: those it states, else those of its first convolution.
-
-    Args:
-        network: A network of pictures.
-
-    Returns:
-        The number of channels; 3 where nothing says.
-
-    >>> input_channels(nn.Sequential(nn.Conv2d(5, 8, 3)))
-    5
-    """
-    stated = getattr(network, "in_channels", None)
-    if isinstance(stated, int):
-        return stated
-    return next((layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)), 3)
-
-
-def usual_size(network: nn.Module) -> tuple[int, int]:
-    """Return a height and width that a network takes: those it states, else 224 x 224."""
-    stated = getattr(network, "example", None)
-    return (int(stated[1]), int(stated[2])) if isinstance(stated, tuple) else (USUAL_SIDE, USUAL_SIDE)
-
-
-def record(network: nn.Module, example: tuple[int, int, int] | None = None, *, hooks: bool = False) -> fx.GraphModule:
-    """Record what a network does with N x C x H x W pictures, in evaluation mode.
-
-    Args:
-        network: The network.
-        example: (C, H, W), a size that it takes; default: what it states itself, or 224 x 224 pixels of as many
-            channels as its first convolution reads.
-        hooks: Record hooks of layers as the operations they are; the graph has copies of these layers without them.
-            Otherwise hooks stay on the layers.
-
-    Returns:
-        A graph that shares the network's modules and parameters, under their names; ``meta`` of its nodes has the
-        shapes and the path of the module they came from.
-
-    Raises:
-        NotFollowed: Naming the operation where the network cannot be run so.
-
-    >>> recorded = record(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (3, 16, 16))
-    >>> [node.target for node in recorded.graph.nodes]
-    ['image', '0', '1', 'output']
-    """
-    example = example or (input_channels(network), *usual_size(network))
-    network = nn.Sequential(network) if is_leaf(network) else network
-    recorder = Recorder(network, hooks=hooks)
-    with evaluating(network, kept=True):
-        like = next(network.parameters(), torch.empty(0))
-        image = torch.empty(BATCH, *example, device="meta", dtype=like.dtype)
-        recorder.bind(image, recorder.graph.placeholder("image"))
-        try:
-            with recorder.watching_modules(), recorder:
-                result = network(image)
-        except NotFollowed:
-            raise
-        except NotImplementedError as error:
-            place = recorder.failed or type(network).__name__
-            raise NotFollowed(f"{place} ({recorder.called}): the shape of its result depends on its values") from error
-        except Exception as error:  # whatever a network of someone else's raises for a size it does not take
-            where = f" at {recorder.failed!r} ({recorder.called.strip('_')})" if recorder.failed else ""
-            first = shorten((str(error) or type(error).__name__).splitlines()[0], 200)
-            raise NotFollowed(f"a picture of {example} does not go through the network{where}: {first}") from error
-    outputs = tree_map(lambda each: recorder.node_of(each) if isinstance(each, Tensor) else each, result)
-    recorder.graph.output(outputs)
-    recorded = fx.GraphModule(_with_constants(network, recorder.constants), recorder.graph, type(network).__name__)
-    for name, layer in recorder.hooked.items():
-        recorded.add_submodule(name, _without_hooks(layer))
-    settle(recorded)
-    recorded.graph.eliminate_dead_code()
-    recorded.recompile()
-    return recorded
-
-
-def _without_hooks(layer: nn.Module) -> nn.Module:
-    """Copy a layer that shares its parameters, without its hooks."""
-    bare = copy.copy(layer)
-    bare._forward_hooks, bare._forward_pre_hooks = OrderedDict(), OrderedDict()
-    return bare
-
-
-def _with_constants(network: nn.Module, constants: dict[str, Tensor]) -> nn.Module | dict[str, Any]:
-    """Put the constants beside what the network has, without changing the network."""
-    if not constants:
-        return network
-    root: dict[str, Any] = dict(network.named_modules()) | dict(network.named_parameters())
-    root |= dict(network.named_buffers()) | constants
-    root.pop("", None)
-    return root

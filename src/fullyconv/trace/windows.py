@@ -48,6 +48,10 @@ class SlidingWindow(nn.Module):
     window: tuple[int, int]
     pad: tuple[int, int] = (0, 0)  # of zeros, on each side
 
+    def multiply_adds(self, channels: int) -> int:
+        """Return the multiply-adds of one window of so many channels."""
+        raise NotImplementedError
+
 
 def sliding(call: Call) -> Positions:
     """Follow the windows that replace global pooling (``fullyconv.surgery.sliding``)."""
@@ -69,13 +73,22 @@ def adaptive(call: Call) -> Positions:
     return _slide(call, lambda axis: Window(sizes[axis][0] // sizes[axis][1], sizes[axis][0] // sizes[axis][1]))
 
 
+PADDING: dict[type[nn.Module], str] = {
+    nn.ZeroPad2d: "constant",
+    nn.ConstantPad2d: "constant",
+    nn.ReflectionPad2d: "reflect",
+    nn.ReplicationPad2d: "replicate",
+    nn.CircularPad2d: "circular",
+}
+"""Of what each layer's padding consists, in the words of ``functional.pad``."""
+
+
 def padding(given: Given) -> tuple[dict[int, tuple[int, int]], str]:
     """Read what padding puts before and after each axis (counted from the end), and of what it consists."""
     sides = given.argument(1, "pad", getattr(given.layer, "padding", ()))
     sides = [sides] * 4 if isinstance(sides, int) else list(sides)
     ends = {-1 - axis: (sides[2 * axis], sides[2 * axis + 1]) for axis in range(len(sides) // 2)}
-    kinds = {nn.ReflectionPad2d: "reflect", nn.ReplicationPad2d: "replicate", nn.CircularPad2d: "circular"}
-    mode = next((mode for kind, mode in kinds.items() if isinstance(given.layer, kind)), "constant")
+    mode = next((mode for kind, mode in PADDING.items() if isinstance(given.layer, kind)), "constant")
     return ends, str(given.argument(2, "mode", mode))
 
 
