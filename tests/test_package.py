@@ -59,6 +59,15 @@ def test_importing_the_package_or_asking_for_help_does_not_wait_for_pytorch() ->
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
+@pytest.mark.parametrize("name", ["data.folder", "data.images", "scores", "scores.metrics", "files", "geometry"])
+def test_data_and_scores_need_no_models(name: str) -> None:
+    """What reads data sets and counts starts at once: neither PyTorch nor numba, nor the rooms of networks."""
+    late = ("torch", "numba", "matplotlib", "fullyconv.networks", "fullyconv.trace")
+    program = f"import sys, fullyconv.{name}; print([each for each in {late} if each in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "[]\n"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_every_name_that_a_page_spells_can_be_reached(page: Path) -> None:
     for dotted in re.findall(r"(?<!\.)\bfullyconv(?:\.[A-Za-z_]\w*)+", page.read_text()):

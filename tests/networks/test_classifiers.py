@@ -15,7 +15,7 @@ from fullyconv.checkpoint import load_network
 from fullyconv.geometry import axis_map
 from fullyconv.networks import CLASSIFIERS, architecture_of
 from fullyconv.networks.dense import to_atrous
-from fullyconv.networks.trunks.external import build_classifier, is_external, library, usual_example
+from fullyconv.networks.trunks.external import build_classifier, is_external, library, origins, usual_example
 from fullyconv.tiles import plan_axis
 from fullyconv.trace import NotFollowed, input_channels
 
@@ -317,3 +317,11 @@ def test_a_classifier_is_recorded_once_to_be_converted() -> None:
     assert (sum(runs), len(runs)) == (1, 3)
     convolutionize(net)
     assert (sum(runs), len(runs)) == (2, 6)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d", "vgg16_bn", "mobilenet_v3_small"])
+def test_the_name_that_is_tried_first_is_the_right_one(name: str) -> None:
+    """Each name that is tried costs the time to build a network."""
+    models = library("torchvision").models
+    with torch.device("meta"):
+        assert next(origins(models.get_model(name))) == f"torchvision:{name}"

@@ -18,11 +18,62 @@ def brute_force(truth: np.ndarray, guess: np.ndarray, classes: int) -> np.ndarra
     return counts
 
 
+def by_bincount(truth: np.ndarray, guess: np.ndarray, classes: int) -> np.ndarray:
+    """Count as the FCN reference does (its ``fast_hist``)."""
+    seen = (truth >= 0) & (truth < classes)
+    pairs = classes * truth[seen].astype(np.int64) + guess[seen].astype(np.int64)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
 @given(st.integers(1, 6), st.tuples(st.integers(0, 4), st.integers(0, 4)), st.integers(0, 2**32 - 1))
 def test_counts_equal_brute_force(classes: int, shape: tuple[int, int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth, guess = rng.integers(-3, classes + 3, shape), rng.integers(0, classes, shape)
     np.testing.assert_array_equal(confusion(truth, guess, classes=classes), brute_force(truth, guess, classes))
+
+
+@given(
+    st.sampled_from([1, 2, 21, 150, 300]),
+    st.integers(0, 400),
+    st.sampled_from(["int64", "uint8", "int8", ">i4", "bool", "float32"]),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_runs_of_labels_of_any_type_equal_bincount(
+    classes: int, pixels: int, kind: str, regions: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(-2, classes + 2, (2, pixels))  # int8 wraps some of 150 classes around, to negative ones
+    if regions:
+        drawn = np.repeat(drawn, rng.integers(1, 200, pixels), axis=1)
+    truth, guess = drawn[0].astype(kind), drawn[1].clip(0, classes - 1).astype("int64" if kind == "int8" else kind)
+    guess = np.where(guess < classes, guess, 0)  # bool and uint8 may not hold as many
+    expected = by_bincount(truth, guess, classes)
+    found = confusion(truth, guess, classes=classes)
+    np.testing.assert_array_equal(found, expected)
+    assert (found.dtype, found.flags.c_contiguous) == (np.int64, True)
+
+
+def test_labels_are_counted_where_they_lie() -> None:
+    """Strided, transposed and read-only arrays, and two different types."""
+    rng = np.random.default_rng(0)
+    truth, guess = rng.integers(-1, 5, (60, 70)), rng.integers(0, 5, (60, 70)).astype(np.uint8)
+    guess.flags.writeable = False
+    for view in (lambda each: each.T, lambda each: each[::2, ::-3], lambda each: each[:, None], lambda each: each[7]):
+        expected = by_bincount(view(truth).ravel(), view(guess).ravel(), 5)
+        np.testing.assert_array_equal(confusion(view(truth), view(guess), classes=5), expected)
+
+
+@given(st.sampled_from(["uint8", "int8", "uint64"]), st.integers(0, 99))
+def test_one_wrong_prediction_among_many_is_refused(kind: str, place: int) -> None:
+    truth, guess = np.zeros(100, np.int64), np.zeros(100, kind)
+    guess[place] = 127
+    with pytest.raises(ValueError, match=r"classes 0\.\.20, not 0\.\.127"):
+        confusion(truth, guess, classes=21)
+    truth[place] = -1
+    assert confusion(truth, guess, classes=21)[0, 0] == 99
+    with pytest.raises(ValueError, match="65535 are the most"):
+        confusion(truth, guess, classes=1 << 16)
 
 
 def test_scores_of_a_matrix_worked_by_hand() -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+INTEGERS = "biu"
+SMALL = 256  # a table's side, beyond which several cost more memory than they save time
+MOST_SIDE = 1 << 16  # a pair is counted by a code of 32 bits; the table takes 34 GB
 
 CONVENTION = (
     "one confusion matrix over the whole set; void pixels are not counted; a class that is neither in the truth nor "
@@ -31,12 +36,34 @@ def confusion(truth: np.ndarray, guess: np.ndarray, *, classes: int) -> np.ndarr
     """
     if truth.shape != guess.shape:
         raise ValueError(f"truth {truth.shape} and prediction {guess.shape} differ in size")
-    seen = (truth >= 0) & (truth < classes)
-    guessed = guess[seen].astype(np.int64)
-    if guessed.size and not 0 <= guessed.min() <= guessed.max() < classes:
+    from fullyconv.scores.counting import WAYS, count_pairs  # imports numba
+
+    if truth.dtype.kind not in INTEGERS or guess.dtype.kind not in INTEGERS:
+        seen = (truth >= 0) & (truth < classes)
+        truth, guess = truth[seen].astype(np.int64), guess[seen].astype(np.int64)
+    side = classes + 1  # what is no class has a row and a column of its own
+    if side > MOST_SIDE:
+        raise ValueError(f"a confusion matrix of {classes} classes: {MOST_SIDE - 1} are the most")
+    tables = np.zeros((WAYS if side <= SMALL else 1, side, side), np.int64)
+    stride = side * side if len(tables) > 1 else 0
+    count_pairs(_labels(truth, classes), _labels(guess, classes), side, stride, tables.ravel())
+    counts: np.ndarray = tables.sum(0)
+    if counts[:classes, classes].any():
+        guessed = guess[(truth >= 0) & (truth < classes)].astype(np.int64)
         raise ValueError(f"predictions must be classes 0..{classes - 1}, not {guessed.min()}..{guessed.max()}")
-    pairs = classes * truth[seen].astype(np.int64) + guessed
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    return np.ascontiguousarray(counts[:classes, :classes])
+
+
+def _labels(labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.unsignedinteger[Any]]:
+    """Lay integers in a row as unsigned ones of their width, beside the largest that counts as itself.
+
+    Negative ones become the largest of all, beyond the classes: where these reach so far, in a wider type.
+    """
+    signed = labels.dtype.kind == "i"
+    narrow = signed and classes > np.iinfo(labels.dtype).max
+    kind = np.dtype(np.int64) if narrow else labels.dtype.newbyteorder("=")
+    row = labels.astype(kind, copy=False).ravel().view(f"u{kind.itemsize}")
+    return row, row.dtype.type(min(classes, np.iinfo(row.dtype).max))
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _import_installed(name: str) -> ModuleType:
 
 
 def origins(network: nn.Module) -> Iterator[str]:
-    """Guess the names by which a classifier may have been built, from what it says of itself."""
+    """Guess the names by which a classifier may have been built, from what it says of itself, the likeliest first."""
     kind = type(network)
     home = kind.__module__.split(".")[0]
     if home == "timm":
@@ -133,12 +133,21 @@ def origins(network: nn.Module) -> Iterator[str]:
             yield f"timm:{config['architecture']}"
     elif home == "torchvision":
         models: Any = library("torchvision").models
-        for name in models.list_models(module=models):
-            builder: Callable[..., nn.Module] = models.get_model_builder(name)
-            if builder.__module__ == kind.__module__:
-                yield f"torchvision:{name}"
+        family = [
+            name
+            for name in models.list_models(module=models)
+            if models.get_model_builder(name).__module__ == kind.__module__
+        ]
+        own = sum(each.numel() for each in network.parameters())
+        for name in sorted(family, key=lambda name: abs(_parameters(models, name) - own)):
+            yield f"torchvision:{name}"
     elif "<locals>" not in kind.__qualname__ and home not in sys.stdlib_module_names and home != "torch":
         yield f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _parameters(models: Any, name: str) -> int:
+    """Return how many parameters a classifier of torchvision has with the usual number of classes."""
+    return max((int(weights.meta["num_params"]) for weights in models.get_model_weights(name)), default=0)
 
 
 def usual_example(network: nn.Module) -> tuple[int, int, int] | None:
