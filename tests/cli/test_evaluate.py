@@ -41,7 +41,7 @@ def dataset(root: Path, classes: ClassSet) -> str:
     return str(root)
 
 
-@pytest.mark.parametrize("options", [[], ["--crf"]])
+@pytest.mark.parametrize("options", [[], ["--crf"], ["--tta", "flip,scales=0.8,1"]])
 def test_scores_do_not_depend_on_what_stands_for_a_class(model: Path, tmp_path: Path, options: list[str]) -> None:
     sets = {"same": ClassSet(NAMES), "own": ClassSet(("sky", "car", "road"), values=(0, 255, 7), ignore_index=1)}
     said, scores = {}, {}

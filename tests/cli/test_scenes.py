@@ -68,7 +68,7 @@ def test_a_saved_model_maps_scenes_and_skips_bad_ones(tmp_path: Path) -> None:
     assert (maps[0] == maps[1]).all()
     assert (maps[0] == maps[2]).all()
     crf = run("predict", tmp_path / "model", tmp_path / "in", "--out", tmp_path / "out", "--crf")
-    assert "a CRF compares colours" in str(crf.exception)
+    assert "--crf and --tta are for pictures" in str(crf.exception)
 
 
 def test_a_model_of_pictures_takes_no_scenes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from fullyconv.cli.console import Bars, complain, out, print_evaluation
 from fullyconv.cli.crf import print_comparison, with_crf
 from fullyconv.cli.hsi import ScoreFiles, evaluate_on_scene
-from fullyconv.cli.opening import pairs_to_score
+from fullyconv.cli.opening import pairs_to_score, with_views
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
@@ -19,6 +19,7 @@ from fullyconv.cli.options import (
     OverwriteOption,
     PrecisionOption,
     TrustOption,
+    ViewsOption,
     import_from_here,
 )
 
@@ -40,6 +41,7 @@ def evaluate(
         Path | None, typer.Option(help="Scenes: split (.npz) whose test pixels to score; default: that of the run.")
     ] = None,
     crf: CRFOption = False,
+    tta: ViewsOption = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write report.html with the best and worst images into this folder.")
     ] = None,
@@ -65,6 +67,8 @@ def evaluate(
     import_from_here(*(trust or ()))
     segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
     if isinstance(segmenter, SceneSegmenter):
+        if crf or tta:
+            raise ValueError(f"{'--crf' if crf else '--tta'} is for pictures: leave it out")
         figures = ScoreFiles(json_file, inputs=(data, *filter(None, (labels, masks))), overwrite=overwrite)
         evaluate_on_scene(model, segmenter, data, labels=labels, masks=masks, figures=figures)
         return
@@ -73,6 +77,7 @@ def evaluate(
     folder, pairs = pairs_to_score(data, split, segmenter.classes)
     for problem in folder.problems:
         complain("not scored", problem)
+    segmenter = with_views(segmenter, tta)
     if crf:
         segmenter = with_crf(segmenter, model)
         evaluation, document = _compare(segmenter, pairs)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from fullyconv.data.pairs import Folder, Pair
     from fullyconv.networks.fcn import FCN
+    from fullyconv.predict.image import Segmenter
     from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
 
 
@@ -149,3 +150,12 @@ def pairs_to_score(data: Path, split: str | None, model: ClassSet) -> tuple[Fold
     if note := match_classes(folder, model):
         complain("careful", note)
     return folder, evaluation_split(folder, split)
+
+
+def with_views(segmenter: Segmenter, tta: str | None) -> Segmenter:
+    """Let a segmenter look at several views of each picture, as ``--tta`` says."""
+    if tta is None:
+        return segmenter
+    from fullyconv.predict.views import Views, ViewsSegmenter
+
+    return ViewsSegmenter(segmenter, Views.read(tta))

@@ -25,6 +25,14 @@ PrecisionOption = Annotated[
     ),
 ]
 EngineOption = Annotated[Engine, typer.Option(help="What computes; openvino is an extra.")]
+ViewsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tta",
+        metavar="flip,scales=0.75,1,1.25",
+        help="Average over mirrored and resized views (slower, better).",
+    ),
+]
 CRFOption = Annotated[bool, typer.Option("--crf", help="Let a dense CRF sharpen the labels (extra: crf).")]
 
 OverwriteOption = Annotated[

@@ -10,6 +10,7 @@ import typer
 
 from fullyconv.cli.console import Bars, complain, out
 from fullyconv.cli.crf import with_crf
+from fullyconv.cli.opening import with_views
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
@@ -18,6 +19,7 @@ from fullyconv.cli.options import (
     OverwriteOption,
     PrecisionOption,
     TrustOption,
+    ViewsOption,
     import_from_here,
 )
 
@@ -34,6 +36,7 @@ def predict(
         bool, typer.Option("--probabilities", help="Also write C x H x W float16 class probabilities (.npz).")
     ] = False,
     crf: CRFOption = False,
+    tta: ViewsOption = None,
     cube_key: Annotated[
         str | None, typer.Option(help="Of scenes: name of the cube in files that hold several.")
     ] = None,
@@ -69,10 +72,12 @@ def predict(
     import_from_here(*(trust or ()))
     segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
     of_scenes = isinstance(segmenter, SceneSegmenter)
-    if (crf and of_scenes) or ((cube_key or rgb) and not of_scenes):
-        wrong = "a CRF compares colours, which" if crf else "--cube-key and --rgb are for scenes, which"
-        raise ValueError(f"{wrong} this model's inputs do not have: leave it out")
-    segmenter = with_crf(segmenter, model) if crf else segmenter
+    if ((crf or tta) and of_scenes) or ((cube_key or rgb) and not of_scenes):
+        wrong = "--crf and --tta are for pictures" if of_scenes else "--cube-key and --rgb are for scenes"
+        raise ValueError(f"{wrong}, which this model's inputs are not: leave it out")
+    if not isinstance(segmenter, SceneSegmenter):
+        segmenter = with_views(segmenter, tta)
+        segmenter = with_crf(segmenter, model) if crf else segmenter
     if isinstance(segmenter, SceneSegmenter):
         from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
         from fullyconv.hsi.pictures import RGB_NM

@@ -274,6 +274,20 @@ class Segmenter:
         """
         return torch.cat([scores for _, scores in self._score_bands(pixels)], 1)
 
+    def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the logarithms of every class's probability.
+
+        Args:
+            pixels: H x W x K, as ``predict`` takes arrays.
+
+        Returns:
+            C x H x W float32.
+        """
+        found = np.empty((len(self.classes), *pixels.shape[:2]), np.float32)
+        for rows, columns, scores in self._tiles(pixels):
+            found[:, rows, columns] = scores.float().log_softmax(0).cpu().numpy()
+        return found
+
     def _maps(self, pixels: np.ndarray) -> tuple[list[Tensor], Prepared]:
         """Compute the score maps of N x H x W x K; raises ``ValueError`` where scores are not finite."""
         prepared = self.prepared()

@@ -24,7 +24,7 @@ class CRFSegmenter(Segmenter):
             precision=segmenter.precision,
             engine=segmenter.engine,
         )
-        self.parameters = parameters
+        self.parameters, self._before = parameters, segmenter
 
     def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
         """Label every pixel as ``Segmenter.predict`` does, then let the pixels agree."""
@@ -39,11 +39,8 @@ class CRFSegmenter(Segmenter):
         return before, self._prediction(pixels, -marginals, marginals if probabilities else None)
 
     def energies(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the network's -log probabilities of H x W x 3 uint8 pixels, C x H x W float32."""
-        unary = np.empty((len(self.classes), *pixels.shape[:2]), np.float32)
-        for rows, columns, scores in self._tiles(pixels):
-            unary[:, rows, columns] = (-scores.float().log_softmax(0)).cpu().numpy()
-        return unary
+        """Return the -log probabilities, before the CRF, of H x W x 3 uint8 pixels, C x H x W float32."""
+        return -self._before.log_probabilities(pixels)
 
     def _prediction(self, pixels: np.ndarray, costs: np.ndarray, chances: np.ndarray | None) -> Prediction:
         labels = costs.argmin(0).astype(np.min_scalar_type(len(self.classes) - 1))

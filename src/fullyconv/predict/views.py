@@ -1,0 +1,116 @@
+"""Test-time augmentation: the probabilities of several views of a picture, mirrored and resized, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from fullyconv.predict.image import COLOURS, Prediction, Segmenter
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views that a picture is labelled by; each costs as much as labelling a picture of its size.
+
+    Attributes:
+        flip: Whether each is looked at mirrored, too.
+        scales: The sizes, as multiples of the picture's.
+
+    Raises:
+        ValueError: For no scale, or one that is not from 1/16 to 16.
+    """
+
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if not self.scales or not all(1 / 16 <= scale <= 16 for scale in self.scales):
+            raise ValueError(f"views have scales from 1/16 to 16, for example 0.75, 1 and 1.25, not {self.scales}")
+
+    @classmethod
+    def read(cls, words: str) -> Views:
+        """Read ``flip,scales=0.75,1,1.25``: either part may be left out.
+
+        >>> Views.read("flip"), Views.read("scales=0.5,1,flip")
+        (Views(flip=True, scales=(1.0,)), Views(flip=True, scales=(0.5, 1.0)))
+        """
+        parts = [part.strip() for part in words.split(",")]
+        numbers = [part.removeprefix("scales=") for part in parts if part != "flip"]
+        try:
+            scales = tuple(map(float, numbers)) or (1.0,)
+        except ValueError:
+            scales = ()
+        if not scales or (numbers and "scales=" not in words):
+            raise ValueError(f"--tta {words}: write flip, scales=0.75,1,1.25, or both: flip,scales=0.75,1,1.25")
+        return cls("flip" in parts, scales)
+
+
+class ViewsSegmenter(Segmenter):
+    """A segmenter whose probabilities are the mean over several views of a picture.
+
+    Args:
+        segmenter: The model.
+        views: What it looks at.
+
+    Raises:
+        ValueError: For a network that sees more than colour.
+
+    >>> from fullyconv.networks import build
+    >>> from fullyconv.types import ClassSet, Preprocess
+    >>> model = Segmenter(build("fcn8s-resnet18", 2), classes=ClassSet(("a", "b")), preprocess=Preprocess())
+    >>> ViewsSegmenter(model, Views(flip=True)).predict(np.zeros((5, 7, 3), np.uint8)).labels.shape
+    (5, 7)
+    """
+
+    def __init__(self, segmenter: Segmenter, views: Views) -> None:
+        super().__init__(
+            segmenter.network,
+            classes=segmenter.classes,
+            preprocess=segmenter.preprocess,
+            device=segmenter.device,
+            precision=segmenter.precision,
+            engine=segmenter.engine,
+        )
+        if self.network.in_channels != COLOURS:
+            raise ValueError("views are made of pictures: this network sees more than colour")
+        self.views = views
+
+    def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Average the classes' probabilities over the views; C x H x W float32, their logarithms."""
+        height, width = pixels.shape[:2]
+        total = np.zeros((len(self.classes), height, width), np.float32)
+        shown = list(self._shown(pixels))
+        for view, mirrored in shown:
+            found = torch.from_numpy(super().log_probabilities(view)).exp_()
+            if found.shape[1:] != (height, width):
+                found = functional.interpolate(found[None], size=(height, width), mode="bilinear")[0]
+            total += (found.flip(2) if mirrored else found).numpy()
+        return np.log(np.maximum(total / len(shown), np.finfo(np.float32).tiny), dtype=np.float32)
+
+    def _shown(self, pixels: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
+        for scale in self.views.scales:
+            size = tuple(max(1, round(length * scale)) for length in pixels.shape[:2])
+            view = pixels
+            if size != pixels.shape[:2]:
+                view = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+            yield view, False
+            if self.views.flip:
+                yield np.ascontiguousarray(view[:, ::-1]), True
+
+    def _labels(self, pixels: np.ndarray) -> np.ndarray:
+        labels: np.ndarray = self.log_probabilities(pixels).argmax(0).astype(np.min_scalar_type(len(self.classes) - 1))
+        return labels
+
+    def labels(self, pixels: np.ndarray) -> np.ndarray:
+        """Label N x H x W x 3 pictures of one size by their views; N x H x W."""
+        return np.stack([self._labels(each) for each in pixels])
+
+    def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
+        chances = self.log_probabilities(pixels)
+        labels = chances.argmax(0).astype(np.min_scalar_type(len(self.classes) - 1))
+        return Prediction(seen, labels, self.classes, np.exp(chances).astype(np.float16) if probabilities else None)
