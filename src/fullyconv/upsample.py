@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,20 +65,35 @@ def _placing(units: int, line: AxisMap, size: int) -> Tensor:
     return (1 - (place.clamp(0, units - 1)[:, None] - torch.arange(units)).abs()).clamp(min=0)
 
 
+class AxisUpsampling(NamedTuple):
+    """Upsampling along one axis by a fixed kernel: what ``Upsample`` says of it."""
+
+    kernel: int
+    stride: int
+    border: Border
+
+    def matrix(self, units: int, offset: int, size: int) -> Tensor:
+        """Write the cropped 1-D transposed convolution as a matrix, size x units, float64; shared, not to be changed.
+
+        >>> AxisUpsampling(3, 2, "zero").matrix(units=2, offset=1, size=3).tolist()
+        [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
+        """
+        return _interpolation_matrix(self, units, offset, size)
+
+
 @lru_cache(maxsize=64)
-def _interpolation_matrix(kernel: int, stride: int, units: int, offset: int, size: int, border: Border) -> Tensor:
-    """Write the cropped 1-D transposed convolution as a matrix, size x units, float64."""
+def _interpolation_matrix(axis: AxisUpsampling, units: int, offset: int, size: int) -> Tensor:
     # Kept from one call to the next, also from a prediction to a training, where no inference tensor may be.
     with torch.inference_mode(False):
-        return _written_out(kernel, stride, units, offset, size, border)
+        return _written_out(axis, units, offset, size)
 
 
-def _written_out(kernel: int, stride: int, units: int, offset: int, size: int, border: Border) -> Tensor:
+def _written_out(axis: AxisUpsampling, units: int, offset: int, size: int) -> Tensor:
     outputs = torch.arange(size)[:, None] + offset  # position in the uncropped output
-    ghosts = 1 if border == "replicate" else 0
-    tap = outputs - stride * torch.arange(-ghosts, units + ghosts)[None, :]
-    inside = (tap >= 0) & (tap < kernel)
-    weights = torch.where(inside, bilinear_taps(kernel)[tap.clamp(0, kernel - 1)], torch.zeros(()).double())
+    ghosts = 1 if axis.border == "replicate" else 0
+    tap = outputs - axis.stride * torch.arange(-ghosts, units + ghosts)[None, :]
+    inside = (tap >= 0) & (tap < axis.kernel)
+    weights = torch.where(inside, bilinear_taps(axis.kernel)[tap.clamp(0, axis.kernel - 1)], torch.zeros(()).double())
     if ghosts:  # the ghost unit beyond each edge repeats the edge unit
         weights[:, 1] += weights[:, 0]
         weights[:, -2] += weights[:, -1]
@@ -152,27 +168,35 @@ class Upsample(nn.Module):
         Raises:
             ValueError: If the crop leaves what the units cover (a slice would fail silently).
         """
-        margin = self.stride if self.border == "replicate" else (0, 0)
-        for axis, name in enumerate(("rows", "columns")):
-            covered = self.full_size(scores.shape[2 + axis], axis) + margin[axis]
-            if offset[axis] < -margin[axis] or offset[axis] + size[axis] > covered:
-                raise ValueError(
-                    f"{name} {offset[axis]}..{offset[axis] + size[axis]} lie outside the upsampled map "
-                    f"(-{margin[axis]}..{covered}): the input is smaller than this network accepts"
-                )
+        self.check((scores.shape[2], scores.shape[3]), offset, size)
         with torch.autocast(scores.device.type, enabled=False):
             scores = scores if scores.dtype == torch.float64 else scores.float()
             if self.weight is None:
                 return self._separable(scores, offset, size)
             return self._bank(scores, self.weight.to(scores.dtype), offset, size)
 
+    def check(self, units: tuple[int, int], offset: tuple[int, int], size: tuple[int, int]) -> None:
+        """Refuse a crop that leaves what ``units`` rows and columns cover (see ``forward``); raises ``ValueError``."""
+        margin = self.stride if self.border == "replicate" else (0, 0)
+        for axis, name in enumerate(("rows", "columns")):
+            covered = self.full_size(units[axis], axis) + margin[axis]
+            if offset[axis] < -margin[axis] or offset[axis] + size[axis] > covered:
+                raise ValueError(
+                    f"{name} {offset[axis]}..{offset[axis] + size[axis]} lie outside the upsampled map "
+                    f"(-{margin[axis]}..{covered}): the input is smaller than this network accepts"
+                )
+
+    def axis(self, axis: int) -> AxisUpsampling:
+        """Return what fixed filters do along an axis, 0 or 1."""
+        return AxisUpsampling(self.kernel[axis], self.stride[axis], self.border)
+
+    def matrices(self, units: tuple[int, int], offset: tuple[int, int], size: tuple[int, int]) -> list[Tensor]:
+        """Write a fixed upsampling with its crop as two matrices, H x h and W x w float64, applied from both sides."""
+        return [self.axis(axis).matrix(units[axis], offset[axis], size[axis]) for axis in (0, 1)]
+
     def _separable(self, scores: Tensor, offset: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        down, across = (
-            _interpolation_matrix(
-                self.kernel[axis], self.stride[axis], scores.shape[2 + axis], offset[axis], size[axis], self.border
-            ).to(scores)
-            for axis in (0, 1)
-        )
+        units = (scores.shape[2], scores.shape[3])
+        down, across = (matrix.to(scores) for matrix in self.matrices(units, offset, size))
         return (down @ scores.contiguous()) @ across.T  # N x C x h x w -> N x C x H x W
 
     def _bank(self, scores: Tensor, weight: Tensor, offset: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -182,3 +206,21 @@ class Upsample(nn.Module):
             top, left = top + self.stride[0], left + self.stride[1]
         full = functional.conv_transpose2d(scores, weight, stride=self.stride, groups=self.channels)
         return full[..., top : top + size[0], left : left + size[1]]
+
+
+@dataclass(frozen=True)
+class LastStep:
+    """The upsampling of fused scores to the image: ``step(scores, size)`` is N x C x H x W.
+
+    Attributes:
+        layer: What upsamples.
+        offset: The first row and column that are kept.
+    """
+
+    layer: Upsample
+    offset: tuple[int, int]
+
+    def __call__(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """Upsample N x C x h x w scores to H x W."""
+        upsampled: Tensor = self.layer(scores, self.offset, size)
+        return upsampled

@@ -14,7 +14,7 @@ from fullyconv.networks.architecture import Architecture, Upsampling, class_coun
 from fullyconv.surgery.trunk import Trunk
 from fullyconv.surgery.weights import Transplant, transplant
 from fullyconv.trace import input_channels, outputs
-from fullyconv.upsample import Border, Upsample
+from fullyconv.upsample import Border, LastStep, Upsample
 
 
 def score_heads(trunk: Trunk, classes: int, skips: int) -> nn.ModuleList:
@@ -204,6 +204,11 @@ class FCN(nn.Module):
         """Upsample fused scores to an image of H x W: N x C x H x W."""
         return self._to_image(fused, self.upsamplers, size)
 
+    @property
+    def last_step(self) -> LastStep:
+        """The step from fused scores to the image."""
+        return self._last_step(self.upsamplers)
+
     def _climb(self, maps: Sequence[Tensor], upsamplers: nn.ModuleList) -> Tensor:
         fused, *finer = maps
         for stage, fine in enumerate(finer):
@@ -211,9 +216,11 @@ class FCN(nn.Module):
         return fused
 
     def _to_image(self, fused: Tensor, upsamplers: nn.ModuleList, size: tuple[int, int]) -> Tensor:
+        return self._last_step(upsamplers)(fused, size)
+
+    def _last_step(self, upsamplers: nn.ModuleList) -> LastStep:
         rows, columns = (plan.stages[-1] for plan in self.plans)
-        result: Tensor = upsamplers[-1](fused, (rows.kept, columns.kept), size)
-        return result
+        return LastStep(cast("Upsample", upsamplers[-1]), (rows.kept, columns.kept))
 
     def _fuse(self, stage: int, coarse: Tensor, fine: Tensor, upsampler: Upsample) -> Tensor:
         """Upsample the coarse scores and add the fine ones where the two grids coincide."""

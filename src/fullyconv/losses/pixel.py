@@ -46,26 +46,55 @@ def pixel_loss(
     0.41
 
     """
-    if normalization not in get_args(Normalization):
-        raise ValueError(f"normalization is 'valid', 'batch', 'full' or 'none', not {normalization!r}")
+    check_normalization(normalization)
     if scores.shape[:1] + scores.shape[2:] != labels.shape:
         raise ValueError(f"scores {tuple(scores.shape)} and labels {tuple(labels.shape)} differ in size")
+    targets, pixel_weights = weigh(scores, labels, weights, ignore_index)
+    return normalized(softmax_loss(scores, targets, pixel_weights), pixel_weights.sum(), labels, normalization)
+
+
+def check_normalization(normalization: str) -> None:
+    """Refuse what is no normalization."""
+    if normalization not in get_args(Normalization):
+        raise ValueError(f"normalization is 'valid', 'batch', 'full' or 'none', not {normalization!r}")
+
+
+def weigh(scores: Tensor, labels: Tensor, weights: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Look up what pixels weigh: classes, 0 where they are ignored, and weights, both N x H x W.
+
+    Raises ``ValueError`` for a label that is no class; on a GPU, which nobody waits for, a later call fails.
+    """
     classes = scores.shape[1]
     labelled = labels != ignore_index
     targets = labels.where(labelled, 0).long()
     if targets.numel() and not targets.is_meta:
         low, high = targets.aminmax()
-        if low < 0 or high >= classes:
-            raise ValueError(f"labels are classes 0..{classes - 1} or {ignore_index}, not {int(low)}..{int(high)}")
+        if targets.device.type == "cuda":
+            torch._assert_async((low >= 0) & (high < classes))
+        elif low < 0 or high >= classes:
+            raise no_class(low, high, classes, ignore_index)
     # Counted in float32 at least: sums of ones end at 256 in bfloat16, at 65504 in float16.
     pixel_weights = labelled.to(torch.promote_types(scores.dtype, torch.float32))
     if weights is not None:
-        if weights.shape != (classes,):
-            raise ValueError(f"{classes} classes need as many weights, not {tuple(weights.shape)}")
+        check_weights(weights, classes)
         pixel_weights *= weights.to(pixel_weights)[targets]
-    total = softmax_loss(scores, targets, pixel_weights)
+    return targets, pixel_weights
+
+
+def no_class(low: float | Tensor, high: float | Tensor, classes: int, ignore_index: int) -> ValueError:
+    """Say which labels are none of the classes."""
+    return ValueError(f"labels are classes 0..{classes - 1} or {ignore_index}, not {int(low)}..{int(high)}")
+
+
+def check_weights(weights: Tensor, classes: int) -> None:
+    """Refuse another number of weights than there are classes."""
+    if weights.shape != (classes,):
+        raise ValueError(f"{classes} classes need as many weights, not {tuple(weights.shape)}")
+
+
+def normalized(total: Tensor, weight: Tensor, labels: Tensor, normalization: Normalization) -> Tensor:
+    """Divide a summed loss as ``pixel_loss`` says; ``weight`` is that of all labelled pixels."""
     if normalization == "valid":
-        weight = pixel_weights.sum()
         return total / torch.where(weight > 0, weight, 1.0)
     return total / {"batch": labels.shape[0], "full": labels.numel(), "none": 1}[normalization]
 
