@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fullyconv.evaluation import Evaluation
     from fullyconv.files import BadFile
     from fullyconv.hsi.files import SceneReport
+    from fullyconv.scores.bounds import Bounds
+    from fullyconv.types import ClassSet
 
 
 class _Plain(Console):
@@ -154,6 +156,22 @@ def print_report(report: Report) -> None:
     out.print(f"mean {report.mean}  standard deviation {report.std}  (RGB, 0..255)")
     print_warnings(report.warnings)
     print_problems(report.problems)
+
+
+def print_bounds(bounds: Bounds, classes: ClassSet) -> None:
+    """Print the best IU that predictions at several strides can reach, and which stride to take."""
+    if not bounds.pictures:
+        return
+    from fullyconv.scores.bounds import advise
+
+    heads = map(str, bounds.strides)
+    table = Table("class", *heads, title="best IU of a prediction at stride …: by blocks, bilinear")
+    for index, name in enumerate(classes.names):
+        cells = (f"{blocks:.2f} {smooth:.2f}" for blocks, smooth in bounds.class_iu(index).values())
+        table.add_row(name, *cells)
+    table.add_row("mean IU", *(f"{blocks:.2f} {smooth:.2f}" for blocks, smooth in bounds.mean_ius.values()))
+    out.print(table)
+    out.print(advise(bounds, classes.names))
 
 
 def print_scene(report: SceneReport) -> None:

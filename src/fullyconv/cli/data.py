@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fullyconv.cli.console import Bars, complain, err, out, print_problems, print_report, print_scene
+from fullyconv.cli.console import Bars, complain, err, out, print_bounds, print_problems, print_report, print_scene
 from fullyconv.cli.options import OverwriteOption
 from fullyconv.cli.predict import follow
 
@@ -35,7 +35,8 @@ def check(
     Examples: `fullyconv data check photos/`, and for a scene (MATLAB, ENVI, GeoTIFF, NumPy)
     `fullyconv data check PaviaU.mat --labels PaviaU_gt.mat`.
     """
-    from fullyconv.data.check import check_folder
+    from fullyconv.data.bounds import sample_bounds
+    from fullyconv.data.check import check_folder, usable_pairs
     from fullyconv.data.folder import open_folder
 
     if zero not in (None, "unlabelled", "class"):
@@ -50,7 +51,9 @@ def check(
         raise ValueError(f"{data} is no scene's file: --labels, --cube-key, --label-key and --zero are for scenes")
     with Bars() as bars:
         report = check_folder(open_folder(data), progress=bars)
+        bounds = sample_bounds(usable_pairs(report), report.classes, progress=bars)
     print_report(report)
+    print_bounds(bounds, report.classes)
     if report.folder.note:
         err.print(report.folder.note)
     if report.inferred:

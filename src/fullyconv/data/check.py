@@ -153,6 +153,12 @@ def check_folder(folder: Folder, classes: ClassSet | None = None, *, progress: P
     return report
 
 
+def usable_pairs(report: Report) -> list[Pair]:
+    """Return the pairs with nothing wrong, each once, whatever splits list it."""
+    pairs = {pair.image: pair for pairs in report.folder.splits.values() for pair in pairs}
+    return [pair for image, pair in pairs.items() if image not in report.bad_pairs]
+
+
 class _Tally:
     """Adds up what pairs hold, for a report."""
 

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from fullyconv.scores.bounds import STRIDES, count_bounds, predict_coarsely
+from fullyconv.scores.metrics import confusion
+
+
+def blobs(seed: int, height: int, width: int, classes: int) -> np.ndarray:
+    """Draw labels with areas of one class, and some void."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(-1, classes, (height // 5 + 1, width // 5 + 1))
+    return coarse.repeat(5, 0).repeat(5, 1)[:height, :width]
+
+
+def by_hand(labels: np.ndarray, *, stride: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Count every block in a loop, in float64; upsample all of it by PyTorch."""
+    height, width = labels.shape
+    rows, columns = -(-height // stride), -(-width // stride)
+    shares = np.zeros((classes, rows, columns))
+    for y in range(height):
+        for x in range(width):
+            if labels[y, x] >= 0:
+                shares[labels[y, x], y // stride, x // stride] += 1
+    blocks = np.array([[shares[:, y // stride, x // stride].argmax() for x in range(width)] for y in range(height)])
+    smooth = functional.interpolate(torch.from_numpy(shares)[None], scale_factor=stride, mode="bilinear")[0]
+    return blocks, smooth[:, :height, :width].numpy()
+
+
+@given(
+    seed=st.integers(0, 99),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    classes=st.integers(1, 4),
+    stride=st.sampled_from((1, 2, 3, 4, 8, 16, 64)),
+)
+@settings(max_examples=60, deadline=None)
+def test_predictions_are_those_counted_by_hand(seed: int, height: int, width: int, classes: int, stride: int) -> None:
+    labels = blobs(seed, height, width, classes)
+    blocks, smooth = predict_coarsely(labels, stride=stride)
+    expected, scores = by_hand(labels, stride=stride, classes=classes)
+    got = np.take_along_axis(scores, smooth[None].astype(np.int64), 0)[0]
+    assert np.allclose(got, scores.max(0), atol=1e-4 * stride**2)  # of equal scores any may be taken
+    counted = np.array([[labels[y - y % stride :, x - x % stride :][:stride, :stride].max() for x in range(width)]
+                        for y in range(height)])  # fmt: skip
+    seen = counted >= 0  # in a block of void any class is as good
+    assert np.array_equal(blocks[seen], expected[seen])
+
+
+@given(seed=st.integers(0, 99), classes=st.integers(2, 4))
+@settings(max_examples=20, deadline=None)
+def test_stride_one_is_perfect_and_pictures_add_up(seed: int, classes: int) -> None:
+    one, two = blobs(seed, 17, 23, classes), blobs(seed + 1, 30, 9, classes)
+    for labels in (one, two):
+        known = labels >= 0
+        for guess in predict_coarsely(labels, stride=1):
+            assert np.array_equal(guess[known], labels[known])
+    both = count_bounds(one, classes=classes) + count_bounds(two, classes=classes)
+    for place, stride in enumerate(STRIDES):
+        counted = sum(
+            confusion(labels, predict_coarsely(labels, stride=stride)[1], classes=classes) for labels in (one, two)
+        )
+        assert np.array_equal(both.bilinear[place], counted)
+    assert both.pictures == 2
+
+
+def test_thin_classes_ask_for_a_finer_stride() -> None:
+    wide = np.repeat([0, 1], 64)[None].repeat(128, 0)
+    thin = np.where(np.arange(128) % 64 == 33, 1, 0)[None].repeat(128, 0)  # lines of one pixel
+    assert count_bounds(wide, classes=2).advice == 32
+    found = count_bounds(thin, classes=2)
+    assert found.class_iu(1)[8] == (0, 0)
+    assert found.advice == 2
+
+
+def test_what_does_not_add_up_is_refused() -> None:
+    labels = np.zeros((4, 4), np.int64)
+    with pytest.raises(ValueError, match="do not add up"):
+        count_bounds(labels, classes=1, strides=(2,)) + count_bounds(labels, classes=1, strides=(4,))
+
+
+def test_void_alone_counts_nothing() -> None:
+    found = count_bounds(np.full((9, 9), -1), classes=2)
+    assert found.blocks.sum() == found.bilinear.sum() == 0
+    assert found.advice == 2
