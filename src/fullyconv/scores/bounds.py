@@ -45,7 +45,7 @@ def block_shares(labels: np.ndarray, *, classes: Sequence[int], stride: int) -> 
         plane[:height, :width] = labels == index
     blocks = marked.reshape(len(classes), rows, stride, columns, stride)
     # Along rows first: the longer sum is over neighbours in memory.
-    return blocks.sum(4, dtype=np.int32).sum(2).astype(np.float32) / stride**2
+    return np.asarray(blocks.sum(4, dtype=np.int32).sum(2) / np.float32(stride**2), np.float32)
 
 
 def predict_coarsely(labels: np.ndarray, *, stride: int) -> tuple[np.ndarray, np.ndarray]:
