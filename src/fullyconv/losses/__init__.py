@@ -1,6 +1,16 @@
-"""Losses of pixels, and of scores that are still to be upsampled to them."""
+"""Losses of pixels, of scores that are still to be upsampled to them, and of regions."""
 
+from fullyconv.losses.overlap import dice_loss, lovasz_loss
 from fullyconv.losses.pixel import Normalization, class_weights, pixel_loss, sample_terms, softmax_loss
 from fullyconv.losses.upsampled import upsampled_loss
 
-__all__ = ["Normalization", "class_weights", "pixel_loss", "sample_terms", "softmax_loss", "upsampled_loss"]
+__all__ = [
+    "Normalization",
+    "class_weights",
+    "dice_loss",
+    "lovasz_loss",
+    "pixel_loss",
+    "sample_terms",
+    "softmax_loss",
+    "upsampled_loss",
+]
