@@ -16,14 +16,11 @@ less than nine tenths of a module's are killed.
 from __future__ import annotations
 
 import argparse
-import ast
-import gc
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
 import os
-import random
 import resource
 import signal
 import sys
@@ -34,20 +31,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from inspect import CO_OPTIMIZED
+from itertools import groupby
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType, ModuleType
+from types import CodeType, FrameType, ModuleType
 
 import numpy as np  # noqa: F401 (loaded before the forks, as all that the tests need)
-import parso.python.tree
 import PIL.Image  # noqa: F401
 import pytest
 import torch
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.operators.operator import Operator
-from cosmic_ray.plugins import get_operator, operator_names
 from hypothesis import Phase, settings
+from mutations import Key, Mutant, changed_function, functions_of, key_of, mutants, swap
 
 ROOT = Path(__file__).resolve().parents[1]
 JUDGED = ROOT / "docs" / "mutants.md"
@@ -55,8 +48,7 @@ WANTED = 0.9  # the share of a module's mutants that tests have to kill
 PATIENCE = 10.0  # seconds beyond four times what the unchanged module's tests take
 MEMORY = 6 << 30  # bytes of addresses a child may take beyond its parent's
 
-TRACE = " ".join(f"tests/trace/test_{name}.py" for name in ("outputs", "walk", "record", "spellings"))
-"""The quickest first."""
+TRACE = "tests/trace/test_rules.py tests/trace/test_outputs.py tests/trace/test_walk.py tests/trace/test_record.py"
 
 TESTS = {
     "geometry": "tests/test_geometry.py",
@@ -76,8 +68,9 @@ TESTS = {
     "train/stop": "tests/train/test_stop.py",
     "train/smallest": "tests/train/test_smallest.py",
     "train/chain": "tests/train/test_chain.py",
-    **{f"trace/{name}": TRACE for name in ("axes", "frames", "joins", "nodes", "operations", "positions", "products")},
-    **{f"trace/{name}": TRACE for name in ("recorder", "reductions", "settle", "walking", "windows")},
+    **{f"trace/{name}": TRACE for name in ("axes", "frames", "joins", "nodes", "positions", "products", "reductions")},
+    **{f"trace/{name}": TRACE for name in ("settle", "walking", "windows", "recorder")},
+    "trace/operations": TRACE + " tests/trace/test_spellings.py",
 }
 """The tests of each module, beside its own doctests."""
 
@@ -86,120 +79,6 @@ HYPOTHESIS = ("--hypothesis-profile=mutants", "--hypothesis-seed=0")
 settings.register_profile(
     "mutants", deadline=None, database=None, phases=(Phase.explicit, Phase.generate), max_examples=50
 )
-
-ARITHMETIC = {
-    "Add": ("Sub",), "Sub": ("Add",), "Mul": ("Div", "Add"), "Div": ("Mul", "FloorDiv"), "FloorDiv": ("Div", "Mul"),
-    "Mod": ("FloorDiv",), "Pow": ("Mul",), "BitOr": ("BitAnd",), "BitAnd": ("BitOr",), "BitXor": ("BitOr",),
-    "LShift": ("RShift",), "RShift": ("LShift",),
-}  # fmt: skip
-"""What an operator is replaced by: cosmic-ray's other replacements (% for +, ...) die of the first test."""
-
-
-class DropStatement(Operator):
-    """Leave out a call, an assignment in place or a raise; cosmic-ray has nothing of the kind."""
-
-    def mutation_positions(self, node: parso.tree.NodeOrLeaf) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-        """Find statements whose absence leaves a module that can be compiled."""
-        if node.type != "simple_stmt":
-            return
-        (statement, *_) = node.children
-        in_place = statement.type == "expr_stmt" and statement.children[1].type in ("annassign", "operator")
-        in_place = in_place and str(getattr(statement.children[1], "value", "=")) != "="
-        called = statement.type == "atom_expr" or in_place
-        if called or statement.type == "raise_stmt" or getattr(statement, "value", "") == "raise":
-            yield node.start_pos, node.end_pos
-
-    def mutate(self, node: parso.tree.NodeOrLeaf, index: int) -> parso.tree.NodeOrLeaf:
-        """Put ``pass`` in the statement's place."""
-        first = node.get_first_leaf()
-        node.children[0] = parso.python.tree.Keyword("pass", first.start_pos, first.prefix)
-        return node
-
-    @classmethod
-    def examples(cls) -> tuple[()]:
-        """Return none: cosmic-ray tests its own operators by them."""
-        return ()
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """A changed module: where, what the line reads now, the whole source."""
-
-    line: int
-    before: str
-    after: str
-    code: CodeType
-
-
-def operators() -> Iterator[Operator]:
-    """Choose cosmic-ray's operators that make sense here, and ours."""
-    for name in operator_names():
-        kind = name.removeprefix("core/")
-        if kind.startswith("ReplaceBinaryOperator_"):
-            _, old, new = kind.split("_")
-            chosen = new in ARITHMETIC.get(old, ())
-        elif kind.startswith("ReplaceComparisonOperator_"):
-            _, old, new = kind.split("_")
-            chosen = (old in ("Is", "IsNot")) == (new in ("Is", "IsNot"))
-        else:
-            chosen = kind not in ("VariableReplacer", "VariableInserter", "NoOp", "ReplaceUnaryOperator_USub_Not")
-        if chosen:
-            yield get_operator(name)()
-    yield DropStatement()
-
-
-def mutants(path: Path, *, most: int | None = None) -> tuple[list[Mutant], int]:
-    """Make mutants of a module that differ from it in what it does; annotations and docstrings do nothing.
-
-    Gives all of them, or ``most`` drawn at random (seed 0), and in how many places something can be changed.
-    """
-    source = path.read_text()
-    nodes = list(ast_nodes(get_ast(source)))
-    places = [
-        (operator, place)
-        for operator in operators()
-        for place in range(sum(sum(1 for _ in operator.mutation_positions(node)) for node in nodes))
-    ]
-    random.Random(0).shuffle(places)
-    seen, found = {_meaning(source)}, []
-    for operator, place in places:
-        mutant = _mutant(path, source, operator, place, seen)
-        if mutant is not None:
-            found.append(mutant)
-        if len(found) == most:
-            break
-    return sorted(found, key=lambda mutant: (mutant.line, mutant.after)), len(places)
-
-
-def _mutant(path: Path, source: str, operator: Operator, place: int, seen: set[str]) -> Mutant | None:
-    changed = mutate_code(source, operator, place)
-    try:
-        meaning, code = _meaning(changed), compile(changed, str(path), "exec")
-    except (SyntaxError, ValueError):
-        return None
-    if meaning in seen:
-        return None
-    seen.add(meaning)
-    pairs = zip(source.splitlines(), changed.splitlines(), strict=False)
-    line, (before, after) = next((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1])
-    return None if _style(before, after) else Mutant(line, before.strip(), after.strip(), code)
-
-
-def _style(before: str, after: str) -> bool:
-    """Return whether a change is one of what callers may do (assign fields, pass by position), not of a value."""
-    return before.startswith("@dataclass(") or (", *, " in before and ", /, " in after)
-
-
-def _meaning(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.arg):
-            node.annotation = None
-        elif isinstance(node, ast.FunctionDef):
-            node.returns = None
-        elif isinstance(node, ast.AnnAssign):
-            node.annotation = ast.Constant(0)
-    return ast.dump(tree)
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
@@ -255,81 +134,28 @@ def in_fork(job: Callable[[], int], limit: float) -> int | None:
 
 def passes(module: str, code: CodeType, *, limit: float) -> bool:
     """Return whether the tests of a module pass with other code in its place."""
-    path = ROOT / "src" / "fullyconv" / f"{module}.py"
+    path = file_of(module)
 
     def job() -> int:
         bound_memory()
         finder = _Finder("fullyconv." + module.replace("/", "."), path, code)
         sys.meta_path.insert(0, finder)
         importlib.import_module(finder.name)  # whoever imports it from now on, by whatever way, gets this one
-        return int(pytest.main(arguments_for(module)))
+        return int(pytest.main(arguments_for([module])))
 
     return in_fork(job, limit) == 0
 
 
-Key = tuple[str, int]
-"""A function of the module: its qualified name and first line."""
-
-
-def functions_of(code: CodeType) -> Iterator[tuple[Key, CodeType]]:
-    """List the outermost functions of a module's code; what lies in a function belongs to it."""
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType) and constant.co_flags & CO_OPTIMIZED:
-            yield (constant.co_qualname, constant.co_firstlineno), constant
-        elif isinstance(constant, CodeType):
-            yield from functions_of(constant)
-
-
-def shape_of(code: CodeType, *, deep: bool) -> tuple[object, ...]:
-    """Return what a code does; that of the functions in it only if ``deep``."""
-
-    def shallow(constant: object) -> object:
-        if not isinstance(constant, CodeType):
-            return type(constant).__name__, repr(constant)
-        return shape_of(constant, deep=deep) if deep or not constant.co_flags & CO_OPTIMIZED else "function"
-
-    return code.co_code, code.co_names, code.co_varnames, tuple(map(shallow, code.co_consts))
-
-
-def changed_function(original: CodeType, mutant: CodeType) -> Key | None:
-    """Return the one function whose code a mutant changes; ``None`` where it changes what importing the module does."""
-    if shape_of(original, deep=False) != shape_of(mutant, deep=False):
-        return None
-    pairs = zip(functions_of(original), functions_of(mutant), strict=True)
-    return next(key for (key, one), (_, other) in pairs if shape_of(one, deep=True) != shape_of(other, deep=True))
-
-
-def swap(path: Path, key: Key, mutant: CodeType) -> bool:
-    """Put a mutant's code into a function, and into the functions it has made; returns whether that was possible."""
-    replacing = dict(_nested(next(code for name, code in functions_of(mutant) if name == key)))
-    for function in gc.get_objects():
-        if isinstance(function, FunctionType) and function.__code__.co_filename == str(path):
-            code = function.__code__
-            new = replacing.get((code.co_qualname, code.co_firstlineno))
-            if new is not None:
-                if code.co_freevars != new.co_freevars:
-                    return False
-                function.__code__ = new
-    return True
-
-
-def _nested(code: CodeType) -> Iterator[tuple[Key, CodeType]]:
-    yield (code.co_qualname, code.co_firstlineno), code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _nested(constant)
-
-
 @contextmanager
-def calls_noted(path: Path, functions: set[Key], noted: set[Key]) -> Iterator[None]:
-    """Note which functions of a module are called, by what lies in them too."""
-    outer = {key[0]: key for key in functions}
+def calls_noted(functions: set[Key], noted: set[Key]) -> Iterator[None]:
+    """Note which of some functions are called; what lies in one ("outer.<locals>.inner") belongs to it."""
+    files = {key[0] for key in functions}
+    outer = {key[:2]: key for key in functions}
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename == str(path):
-            name = frame.f_code.co_qualname
-            # "outer.<locals>.inner" belongs to "outer"
-            key = outer.get(name) or outer.get(name.partition(".<locals>")[0])
+        if event == "call" and frame.f_code.co_filename in files:
+            file, name, _ = key_of(frame.f_code)
+            key = outer.get((file, name)) or outer.get((file, name.partition(".<locals>")[0]))
             if key is not None:
                 noted.add(key)
 
@@ -343,24 +169,40 @@ def calls_noted(path: Path, functions: set[Key], noted: set[Key]) -> Iterator[No
 
 
 @dataclass
-class Trials:
-    """Tests the mutants of a module within one pytest session; ``slow`` and ``survivors`` are what is left of them."""
+class Module:
+    """A module's mutants: in how many ``places`` it can be changed, those that are tested, and what became of them."""
 
-    path: Path
+    name: str
     mutants: list[Mutant]
-    slow: list[Mutant] = field(default_factory=list)
+    places: int
+    slow: list[Mutant] = field(default_factory=list)  # of which only importing the module anew shows what they do
     survivors: list[Mutant] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        path = file_of(self.name)
+        self.code = compile(path.read_text(), str(path), "exec")
+
+    def survived(self, mutant: Mutant) -> None:
+        """Keep a survivor and say so."""
+        self.survivors.append(mutant)
+        print(f"{self.name}.py:{mutant.line}: {mutant.before}\n    {mutant.after}", flush=True)
+
+
+@dataclass
+class Trials:
+    """Tests the mutants of modules that have the same tests, within one pytest session."""
+
+    modules: list[Module]
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.code = compile(self.path.read_text(), str(self.path), "exec")
-        self.imported: set[Key] = set()  # functions that importing the module calls
-        self.known = {key for key, _ in functions_of(self.code)}
+        self.imported: set[Key] = set()  # functions that importing the modules calls
+        self.known = {key for module in self.modules for key, _ in functions_of(module.code)}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self) -> Iterator[None]:
-        """Note what is called as the module is imported."""
-        with calls_noted(self.path, self.known, self.imported):
+        """Note what is called as the modules are imported."""
+        with calls_noted(self.known, self.imported):
             return (yield)
 
     @pytest.hookimpl(tryfirst=True)
@@ -370,51 +212,52 @@ class Trials:
         facts = self._first_run(session)
         self.seconds = time.monotonic() - start
         print(f"{len(session.items)} tests take {self.seconds:.1f} s", flush=True)
-        for mutant in self.mutants:
-            key = changed_function(self.code, mutant.code)
-            if key is None or key in self.imported:
-                self.slow.append(mutant)
-                continue
-            items = sorted((seconds, index) for index, (seconds, called) in enumerate(facts) if key in called)
-            chosen = [session.items[index] for _, index in items]
-            limit = 4 * sum(pair[0] for pair in items) + PATIENCE
-            verdict = in_fork(partial(self._trial, mutant, key, chosen), limit)
-            if verdict == IMPOSSIBLE:
-                self.slow.append(mutant)
-            elif verdict == 0:
-                self.survived(mutant)
+        for module in self.modules:
+            for mutant in module.mutants:
+                self._test(session, facts, module, mutant)
         return True
 
-    def survived(self, mutant: Mutant) -> None:
-        """Keep a survivor and say so."""
-        self.survivors.append(mutant)
-        print(f"{self.path.name}:{mutant.line}: {mutant.before}\n    {mutant.after}", flush=True)
-
-    def _trial(self, mutant: Mutant, key: Key, items: list[pytest.Item]) -> int:
-        bound_memory()
-        return run_items(items) if swap(self.path, key, mutant.code) else IMPOSSIBLE
+    def _test(
+        self, session: pytest.Session, facts: list[tuple[float, set[Key]]], module: Module, mutant: Mutant
+    ) -> None:
+        key = changed_function(module.code, mutant.code)
+        verdict: int | None = IMPOSSIBLE
+        if key is not None and key not in self.imported:
+            items = sorted((seconds, index) for index, (seconds, called) in enumerate(facts) if key in called)
+            chosen = [session.items[index] for _, index in items]
+            limit = 4 * sum(seconds for seconds, _ in items) + PATIENCE
+            verdict = in_fork(partial(_trial, key, mutant, chosen), limit)
+        if verdict == IMPOSSIBLE:
+            module.slow.append(mutant)
+        elif verdict == 0:
+            module.survived(mutant)
 
     def _first_run(self, session: pytest.Session) -> list[tuple[float, set[Key]]]:
-        """Return of each test how long it takes and which functions of the module it calls."""
+        """Return of each test how long it takes and which functions of the modules it calls."""
         with tempfile.NamedTemporaryFile("w+") as notes:
 
             def job() -> int:
                 for item in session.items:
                     called: set[Key] = set()
                     start = time.monotonic()
-                    with calls_noted(self.path, self.known, called):
+                    with calls_noted(self.known, called):
                         failed = run_items([item])
+                    notes.write(json.dumps([time.monotonic() - start, sorted(called), item.nodeid]) + "\n")
+                    notes.flush()
                     if failed:
-                        print(item.nodeid, file=sys.__stderr__)
                         return 1
-                    notes.write(json.dumps([time.monotonic() - start, sorted(called)]) + "\n")
-                notes.flush()
                 return 0
 
-            if in_fork(job, 1800) != 0:
-                raise SystemExit(f"{self.path}: its tests fail as it is")
+            status = in_fork(job, 1800)
             lines = [json.loads(line) for line in Path(notes.name).read_text().splitlines()]
-        return [(seconds, {(name, line) for name, line in called}) for seconds, called in lines]
+        if status != 0:
+            raise SystemExit(f"as it is, {lines[-1][2] if lines else 'the first test'} fails")
+        return [(seconds, {(file, name, line) for file, name, line in called}) for seconds, called, _ in lines]
+
+
+def _trial(key: Key, mutant: Mutant, items: list[pytest.Item]) -> int:
+    bound_memory()
+    return run_items(items) if swap(key, mutant.code) else IMPOSSIBLE
 
 
 IMPOSSIBLE = 98  # the exit status of a child whose mutant has to be imported
@@ -435,10 +278,15 @@ def bound_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
 
 
-def arguments_for(module: str) -> list[str]:
-    """Return pytest's arguments for a module's doctests, which are the quickest, and its tests."""
+def file_of(module: str) -> Path:
+    """Return a module's file."""
+    return ROOT / "src" / "fullyconv" / f"{module}.py"
+
+
+def arguments_for(modules: Sequence[str]) -> list[str]:
+    """Return pytest's arguments for the doctests of modules, which are the quickest, and the tests they share."""
     options = ["-x", "-qq", "-s", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", *HYPOTHESIS]
-    return [*options, str(ROOT / "src" / "fullyconv" / f"{module}.py"), *TESTS[module].split()]
+    return [*options, *(str(file_of(module)) for module in modules), *TESTS[modules[0]].split()]
 
 
 def forget() -> None:
@@ -449,19 +297,18 @@ def forget() -> None:
             del sys.modules[name]
 
 
-def run(module: str, *, most: int | None) -> tuple[int, int, list[Mutant]]:
-    """Test a module's mutants; gives in how many places it can be changed, how many were tested, which survived."""
-    path = ROOT / "src" / "fullyconv" / f"{module}.py"
-    made, places = mutants(path, most=most)
-    print(f"{module}: {len(made)} mutants of {places} places", flush=True)
-    trials = Trials(path, made)
-    pytest.main(arguments_for(module), plugins=[trials])
+def run(names: Sequence[str], *, most: int | None) -> list[Module]:
+    """Test the mutants of modules that share their tests."""
+    modules = [Module(name, *mutants(file_of(name), most=most)) for name in names]
+    print(f"{', '.join(names)}: {sum(len(module.mutants) for module in modules)} mutants", flush=True)
+    trials = Trials(modules)
+    pytest.main(arguments_for(names), plugins=[trials])
     forget()
-    print(f"{len(trials.slow)} mutants that importing shows", flush=True)
-    for mutant in trials.slow:
-        if passes(module, mutant.code, limit=4 * trials.seconds + 3 * PATIENCE):
-            trials.survived(mutant)
-    return places, len(made), trials.survivors
+    for module in modules:
+        for mutant in module.slow:
+            if passes(module.name, mutant.code, limit=4 * trials.seconds + 3 * PATIENCE):
+                module.survived(mutant)
+    return modules
 
 
 def main() -> int:
@@ -477,18 +324,20 @@ def main() -> int:
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     judged = JUDGED.read_text() if JUDGED.is_file() else ""
     failed = False
-    for module in options.modules:
+    for _, names in groupby(options.modules, TESTS.__getitem__):
         start = time.monotonic()
-        places, count, survivors = run(module, most=options.most)
-        killed = count - len(survivors)
-        unjudged = [mutant for mutant in survivors if f"`{mutant.after}`" not in judged]
-        failed |= bool(unjudged) or killed < WANTED * count
-        share = killed / max(count, 1)
-        print(
-            f"{module}: {places} places, {count} mutants, {killed} killed ({share:.1%}), {len(survivors)} survived, "
-            f"{len(unjudged)} of them not judged in docs/mutants.md; {time.monotonic() - start:.0f} s",
-            flush=True,
-        )
+        for module in run(list(names), most=options.most):
+            count, survivors = len(module.mutants), module.survivors
+            killed = count - len(survivors)
+            unjudged = [mutant for mutant in survivors if f"`{mutant.after}`" not in judged]
+            failed |= bool(unjudged) or killed < WANTED * count
+            print(
+                f"{module.name}: {module.places} places, {count} mutants, {killed} killed "
+                f"({killed / max(count, 1):.1%}), {len(survivors)} survived, "
+                f"{len(unjudged)} of them not judged in docs/mutants.md",
+                flush=True,
+            )
+        print(f"{time.monotonic() - start:.0f} s", flush=True)
     return int(failed)
 
 

@@ -31,7 +31,7 @@ def joined(call: Call) -> Positions:
     if len(placed) < len(found):
         call.remark("global", "sees the whole picture at every position")
     first = placed[0]
-    if any(set(each.axes) != set(first.axes) for each in placed):
+    if any((each.rows, each.columns, each.flat) != (first.rows, first.columns, first.flat) for each in placed):
         raise call.refuse("joins maps whose rows and columns are different axes")
     rows, columns = (_join([each.trails[axis] for each in placed], call, axis) for axis in (ROWS, COLUMNS))
     return replace(first, trails=(rows, columns))

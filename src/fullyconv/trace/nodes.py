@@ -33,13 +33,12 @@ class Length(int):
         return made
 
 
-def _arithmetic(name: str) -> Callable[[Length, Any], Any]:
-    function = getattr(operator, name.strip("_").removeprefix("r") if name.startswith("__r") else name.strip("_"))
-    reflected = name.startswith("__r")
+def _arithmetic(name: str, *, reflected: bool) -> Callable[[Length, Any], Any]:
+    function, method = getattr(operator, name), getattr(int, f"__r{name}__" if reflected else f"__{name}__")
 
     def compute(self: Length, other: Any) -> Any:
-        value = getattr(int, name)(self, other)
-        if value is NotImplemented or type(other) not in (int, Length):
+        value = method(self, other)
+        if type(value) is not int or type(other) not in (int, Length):
             return value
 
         def node() -> fx.Node:
@@ -56,9 +55,9 @@ def _negated(self: Length) -> Length:
 
 
 Length.__neg__ = _negated  # type: ignore[assignment]
-for _name in ("add", "sub", "mul", "floordiv", "mod"):
-    setattr(Length, f"__{_name}__", _arithmetic(f"__{_name}__"))
-    setattr(Length, f"__r{_name}__", _arithmetic(f"__r{_name}__"))
+for _name in ("add", "sub", "mul", "floordiv", "mod", "pow", "lshift", "rshift"):
+    setattr(Length, f"__{_name}__", _arithmetic(_name, reflected=False))
+    setattr(Length, f"__r{_name}__", _arithmetic(_name, reflected=True))
 
 
 def spelling(node: fx.Node) -> str:
