@@ -6,12 +6,14 @@ import ctypes
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+Result = TypeVar("Result")
 
 
 def shares(count: int, parts: int) -> list[tuple[int, int]]:
@@ -84,3 +86,16 @@ def _among_pytorchs(jobs: Sequence[Callable[[], Any]], size: int) -> list[Any]:
     if failures:
         raise failures[0]
     return results
+
+
+def side_by_side(job: Callable[[int, int], Result], count: int, most: int) -> list[Result]:
+    """Do ``job(start, stop)`` for shares of ``count`` things, in at most ``most`` threads and not more than PyTorch's.
+
+    >>> side_by_side(lambda start, stop: stop - start, 10, 1)
+    [10]
+    """
+    parts = max(1, min(torch.get_num_threads(), most, count))
+    if parts == 1:
+        return [job(0, count)]
+    with Team() as team:
+        return team.run([partial(job, *share) for share in shares(count, parts)])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -319,14 +317,3 @@ def test_mistakes_are_named() -> None:
         DenseCRF((8, 9), [Gaussian(np.full((2, 8, 9), np.nan, np.float32))])
     with pytest.raises(ValueError, match="one vector per point"):
         DenseCRF((8, 9), [Gaussian(np.zeros((2, 9, 8), np.float32))])
-
-
-def test_without_numba_the_error_names_the_extra() -> None:
-    script = (
-        "import sys; sys.modules['numba'] = None\n"
-        "import numpy as np, fullyconv.crf as crf\n"
-        "try: crf.DenseCRF((4, 4), [crf.Gaussian(crf.positions((4, 4), (1, 1)))])\n"
-        "except ImportError as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "pip install 'fullyconv[crf]'" in done.stdout

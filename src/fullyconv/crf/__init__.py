@@ -1,6 +1,6 @@
 """Conditional random fields that sharpen what a network says: fully connected ones, and those of a pixel grid.
 
-The dense CRF compiles its loops with numba (extra ``crf``) when it is first used.
+The dense CRF compiles its loops with numba when it is first used.
 """
 
 from fullyconv.crf.dense import dense_crf, image_crf

@@ -46,7 +46,6 @@ def dense_crf(  # noqa: PLR0913 (six numbers make the model)
 
     Raises:
         ValueError: For sizes that differ, numbers out of range, and energies or pictures with NaN or infinity.
-        ImportError: Without numba (extra ``crf``).
 
     >>> from fullyconv.crf import unary_from_labels
     >>> image = np.zeros((8, 8, 3), np.uint8)

@@ -58,11 +58,9 @@ class Lattice:
 
 
 def kernels() -> Any:
-    """Import the compiled loops; raises ``ImportError`` naming the extra where numba is absent."""
-    try:
-        from fullyconv.crf import kernels, simplex
-    except ImportError as missing:
-        raise ImportError("the dense CRF needs numba: pip install 'fullyconv[crf]'") from missing
+    """Import the compiled loops (numba takes a third of a second to import)."""
+    from fullyconv.crf import kernels, simplex
+
     return kernels, simplex
 
 
@@ -82,7 +80,6 @@ def build_lattice(
 
     Raises:
         ValueError: For points that are not finite or too far apart.
-        ImportError: Without numba (extra ``crf``).
     """
     _, simplex = kernels()
     dims, points = features.shape

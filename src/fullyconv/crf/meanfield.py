@@ -39,7 +39,6 @@ class DenseCRF:
 
     Raises:
         ValueError: For terms that do not fit the grid, or an unknown normalization.
-        ImportError: Without numba (extra ``crf``).
 
     >>> smooth = GridGaussian((1.0, 1.0), weight=2.0)
     >>> unary = np.full((2, 3, 3), 0.7, np.float32)

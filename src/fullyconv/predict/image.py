@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -27,7 +28,7 @@ from fullyconv.machine import (
 )
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.engines import Engine, Snapshot, make_engine
-from fullyconv.predict.ladder import Ladder
+from fullyconv.predict.ladder import Ladder, NotFinite
 from fullyconv.tiles import plan_tiles
 from fullyconv.types import ClassSet, Preprocess
 
@@ -173,7 +174,8 @@ class Segmenter:
         if len(pixels) > 1:
             try:
                 maps, prepared = self._maps(pixels)
-                found: np.ndarray = prepared.ladder.labels(maps, pixels.shape[1:3]).cpu().numpy()
+                with self._explained():
+                    found: np.ndarray = prepared.ladder.labels(maps, pixels.shape[1:3]).cpu().numpy()
                 return found
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -249,11 +251,15 @@ class Segmenter:
 
     def _label_band(self, pixels: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
         maps, prepared = self._maps(self._read(pixels)[None])
-        yield slice(0, pixels.shape[0]), prepared.ladder.labels(maps, pixels.shape[:2])[0]
+        with self._explained():
+            labels = prepared.ladder.labels(maps, pixels.shape[:2])[0]
+        yield slice(0, pixels.shape[0]), labels
 
     def _score_bands(self, pixels: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
         maps, prepared = self._maps(self._read(pixels)[None])
-        for rows, scores in prepared.ladder.bands(maps, pixels.shape[:2]):
+        with self._explained():
+            bands = prepared.ladder.bands(maps, pixels.shape[:2])
+        for rows, scores in bands:
             yield rows, scores[0]
 
     def _read(self, pixels: np.ndarray) -> np.ndarray:
@@ -289,12 +295,17 @@ class Segmenter:
         return found
 
     def _maps(self, pixels: np.ndarray) -> tuple[list[Tensor], Prepared]:
-        """Compute the score maps of N x H x W x K; raises ``ValueError`` where scores are not finite."""
+        """Compute the score maps of N x H x W x K."""
         prepared = self.prepared()
-        maps = prepared.engine.score_maps(pixels)
-        if not prepared.ladder.check_finite(maps, pixels.shape[1:3]):
-            raise ValueError(f"the network's scores are not finite (NaN or infinity): {self._culprit()}")
-        return maps, prepared
+        return prepared.engine.score_maps(pixels), prepared
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say why scores are not finite where a ladder meets such."""
+        try:
+            yield
+        except NotFinite as error:
+            raise ValueError(f"{error}: {self._culprit()}") from None
 
     def prepared(self) -> Prepared:
         """Return the network as it is now, prepared for prediction: nobody else changes its mode.
