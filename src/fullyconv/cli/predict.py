@@ -22,10 +22,14 @@ from fullyconv.cli.options import (
     ViewsOption,
     import_from_here,
 )
+from fullyconv.data.problems import group
 
 if TYPE_CHECKING:
-    from fullyconv.predict.folder import Outcome, Task
+    from fullyconv.files import BadFile
     from fullyconv.predict.image import Segmenter
+    from fullyconv.predict.work import Outcome, Pace, Task
+
+AT_ONCE = 20  # problems that are printed one by one
 
 
 def predict(
@@ -66,6 +70,7 @@ def predict(
     from fullyconv.machine import arithmetic
     from fullyconv.opening import load
     from fullyconv.predict.folder import find_images
+    from fullyconv.predict.work import Pace
 
     if (out_ / CONFIG).is_file() and (out_ / WEIGHTS).is_file():
         raise BadFile(out_, "is a model's folder, which training replaces as a whole", "choose another --out")
@@ -78,38 +83,55 @@ def predict(
     if not isinstance(segmenter, SceneSegmenter):
         segmenter = with_views(segmenter, tta)
         segmenter = with_crf(segmenter, model) if crf else segmenter
+    pace = Pace()
     if isinstance(segmenter, SceneSegmenter):
         from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
         from fullyconv.hsi.pictures import RGB_NM
 
         tasks = find_scenes(inputs, out=out_)
         output = MapOptions(cube_key, probabilities, rgb or RGB_NM, overwrite)
-        bad = follow("predicting", predict_scenes(segmenter, tasks, out_, output), len(tasks))
+        bad = follow("predicting", predict_scenes(segmenter, tasks, out_, output, pace=pace), len(tasks))
     else:
         tasks = find_images(inputs, out=out_)
-        bad = predict_tasks(segmenter, tasks, out_, probabilities=probabilities, overwrite=overwrite)
-    out.print(f"{len(tasks) - bad} of {len(tasks)} {'scenes' if of_scenes else 'images'} labelled in {out_}")
+        bad = predict_tasks(segmenter, tasks, out_, probabilities=probabilities, overwrite=overwrite, pace=pace)
+    what = "scenes" if of_scenes else "images"
+    out.print(f"{len(tasks) - bad} of {len(tasks)} {what} labelled in {out_}")
+    out.print(pace.words(what))
     if bad:
         raise typer.Exit(1)
 
 
 def predict_tasks(
-    segmenter: Segmenter, tasks: list[Task], folder: Path, *, probabilities: bool, overwrite: bool = False
+    segmenter: Segmenter,
+    tasks: list[Task],
+    folder: Path,
+    *,
+    probabilities: bool,
+    overwrite: bool = False,
+    pace: Pace | None = None,
 ) -> int:
     """Predict with a progress bar; gives the number of bad files."""
     from fullyconv.predict.folder import predict_files
 
-    outcomes = predict_files(segmenter, tasks, folder, probabilities=probabilities, overwrite=overwrite)
+    outcomes = predict_files(segmenter, tasks, folder, probabilities=probabilities, overwrite=overwrite, pace=pace)
     return follow("predicting", outcomes, len(tasks))
 
 
 def follow(what: str, outcomes: Iterator[Outcome], total: int) -> int:
-    """Show progress and problems; gives the number of bad files."""
-    bad = 0
-    with Bars() as bars:
-        for done, outcome in enumerate(outcomes, start=1):
-            if outcome.problem is not None:
-                bad += 1
-                complain("skipped", outcome.problem)
-            bars(what, done, total, outcome.task.image.name)
-    return bad
+    """Show progress and problems; gives the number of bad files.
+
+    The first problems are printed as they come up, the rest in groups at the end: 20,000 lines nobody reads.
+    """
+    bad: list[BadFile] = []
+    try:
+        with Bars() as bars:
+            for done, outcome in enumerate(outcomes, start=1):
+                if outcome.problem is not None:
+                    bad.append(outcome.problem)
+                    if len(bad) <= AT_ONCE:
+                        complain("skipped", outcome.problem)
+                bars(what, done, total, outcome.task.image.name)
+    finally:
+        for each in group(bad[AT_ONCE:]):
+            complain("skipped", "\n".join(each.lines()))
+    return len(bad)

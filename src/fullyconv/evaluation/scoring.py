@@ -10,9 +10,10 @@ import numpy as np
 
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.pairs import Pair
+from fullyconv.predict.ahead import reading_ahead
 from fullyconv.predict.image import Segmenter
 from fullyconv.scores.metrics import CONVENTION, Scores, confusion, score
-from fullyconv.types import ClassSet
+from fullyconv.types import ClassSet, Sample
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -96,12 +97,19 @@ def evaluate(segmenter: Segmenter, pairs: Sequence[Pair], *, progress: Progress 
     classes = segmenter.classes
     counts = np.zeros((len(classes), len(classes)), np.int64)
     void, image_iu = 0, {}
-    for done, pair in enumerate(pairs, start=1):
-        sample = read_sample(pair, classes)
-        image_counts = confusion(sample.labels, segmenter.predict(sample.image).labels, classes=len(classes))
-        counts += image_counts
-        void += sample.labels.size - int(image_counts.sum())
-        image_iu[pair.name] = score(image_counts).mean_iu
-        if progress is not None:
-            progress(done, len(pairs))
+    reading = reading_ahead(pairs, lambda pair: read_sample(pair, classes), size=_bytes)
+    with reading as samples:
+        for done, (pair, each) in enumerate(zip(pairs, samples, strict=True), start=1):
+            sample = each.value()
+            image_counts = confusion(sample.labels, segmenter.predict(sample.image).labels, classes=len(classes))
+            each.arrived()
+            counts += image_counts
+            void += sample.labels.size - int(image_counts.sum())
+            image_iu[pair.name] = score(image_counts).mean_iu
+            if progress is not None:
+                progress(done, len(pairs))
     return Evaluation(classes, counts, void, image_iu)
+
+
+def _bytes(sample: Sample) -> int:
+    return sample.image.nbytes + sample.labels.nbytes

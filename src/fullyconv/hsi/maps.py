@@ -14,8 +14,9 @@ from fullyconv.hsi.pictures import RGB_NM, false_colour
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
-from fullyconv.predict.folder import Outcome, Task, find_files, work_through, write_mask, write_probabilities
+from fullyconv.predict.folder import find_files, write_mask, write_probabilities
 from fullyconv.predict.image import Prediction
+from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
 
 MAPS = (".png", "_legend.png", "_false_colour.png", "_classes.hdr", "_classes.img", "_classes.tif")
 """What ``write_maps`` writes of every scene, behind the stem of its name."""
@@ -37,7 +38,12 @@ def find_scenes(inputs: Iterable[Path | str], *, out: Path | None = None) -> lis
 
 
 def predict_scenes(
-    segmenter: SceneSegmenter, tasks: Sequence[Task], out: Path, output: MapOptions | None = None
+    segmenter: SceneSegmenter,
+    tasks: Sequence[Task],
+    out: Path,
+    output: MapOptions | None = None,
+    *,
+    pace: Pace | None = None,
 ) -> Iterator[Outcome]:
     """Predict each scene and write its maps.
 
@@ -46,6 +52,7 @@ def predict_scenes(
         tasks: Scenes and where their maps go, from ``find_scenes``.
         out: The folder of the maps.
         output: What to read and write besides.
+        pace: Takes the seconds of computing and waiting.
 
     Yields:
         One outcome per scene; that of a bad one names the problem.
@@ -64,13 +71,15 @@ def predict_scenes(
             prediction = replace(prediction, image=false_colour(scene, output.rgb_nm))
         return prediction, scene
 
-    yield from work_through(
-        tasks,
-        Outputs(out, inputs=_read(tasks), overwrite=output.overwrite, by=PREDICTIONS),
+    work: Work[Task, tuple[Prediction, Scene]] = Work(
         suffixes=(*MAPS, *((".npz",) if output.probabilities else ())),
+        read=lambda task: task,
         predict=predict,
         write=lambda found, target: write_maps(*found, target),
+        most=1,  # scenes are large
     )
+    outputs = Outputs(out, inputs=_read(tasks), overwrite=output.overwrite, by=PREDICTIONS)
+    yield from work_through(tasks, outputs, work, pace=pace)
 
 
 def _read(tasks: Sequence[Task]) -> Iterator[Path]:
