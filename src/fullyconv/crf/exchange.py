@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from fullyconv.threads import Team, shares
 
 WIDEST = 64  # labels in one machine vector; more go block by block
 LANES = 8
+MEETING = 6000  # vertices that a thread blurs along an axis in the time (50 µs) that threads take to meet
 
 
 def lanes_for(labels: int) -> tuple[int, int]:
@@ -123,21 +125,28 @@ class Exchange:
 
     def blur(self, *, backwards: bool = False) -> None:
         """Blur every lattice along all its axes; ``backwards`` is the transposed operation."""
-        for step in range(max((lattice.axes for lattice in self.lattices), default=0)):
-            jobs = []
-            for index, lattice in enumerate(self.lattices):
-                if step >= lattice.axes:
-                    continue
-                axis = lattice.axes - 1 - step if backwards else step
-                source, target = (
-                    int(self._first_rows(sides)[index]) for sides in (self.side, [1 - side for side in self.side])
-                )
-                given = (self.pool, lattice.neighbours[axis], source, target, self._shape)
-                jobs.append(
-                    [partial(self._kernels.blur, *given, *part) for part in shares(lattice.vertices, self.team.size)]
-                )
-                self.side[index] = 1 - self.side[index]
-            self.team.run([partial(_each, together) for together in zip(*jobs, strict=True)])
+        steps = [self._blur_steps(index, backwards) for index in range(len(self.lattices))]
+        work = [lattice.axes * lattice.vertices for lattice in self.lattices]
+        waits = MEETING * max((lattice.axes for lattice in self.lattices), default=0)
+        if max(work, default=0) <= sum(work) / self.team.size + waits:
+            # Each lattice by one thread, axis after axis: sooner done than all by all threads, which meet at every axis.
+            whole = [partial(_each, [job for step in own for job in step(1)]) for own in steps]
+            self.team.run([partial(_each, whole[thread :: self.team.size]) for thread in range(self.team.size)])
+            return
+        for together in zip_longest(*steps):
+            jobs = [step(self.team.size) for step in together if step is not None]
+            self.team.run([partial(_each, share) for share in zip(*jobs, strict=True)])
+
+    def _blur_steps(self, index: int, backwards: bool) -> list[Callable[[int], list[Any]]]:
+        """List how one lattice is blurred along one axis after another: the jobs of so many threads each."""
+        lattice, steps = self.lattices[index], list[Callable[[int], list[Any]]]()
+        for axis in reversed(range(lattice.axes)) if backwards else range(lattice.axes):
+            sides = self.side, [1 - side for side in self.side]
+            source, target = (int(self._first_rows(side)[index]) for side in sides)
+            kernel = partial(self._kernels.blur, self.pool, lattice.neighbours[axis], source, target, self._shape)
+            steps.append(partial(_shared, kernel, lattice.vertices))
+            self.side[index] = 1 - self.side[index]
+        return steps
 
     def _clear(self, sides: Sequence[int]) -> None:
         jobs = []
@@ -164,6 +173,11 @@ class Exchange:
                     run = np.searchsorted(touched, (start, stop))
                     jobs.append(partial(self._kernels.merge, *given, int(run[0]), int(run[1])))
         self.team.run([partial(_each, jobs) for jobs in together])
+
+
+def _shared(kernel: Callable[..., Any], count: int, threads: int) -> list[Any]:
+    """Share a loop over ``count`` things among threads."""
+    return [partial(kernel, *part) for part in shares(count, threads)]
 
 
 def _each(jobs: Sequence[Any]) -> None:

@@ -25,6 +25,7 @@ Axes: TypeAlias = tuple[None, ...]
 Shape: TypeAlias = tuple[Lanes, Axes, Axes]
 
 TILE = 64  # pixels that are turned from planes to rows and back while the cache holds them
+FEW = 8  # pixels that go through an update together
 IMPOSSIBLE = np.float32(-1e30)  # the negative energy of a label that is not there; see ``terms.MOST_ENERGY``
 
 
@@ -76,13 +77,13 @@ def splat_block(
 
 
 @compiled
-def exponentiate(beliefs: Any, highest: np.float32, shape: Shape) -> np.float32:
-    """Exponentiate a row in place, less its highest value; returns the sum."""
+def exponentiate(beliefs: Any, place: int, highest: np.float32, shape: Shape) -> np.float32:
+    """Exponentiate the row at ``place``, less its highest value; returns the sum."""
     lanes, blocks, _ = shape
     mass = np.float32(0)
     for block in range(len(blocks)):
-        row = exponential(load(beliefs, block * len(lanes), lanes), highest)
-        store(beliefs, block * len(lanes), row)
+        row = exponential(load(beliefs, place + block * len(lanes), lanes), highest)
+        store(beliefs, place + block * len(lanes), row)
         mass += total(row)
     return mass
 
@@ -128,27 +129,35 @@ def update(
     splat, and whether to put the marginals into ``rows`` in place of the energies; ``shifts`` is 2 x K,
     where each term's region begins in ``pool`` and in ``sums``.
     """
+    # Step by step for a few pixels: one pixel's steps wait for each other, those of several do not, and a processor
+    # looks no further ahead than two pixels' worth of all steps.
     slicing, splatting, keeping = modes
     lanes, blocks, _ = shape
     wide, width = len(lanes), len(lanes) * len(blocks)
-    belief = np.empty(width, np.float32)
+    belief, highest, share = np.empty(FEW * width, np.float32), np.empty(FEW, np.float32), np.empty(FEW, np.float32)
     all_rows, vertices, splatted, beliefs = pointer(rows), pointer(pool), pointer(sums), pointer(belief)
     sources, targets = shifts[0], shifts[1]
-    for pixel in range(start, stop):
-        highest = np.float32(-3e38)
-        for block in range(len(blocks)):
-            row = load(all_rows, pixel * width + block * wide, lanes)
-            if slicing:
-                row = slice_block(row, vertices, offsets[pixel], slices[pixel], sources, block * wide, shape)
-            store(beliefs, block * wide, row)
-            highest = max(highest, largest(row))
-        share = np.float32(1) / exponentiate(beliefs, highest, shape)
-        for block in range(len(blocks)):
-            row = scale(share, load(beliefs, block * wide, lanes))
-            if splatting:
-                splat_block(row, splatted, offsets[pixel], splats[pixel], targets, block * wide, shape)
-            if keeping:
-                store(all_rows, pixel * width + block * wide, row)
+    for first in range(start, stop, FEW):
+        few = min(FEW, stop - first)
+        for each in range(few):
+            pixel, most = first + each, np.float32(-3e38)
+            for block in range(0, width, wide):
+                row = load(all_rows, pixel * width + block, lanes)
+                if slicing:
+                    row = slice_block(row, vertices, offsets[pixel], slices[pixel], sources, block, shape)
+                store(beliefs, each * width + block, row)
+                most = max(most, largest(row))
+            highest[each] = most
+        for each in range(few):
+            share[each] = np.float32(1) / exponentiate(beliefs, each * width, highest[each], shape)
+        for each in range(few):
+            pixel = first + each
+            for block in range(0, width, wide):
+                row = scale(share[each], load(beliefs, each * width + block, lanes))
+                if splatting:
+                    splat_block(row, splatted, offsets[pixel], splats[pixel], targets, block, shape)
+                if keeping:
+                    store(all_rows, pixel * width + block, row)
 
 
 @compiled
