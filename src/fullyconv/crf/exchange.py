@@ -129,7 +129,7 @@ class Exchange:
         work = [lattice.axes * lattice.vertices for lattice in self.lattices]
         waits = MEETING * max((lattice.axes for lattice in self.lattices), default=0)
         if max(work, default=0) <= sum(work) / self.team.size + waits:
-            # Each lattice by one thread, axis after axis: sooner done than all by all threads, which meet at every axis.
+            # A lattice for each thread, axis after axis, is sooner done than all by all, which meet every time.
             whole = [partial(_each, [job for step in own for job in step(1)]) for own in steps]
             self.team.run([partial(_each, whole[thread :: self.team.size]) for thread in range(self.team.size)])
             return

@@ -77,15 +77,17 @@ def splat_block(
 
 
 @compiled
-def exponentiate(beliefs: Any, place: int, highest: np.float32, shape: Shape) -> np.float32:
-    """Exponentiate the row at ``place``, less its highest value; returns the sum."""
+def exponentiate(beliefs: Any, shares: Floats, few: int, shape: Shape) -> None:
+    """Exponentiate a few rows, less their highest values (in ``shares``, where 1 / their sums take their place)."""
     lanes, blocks, _ = shape
-    mass = np.float32(0)
-    for block in range(len(blocks)):
-        row = exponential(load(beliefs, place + block * len(lanes), lanes), highest)
-        store(beliefs, place + block * len(lanes), row)
-        mass += total(row)
-    return mass
+    width = len(lanes) * len(blocks)
+    for each in range(few):
+        mass = np.float32(0)
+        for place in range(each * width, (each + 1) * width, len(lanes)):
+            row = exponential(load(beliefs, place, lanes), shares[each])
+            store(beliefs, place, row)
+            mass += total(row)
+        shares[each] = np.float32(1) / mass
 
 
 @compiled
@@ -118,6 +120,45 @@ def slice_rows(
 
 
 @compiled
+def collect(
+    rows: Floats, pool: Floats, offsets: Ints, slices: Floats, sources: Longs, slicing: bool, first: int, few: int,
+    beliefs: Any, highest: Floats, shape: Shape,
+) -> None:  # fmt: skip
+    """Put a few pixels' negative energies, and the messages to them, into ``beliefs``; their highest values beside."""
+    lanes, blocks, _ = shape
+    wide, width = len(lanes), len(lanes) * len(blocks)
+    all_rows, vertices = pointer(rows), pointer(pool)
+    for each in range(few):
+        pixel, most = first + each, np.float32(-3e38)
+        for block in range(0, width, wide):
+            row = load(all_rows, pixel * width + block, lanes)
+            if slicing:
+                row = slice_block(row, vertices, offsets[pixel], slices[pixel], sources, block, shape)
+            store(beliefs, each * width + block, row)
+            most = max(most, largest(row))
+        highest[each] = most
+
+
+@compiled
+def distribute(
+    rows: Floats, sums: Floats, offsets: Ints, splats: Floats, targets: Longs, modes: tuple[bool, bool, bool],
+    first: int, few: int, beliefs: Any, shares: Floats, shape: Shape,
+) -> None:  # fmt: skip
+    """Multiply a few pixels' beliefs by their shares; splat the marginals, or put them into ``rows``, or both."""
+    lanes, blocks, _ = shape
+    wide, width = len(lanes), len(lanes) * len(blocks)
+    all_rows, vertices = pointer(rows), pointer(sums)
+    for each in range(few):
+        pixel = first + each
+        for block in range(0, width, wide):
+            row = scale(shares[each], load(beliefs, each * width + block, lanes))
+            if modes[1]:
+                splat_block(row, vertices, offsets[pixel], splats[pixel], targets, block, shape)
+            if modes[2]:
+                store(all_rows, pixel * width + block, row)
+
+
+@compiled
 def update(
     rows: Floats, pool: Floats, sums: Floats, offsets: Ints, slices: Floats, splats: Floats, shifts: Longs,
     modes: tuple[bool, bool, bool], shape: Shape, start: int, stop: int,
@@ -131,33 +172,14 @@ def update(
     """
     # Step by step for a few pixels: one pixel's steps wait for each other, those of several do not, and a processor
     # looks no further ahead than two pixels' worth of all steps.
-    slicing, splatting, keeping = modes
-    lanes, blocks, _ = shape
-    wide, width = len(lanes), len(lanes) * len(blocks)
-    belief, highest, share = np.empty(FEW * width, np.float32), np.empty(FEW, np.float32), np.empty(FEW, np.float32)
-    all_rows, vertices, splatted, beliefs = pointer(rows), pointer(pool), pointer(sums), pointer(belief)
-    sources, targets = shifts[0], shifts[1]
+    width = len(shape[0]) * len(shape[1])
+    belief, shares = np.empty(FEW * width, np.float32), np.empty(FEW, np.float32)
+    beliefs, sources, targets = pointer(belief), shifts[0], shifts[1]
     for first in range(start, stop, FEW):
         few = min(FEW, stop - first)
-        for each in range(few):
-            pixel, most = first + each, np.float32(-3e38)
-            for block in range(0, width, wide):
-                row = load(all_rows, pixel * width + block, lanes)
-                if slicing:
-                    row = slice_block(row, vertices, offsets[pixel], slices[pixel], sources, block, shape)
-                store(beliefs, each * width + block, row)
-                most = max(most, largest(row))
-            highest[each] = most
-        for each in range(few):
-            share[each] = np.float32(1) / exponentiate(beliefs, each * width, highest[each], shape)
-        for each in range(few):
-            pixel = first + each
-            for block in range(0, width, wide):
-                row = scale(share[each], load(beliefs, each * width + block, lanes))
-                if splatting:
-                    splat_block(row, splatted, offsets[pixel], splats[pixel], targets, block, shape)
-                if keeping:
-                    store(all_rows, pixel * width + block, row)
+        collect(rows, pool, offsets, slices, sources, modes[0], first, few, beliefs, shares, shape)
+        exponentiate(beliefs, shares, few, shape)
+        distribute(rows, sums, offsets, splats, targets, modes, first, few, beliefs, shares, shape)
 
 
 @compiled
