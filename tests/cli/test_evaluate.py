@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from fullyconv import ClassSet, build, save
 from fullyconv.cli import app
 from fullyconv.data.classes import write_classes
+from fullyconv.data.dataset import TRAINED_ON, picture_digest, remember
 from fullyconv.files import BadFile
 
 NAMES = ("road", "sky", "car")
@@ -62,3 +64,41 @@ def test_other_names_are_refused(model: Path, tmp_path: Path, command: list[str]
     error = CliRunner().invoke(app, [*command, str(model), data]).exception
     assert isinstance(error, BadFile)
     assert "(bus, road) are not the model's (sky, car, road)" in error.what
+
+
+@pytest.fixture
+def remembering(tmp_path: Path) -> tuple[Path, str]:
+    """A model that was trained on one picture of a folder of two, and the folder."""
+    data = dataset(tmp_path / "data", ClassSet(NAMES))
+    known = remember([picture_digest(np.asarray(Image.open(f"{data}/images/a.png")))])
+    network = build("fcn32s-resnet18", 3)
+    return save(network, tmp_path / "model", classes=ClassSet(NAMES), notes={TRAINED_ON: known}), data
+
+
+def scored(model: Path, data: str, *options: str) -> tuple[str, dict[str, Any]]:
+    file = model.with_name("scores.json")
+    result = CliRunner().invoke(app, ["evaluate", str(model), data, "--json", str(file), *options])
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split()), json.loads(file.read_text())
+
+
+def test_pictures_that_were_trained_on_are_left_out_or_named(remembering: tuple[Path, str]) -> None:
+    model, data = remembering
+    said, scores = scored(model, data)
+    assert "trained on 1 of 2 pictures: they are left out, 1 are scored (--split all scores all)" in said
+    assert (list(scores["image_mean_iu"]), scores["intervals"]) == (["b"], None)
+    Path(data, "images/a.png").rename(Path(data, "images/c.png"))  # a new name does not make a new picture
+    Path(data, "masks/a.png").rename(Path(data, "masks/c.png"))
+    said, scores = scored(model, data, "--split", "all")
+    assert "trained on 1 of 2 pictures: their scores flatter it" in said
+    assert sorted(scores["image_mean_iu"]) == ["b", "c"]
+    low, high = scores["intervals"]["mean_iu"]
+    assert low <= scores["mean_iu"] <= high
+    assert scores["intervals"]["units"] == "pictures"
+
+
+def test_intervals_are_over_groups_where_they_are_named(model: Path, tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data", ClassSet(NAMES))
+    assert scored(model, data, "--group", ".")[1]["intervals"]["units"] == "groups"
+    result = CliRunner().invoke(app, ["evaluate", str(model), data, "--group", "q"])
+    assert "does not match" in str(result.exception)

@@ -225,15 +225,26 @@ def print_evaluation(evaluation: Evaluation) -> None:
     from fullyconv.scores.metrics import CONVENTION
 
     scores = evaluation.scores
-    table = Table("class", "IU", "accuracy", "F1", title=f"{len(evaluation.image_iu)} images at native resolution")
+    intervals = evaluation.intervals
+    spans = ["–"] * len(evaluation.classes) if intervals is None else map(_span, intervals.per_class_iu)
+    table = Table(
+        "class", "IU", "95 %", "accuracy", "F1", title=f"{len(evaluation.image_iu)} images at native resolution"
+    )
     figures = (scores.per_class_iu, scores.per_class_accuracy, scores.per_class_f1)
-    for name, *values in zip(evaluation.classes.names, *figures, strict=True):
-        table.add_row(name, *(f"{value:.3f}" for value in values))
+    for name, span, iu, *values in zip(evaluation.classes.names, spans, *figures, strict=True):
+        table.add_row(name, f"{iu:.3f}", span, *(f"{value:.3f}" for value in values))
     out.print(table)
     for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
-        out.print(f"{key.replace('_iu', ' IU').replace('_', ' ')} {getattr(scores, key):.4f}")
+        span = "" if intervals is None else f"  ({_span(getattr(intervals, key))})"
+        out.print(f"{key.replace('_iu', ' IU').replace('_', ' ')} {getattr(scores, key):.4f}{span}")
     if evaluation.absent:
         out.print(f"mean IU of the classes in the truth {scores.mean_iu_present:.4f}")
     absent = ", ".join(evaluation.absent) or "none"
     out.print(f"classes absent from the truth: {absent}; void share {evaluation.void_share:.1%}")
     out.print(f"convention: {CONVENTION}")
+    if intervals is not None:
+        out.print(intervals.convention)
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.3f}–{interval[1]:.3f}"

@@ -42,6 +42,10 @@ def evaluate(
     ] = None,
     crf: CRFOption = False,
     tta: ViewsOption = None,
+    group: Annotated[
+        str | None,
+        typer.Option(help="What pictures belong to (drive, patient): a regular expression on names, or folders up."),
+    ] = None,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write report.html with the best and worst images into this folder.")
     ] = None,
@@ -54,9 +58,12 @@ def evaluate(
     """Score a model over a data set at native resolution.
 
     Example: `fullyconv evaluate runs/camvid/model camvid/val --json scores.json` also writes scores.png,
-    the confusion matrix. With --crf all scores, and those of boundaries, before and after a dense CRF.
+    the confusion matrix. Every score has a 95 % interval (bootstrap over pictures; with --group '^[^_]+' over groups).
+    Of a folder without splits, the pictures that the model was trained on are left out.
+    With --crf all scores, and those of boundaries, before and after a dense CRF.
     `fullyconv evaluate runs/scene/model scene.mat --labels gt.mat` scores the run's test pixels and prints the leakage.
     """
+    from fullyconv.data.groups import group_names
     from fullyconv.evaluation import evaluate as score
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.machine import arithmetic
@@ -77,13 +84,15 @@ def evaluate(
     folder, pairs = pairs_to_score(data, split, segmenter.classes)
     for problem in folder.problems:
         complain("not scored", problem)
+    pairs = _unseen(model, pairs, everything=split is None and pairs is folder.splits.get("all"))
+    groups = group_names(pairs, group) if group else []
     segmenter = with_views(segmenter, tta)
     if crf:
         segmenter = with_crf(segmenter, model)
-        evaluation, document = _compare(segmenter, pairs)
+        evaluation, document = _compare(segmenter, pairs, groups)
     else:
         with Bars() as bars:
-            evaluation = score(segmenter, pairs, progress=lambda n, total: bars("evaluating", n, total))
+            evaluation = score(segmenter, pairs, groups=groups, progress=lambda n, total: bars("evaluating", n, total))
         print_evaluation(evaluation)
         document = evaluation.document()
     if page is not None:
@@ -93,11 +102,31 @@ def evaluate(
     figures.write(document, evaluation)
 
 
-def _compare(segmenter: CRFSegmenter, pairs: list[Pair]) -> tuple[Evaluation, dict[str, Any]]:
+def _unseen(model: Path, pairs: list[Pair], *, everything: bool) -> list[Pair]:
+    """Say which pictures the model was trained on; leave them out where nobody asked for them (``everything``)."""
+    from fullyconv.checkpoint import read_config
+    from fullyconv.data.dataset import trained_on
+    from fullyconv.files import BadFile
+
+    seen = {pair.image for pair in trained_on(pairs, read_config(model).notes)}
+    if not seen:
+        return pairs
+    what = f"the model was trained on {len(seen)} of {len(pairs)} pictures"
+    if not everything:
+        complain("careful", f"{what}: their scores flatter it")
+        return pairs
+    left = [pair for pair in pairs if pair.image not in seen]
+    if not left:
+        raise BadFile(pairs[0].image.parent, what, "score pictures that it has not seen, or these with --split all")
+    complain("careful", f"{what}: they are left out, {len(left)} are scored (--split all scores all)")
+    return left
+
+
+def _compare(segmenter: CRFSegmenter, pairs: list[Pair], groups: list[str]) -> tuple[Evaluation, dict[str, Any]]:
     """Score before and after the CRF; gives the evaluation after it, and the document of both."""
     from fullyconv.evaluation.refinement import compare
 
     with Bars() as bars:
-        comparison = compare(segmenter, pairs, progress=lambda n, total: bars("evaluating", n, total))
+        comparison = compare(segmenter, pairs, groups=groups, progress=lambda n, total: bars("evaluating", n, total))
     print_comparison(comparison)
     return comparison.after.evaluation, comparison.document()

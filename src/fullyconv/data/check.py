@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from fullyconv.data.classes import FILE_NAME, ClassGuess
-from fullyconv.data.dataset import labels_of, read_stored, size_mismatch
+from fullyconv.data.dataset import labels_of, picture_digest, read_stored, size_mismatch
 from fullyconv.data.folder import SPLITS
 from fullyconv.data.images import TRANSPARENT, read_raster, rgb
 from fullyconv.data.masks import RawMask
@@ -59,6 +59,7 @@ class Report:
     bad_pairs: set[Path]  # images whose pair cannot be used
     sizes: dict[Path, tuple[int, int]]  # height and width of every image that was read
     digests: dict[Path, str]  # of the pixels and labels of every pair that can be read, by its image
+    pictures: dict[Path, bytes]  # the digests of the pixels alone
 
 
 @dataclass
@@ -138,7 +139,7 @@ def check_folder(folder: Folder, classes: ClassSet | None = None, *, progress: P
     if classes is None:
         classes, inferred = find_classes(folder, progress=progress)
     known = classes
-    report = Report(folder, classes, inferred, {}, (0, 0, 0), (0, 0, 0), list(folder.problems), [], set(), {}, {})
+    report = Report(folder, classes, inferred, {}, (0, 0, 0), (0, 0, 0), list(folder.problems), [], set(), {}, {}, {})
     tally = _Tally(report)
     for split, pairs in folder.splits.items():
         report.splits[split] = SplitFigures(pixels=np.zeros(len(classes), np.int64))
@@ -181,6 +182,7 @@ class _Tally:
         if not seen.counts.size:
             return
         report.sizes[image], report.digests[image] = seen.size, seen.both
+        report.pictures[image] = seen.digest
         _add(report.splits[split], seen)
         if split in ("train", "all") or "train" not in report.folder.splits:
             self._sums, self._count = self._sums + seen.sums, self._count + seen.size[0] * seen.size[1]
@@ -214,7 +216,7 @@ def _read(pair: Pair, classes: ClassSet) -> _Seen:
         image = rgb(raster, pair.image)
     except BadFile as bad:
         return _Seen(pair, bad)
-    digest = hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16, person=_size_mark(image)).digest()
+    digest = picture_digest(image)
     seen = _Seen(pair, digest=digest, white=_white(raster), warnings=_warnings(raster, pair))
     try:
         raw = read_stored(pair)
@@ -234,11 +236,6 @@ def _read(pair: Pair, classes: ClassSet) -> _Seen:
     void = labels.size - int(counts.sum())
     both = hashlib.blake2b(digest + labels.tobytes(), digest_size=8).hexdigest()
     return replace(seen, problem=problem, size=labels.shape, counts=counts, void=void, sums=sums, both=both)
-
-
-def _size_mark(image: np.ndarray) -> bytes:
-    """Tell apart pictures of the same bytes and other sizes."""
-    return b"%dx%d" % image.shape[:2]
 
 
 def _white(raster: Raster) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from fullyconv.data.mat import read_mat
 from fullyconv.data.pairs import Pair
 from fullyconv.files import BadFile
 from fullyconv.types import ClassSet, Preprocess, Sample
+
+TRAINED_ON = "trained_on"  # the note of a model that holds the digests of its training pictures
+DIGITS = 12  # hexadecimal, of each digest: ten thousand pictures against as many collide once in a million times
 
 
 def read_sample(pair: Pair, classes: ClassSet) -> Sample:
@@ -35,6 +40,42 @@ def read_sample(pair: Pair, classes: ClassSet) -> Sample:
     if image.shape[:2] != labels.shape:
         raise size_mismatch(pair, image.shape[:2], labels.shape)
     return Sample(image, labels, pair.name)
+
+
+def picture_digest(image: np.ndarray) -> bytes:
+    """Return what tells a picture from all others, whatever it is called: 16 bytes that follow from size and pixels.
+
+    Args:
+        image: H x W x 3 uint8.
+
+    >>> picture_digest(np.zeros((2, 3, 3), np.uint8)) == picture_digest(np.zeros((3, 2, 3), np.uint8))
+    False
+    """
+    pixels, size = np.ascontiguousarray(image).data, b"%dx%d" % image.shape[:2]
+    return hashlib.blake2b(pixels, digest_size=16, person=size).digest()
+
+
+def remember(pictures: Iterable[bytes]) -> str:
+    """Write the digests of pictures in one word, for a model to keep.
+
+    >>> remember([bytes(16)])
+    '000000000000'
+    """
+    return "".join(sorted(digest.hex()[:DIGITS] for digest in pictures))
+
+
+def trained_on(pairs: Sequence[Pair], notes: Mapping[str, Any]) -> list[Pair]:
+    """Return the pairs whose pictures a model was trained on, by the notes beside its weights (silent: none).
+
+    Raises:
+        BadFile: For a picture that cannot be read.
+
+    >>> trained_on([], {TRAINED_ON: "0" * 12})
+    []
+    """
+    word = str(notes.get(TRAINED_ON, ""))
+    known = {word[start : start + DIGITS] for start in range(0, len(word), DIGITS)}
+    return [pair for pair in pairs if known and picture_digest(read_image(pair.image)).hex()[:DIGITS] in known]
 
 
 def read_stored(pair: Pair) -> RawMask:

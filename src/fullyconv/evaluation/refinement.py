@@ -15,6 +15,7 @@ from fullyconv.data.pairs import Pair
 from fullyconv.evaluation.scoring import Evaluation, Progress
 from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.scores.boundary import CONVENTION, BoundaryCounts, count_boundaries
+from fullyconv.scores.intervals import margins
 from fullyconv.scores.metrics import confusion, score
 from fullyconv.types import Sample
 
@@ -64,9 +65,15 @@ class Comparison:
         return {"crf": asdict(self.parameters), "before": self.before.document(), "after": self.after.document()}
 
 
-def compare(segmenter: CRFSegmenter, pairs: Sequence[Pair], *, progress: Progress | None = None) -> Comparison:
-    """Score every pair before and after the CRF; raises ``BadFile`` for a pair that cannot be read."""
-    tallies = [_Tally(segmenter), _Tally(segmenter)]
+def compare(
+    segmenter: CRFSegmenter,
+    pairs: Sequence[Pair],
+    *,
+    groups: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Comparison:
+    """Score every pair before and after the CRF, as ``evaluate``; raises ``BadFile`` for a pair that cannot be read."""
+    tallies = [_Tally(segmenter, groups), _Tally(segmenter, groups)]
     for done, pair in enumerate(pairs, start=1):
         sample = read_sample(pair, segmenter.classes)
         for tally, prediction in zip(tallies, segmenter.predict_both(sample.image), strict=True):
@@ -79,8 +86,9 @@ def compare(segmenter: CRFSegmenter, pairs: Sequence[Pair], *, progress: Progres
 class _Tally:
     """Adds up the counts of one side of a comparison."""
 
-    def __init__(self, segmenter: CRFSegmenter) -> None:
-        self._classes = segmenter.classes
+    def __init__(self, segmenter: CRFSegmenter, groups: Sequence[str]) -> None:
+        self._classes, self._groups = segmenter.classes, tuple(groups)
+        self._margins: list[np.ndarray] = []
         self._counts = np.zeros((len(self._classes),) * 2, np.int64)
         self._void, self._image_iu = 0, dict[str, float]()
         self._boundaries: BoundaryCounts | None = None
@@ -90,13 +98,15 @@ class _Tally:
         self._counts += counts
         self._void += sample.labels.size - int(counts.sum())
         self._image_iu[sample.name] = score(counts).mean_iu
+        self._margins.append(margins(counts))
         found = count_boundaries(sample.labels, guess, classes=len(self._classes))
         self._boundaries = found if self._boundaries is None else self._boundaries + found
 
     def scored(self) -> Scored:
         if self._boundaries is None:
             raise ValueError("nothing to compare: name a split with pairs")
-        return Scored(Evaluation(self._classes, self._counts, self._void, self._image_iu), self._boundaries)
+        counted = (self._classes, self._counts, self._void, self._image_iu, tuple(self._margins), self._groups)
+        return Scored(Evaluation(*counted), self._boundaries)
 
 
 @dataclass(frozen=True)

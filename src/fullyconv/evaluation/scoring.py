@@ -12,6 +12,7 @@ from fullyconv.data.dataset import read_sample
 from fullyconv.data.pairs import Pair
 from fullyconv.predict.ahead import reading_ahead
 from fullyconv.predict.image import Segmenter
+from fullyconv.scores.intervals import Intervals, bootstrap, margins
 from fullyconv.scores.metrics import CONVENTION, Scores, confusion, score
 from fullyconv.types import ClassSet, Sample
 
@@ -28,6 +29,8 @@ class Evaluation:
         counts: The confusion matrix in pixels, C x C int64, rows = truth.
         void_pixels: The pixels that were not scored.
         image_iu: The mean IU of each image by itself, 0..1 (NaN: no labelled pixel), by name.
+        margins: What was counted in each image, N x 3 x C (``fullyconv.scores.intervals.margins``); gives intervals.
+        groups: What each image belongs to (drive, patient, slide), where that is known; intervals are then over groups.
 
     >>> found = Evaluation(ClassSet(("road", "sky")), np.array([[8, 2], [0, 0]]), void_pixels=10, image_iu={"a": 0.4})
     >>> found.scores.pixel_accuracy, found.absent, found.void_share
@@ -38,6 +41,15 @@ class Evaluation:
     counts: np.ndarray
     void_pixels: int
     image_iu: dict[str, float]
+    margins: tuple[np.ndarray, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    @property
+    def intervals(self) -> Intervals | None:
+        """The 95 % interval of each score; ``None`` for fewer than two images, or groups where they are known."""
+        if len(self.margins) < 2:
+            return None
+        return bootstrap(np.stack(self.margins), self.groups or None)
 
     @property
     def scores(self) -> Scores:
@@ -61,8 +73,10 @@ class Evaluation:
         Returns:
             The scores, counts and names; per-class figures in the order of ``classes``.
         """
+        intervals = self.intervals
         return {
             **asdict(self.scores),
+            "intervals": None if intervals is None else asdict(intervals) | {"convention": intervals.convention},
             "classes": list(self.classes.names),
             "images": len(self.image_iu),
             "void_share": self.void_share,
@@ -73,13 +87,20 @@ class Evaluation:
         }
 
 
-def evaluate(segmenter: Segmenter, pairs: Sequence[Pair], *, progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    segmenter: Segmenter,
+    pairs: Sequence[Pair],
+    *,
+    groups: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Evaluation:
     """Predict every pair at its native resolution and count.
 
     Args:
         segmenter: The model.
         pairs: Images with their masks (``fullyconv.data.folder.open_folder``). Masks are read by the model's
             classes, unless ``fullyconv.data.matching.match_classes`` has put the data set's own in their place.
+        groups: What each pair belongs to (``fullyconv.data.groups``): intervals are then over groups, not pictures.
         progress: Called with (done, total) after each pair.
 
     Returns:
@@ -96,7 +117,7 @@ def evaluate(segmenter: Segmenter, pairs: Sequence[Pair], *, progress: Progress 
     """
     classes = segmenter.classes
     counts = np.zeros((len(classes), len(classes)), np.int64)
-    void, image_iu = 0, {}
+    void, image_iu, counted = 0, {}, []
     reading = reading_ahead(pairs, lambda pair: read_sample(pair, classes), size=_bytes)
     with reading as samples:
         for done, (pair, each) in enumerate(zip(pairs, samples, strict=True), start=1):
@@ -106,9 +127,10 @@ def evaluate(segmenter: Segmenter, pairs: Sequence[Pair], *, progress: Progress 
             counts += image_counts
             void += sample.labels.size - int(image_counts.sum())
             image_iu[pair.name] = score(image_counts).mean_iu
+            counted.append(margins(image_counts))
             if progress is not None:
                 progress(done, len(pairs))
-    return Evaluation(classes, counts, void, image_iu)
+    return Evaluation(classes, counts, void, image_iu, tuple(counted), tuple(groups))
 
 
 def _bytes(sample: Sample) -> int:

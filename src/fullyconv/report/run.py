@@ -85,6 +85,7 @@ def write_report(
         "best": [_shown(segmenter, by_name[name], evaluation.image_iu[name]) for name in best],
         "recipe": recipe,
         "convention": CONVENTION,
+        "intervals": evaluation.intervals,
     }
     return write_page(out / FILE_NAME, "run.html", values)
 

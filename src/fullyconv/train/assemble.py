@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from fullyconv.augment import Augmentation
 from fullyconv.data.check import Progress, Report, check_folder
 from fullyconv.data.classes import write_classes
-from fullyconv.data.dataset import Views
+from fullyconv.data.dataset import TRAINED_ON, Views, remember
 from fullyconv.data.folder import open_folder, training_splits
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.files import write_json
@@ -114,6 +114,7 @@ def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Se
         settle=_settling(recipe, delivered, batching, fabric),
         validate=Judge(_segmenter(delivered, prepared.report.classes, preprocess, fabric), prepared.val),
         validate_every=recipe.validate_every,
+        notes={TRAINED_ON: remember(prepared.report.pictures[pair.image] for pair in prepared.train)},
         smaller="batch (and raise accumulate as much), or crop",
     )
 

@@ -106,6 +106,8 @@ class Job:
     """Measures batch statistics of what is delivered, before it is validated; takes the epoch."""
     validate: Callable[[], Validation] | None = None
     validate_every: int = 1
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values that go into every model folder of the run."""
     smaller: str = "batch"
     """The choices that take less memory when lowered."""
 

@@ -226,7 +226,9 @@ class Run:
         self._write(self.job.delivered, folder, notes)
 
     def _write(self, network: nn.Module, folder: Path, notes: Mapping[str, Any]) -> None:
-        save(network, folder, classes=self.job.classes, preprocess=self.job.preprocess, notes=notes)
+        save(
+            network, folder, classes=self.job.classes, preprocess=self.job.preprocess, notes={**self.job.notes, **notes}
+        )
 
     def _save(self) -> None:
         if self.folder is None:
