@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from operator import is_
-from typing import Protocol
+from typing import Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from fullyconv.machine import Arithmetic, EngineName
 from fullyconv.networks.fcn import FCN
 from fullyconv.types import Preprocess
+
+CPU = torch.device("cpu")
 
 
 class Engine(Protocol):
@@ -68,22 +72,31 @@ def _state(tensor: Tensor) -> tuple[int, int]:
     return 0 if tensor.is_inference() else tensor._version, tensor.data_ptr()
 
 
-def make_engine(
-    network: FCN,
-    preprocess: Preprocess | None,
-    *,
-    precision: Arithmetic = "auto",
-    engine: EngineName = "auto",
-    device: torch.device | None = None,
-) -> Engine:
+@dataclass(frozen=True)
+class Choice:
+    """What computes a network's score maps, and how.
+
+    Attributes:
+        precision: The arithmetic; ``auto`` is float32.
+        engine: ``pytorch``, ``openvino``, or ``auto``: OpenVINO where it is installed, on x86 CPUs, as soon as there
+            has been work enough to repay its preparation (``openvino_engine.Growing``), else PyTorch.
+        device: Where.
+        soon: Whether much work is to come, so that ``auto`` waits for a picture of some size only.
+    """
+
+    precision: Arithmetic = "auto"
+    engine: EngineName = "auto"
+    device: torch.device = CPU
+    soon: bool = False
+
+
+def make_engine(network: FCN, preprocess: Preprocess | None, choice: Choice) -> Engine:
     """Prepare a network for prediction.
 
     Args:
         network: A network in evaluation mode that nobody else changes (``fullyconv.machine.frozen``).
         preprocess: Its normalisation; ``None`` for pixels that are normalised already.
-        precision: The arithmetic; ``auto`` is float32.
-        engine: What computes; ``auto`` is PyTorch.
-        device: Where; default: the CPU.
+        choice: What computes, and how.
 
     Returns:
         The engine.
@@ -91,13 +104,22 @@ def make_engine(
     Raises:
         ValueError: For an engine or a precision that is not there.
     """
-    if engine == "openvino":
-        raise ValueError("engine 'openvino' cannot be used: take engine='pytorch'")
-    if engine not in ("auto", "pytorch"):
-        raise ValueError(f"engine is auto, pytorch or openvino, not {engine!r}")
-    if precision == "int8":
+    from fullyconv.predict import openvino_engine
+
+    if choice.engine not in get_args(EngineName):
+        raise ValueError(f"engine is auto, pytorch or openvino, not {choice.engine!r}")
+    if choice.precision == "int8":
         raise ValueError("precision int8 is OpenVINO's alone: take float32 or bfloat16")
-    return PyTorchEngine(network, preprocess, precision, device or torch.device("cpu"))
+    pytorch = PyTorchEngine(network, preprocess, choice.precision, choice.device)
+    prepare = partial(openvino_engine.OpenVINOEngine, network, preprocess, choice.precision)
+    if choice.engine == "openvino":
+        if choice.device.type != "cpu":
+            raise ValueError(f"engine 'openvino' computes on the CPU, not on {choice.device}: take device='cpu'")
+        return cast("Engine", openvino_engine.prepared_or(pytorch, prepare))
+    if choice.engine == "auto" and openvino_engine.pays(network, choice.device):
+        worth = openvino_engine.WORTH_SOON if choice.soon else openvino_engine.WORTH
+        return openvino_engine.Growing(pytorch, prepare, worth)
+    return pytorch
 
 
 class PyTorchEngine:

@@ -27,7 +27,7 @@ from fullyconv.machine import (
     out_of_memory,
 )
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.engines import Engine, Snapshot, make_engine
+from fullyconv.predict.engines import Choice, Engine, Snapshot, make_engine
 from fullyconv.predict.ladder import Ladder, NotFinite
 from fullyconv.tiles import plan_tiles
 from fullyconv.types import ClassSet, Preprocess
@@ -129,6 +129,7 @@ class Segmenter:
         self.precision, self.engine = arithmetic(precision), engine
         self.device = choose_device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.soon = False  # whether much is to be predicted: see ``engines.Choice``
         self._made: tuple[Snapshot, Prepared] | None = None
 
     def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
@@ -318,9 +319,8 @@ class Segmenter:
                 # What changes meanwhile is noticed by the next prediction.
                 snapshot, still = Snapshot(self.network), frozen(self.network)
                 preprocess = self.preprocess if isinstance(self.preprocess, Preprocess) else None
-                engine = make_engine(
-                    still, preprocess, precision=self.precision, engine=self.engine, device=self.device
-                )
+                choice = Choice(self.precision, self.engine, self.device, soon=self.soon)
+                engine = make_engine(still, preprocess, choice)
                 self._made = made = snapshot, Prepared(engine, Ladder(still))
         return made[1]
 

@@ -67,6 +67,7 @@ class Predictor:
             precision=precision,
             engine=engine,
         )
+        self.segmenter.soon = True
         self.segmenter.prepared()
 
     @property

@@ -1,0 +1,222 @@
+"""OpenVINO as the engine: the network compiled for this machine's CPU, for images of every size."""
+
+from __future__ import annotations
+
+import platform
+import threading
+import warnings
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fullyconv.geometry import size
+from fullyconv.machine import Arithmetic
+from fullyconv.networks.alignment import AxisPlan
+from fullyconv.networks.fcn import FCN
+from fullyconv.predict.openvino_graph import import_openvino, make_graph, reads_bytes, round_first_weights
+from fullyconv.types import Preprocess
+
+HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+KEPT = 1000
+"""Compiled operations of past sizes that are kept, the latest: those of about 25 sizes of a network of 40 layers, 1 to
+2 MB per size. (OpenVINO's own bound is 5000.)"""
+EXACT, SHORT = 1e-4, 0.2  # of a map's largest score: how far rounding may carry, in float32 and in bfloat16
+WORTH = 1e13
+"""Weights times pixels after which converting (0.3 to 1.2 s) has been repaid: about five pictures of a compact net."""
+WORTH_SOON = 2e11
+"""The same where many images are to follow: the first one that is no miniature."""
+
+
+class Refused(ValueError):
+    """A network that this engine does not compute as PyTorch does."""
+
+
+class OpenVINOEngine:
+    """A network compiled by OpenVINO: about twice as fast as PyTorch's operations one by one.
+
+    Its shapes are free, so that another size costs no compilation (measured: within 2 % of fixed shapes at float32,
+    5 % at bfloat16 on a small network). Before it is used it computes two images of odd sizes, which must give
+    PyTorch's scores within rounding. Many threads may use it.
+
+    Args:
+        network: A network in evaluation mode, float32, on the CPU; it is read once.
+        preprocess: Its normalisation; ``None`` for pixels that are normalised already.
+        precision: ``float32``, or ``bfloat16``.
+        threads: How many; default: as many as PyTorch uses.
+
+    Raises:
+        Refused: For a network that cannot be converted, or whose scores differ from PyTorch's.
+        ImportError: Where OpenVINO is not installed.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        network: FCN,
+        preprocess: Preprocess | None,
+        precision: Arithmetic = "float32",
+        *,
+        threads: int | None = None,
+    ) -> None:
+        self.network, self.preprocess = network, preprocess
+        self.precision = "float32" if precision == "auto" else precision
+        self._threads = threads or torch.get_num_threads()
+        self._bytes = reads_bytes(network.in_channels, preprocess)
+        self._tensor = import_openvino().Tensor
+        # Where an operation's window is larger than its input OpenVINO computes nothing; PyTorch takes smaller images.
+        self._least = [
+            max(least, 2 * plan.stride) for least, plan in zip(network.smallest_input, network.plans, strict=True)
+        ]
+        self._idle: list[Any] = []  # requests that no thread uses; taking and putting back are atomic
+        kinds = {tensor.dtype for tensor in network.parameters()}
+        if kinds - {torch.float32}:
+            raise Refused(f"OpenVINO computes float32 weights, not {', '.join(sorted(map(str, kinds)))}")
+        try:
+            graph = make_graph(network, preprocess)
+            self._compiled = self._compile(graph, "float32")
+            self._check(EXACT)
+            if self.precision != "float32":
+                round_first_weights(graph)
+                self._compiled = self._compile(graph, self.precision)
+                self._idle.clear()
+                self._check(SHORT)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        except RuntimeError as error:  # OpenVINO's own, many lines long
+            raise Refused(f"OpenVINO cannot compile this network ({str(error).strip().splitlines()[-1]})") from error
+
+    def _compile(self, graph: Any, precision: str) -> Any:
+        settings = {
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": 1,
+            "CPU_RUNTIME_CACHE_CAPACITY": KEPT,
+        }
+        return import_openvino().Core().compile_model(graph, "CPU", settings)
+
+    def score_maps(self, pixels: np.ndarray) -> list[Tensor]:
+        """Score the maps of images, each at its own resolution.
+
+        Args:
+            pixels: N x H x W x K: uint8 pictures, or numbers for networks of other channels.
+
+        Returns:
+            One N x C x h x w float32 tensor per map of the first task, coarse to fine, channels last in memory.
+
+        Raises:
+            ValueError: For images of other channels or smaller than the network's ``smallest_input``.
+        """
+        number, height, width, channels = pixels.shape
+        self.network.check(torch.empty(number, channels, height, width, device="meta"))
+        if self._bytes and pixels.dtype != np.uint8:
+            raise ValueError(f"pictures are uint8, not {pixels.dtype}")
+        if height < self._least[0] or width < self._least[1]:
+            return self._by_pytorch(pixels)
+        rows, columns = map(map_sizes, self.network.plans, (height, width))
+        # OpenVINO may swallow an error and leave an output as it was: what it does not write is NaN, which is noticed.
+        maps = [
+            np.full((number, high, wide, self.network.classes), np.nan, np.float32)
+            for high, wide in zip(rows, columns, strict=True)
+        ]
+        request = self._request()
+        for index, found in enumerate(maps):
+            request.set_output_tensor(index, self._tensor(found, shared_memory=True))
+        request.infer({0: np.ascontiguousarray(pixels, np.uint8 if self._bytes else np.float32)}, share_inputs=True)
+        self._idle.append(request)
+        return [torch.from_numpy(found).permute(0, 3, 1, 2) for found in maps]
+
+    def _request(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()
+
+    def _check(self, tolerance: float) -> None:
+        """Compare with PyTorch at two sizes, the smallest that OpenVINO is given among them; raises ``Refused``."""
+        numbers = np.random.default_rng(0)
+        for more in (0, 1):
+            sides = [least + more * (index + 1) * 7 for index, least in enumerate(self._least)]
+            pixels = numbers.integers(0, 256, (1, *sides, self.network.in_channels), np.uint8)
+            if not self._bytes:
+                pixels = pixels.astype(np.float32)
+            for found, wanted in zip(self.score_maps(pixels), self._by_pytorch(pixels), strict=True):
+                most, apart = float(wanted.abs().max()), float((found - wanted).abs().max())
+                if not apart <= tolerance * most:  # nor where either is NaN
+                    what = f"its scores of an image of {sides[0]} x {sides[1]} differ from PyTorch's by {apart:.2g}"
+                    raise Refused(f"{what} of {most:.2g}")
+
+    def _by_pytorch(self, pixels: np.ndarray) -> list[Tensor]:
+        images = [each.transpose(2, 0, 1) if self.preprocess is None else self.preprocess(each) for each in pixels]
+        with torch.inference_mode():
+            return self.network.score_maps(torch.from_numpy(np.stack(images)))
+
+
+@lru_cache(maxsize=1024)
+def map_sizes(plan: AxisPlan, length: int) -> list[int]:
+    """Count the units of each map along an axis of ``length`` pixels, coarse to fine.
+
+    >>> from fullyconv.networks import build
+    >>> map_sizes(build("fcn8s-resnet18", 2).plans[0], 65)
+    [3, 5, 9]
+    """
+    before, after = plan.padding(length)
+    return [size(path, length + before + after - 2 * plan.margin) for path in plan.taps]
+
+
+def available() -> bool:
+    """Return whether OpenVINO is installed."""
+    return find_spec("openvino") is not None
+
+
+def pays(network: FCN, device: torch.device) -> bool:
+    """Return whether OpenVINO may be chosen unasked: on Intel's and AMD's CPUs, where it is the faster one."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    kinds = {tensor.dtype for tensor in network.parameters()}
+    return device.type == "cpu" and x86 and kinds == {torch.float32} and available()
+
+
+class Growing:
+    """PyTorch at first, and OpenVINO as soon as there has been work enough for its preparation to pay.
+
+    Converting takes as long as some pictures in PyTorch. So a single small picture does not wait for it, and nobody
+    waits more than twice as long as with the better choice of the two. What counts is weights times pixels, not time:
+    the same pictures in the same order are always computed by the same engines.
+
+    Args:
+        first: PyTorch's engine.
+        prepare: Makes the other one.
+        worth: The work, weights times pixels, with which the other one is prepared.
+    """
+
+    def __init__(self, first: Any, prepare: Callable[[], OpenVINOEngine], worth: float = WORTH) -> None:
+        self._engine, self._prepare, self._worth = first, prepare, worth
+        self._weights = sum(tensor.numel() for tensor in first.network.parameters())
+        self._work, self._settled = 0.0, False
+        self.name, self.precision = str(first.name), str(first.precision)  # of the engine that computed last
+        self._lock = threading.Lock()
+
+    def score_maps(self, pixels: np.ndarray) -> list[Tensor]:
+        """Score the maps of N x H x W x K pixels; see ``Engine``."""
+        if not self._settled:
+            with self._lock:
+                self._work += self._weights * float(np.prod(pixels.shape[:3]))
+                if self._work >= self._worth and not self._settled:
+                    self._engine, self._settled = prepared_or(self._engine, self._prepare), True
+                    self.name = str(self._engine.name)
+        maps: list[Tensor] = self._engine.score_maps(pixels)
+        return maps
+
+
+def prepared_or(other: Any, prepare: Callable[[], OpenVINOEngine]) -> Any:
+    """Return the OpenVINO engine, or with a warning the other one where it refuses the network."""
+    try:
+        return prepare()
+    except Refused as refused:
+        warnings.warn(f"engine 'openvino' is not used, PyTorch computes instead: {refused}", stacklevel=2)
+        return other
