@@ -7,6 +7,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
@@ -72,6 +73,21 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def free_memory() -> int:
+    """Return the bytes of memory that programs can still have, as far as the system tells; else 4 GiB.
+
+    A container's limit counts too (cgroup version 2), where it is lower.
+    """
+    found = 4 << 30
+    try:
+        with open("/proc/meminfo") as file:
+            found = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
+        limit, used = (Path("/sys/fs/cgroup", name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return min(found, max(0, int(limit) - int(used)))
+    except (OSError, ValueError, StopIteration):
+        return found
+
+
 def keep_freed_memory() -> bool:
     """Ask glibc to keep freed blocks instead of returning them to the system after every layer.
 
@@ -105,8 +121,13 @@ def frozen(network: Frozen) -> Frozen:
     >>> network.train()[0].training, still[0].training, still[1].weight is network[1].weight
     (True, False, True)
     """
+    return twin(network).eval()
+
+
+def twin(network: Frozen) -> Frozen:
+    """Return a network with modules of its own, in the same modes, and the very tensors of another."""
     tensors: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    return copy.deepcopy(network, tensors).eval()
+    return copy.deepcopy(network, tensors)
 
 
 @contextmanager

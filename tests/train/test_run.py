@@ -16,14 +16,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fullyconv import Recipe, load
 from fullyconv.checkpoint import read_config, read_tensors
 from fullyconv.data.dataset import read_sample
+from fullyconv.data.folder import open_folder
+from fullyconv.data.pairs import Pair
 from fullyconv.data.synthetic import write_dataset
 from fullyconv.files import BadFile, without_nan
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.folder import open_run
 from fullyconv.train.job import Validation
+from fullyconv.train.pictures import PixelLoss
 from fullyconv.train.recipe import change
-from fullyconv.train.run import Run
+from fullyconv.train.run import LOSSES_BEHIND, Run
 from fullyconv.train.stop import StopRequest
+from fullyconv.types import ClassSet, Sample
 from runs import Notes, newest, train
 
 TINY: dict[str, Any] = {
@@ -37,7 +41,7 @@ def run(data: Path, out: Path, watcher: Notes, *, resume: bool = False, **settin
 
 def lines(out: Path) -> list[dict[str, Any]]:
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
+    return [{key: value for key, value in entry.items() if key not in ("seconds", "waiting")} for entry in entries]
 
 
 @pytest.mark.parametrize(("optimizer", "stop_at"), [("adamw", 4), ("sgd", 6)])
@@ -163,6 +167,72 @@ small = pytest.mark.skipif(find_spec("timm") is None, reason="small trunks are t
 
 def last_weights(run_: Path) -> bytes:
     return (newest(run_) / "model.safetensors").read_bytes()
+
+
+@small
+@pytest.mark.parametrize("stop_at", [None, 4])
+def test_losses_that_are_read_later_change_nothing(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int | None
+) -> None:
+    at_once, later, more = Notes(), Notes(stop_at=stop_at), Notes()
+    run(shapes, tmp_path / "once", at_once, **SMALL)
+    monkeypatch.setitem(LOSSES_BEHIND, "cpu", 2)
+    if stop_at:
+        with pytest.raises(KeyboardInterrupt):
+            run(shapes, tmp_path / "later", later, **SMALL)
+    run(shapes, tmp_path / "later", more, resume=stop_at is not None, **SMALL)
+    assert later.losses + more.losses == at_once.losses
+    assert lines(tmp_path / "later") == lines(tmp_path / "once")
+    assert last_weights(tmp_path / "later") == last_weights(tmp_path / "once")
+
+
+@small
+@pytest.mark.parametrize("behind", [0, 2])
+@pytest.mark.parametrize("broken", [3, 5])
+@pytest.mark.parametrize("saves", [-1.0, 600.0])
+def test_nothing_that_follows_from_a_loss_of_nan_is_saved(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: int, broken: int, saves: float
+) -> None:
+    monkeypatch.setitem(LOSSES_BEHIND, "cpu", behind)
+    monkeypatch.setattr("fullyconv.train.run.SAVE_SECONDS", saves)
+    compute, calls = PixelLoss.__call__, iter(range(100))
+
+    def breaking(self: PixelLoss, *given: Any) -> torch.Tensor:
+        return compute(self, *given) * (float("nan") if next(calls) == broken else 1.0)
+
+    monkeypatch.setattr(PixelLoss, "__call__", breaking)
+    notes = Notes()
+    with pytest.raises(ValueError, match="the loss became nan"):
+        run(shapes, tmp_path / "run", notes, **SMALL)
+    assert len(notes.losses) == broken
+    for path in (tmp_path / "run").rglob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in read_tensors(path).values())
+    monkeypatch.setattr(PixelLoss, "__call__", compute)
+    more = Notes()
+    run(shapes, tmp_path / "run", more, resume=True, **SMALL)
+    assert len(more.losses) == (9 - broken if saves < 0 else 6)
+
+
+@small
+def test_the_cache_of_pictures_changes_nothing_and_is_bounded(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+
+    def counted(pair: Pair, classes: ClassSet) -> Sample:
+        reads.append(pair.image)
+        return read_sample(pair, classes)
+
+    monkeypatch.setattr("fullyconv.data.dataset.read_sample", counted)
+    weights, counts = [], []
+    for gib in (0, 1, 1e-3):
+        run(shapes, tmp_path / str(gib), Notes(), **SMALL | {"cache_gib": gib, "validate_every": 1})
+        weights.append(last_weights(tmp_path / str(gib)))
+        counts.append(len(reads))
+        reads.clear()
+    assert weights[0] == weights[1] == weights[2]
+    assert counts[1] == len({*open_folder(shapes).splits["train"], *open_folder(shapes).splits["val"]})
+    assert counts[0] > counts[2] > counts[1]
 
 
 @small

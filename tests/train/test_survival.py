@@ -94,7 +94,7 @@ def result(out: Path) -> dict[str, Any]:
         "last": (last / "model.safetensors").read_bytes(),
         "optimizer": (last / "optimizer.safetensors").read_bytes(),
         "model": (out / "model" / "model.safetensors").read_bytes(),
-        "lines": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
+        "lines": [{key: value for key, value in line.items() if key not in ("seconds", "waiting")} for line in lines],
         "files": sorted(path.name for path in out.iterdir()),
         "in last": sorted(path.name for path in last.iterdir()),
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fullyconv.data.masks import RawMask, decode_mask, read_raw_mask
 from fullyconv.data.mat import read_mat
 from fullyconv.data.pairs import Pair
 from fullyconv.files import BadFile
+from fullyconv.machine import free_memory
 from fullyconv.types import ClassSet, Preprocess, Sample
 
 TRAINED_ON = "trained_on"  # the note of a model that holds the digests of its training pictures
@@ -78,6 +80,10 @@ def trained_on(pairs: Sequence[Pair], notes: Mapping[str, Any]) -> list[Pair]:
     return [pair for pair in pairs if known and picture_digest(read_image(pair.image)).hex()[:DIGITS] in known]
 
 
+Reader = Callable[[Pair, ClassSet], Sample]
+"""``read_sample``, or what reads as it does."""
+
+
 def read_stored(pair: Pair) -> RawMask:
     """Read the numbers or colours of a pair's mask as its data set stores them; raises ``BadFile``."""
     if pair.storage.variable:
@@ -123,10 +129,43 @@ def size_mismatch(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> BadF
     )
 
 
+class SampleCache:
+    """Reads pairs as ``read_sample`` does and keeps what it has decoded, as far as a number of bytes allows.
+
+    What is first read is kept: where the pictures of an epoch do not all fit, dropping any for others would drop each
+    before it is read again. A copy, in another process, starts empty. Nobody may write into a sample.
+
+    Args:
+        room: Bytes for images and labels; ``None``: a quarter of the memory that is free now.
+
+    >>> SampleCache(room=0).room
+    0
+    """
+
+    def __init__(self, room: int | None = None) -> None:
+        self.room = free_memory() // 4 if room is None else room
+        self._kept: dict[tuple[Pair, ClassSet], Sample] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, pair: Pair, classes: ClassSet) -> Sample:
+        """Return the sample of a pair; see ``read_sample``."""
+        kept = self._kept.get((pair, classes))
+        if kept is not None:
+            return kept
+        sample = read_sample(pair, classes)
+        needed = sample.image.nbytes + sample.labels.nbytes
+        with self._lock:  # batches are prepared in a thread while another validates
+            if needed <= self.room and (pair, classes) not in self._kept:
+                self.room -= needed
+                self._kept[pair, classes] = sample
+        return sample
+
+    def __reduce__(self) -> tuple[type[SampleCache], tuple[int]]:
+        return SampleCache, (self.room,)
+
+
 class Views(Dataset[tuple[Tensor, Tensor]]):
     """Random views of training pairs; view ``epoch * len(pairs) + i`` is the same whoever asks for it.
-
-    Decoded pairs are kept in memory up to ``cache_bytes`` (decoding takes nine tenths of the time).
 
     Args:
         pairs: What to draw views of.
@@ -134,7 +173,7 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         preprocess: How pixels become network input.
         options: What may happen to a view.
         seed: Of all randomness, together with the epoch and the pair's place.
-        cache_bytes: Of memory for decoded pairs, in each process.
+        read: Reads a pair; ``SampleCache`` keeps what it has read (decoding takes nine tenths of the time).
     """
 
     def __init__(
@@ -145,24 +184,16 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         options: Augmentation,
         *,
         seed: int,
-        cache_bytes: int = 2 << 30,
+        read: Reader = read_sample,
     ) -> None:
         self.pairs, self.classes, self.preprocess, self.options = pairs, classes, preprocess, options
-        self.seed, self._room = seed, cache_bytes
-        self._cache: dict[int, Sample] = {}
+        self.seed, self._read = seed, read
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def _sample(self, index: int) -> Sample:
-        if index in self._cache:
-            return self._cache[index]
-        sample = read_sample(self.pairs[index], self.classes)
-        needed = sample.image.nbytes + sample.labels.nbytes
-        if needed <= self._room:
-            self._room -= needed
-            self._cache[index] = sample
-        return sample
+        return self._read(self.pairs[index], self.classes)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         """Return 3 x h x w float32 and h x w int64 (``VOID`` where not scored)."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fullyconv.data.dataset import read_sample
+from fullyconv.data.dataset import Reader, read_sample
 from fullyconv.data.pairs import Pair
 from fullyconv.predict.ahead import reading_ahead
 from fullyconv.predict.image import Segmenter
@@ -93,6 +93,7 @@ def evaluate(
     *,
     groups: Sequence[str] = (),
     progress: Progress | None = None,
+    read: Reader = read_sample,
 ) -> Evaluation:
     """Predict every pair at its native resolution and count.
 
@@ -102,6 +103,7 @@ def evaluate(
             classes, unless ``fullyconv.data.matching.match_classes`` has put the data set's own in their place.
         groups: What each pair belongs to (``fullyconv.data.groups``): intervals are then over groups, not pictures.
         progress: Called with (done, total) after each pair.
+        read: Reads a pair; ``fullyconv.data.dataset.SampleCache`` keeps what it has read.
 
     Returns:
         One confusion matrix over all pairs, and what follows from it.
@@ -118,7 +120,7 @@ def evaluate(
     classes = segmenter.classes
     counts = np.zeros((len(classes), len(classes)), np.int64)
     void, image_iu, counted = 0, {}, []
-    reading = reading_ahead(pairs, lambda pair: read_sample(pair, classes), size=_bytes)
+    reading = reading_ahead(pairs, lambda pair: read(pair, classes), size=_bytes)
     with reading as samples:
         for done, (pair, each) in enumerate(zip(pairs, samples, strict=True), start=1):
             sample = each.value()

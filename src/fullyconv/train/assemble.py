@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from lightning_fabric import Fabric
 from fullyconv.augment import Augmentation
 from fullyconv.data.check import Progress, Report, check_folder
 from fullyconv.data.classes import write_classes
-from fullyconv.data.dataset import TRAINED_ON, Views, remember
+from fullyconv.data.dataset import TRAINED_ON, Reader, SampleCache, Views, remember
 from fullyconv.data.folder import open_folder, training_splits
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.files import write_json
@@ -28,6 +29,7 @@ from fullyconv.predict.image import Segmenter
 from fullyconv.train.average import Average, lagging, measure_statistics
 from fullyconv.train.batches import Batching
 from fullyconv.train.folder import CLASSES, TRANSPLANT, RunFolder
+from fullyconv.train.form import FusedScores
 from fullyconv.train.job import Job, Schedule, make_fabric, precision_of
 from fullyconv.train.optim import make_optimizer
 from fullyconv.train.pictures import Judge, PixelLoss
@@ -35,6 +37,7 @@ from fullyconv.train.recipe import Recipe
 from fullyconv.train.smallest import check_views
 from fullyconv.train.start import take_weights
 from fullyconv.types import ClassSet, Preprocess
+from fullyconv.upsample import LastStep
 
 COLOURS = 3
 SETTLING_VIEWS = 64  # training views that batch statistics are measured on
@@ -95,7 +98,8 @@ def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Se
     network, preprocess = _make_network(recipe, prepared.report, folder, trust)
     optimizer = make_optimizer(network.to(fabric.device), recipe)
     average = Average(network, recipe.average) if recipe.average else None
-    batching = _make_batching(recipe, prepared, preprocess)
+    read = SampleCache(None if recipe.cache_gib is None else int(recipe.cache_gib * 2**30))
+    batching = _make_batching(recipe, prepared, preprocess, read)
     sizes = {pair.image: prepared.report.sizes[pair.image] for pair in prepared.train}
     check_views(network, sizes, batching.views.options, recipe.batch)
     delivered = network if average is None else cast("FCN", average.network)
@@ -106,13 +110,14 @@ def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Se
         schedule=Schedule(recipe.epochs * batching.updates, batching.updates, recipe.rate_at, recipe.minutes),
         seed=recipe.seed,
         batches=batching,
-        loss=_make_loss(recipe, prepared.report, fabric.device),
+        loss=_make_loss(recipe, prepared.report, fabric.device, network.last_step),
+        form=partial(FusedScores, checkpointing=recipe.checkpointing),
         classes=prepared.report.classes,
         preprocess=preprocess,
         clip=recipe.clip,
         average=average,
         settle=_settling(recipe, delivered, batching, fabric),
-        validate=Judge(_segmenter(delivered, prepared.report.classes, preprocess, fabric), prepared.val),
+        validate=Judge(_segmenter(delivered, prepared.report.classes, preprocess, fabric), prepared.val, read),
         validate_every=recipe.validate_every,
         notes={TRAINED_ON: remember(prepared.report.pictures[pair.image] for pair in prepared.train)},
         smaller="batch (and raise accumulate as much), or crop",
@@ -173,14 +178,14 @@ def _settling(recipe: Recipe, delivered: FCN, batching: Batching, fabric: Fabric
     return settle
 
 
-def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess) -> Batching:
+def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess, read: Reader) -> Batching:
     options = Augmentation(recipe.crop, recipe.scale, recipe.flip, recipe.colour, recipe.shift)
-    views = Views(prepared.train, prepared.report.classes, preprocess, options, seed=recipe.seed)
+    views = Views(prepared.train, prepared.report.classes, preprocess, options, seed=recipe.seed, read=read)
     # A loss of which a share is sampled takes as many more pictures to see as many terms.
     return Batching(views, recipe.batch, max(1, round(recipe.accumulate / recipe.sampling)), recipe.workers)
 
 
-def _make_loss(recipe: Recipe, report: Report, device: torch.device) -> PixelLoss:
+def _make_loss(recipe: Recipe, report: Report, device: torch.device, step: LastStep) -> PixelLoss:
     shares = torch.from_numpy(next(iter(report.splits.values())).shares)
     weights, by_weight = class_weights(shares, power=recipe.balance), recipe.balance_by == "weighting"
     return PixelLoss(
@@ -188,6 +193,7 @@ def _make_loss(recipe: Recipe, report: Report, device: torch.device) -> PixelLos
         sampling=recipe.sampling,
         keep=recipe.sampling if by_weight else recipe.sampling * weights / weights.max(),
         weights=weights.to(device) if by_weight and recipe.balance else None,
+        step=step,
     )
 
 

@@ -83,6 +83,10 @@ class Validation:
     title: str = "validation"
 
 
+def _as_it_is(network: nn.Module) -> nn.Module:
+    return network
+
+
 @dataclass(frozen=True)
 class Job:
     """What is trained, on what, and how: all in which pictures, scenes and patches differ."""
@@ -98,6 +102,8 @@ class Job:
     """Of scores and labels; the generator draws whatever the loss leaves to chance."""
     classes: ClassSet
     preprocess: Preprocess | SpectralPreprocess
+    form: Callable[[nn.Module], nn.Module] = _as_it_is
+    """Makes of the network what is run in training: the same tensors, whose output the loss takes."""
     clip: float | None = None
     """The largest norm of a gradient, over all weights."""
     average: Average | None = None

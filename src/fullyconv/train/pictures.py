@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fullyconv.data.dataset import read_sample
+from fullyconv.data.dataset import Reader, read_sample
 from fullyconv.data.pairs import Pair
 from fullyconv.draw import colourise
 from fullyconv.evaluation import evaluate
 from fullyconv.files import without_nan
-from fullyconv.losses import Normalization, pixel_loss, sample_terms
+from fullyconv.losses import Normalization, pixel_loss, sample_terms, upsampled_loss
 from fullyconv.predict.image import Segmenter
 from fullyconv.train.job import Validation
+from fullyconv.upsample import LastStep
 
 FIGURES = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class_iu")
 PICTURED = 4  # validation images shown in TensorBoard
@@ -33,11 +34,18 @@ class PixelLoss:
     sampling: float = 1.0
     keep: float | Tensor = 1.0
     weights: Tensor | None = None
+    step: LastStep | None = None
 
     def __call__(self, scores: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the loss of N x C x H x W scores against N x H x W labels, a scalar."""
+        """Return the loss of scores against N x H x W labels, a scalar.
+
+        Scores are N x C x H x W or, with a ``step`` to the image, what that is taken from.
+        """
         kept = sample_terms(labels, probability=self.keep, generator=generator)
-        loss = pixel_loss(scores, kept, weights=self.weights, normalization=self.normalization)
+        if self.step is None:
+            loss = pixel_loss(scores, kept, weights=self.weights, normalization=self.normalization)
+        else:
+            loss = upsampled_loss(scores, kept, self.step, weights=self.weights, normalization=self.normalization)
         # What is divided by the labelled pixels is divided by those that were kept.
         return loss if self.normalization == "valid" else loss / self.sampling
 
@@ -48,10 +56,11 @@ class Judge:
 
     segmenter: Segmenter
     pairs: Sequence[Pair]
+    read: Reader = read_sample
 
     def __call__(self) -> Validation:
         """Score every pair and show the first few."""
-        scores = evaluate(self.segmenter, self.pairs).scores
+        scores = evaluate(self.segmenter, self.pairs, read=self.read).scores
         figures = without_nan({key: getattr(scores, key) for key in FIGURES})
         return Validation(scores.mean_iu, figures, self._picture(), "validation: image, truth, prediction")
 
@@ -59,7 +68,7 @@ class Judge:
         """Put image, truth and prediction side by side, one row per pair, all as large as the smallest."""
         rows, classes = [], self.segmenter.classes
         for pair in self.pairs[:PICTURED]:
-            sample = read_sample(pair, classes)
+            sample = self.read(pair, classes)
             guess = self.segmenter.predict(sample.image).labels
             painted = [sample.image, colourise(sample.labels, classes), colourise(guess, classes)]
             rows.append(np.concatenate(painted, axis=1))

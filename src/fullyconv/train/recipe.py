@@ -36,7 +36,8 @@ ELSEWHERE = {
     "encoder": "trunk", "arch": "network", "architecture": "network", "model": "network", "amp": "precision",
     "fp16": "precision", "half": "precision", "gpu": "device", "gpus": "device", "cuda": "device",
     "num_workers": "workers", "color": "colour", "color_jitter": "colour", "jitter": "colour", "hflip": "flip",
-    "horizontal_flip": "flip", "val_every": "validate_every", "val_interval": "validate_every",
+    "horizontal_flip": "flip",  "val_every": "validate_every", "val_interval": "validate_every",
+    "gradient_checkpointing": "checkpointing", "cache": "cache_gib",
     "random_seed": "seed", "manual_seed": "seed", "time": "minutes", "zoom": "scale", "random_scale": "scale",
     "patience": "nothing stops a run early; the best model is kept in RUN/model all the same: shorten it by "
     "'epochs' or 'minutes'",
@@ -69,7 +70,7 @@ class Recipe(Descent):
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
-    changeable: ClassVar[tuple[str, ...]] = ("epochs", "minutes", "device", "workers", "validate_every")
+    changeable: ClassVar[tuple[str, ...]] = ("epochs", "minutes", "device", "workers", "cache_gib", "validate_every")
 
     network: str = "fcn8s-resnet18"
     """What ``build`` calls it."""
@@ -133,8 +134,15 @@ class Recipe(Descent):
     """``auto`` is a GPU if there is one."""
     precision: Precision | Literal["auto"] = "auto"
     """``auto``: bf16 where the machine has instructions for it, else fp32."""
+    checkpointing: bool = False
+    """Forget the trunk's intermediate maps and compute them again for the gradient (gradient checkpointing): a fraction
+    of the memory, for about a third more time. Results are the same."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 prepares them in a thread beside the training."""
+    cache_gib: Annotated[float, Field(ge=0)] | None = None
+    """Memory for decoded pictures, of training and validation, in GiB; ``None``: a quarter of what is free at the
+    start. Pictures that do not fit are decoded each time, all of the training's by ``workers``. Results are the
+    same."""
     validate_every: Positive = 1
     """Epochs between two scorings on the validation pairs; the last epoch is always scored."""
     seed: Annotated[int, Field(ge=0)] = 1337

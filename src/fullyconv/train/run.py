@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from fullyconv.checkpoint import WEIGHTS, read_tensors, save, write_tensors
@@ -30,13 +31,43 @@ AVERAGE = "average."  # before the names of averaged weights, which a checkpoint
 SAVE_SECONDS = 600.0  # the most that a death costs, where an epoch takes longer
 
 
+LOSSES_BEHIND = {"cpu": 0, "cuda": 2}  # updates whose losses may still be on their way, by the kind of device
+LONG_WAIT_SECONDS, LONG_WAIT = 30.0, 0.05  # waiting for pictures that is worth a word: in all, and of the training
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The loss of an update, the ``update``-th of the run, perhaps still on its way from the device."""
+
+    update: int
+    number: Tensor
+    arrival: torch.cuda.Event | None
+
+    @classmethod
+    def read_later(cls, update: int, loss: Tensor) -> _Loss:
+        if loss.device.type == "cpu":
+            return cls(update, loss, None)
+        number = loss.to("cpu", non_blocking=True)
+        arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrival.record()
+        return cls(update, number, arrival)
+
+    def value(self) -> float:
+        """Wait for this number, not for what the device does after it."""
+        if self.arrival is not None:
+            self.arrival.synchronize()
+        return float(self.number)
+
+
 class Run:
     """A training under way; without a folder it leaves nothing behind but the trained network."""
 
     def __init__(self, job: Job, folder: RunFolder | None = None, watcher: Watcher | None = None) -> None:
         self.job, self.folder, self.watcher = job, folder, watcher or Quiet()
         network = job.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network, self._optimizer = job.fabric.setup(network, job.optimizer)
+        self._network, self._optimizer = job.fabric.setup(job.form(network), job.optimizer)
+        self._losses: deque[_Loss] = deque()
+        self._waited = self._trained = 0.0
         self._stop = StopRequest()
         self.position = Position()
 
@@ -68,6 +99,9 @@ class Run:
                 self._end_epoch(board)
         if self._done < self.job.schedule.updates:
             self.watcher.remark(self._cut_short())
+        if self._waited > max(LONG_WAIT_SECONDS, LONG_WAIT * self._trained):
+            share = f"{self._waited / self._trained:.0%}"
+            self.watcher.remark(f"{share} of the training was waiting for pictures: raise workers, or cache_gib")
         return self.position
 
     @property
@@ -97,7 +131,8 @@ class Run:
 
     def _train_epoch(self) -> None:
         """Make the updates that are left of an epoch, as far as time and signals allow."""
-        position, schedule = self.position, self.job.schedule
+        position = self.position
+        begun, waited = time.monotonic(), self._waited
         self._network.train()
         with closing(self.job.batches(position.epoch, position.step)) as groups:  # type: ignore[type-var]
             while (progress := self._progress()) < 1 and not self._stop.asked:
@@ -106,13 +141,36 @@ class Run:
                     break
                 loss = self._update(group, progress)
                 position.step += 1
-                position.losses.append(loss)
-                self.watcher.step(epoch=position.epoch, done=self._done, total=schedule.updates, loss=loss)
+                self._losses.append(_Loss.read_later(self._done, loss))
+                self._hear(behind=LOSSES_BEHIND[loss.device.type])
                 if time.monotonic() - self._saved > SAVE_SECONDS:
                     self._save()
+        self._hear()
+        trained = time.monotonic() - begun
+        self._trained += trained
+        self._waiting = (self._waited - waited) / max(trained, 1e-9)
         position.seconds = time.monotonic() - self._begun
 
+    def _hear(self, *, behind: int = 0) -> None:
+        """Take note of losses, all but the last few: to read one at once is to wait for the device.
+
+        Raises ``ValueError`` for one that is not finite; nothing that follows from it has been saved.
+        """
+        position, schedule = self.position, self.job.schedule
+        while len(self._losses) > behind:
+            heard = self._losses.popleft()
+            loss = heard.value()
+            if not np.isfinite(loss):
+                self._losses.clear()
+                raise ValueError(
+                    f"the loss became {loss} at learning rate {position.rate:.2g}: "
+                    "lower learning_rate, or raise warmup; what was saved before is kept"
+                )
+            position.losses.append(loss)
+            self.watcher.step(epoch=position.epoch, done=heard.update, total=schedule.updates, loss=loss)
+
     def _next(self, groups: Iterator[Group]) -> Group | None:
+        begun = time.monotonic()
         with self._saving_first():
             try:
                 return next(groups, None)
@@ -124,6 +182,8 @@ class Run:
                     raise
                 what = (str(error) or type(error).__name__).splitlines()[0]
                 raise ValueError(f"a process that prepares batches has died ({what}): lower workers") from None
+            finally:
+                self._waited += time.monotonic() - begun
 
     @contextmanager
     def _saving_first(self) -> Iterator[None]:
@@ -137,8 +197,8 @@ class Run:
                 raise ValueError(f"out of memory between updates: lower {self.job.smaller}") from None
             raise
 
-    def _update(self, group: Group, progress: float) -> float:
-        """Make one update from the mean loss of its batches; gives that."""
+    def _update(self, group: Group, progress: float) -> Tensor:
+        """Make one update from the mean loss of its batches; gives that, on its device."""
         job, position = self.job, self.position
         # Dropout follows from the position, not from what was drawn before: a resumed run draws the same.
         seed = int(np.random.SeedSequence((job.seed, position.epoch, position.step)).generate_state(1)[0])
@@ -148,27 +208,22 @@ class Run:
         set_rates(self.job.optimizer, position.rate, progress)
         _rest_frozen_norms(self._network)
         try:
-            total = self._descend(group, generator)
+            return self._descend(group, generator)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             place = f"update {position.step + 1} of epoch {position.epoch + 1}"
             raise ValueError(f"out of memory in {place}: lower {job.smaller}; what was saved before is kept") from None
-        return total
 
-    def _descend(self, group: Group, generator: torch.Generator) -> float:
+    def _descend(self, group: Group, generator: torch.Generator) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
-        device, total = self.job.fabric.device, 0.0
+        device = self.job.fabric.device
+        total = torch.zeros((), device=device)
         for inputs, labels in zip(*group, strict=True):
-            scores = self._network(inputs.to(device, memory_format=torch.channels_last))
-            loss = self.job.loss(scores, labels.to(device), generator) / len(group[0])
+            scores = self._network(_sent(inputs, device).contiguous(memory_format=torch.channels_last))
+            loss = self.job.loss(scores, _sent(labels, device), generator) / len(group[0])
             self.job.fabric.backward(loss)
-            total += float(loss.detach())
-        if not np.isfinite(total):
-            raise ValueError(
-                f"the loss became {total} at learning rate {self.position.rate:.2g}: "
-                "lower learning_rate, or raise warmup; what was saved before is kept"
-            )
+            total += loss.detach()
         if self.job.clip is not None:
             nn.utils.clip_grad_norm_(self.job.network.parameters(), self.job.clip)
         self._optimizer.step()
@@ -189,6 +244,7 @@ class Run:
             "loss": float(np.mean(position.losses)) if position.losses else None,
             "learning_rate": position.rate,
             "seconds": round(position.seconds, 3),
+            "waiting": round(self._waiting, 4),
         }
         found = None
         due = last or (position.epoch + 1) % self.job.validate_every == 0
@@ -231,6 +287,7 @@ class Run:
         )
 
     def _save(self) -> None:
+        self._hear()  # no state that follows from a loss of NaN is ever saved
         if self.folder is None:
             return
         self.position.seconds = time.monotonic() - self._begun
@@ -288,6 +345,11 @@ def _read_position(path: Path) -> Position:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise BadFile(path, f"{where}: {first['msg']}", "it is of another version: start a new run") from None
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor to a device without waiting for it."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _rest_frozen_norms(network: nn.Module) -> None:

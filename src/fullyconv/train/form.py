@@ -1,0 +1,169 @@
+"""The form in which a network trains: the same tensors, computed with in other ways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.split_module import split_module
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from fullyconv.machine import twin
+from fullyconv.networks.fcn import FCN
+
+LARGE = 1 << 23  # weights: the fully connected layers of VGG and AlexNet; a 3 x 3 convolution of 512 channels has 2.4 M
+SEGMENTS = 8  # of a recorded trunk
+
+
+class FusedScores(nn.Module):
+    """An FCN without its last step: N x K x H x W in, fused scores out, N x C x h x w.
+
+    The loss upsamples them itself (``fullyconv.losses.upsampled_loss``).
+
+    Args:
+        network: Has the tensors that train; its modules are left alone.
+        checkpointing: Forget what the trunk's units compute and compute it again for the gradient.
+    """
+
+    def __init__(self, network: FCN, *, checkpointing: bool = False) -> None:
+        super().__init__()
+        self.network = twin(network)
+        _multiply_large(self.network)
+        if checkpointing:
+            _forget(self.network)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Score N x K x H x W pixels up to the finest map that is scored."""
+        return self.network.fused(self.network.score_maps(image))
+
+
+class Columns(nn.Module):
+    """A large convolution as one matrix product under bfloat16 autocast on a CPU, where its own gradient is slow.
+
+    Its windows are laid out as rows of a matrix (im2col). Weights and their gradient stay in float32. Elsewhere it is
+    the convolution itself.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Convolve N x C x h x w."""
+        own = self.convolution
+        if features.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return cast("Tensor", own(features))
+        (down, across), (top, left) = own.kernel_size, cast("tuple[int, int]", own.padding)
+        rows = functional.pad(features.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+        height, width = rows.shape[1] - down + 1, rows.shape[2] - across + 1
+        windows = [rows[:, y : y + height, x : x + width] for y in range(down) for x in range(across)]
+        matrix = own.weight.permute(0, 2, 3, 1).flatten(1)  # as it lies in memory, channels last
+        # The cast would be autocast's own, whose cache keeps a copy until the step's end.
+        half = functional.linear(torch.cat(windows, 3), matrix.to(torch.bfloat16), own.bias)
+        return half.permute(0, 3, 1, 2)
+
+
+def _multiply_large(network: nn.Module) -> None:
+    for name, module in list(network.named_modules()):
+        plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
+        if not plain or not isinstance(module, nn.Conv2d) or module.weight.numel() < LARGE:
+            continue
+        if set(module.stride) == set(module.dilation) == {1} and not isinstance(module.padding, str):
+            network.set_submodule(name, Columns(module))
+
+
+class Checkpointed(nn.Module):
+    """A unit whose results between its input and its output are forgotten, and computed again for the gradient.
+
+    The second time draws the same random numbers and leaves running averages alone: training is the same.
+    """
+
+    def __init__(self, unit: nn.Module) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, *features: Tensor) -> Any:
+        """Compute the unit."""
+        if not torch.is_grad_enabled():
+            return self.unit(*features)
+        return checkpoint(self.unit, *features, use_reentrant=False, context_fn=self._contexts)
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _without_averages(self.unit)
+
+
+@contextmanager
+def _without_averages(unit: nn.Module) -> Iterator[None]:
+    layers = [module for module in unit.modules() if isinstance(module, _BatchNorm) and module.training]
+    kept = [(layer.momentum, None if (seen := layer.num_batches_tracked) is None else seen.clone()) for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0  # not without averages: as many tensors must be recorded as the first time
+    try:
+        yield
+    finally:
+        for layer, (momentum, seen) in zip(layers, kept, strict=True):
+            layer.momentum = momentum
+            if seen is not None:
+                layer.num_batches_tracked.copy_(seen)  # type: ignore[union-attr]
+
+
+def _forget(network: FCN) -> None:
+    """Checkpoint the units of each trunk: blocks, runs of layers, or pieces of a recording."""
+    for name in network.streams:
+        trunk = network.get_submodule(name)
+        for path, module in list(trunk.named_modules()):
+            if isinstance(module, fx.GraphModule) and path:
+                trunk.set_submodule(path, _in_segments(module))
+                return
+        for path in _units(trunk):
+            trunk.set_submodule(path, Checkpointed(trunk.get_submodule(path)))
+
+
+def _units(module: nn.Module, path: str = "") -> list[str]:
+    """Name the units of a trunk: modules that have parts, down through sequences of such."""
+    found: list[str] = []
+    for name, child in module.named_children():
+        inside = f"{path}.{name}" if path else name
+        parts = list(child.children())
+        if isinstance(child, nn.Sequential) and all(list(part.children()) for part in parts):
+            found += _units(child, inside)
+        elif parts:
+            found.append(inside)
+    return found
+
+
+def _in_segments(recorded: fx.GraphModule) -> nn.Module:
+    """Cut a recording into segments, each of which begins with a convolution of the only map that is passed on.
+
+    So nothing that one segment computes is changed in place by another.
+    """
+    starts = _narrow(recorded)
+    bounds = {starts[len(starts) * part // SEGMENTS] for part in range(1, SEGMENTS)} if starts else set()
+    places: dict[fx.Node, int] = {}
+    place = 0
+    for node in recorded.graph.nodes:
+        place += node in bounds
+        places[node] = place
+    parted = split_module(recorded, recorded, lambda node: places[node])
+    for name, segment in list(parted.named_children()):
+        if isinstance(segment, fx.GraphModule):
+            parted.set_submodule(name, Checkpointed(segment))
+    return parted
+
+
+def _narrow(recorded: fx.GraphModule) -> list[fx.Node]:
+    """Find the convolutions that read all that is still of use, maps that are only given out left aside."""
+    modules, nodes = dict(recorded.named_modules()), list(recorded.graph.nodes)
+    number = {node: place for place, node in enumerate(nodes)}
+    last_use = {node: max((number[user] for user in node.users if user.op != "output"), default=-1) for node in nodes}
+    found = []
+    for place, node in enumerate(nodes):
+        convolves = node.op == "call_module" and isinstance(modules[str(node.target)], nn.Conv2d | Columns)
+        if convolves and sum(last_use[other] >= place for other in nodes[:place]) == 1:
+            found.append(node)
+    return found

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import copy
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import nn
+
+from fullyconv import build
+from fullyconv.losses import pixel_loss, upsampled_loss
+from fullyconv.networks.fcn import FCN
+from fullyconv.train import form
+from fullyconv.train.form import Checkpointed, Columns, FusedScores
+
+
+def learn(run: nn.Module, network: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return loss, gradients and buffers after one pass."""
+    torch.manual_seed(3)
+    network.zero_grad()
+    scores = run(image)
+    step = network.last_step  # type: ignore[union-attr]
+    loss = upsampled_loss(scores, labels, step) if isinstance(run, FusedScores) else pixel_loss(scores, labels)
+    loss.backward()
+    gradients = [weight.grad.clone() for weight in network.parameters() if weight.grad is not None]
+    return loss.detach(), *gradients, *(buffer.clone() for buffer in network.buffers())
+
+
+def made(name: str) -> tuple[FCN, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    network = build(name, 4)
+    for head in network.heads:
+        nn.init.normal_(head.weight, std=0.1)
+    return network.train(), torch.randn(2, 3, 64, 96), torch.randint(-1, 4, (2, 64, 96))
+
+
+NETWORKS = [
+    "fcn8s-resnet18",
+    pytest.param("fcn8s-timm:test_resnet", marks=pytest.mark.skipif(find_spec("timm") is None, reason="needs timm")),
+]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("upsampling", ["fixed", "learned"])
+def test_fused_scores_learn_as_the_network_does(name: str, upsampling: str) -> None:
+    network, image, labels = made(name)
+    network = build(name, 4, upsampling=upsampling) if upsampling == "learned" else network  # type: ignore[arg-type]
+    network.train()
+    other = copy.deepcopy(network)
+    fused = FusedScores(network)
+    assert {id(each) for each in fused.parameters()} == {id(each) for each in network.parameters()}
+    for ours, plain in zip(learn(fused, network, image, labels), learn(other, other, image, labels), strict=True):
+        largest = float(plain.abs().max())
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4 * largest)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_checkpointing_changes_nothing(name: str) -> None:
+    network, image, labels = made(name)
+    other = copy.deepcopy(network)
+    forgetful = FusedScores(network, checkpointing=True)
+    assert sum(isinstance(module, Checkpointed) for module in forgetful.modules()) > 2
+    ours, plain = learn(forgetful, network, image, labels), learn(FusedScores(other), other, image, labels)
+    assert len(ours) == len(plain)
+    for one, another in zip(ours, plain, strict=True):
+        assert torch.equal(one, another)
+
+
+def test_checkpointing_draws_the_same_dropout() -> None:
+    unit = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.ReLU(inplace=True))
+    image = torch.randn(2, 3, 9, 9)
+    found = []
+    for module in (unit, Checkpointed(copy.deepcopy(unit))):
+        torch.manual_seed(1)
+        module(image).square().sum().backward()
+        found.append([*(weight.grad for weight in module.parameters()), *module.buffers()])
+    assert all(torch.equal(one, another) for one, another in zip(*found, strict=True))
+
+
+def test_checkpointing_keeps_less() -> None:
+    network, image, _ = made("fcn8s-resnet18")
+
+    def kept(run: nn.Module) -> int:
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            scores = run(image)
+        weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+        assert scores.requires_grad
+        return sum(size for place, size in sizes.items() if place not in weights)
+
+    assert kept(FusedScores(network, checkpointing=True)) < 0.4 * kept(FusedScores(network))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "padding", "size"), [(7, 3, (16, 16)), (7, 0, (9, 12)), (1, 0, (5, 6)), (6, 2, (5, 5))]
+)
+def test_columns_equal_the_convolution_within_bfloat16(kernel: int, padding: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(24, 40, kernel, padding=padding).to(memory_format=torch.channels_last)
+    columns = Columns(convolution)
+    image = torch.randn(2, 24, *size)
+    slope = torch.randn_like(convolution(image))
+
+    def run(module: nn.Module, autocast: bool, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+        module.zero_grad()
+        own = image.detach().clone().to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = module(own)
+        found.backward(slope.to(found.dtype))
+        assert own.grad is not None
+        return [found.detach(), own.grad, *(weight.grad.clone() for weight in module.parameters())]  # type: ignore[union-attr]
+
+    exact = run(copy.deepcopy(convolution).double(), False, torch.float64)
+    ours, theirs = run(columns, True), run(convolution, True)
+    assert ours[0].dtype == torch.bfloat16
+    assert ours[2].dtype == torch.float32
+    for one, other, right in zip(ours, theirs, exact, strict=True):
+        error, usual = ((each.double() - right).abs().max() / right.abs().max() for each in (one, other))
+        assert error < max(2 * usual, 4e-3)
+    for one, right in zip(run(columns, False), exact, strict=True):
+        torch.testing.assert_close(one.double(), right, rtol=1e-4, atol=1e-4)
+
+
+def test_only_large_plain_convolutions_become_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(form, "LARGE", 512 * 512 * 9)
+    network = build("fcn8s-resnet18", 4)
+    found = [name for name, module in FusedScores(network).network.named_modules() if isinstance(module, Columns)]
+    assert found == ["trunk.stage4.0.conv2", "trunk.stage4.1.conv1", "trunk.stage4.1.conv2"]
+    assert not any(isinstance(module, Columns) for module in network.modules())
