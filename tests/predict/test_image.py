@@ -198,7 +198,7 @@ def test_predictions_follow_the_network_whatever_becomes_of_it() -> None:
     def agree() -> None:
         with evaluating(model.network):
             expected = model.network(torch.from_numpy(model.preprocess(pixels))[None])[0]
-        torch.testing.assert_close(model.scores(pixels), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model.scores(pixels), expected, rtol=0, atol=1e-4)
 
     before = model.scores(pixels)
     agree()
@@ -271,9 +271,9 @@ def test_scores_that_are_not_finite_are_refused_by_name(value: float) -> None:
 def test_where_memory_runs_out_smaller_tiles_give_the_same(
     model: Segmenter, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    pixels = RNG.integers(0, 256, (300, 700, 3)).astype(np.uint8)
+    pixels = RNG.integers(0, 256, (120, 700, 3)).astype(np.uint8)
     expected = model.predict(pixels, probabilities=True)
-    engine, room = model.prepared().engine, 180_000
+    engine, room = model.prepared().engine, 75_000
     score_maps = engine.score_maps
 
     def little(pixels: np.ndarray) -> list[torch.Tensor]:
@@ -287,7 +287,7 @@ def test_where_memory_runs_out_smaller_tiles_give_the_same(
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-3)
     room = 0
-    with pytest.raises(MemoryError, match="not enough memory for 300 x 700 pixels, even in tiles"):
+    with pytest.raises(MemoryError, match="not enough memory for 120 x 700 pixels, even in tiles"):
         model.predict(pixels)
     monkeypatch.setattr(engine, "score_maps", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fullyconv.machine import Arithmetic, EngineName
 from fullyconv.networks.fcn import FCN
+from fullyconv.predict.packed import pack
 from fullyconv.types import Preprocess
 
 CPU = torch.device("cpu")
@@ -149,18 +150,43 @@ class PyTorchEngine:
         self.network, self.preprocess = network, preprocess
         self.precision = "bfloat16" if precision == "bfloat16" else "float32"
         self.device = device or torch.device("cpu")
+        self.kind = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+        if preprocess is not None:
+            scale = 1 / torch.tensor(preprocess.std)
+            self._line = scale, -torch.tensor(preprocess.mean) * scale
+            swapped = [2, 1, 0, *range(3, len(preprocess.mean))]
+            self._order = swapped if preprocess.order == "BGR" else None
+        self.packed = pack(network, self.kind) if self.device.type == "cpu" else None
 
     def score_maps(self, pixels: np.ndarray) -> list[Tensor]:
         """Score the maps of N x H x W x K pixels; see ``Engine``."""
-        short = self.precision == "bfloat16"
+        short = self.kind == torch.bfloat16
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=short):
-            maps = self.network.score_maps(self._normalised(pixels))
+            if self.packed is None:
+                maps = self.network.score_maps(self._normalised(pixels))
+            else:
+                image = self._channels_last(pixels)
+                self.network.check(image)
+                maps = self.packed(self.network.padded(image))
         return [each if each.dtype == torch.float64 else each.float() for each in maps]
 
     def _normalised(self, pixels: np.ndarray) -> Tensor:
-        """Normalise N x H x W x K to N x K x H x W in channels-last order."""
+        """Normalise N x H x W x K to N x K x H x W, as ``Preprocess`` does."""
         if self.preprocess is None:
             batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         else:
             batch = torch.from_numpy(np.stack([self.preprocess(each) for each in pixels]))
-        return batch.to(self.device).contiguous(memory_format=torch.channels_last)
+        like = next(self.network.parameters())
+        return batch.to(self.device, like.dtype).contiguous(memory_format=torch.channels_last)
+
+    def _channels_last(self, pixels: np.ndarray) -> Tensor:
+        """Normalise in the order in which pixels and the packed network's maps lie in memory."""
+        if self.preprocess is None:
+            laid = np.ascontiguousarray(pixels)
+            return torch.from_numpy(laid).permute(0, 3, 1, 2).to(self.kind)
+        scale, shift = self._line
+        pictures, height, width, channels = pixels.shape
+        ordered = np.require(pixels if self._order is None else pixels[..., self._order], requirements=["C", "W"])
+        lines = torch.from_numpy(ordered).view(pictures * height, width * channels).to(torch.float32)
+        lines = torch.addcmul(shift.repeat(width), lines, scale.repeat(width)).to(self.kind)
+        return lines.view(pictures, height, width, channels).permute(0, 3, 1, 2)

@@ -31,8 +31,8 @@ class Predictor:
     Args:
         model: A model folder, a ``Segmenter``, or a network; that reads pixels by ImageNet's usual statistics: make a
             ``Segmenter`` for others.
-        precision: ``float32``, ``bfloat16``, ``int8``, or ``auto``.
-        engine: What computes: ``pytorch``, ``openvino``, or ``auto``.
+        precision: ``float32``, ``bfloat16``, ``int8``, or ``auto``: that of the ``Segmenter``, else as it means there.
+        engine: What computes: ``pytorch``, ``openvino``, or ``auto``, likewise.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``; for a ``Segmenter`` its own is taken.
         trust: For a folder, as ``fullyconv.load`` takes it.
 
@@ -59,13 +59,15 @@ class Predictor:
     ) -> None:
         if not isinstance(model, Segmenter):
             model = _opened(model, device, trust)
+        if type(model) is not Segmenter:
+            raise ValueError(f"a {type(model).__name__} does more than its network: use its predict")
         self.segmenter = Segmenter(
             model.network,
             classes=model.classes,
             preprocess=model.preprocess,
             device=model.device,
-            precision=precision,
-            engine=engine,
+            precision=model.precision if precision == "auto" else precision,
+            engine=model.engine if engine == "auto" else engine,
         )
         self.segmenter.soon = True
         self.segmenter.prepared()
@@ -124,8 +126,8 @@ def _opened(model: Path | str | FCN, device: DeviceName, trust: str | Sequence[s
     """Open a model folder, or give a network classes and a normalisation."""
     if not isinstance(model, Path | str):
         names = tuple(f"class_{index}" for index in range(getattr(model, "classes", 1)))
-        return Segmenter(model, classes=ClassSet(names), preprocess=Preprocess(), device=device)
+        return Segmenter(model, classes=ClassSet(names), preprocess=Preprocess(), device=device, precision="auto")
     network, config = load_network(model, trust=trust)
     if not isinstance(config.preprocess, Preprocess):
         raise BadFile(model, "labels scenes, not pictures", "open it with fullyconv.load")
-    return Segmenter(network, classes=config.classes, preprocess=config.preprocess, device=device)
+    return Segmenter(network, classes=config.classes, preprocess=config.preprocess, device=device, precision="auto")

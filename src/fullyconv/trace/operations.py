@@ -15,7 +15,7 @@ from typing import Literal
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from fullyconv.trace import axes, frames, joins, products, reductions, windows
+from fullyconv.trace import activations, axes, frames, joins, products, reductions, windows
 from fullyconv.trace.frames import Frame
 from fullyconv.trace.nodes import spelling
 from fullyconv.trace.positions import Call, Given, Positions
@@ -63,6 +63,7 @@ class Operation:
     fixed: Callable[..., Tensor] | None = None  # pools to a size; this function pools by a window
     caffe: str = ""  # the type of Caffe's layer for it
     foreign: tuple[str, ...] = ()  # the classes that libraries write for it as modules of their own
+    fused: activations.Reads | None = None  # reads it as an activation behind one of oneDNN's convolutions
 
     @property
     def unitwise(self) -> bool:
@@ -76,9 +77,15 @@ class Operation:
         return self.positions in joining
 
 
-def _each(names: str, *layers: type[nn.Module], affine: Affine = "", caffe: str = "") -> Operation:
+def _each(
+    names: str,
+    *layers: type[nn.Module],
+    affine: Affine = "",
+    caffe: str = "",
+    fused: activations.Reads | None = None,
+) -> Operation:
     """Make the row of what acts on each number by itself."""
-    return Operation(tuple(names.split()), layers, affine=affine, caffe=caffe)
+    return Operation(tuple(names.split()), layers, affine=affine, caffe=caffe, fused=fused)
 
 
 def _channelwise(names: str, *layers: type[nn.Module], affine: Affine = "", role: Role = "") -> Operation:
@@ -118,19 +125,22 @@ ELEMENTWISE = (
     "bool", "byte", "char", "int", "long", "short", "type", "bernoulli",
 )  # fmt: skip
 
-ACTIVATIONS: tuple[tuple[str, type[nn.Module]], ...] = (
-    ("celu", nn.CELU), ("elu", nn.ELU), ("gelu", nn.GELU), ("hardshrink", nn.Hardshrink),
-    ("hardsigmoid", nn.Hardsigmoid), ("hardswish", nn.Hardswish), ("hardtanh", nn.Hardtanh),
-    ("leaky_relu", nn.LeakyReLU), ("logsigmoid log_sigmoid", nn.LogSigmoid), ("mish", nn.Mish), ("relu6", nn.ReLU6),
-    ("rrelu", nn.RReLU), ("selu", nn.SELU), ("sigmoid expit", nn.Sigmoid), ("silu", nn.SiLU), ("softplus", nn.Softplus),
-    ("softshrink", nn.Softshrink), ("softsign", nn.Softsign), ("tanh", nn.Tanh), ("tanhshrink", nn.Tanhshrink),
-    ("threshold", nn.Threshold),
+ACTIVATIONS: tuple[tuple[str, type[nn.Module], activations.Reads | None], ...] = (
+    ("celu", nn.CELU, None), ("elu", nn.ELU, None), ("gelu", nn.GELU, activations.gelu),
+    ("hardshrink", nn.Hardshrink, None), ("hardsigmoid", nn.Hardsigmoid, activations.plain("hardsigmoid")),
+    ("hardswish", nn.Hardswish, activations.plain("hardswish")), ("hardtanh", nn.Hardtanh, activations.hardtanh),
+    ("leaky_relu", nn.LeakyReLU, activations.leaky_relu), ("logsigmoid log_sigmoid", nn.LogSigmoid, None),
+    ("mish", nn.Mish, None), ("relu6", nn.ReLU6, activations.relu6), ("rrelu", nn.RReLU, None), ("selu", nn.SELU, None),
+    ("sigmoid expit", nn.Sigmoid, activations.plain("sigmoid")), ("silu", nn.SiLU, activations.plain("swish")),
+    ("softplus", nn.Softplus, None), ("softshrink", nn.Softshrink, None), ("softsign", nn.Softsign, None),
+    ("tanh", nn.Tanh, activations.plain("tanh")), ("tanhshrink", nn.Tanhshrink, None),
+    ("threshold", nn.Threshold, None),
 )  # fmt: skip
 
 PER_UNIT = (
     *map(_each, ELEMENTWISE),
-    *(_each(name, layer) for name, layer in ACTIVATIONS),
-    _each("relu", nn.ReLU, caffe="ReLU"),
+    *(_each(name, layer, fused=fused) for name, layer, fused in ACTIVATIONS),
+    _each("relu", nn.ReLU, caffe="ReLU", fused=activations.plain("relu")),
     *(
         _each(names, affine="always")
         for names in (

@@ -1,0 +1,323 @@
+"""A network's score maps by oneDNN's convolutions: weights packed once, what follows done in registers.
+
+Written over the recorded graph: a batch normalisation is folded into the convolution before it, and the sum with
+another map and the activation that follow are computed by the convolution. Every other operation runs as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fullyconv.networks.fcn import FCN
+from fullyconv.surgery.trunk import ClassifierTrunk
+from fullyconv.trace import NotFollowed, record
+from fullyconv.trace.activations import Activation
+from fullyconv.trace.nodes import SHAPE, spelling
+from fullyconv.trace.operations import BY_SPELLING, operation, row_of
+from fullyconv.trace.positions import Given
+from fullyconv.trace.recording import usual_size
+
+
+class PackedConvolution(nn.Module):
+    """A convolution, the sum with another map and an activation in one step.
+
+    Args:
+        layer: Whose strides, padding, dilation and groups are taken.
+        weight: K x C/groups x h x w float32.
+        bias: K numbers float32, or none.
+        kind: float32 or bfloat16: what it reads and writes; sums are float32.
+        activation: What is done to the result.
+    """
+
+    def __init__(
+        self, layer: nn.Conv2d, weight: Tensor, bias: Tensor | None, kind: torch.dtype, activation: Activation | None
+    ) -> None:
+        super().__init__()
+        self.geometry = [*_padding(layer)], [*layer.stride], [*layer.dilation], layer.groups
+        padding, stride, dilation, groups = self.geometry
+        # Whatever the size of the pictures, the order of the packed weights is the same: any size will do.
+        size = [1, layer.in_channels, *(64 + side for side in layer.kernel_size)]
+        laid = weight.to(kind).contiguous(memory_format=torch.channels_last)
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(laid, padding, stride, dilation, groups, size)
+        self.bias, self.kind = bias, kind
+        self.after = activation.name if activation else "none", [*activation.numbers] if activation else []
+        self.algorithm = activation.algorithm if activation else None
+
+    def forward(self, features: Tensor, other: Tensor | None = None) -> Tensor:
+        """Return act(convolution + other), N x K x h x w in channels-last order."""
+        features, (name, numbers) = _laid(features, self.kind), self.after
+        result: Tensor
+        if other is None:
+            result = torch.ops.mkldnn._convolution_pointwise(
+                features, self.packed, self.bias, *self.geometry, name, numbers, self.algorithm
+            )
+        else:
+            unary = None if name == "none" else name
+            bias = None if self.bias is None else self.bias.to(self.kind)  # PyTorch demands it of sums alone
+            result = torch.ops.mkldnn._convolution_pointwise.binary(
+                features, _laid(other, self.kind), self.packed, bias, *self.geometry,
+                "add", None, unary, numbers, self.algorithm,
+            )  # fmt: skip
+        return result
+
+
+def _laid(features: Tensor, kind: torch.dtype) -> Tensor:
+    return features.to(kind).contiguous(memory_format=torch.channels_last)
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, int]:
+    return (0, 0) if isinstance(layer.padding, str) else cast("tuple[int, int]", layer.padding)
+
+
+@lru_cache(maxsize=2)
+def can_pack(kind: torch.dtype) -> bool:
+    """Return whether this PyTorch on this machine has oneDNN's convolutions, and they compute what a convolution is."""
+    if not torch._C._has_mkldnn or not torch.backends.mkldnn.enabled:
+        return False
+    if kind == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    layer = nn.Conv2d(16, 32, 3, padding=1)
+    with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        image, weight, bias, other = (
+            torch.rand(shape) for shape in ((1, 16, 9, 8), (32, 16, 3, 3), (32,), (1, 32, 9, 8))
+        )
+        expected = functional.relu(functional.conv2d(image, weight, bias, padding=1) + other)
+        try:
+            found = PackedConvolution(layer, weight, bias, kind, Activation("relu"))(image, other)
+        except (RuntimeError, AttributeError, NotImplementedError, TypeError):
+            return False
+    return torch.allclose(found.float(), expected, rtol=2e-5 if kind == torch.float32 else 2e-2)
+
+
+class Scored(nn.Module):
+    """The score maps of a network's first task, of pictures that have their margin; what is recorded."""
+
+    def __init__(self, network: FCN) -> None:
+        super().__init__()
+        self.network, self.in_channels = network, network.in_channels
+        sides = zip(usual_size(network.trunk), network.smallest_input, strict=True)
+        self.example = self._padded(*map(max, sides))
+
+    def _padded(self, *sides: int) -> tuple[int, int, int]:
+        rows, columns = (side + sum(plan.padding(side)) for side, plan in zip(sides, self.network.plans, strict=True))
+        return self.in_channels, rows, columns
+
+    def other_sizes(self) -> list[tuple[int, int, int]]:
+        """Return sizes at which a network of someone else's that decides by the size is likely to decide otherwise."""
+        if all(isinstance(trunk, ClassifierTrunk) or _is_ours(trunk) for trunk in self.network.streams.values()):
+            return []
+        height, width = self.example[1:]
+        return [self._padded(height + 13, width + 6), self._padded(height + 70, width + 133)]
+
+    def forward(self, padded: Tensor) -> tuple[Tensor, ...]:
+        """Score the maps, coarse to fine."""
+        return tuple(self.network.scored(padded))
+
+
+def pack(network: FCN, kind: torch.dtype) -> fx.GraphModule | None:
+    """Write a network's score maps with packed convolutions.
+
+    Args:
+        network: A float32 network in evaluation mode on the CPU that nobody else changes.
+        kind: float32, or bfloat16; the score layers compute in float32.
+
+    Returns:
+        N x K x H x W pictures with their margin -> the maps of ``FCN.scored``, coarse to fine; ``None`` where the
+        network must run as it is: the machine lacks the kernels, hooks want to see every layer, or what it does
+        changes with the size of the pictures.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    if any(each.is_inference() or (each.is_floating_point() and each.dtype != torch.float32) for each in tensors):
+        return None
+    if not (can_pack(kind) and can_pack(torch.float32)) or any(map(_hooked, network.modules())):
+        return None
+    scored = Scored(network)
+    try:
+        recorded = record(scored)
+        if any(_text(record(scored, size)) != _text(recorded) for size in scored.other_sizes()):
+            return None
+    except NotFollowed:
+        return None
+    layers = [layer for bank in network.score_layers.values() for layer in bank]
+    with torch.inference_mode():
+        return Packer(recorded, kind, scores=layers).run()
+
+
+def _is_ours(trunk: nn.Module) -> bool:
+    return type(trunk).__module__.startswith("fullyconv.networks.trunks.")
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _text(recorded: fx.GraphModule) -> str:
+    return str(recorded.graph)
+
+
+class Packer:
+    """Writes packed convolutions into the graph of a recorded network.
+
+    Args:
+        recorded: The network; it is changed.
+        kind: What the convolutions read and write.
+        scores: The layers that read and write float32.
+    """
+
+    def __init__(self, recorded: fx.GraphModule, kind: torch.dtype, *, scores: list[nn.Module]) -> None:
+        self.recorded, self.graph, self.kind = recorded, recorded.graph, kind
+        self.scores = set(map(id, scores))
+
+    def run(self) -> fx.GraphModule:
+        """Write all of them and return the network."""
+        for node in self.graph.nodes:
+            layer = self._layer(node)
+            row = operation(node, layer)
+            if layer is not None and not layer.training and row is not None and row.role in ("drop", "idle"):
+                node.replace_all_uses_with(node.args[0])
+                self.graph.erase_node(node)
+        for node in list(self.graph.nodes):
+            layer = self._layer(node)
+            if layer is not None and _is_packable(layer):
+                self._pack(node, cast("nn.Conv2d", layer))
+            elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and self.kind == torch.bfloat16:
+                self._replace(node, copy.deepcopy(layer).to(self.kind))
+        self.recorded.delete_all_unused_submodules()
+        self.recorded.recompile()
+        return self.recorded
+
+    def _layer(self, node: fx.Node) -> nn.Module | None:
+        return self.recorded.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def _replace(self, node: fx.Node, layer: nn.Module) -> None:
+        self.recorded.add_submodule(f"own_{node.name}", layer)
+        node.target = f"own_{node.name}"
+
+    def _pack(self, node: fx.Node, layer: nn.Conv2d) -> None:
+        """Put one step in the place of a convolution and of what follows it."""
+        chain, activation, other = [node], None, None
+        weight, bias = layer.weight, layer.bias
+        norm = self._next(node)
+        if norm is not None and (found := self._affine(norm)) is not None:
+            scale, shift, activation = found
+            weight, bias = _folded(weight, bias, scale, shift)
+            chain.append(norm)
+        if activation is None and (joined := self._next(chain[-1])) is not None:
+            other = self._summand(node, chain[-1], joined)
+            chain += [joined] if other is not None else []
+        if activation is None and (follows := self._next(chain[-1])) is not None:
+            activation = self._activation(follows)
+            if other is not None and activation != Activation("relu"):
+                activation = None  # PyTorch has no other behind a sum
+            chain += [follows] if activation is not None else []
+        kind = torch.float32 if id(layer) in self.scores else self.kind
+        bias = None if bias is None else bias.detach().float()
+        packed = PackedConvolution(layer, weight.detach(), bias, kind, activation)
+        place = node if other is None else joined
+        with self.graph.inserting_before(place):
+            name = f"packed_{node.name}"
+            self.recorded.add_submodule(name, packed)
+            made = self.graph.call_module(name, (node.args[0],) if other is None else (node.args[0], other))
+        made.meta[SHAPE] = chain[-1].meta[SHAPE]
+        chain[-1].replace_all_uses_with(made)
+        for each in reversed(chain):
+            self.graph.erase_node(each)
+
+    def _next(self, node: fx.Node) -> fx.Node | None:
+        """Return what alone uses a result."""
+        users = list(node.users)
+        return users[0] if len(users) == 1 and users[0].op != "output" else None
+
+    def _affine(self, node: fx.Node) -> tuple[Tensor, Tensor, Activation | None] | None:
+        """Read a batch normalisation as a scale, a shift and an activation."""
+        norm = self._layer(node)
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None or norm.training:
+            return None
+        scale = (norm.running_var.double() + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * norm.weight.double()
+        shift = -norm.running_mean.double() * scale
+        shift = shift if norm.bias is None else shift + norm.bias.double()
+        if type(norm).forward is _BatchNorm.forward:
+            return scale, shift, None
+        # Libraries have layers that normalise and activate: believed only where they compute just that.
+        act = getattr(norm, "act", None)
+        row = row_of(act) if isinstance(act, nn.Module) else None
+        if act is None or row is None or (row.fused is None and row.role != "idle"):
+            return None
+        probe = torch.linspace(-3, 3, 4 * len(scale)).view(1, len(scale), 2, 2)
+        expected = act((probe * scale[:, None, None] + shift[:, None, None]).float())
+        if not torch.allclose(norm(probe), expected, rtol=1e-4, atol=1e-5):
+            return None
+        return scale, shift, None if row.fused is None else row.fused(Given((), {}, act))
+
+    def _activation(self, node: fx.Node) -> Activation | None:
+        layer = self._layer(node)
+        row = operation(node, layer)
+        return None if row is None or row.fused is None else row.fused(Given.of(node, layer))
+
+    def _summand(self, conv: fx.Node, result: fx.Node, node: fx.Node) -> fx.Node | None:
+        """Return what a sum adds to a convolution's result, if that can be done where the sum stands."""
+        if operation(node, self._layer(node)) is not SUM or len(node.args) != 2 or node.kwargs:
+            return None
+        first, second = node.args
+        other = second if first is result else first
+        if not isinstance(other, fx.Node) or other is result or other.meta.get(SHAPE) != result.meta[SHAPE]:
+            return None
+        if _in_place(node, None) and first is other and len(other.users) > 1:
+            return None
+        between = conv.next
+        while between is not node:
+            if _in_place(between, self._layer(between)) and not self._fresh(between.args[0]):
+                return None
+            between = between.next
+        return other
+
+    def _fresh(self, given: object) -> bool:
+        """Return whether a tensor is nobody else's, so that changing it in place changes no other."""
+        return isinstance(given, fx.Node) and len(given.users) == 1 and isinstance(self._layer(given), COMPUTING)
+
+
+SUM = BY_SPELLING["add"]
+COMPUTING = (PackedConvolution, nn.Conv2d, nn.Linear, _BatchNorm)
+
+
+def _is_packable(layer: nn.Module) -> bool:
+    """Return whether a layer is a convolution as PyTorch defines it, padded by zeros alike on both sides."""
+    return (
+        isinstance(layer, nn.Conv2d)
+        and type(layer).forward is nn.Conv2d.forward
+        and type(layer)._conv_forward is nn.Conv2d._conv_forward
+        and layer.padding_mode == "zeros"
+        and layer.padding != "same"
+    )
+
+
+def _folded(weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold what normalises a convolution's results into its weights."""
+    shift = shift if bias is None else shift + bias.double() * scale
+    return (weight.double() * scale[:, None, None, None]).float(), shift.float()
+
+
+def _in_place(node: fx.Node, layer: nn.Module | None) -> bool:
+    """Return whether an operation may change its first argument."""
+    if layer is not None:
+        return bool(getattr(layer, "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    dunder = name.startswith("__")
+    return (
+        (name.endswith("_") and not dunder)
+        or name.startswith("__i")
+        or (not isinstance(node.target, str) and name.startswith("i") and spelling(node) in SUM.spellings)
+        or node.kwargs.get("inplace") is True
+        or any(each is True for each in node.args[1:])
+    )
