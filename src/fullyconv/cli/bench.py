@@ -25,6 +25,15 @@ def bench(
     ] = None,
     size: Annotated[tuple[int, int], typer.Option(help="Height and width of the picture.")] = (500, 500),
     rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 7,
+    scaling: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PICTURE",
+            help="Instead: time and peak memory along area (0.1 to 100 megapixels), batch, classes and threads, drawn "
+            "into this file with the straight lines through them.",
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="What --scaling may take, about.")] = 120,
     device: DeviceOption = "auto",
     trust: TrustOption = None,
 ) -> None:
@@ -35,6 +44,9 @@ def bench(
     from fullyconv.bench import Watch
 
     import_from_here(*(trust or ()))
+    if scaling is not None:
+        _scaling(_opened(model, device, trust), str(model or USUAL), scaling, seconds)
+        return
     watch = Watch()
     _speed(_opened(model, device, trust), size, rounds, watch)
     if (verdict := watch.verdict()) is not None:
@@ -73,3 +85,28 @@ def _speed(segmenter: Segmenter, size: tuple[int, int], rounds: int, watch: Watc
     out.print(f"a picture of {size[0]} x {size[1]} (rows x columns), to labels:")
     for speed in measure_speed(segmenter, size, precisions, watch=watch, rounds=rounds):
         out.print(f"  {speed.words(limits)}")
+
+
+def _scaling(segmenter: Segmenter, name: str, picture: Path, seconds: float) -> None:
+    """Print time and memory along each axis, and draw them."""
+    import torch
+
+    from fullyconv.bench.scaling import UNITS, Point, lines, measure_scaling, plot_scaling
+    from fullyconv.report.figures import save_figure
+
+    def tell(point: Point) -> None:
+        held = f"{point.bytes / 2**20:.0f} MiB" if point.bytes >= 0 else "memory unknown"
+        out.print(f"  {point.amount:g} {UNITS[point.axis]}: {point.seconds:.3g} s, {held}")
+
+    points = measure_scaling(segmenter, seconds=seconds, told=tell)
+    for axis, (times, held) in lines(points).items():
+        what = "pictures/s" if axis == "threads" else "s"
+        words = f"{times.start:.3g} + {times.slope:.3g} {what} per unit, at most {times.worst:.0%} off"
+        if held is not None:
+            words += f"; {held.start / 2**20:.0f} + {held.slope / 2**20:.3g} MiB, at most {held.worst:.0%} off"
+        out.print(f"{axis} ({UNITS[axis]}): {words}".replace("%", " %"))
+    where = (
+        torch.cuda.get_device_name() if segmenter.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    )
+    save_figure(plot_scaling(points, f"{name}, {where}"), picture)
+    out.print(f"drawn: {picture}")
