@@ -94,14 +94,13 @@ class Ladder:
         """Fuse N x h x w x C maps, whose sums have ``shapes`` rows and columns, and label the pixels."""
         first, *finer = maps
         units = Units(len(labels), self.classes, shapes[0])
-        units.lay(first)
+        writing = units.lay(first)
         for rung, fine, shape in zip(self.rungs, finer, shapes[1:], strict=False):
-            units.surround(repeats=rung.repeats)
+            units.write(writing, repeats=rung.repeats)
             coarse, units = units, Units(len(labels), self.classes, shape)
-            units.fuse(coarse, fine, rung)
+            writing = units.fuse(coarse, fine, rung)
         last = self.rungs[-1]
-        units.surround(repeats=last.repeats)
-        winners, finite = units.winners(last.growth)
+        winners, finite = units.write_last(writing, repeats=last.repeats, growth=last.growth)
         if not finite:
             raise NotFinite(NOT_FINITE)
         units.label(winners, last, labels.numpy())

@@ -15,6 +15,8 @@ from fullyconv.threads import side_by_side
 from fullyconv.upsample import Upsample, bilinear_taps
 
 Pair = tuple[int, int]
+Writing = Callable[[int, int], Any]
+"""Writes some rows of a map, from the first of them to the one that is left."""
 GRAIN = 1 << 17  # numbers that are worth waking another thread for
 LEAST_LANES, MOST_LANES = 8, 16
 TAPS = 4  # units that a pixel reads
@@ -124,37 +126,60 @@ class Units:
         self.values = np.empty(self.ghosted * self.padded, np.float32)
 
     @property
+    def threads(self) -> int:
+        """How many threads it is worth waking to write all units."""
+        return 1 + len(self.values) // GRAIN
+
+    @property
     def extent(self) -> tuple[int, int, int]:
         """Rows, columns and numbers per unit."""
         return (*self.size, self.padded)
 
-    def _by_rows(self, loop: Callable[..., Any], *given: Any) -> list[Any]:
-        """Let a loop work on all rows, side by side where that is worth it."""
-        return side_by_side(partial(loop, *given), self.batch * self.size[0], 1 + len(self.values) // GRAIN)
+    def lay(self, scores: np.ndarray) -> Writing:
+        """Return what copies N x h x w x C scores."""
+        return partial(self.loops.lay, scores.reshape(-1), self.values, self.classes, self.extent, self.lanes)
 
-    def lay(self, scores: np.ndarray) -> None:
-        """Copy N x h x w x C scores."""
-        self._by_rows(self.loops.lay, scores.reshape(-1), self.values, self.classes, self.extent, self.lanes)
-
-    def fuse(self, coarse: Units, fine: np.ndarray, rung: Rung) -> None:
-        """Become the sum of coarse units, upsampled, and N x h x w x C fine scores."""
+    def fuse(self, coarse: Units, fine: np.ndarray, rung: Rung) -> Writing:
+        """Return what adds coarse units, upsampled, and N x h x w x C fine scores."""
         step = coarse.extent, self.extent, fine.shape[1:3], rung.factor, rung.kept, rung.met
-        tables = rung.class_tables(self.padded)
-        self._by_rows(
-            self.loops.fuse, coarse.values, fine.reshape(-1), tables, self.values, self.classes, step, self.lanes
+        return partial(
+            self.loops.fuse,
+            coarse.values,
+            fine.reshape(-1),
+            rung.class_tables(self.padded),
+            self.values,
+            self.classes,
+            step,
+            self.lanes,
         )
 
-    def surround(self, *, repeats: bool) -> None:
-        """Write the ghosts: the edge repeated once, or zeros."""
-        self._by_rows(self.loops.surround, self.values, self.extent, repeats)
+    def write(self, rows: Writing, *, repeats: bool) -> None:
+        """Write all rows, and around them the ghosts: the edge repeated once, or zeros."""
 
-    def winners(self, growth: float) -> tuple[np.ndarray, bool]:
-        """Find each unit's best class; returns them and whether all scores are finite, also ``growth`` times larger."""
-        found = np.empty(self.ghosted, np.int32)
-        finite = self._by_rows(
-            self.loops.find_winners, self.values, found, self.classes, self.extent, growth, self.lanes
-        )
-        return found, all(finite)
+        def job(start: int, stop: int) -> None:
+            rows(start, stop)
+            self.loops.surround(self.values, self.extent, repeats, start, stop)
+
+        side_by_side(job, self.batch * self.size[0], self.threads)
+
+    def write_last(self, rows: Writing, *, repeats: bool, growth: float) -> tuple[np.ndarray, bool]:
+        """Write all rows, and find each unit's best class.
+
+        Returns:
+            The best classes, and whether all scores are finite, also ``growth`` times larger.
+        """
+        winners = np.empty(self.ghosted, np.int32)
+
+        def job(start: int, stop: int) -> bool:
+            rows(start, stop)
+            self.loops.surround(self.values, self.extent, repeats, start, stop)
+            return bool(
+                self.loops.find_winners(
+                    self.values, winners, self.classes, self.extent, growth, self.lanes, start, stop
+                )
+            )
+
+        return winners, all(side_by_side(job, self.batch * self.size[0], self.threads))
 
     def label(self, winners: np.ndarray, rung: Rung, labels: np.ndarray) -> None:
         """Write the labels of N x H x W pixels."""
