@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
 
-.PHONY: demo test test-all kills mutants check clean smoke docs
+.PHONY: bench demo test test-all kills mutants check clean smoke docs
 
 demo: $(READY)  ## generate pictures, train FCN-8s on them, score, predict, report: runs/demo
 	$(BIN)/fullyconv demo --out runs/demo
@@ -21,6 +21,9 @@ kills: $(READY)  ## kill runs 200 times at random instants and resume them: all 
 mutants: $(READY)  ## change the code in one place at a time: a test has to notice (hours; MUTANTS="geometry tiles --most 60")
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py $(MUTANTS)
+
+bench: build/peers/.ready  ## ours and other libraries on the same inputs, in turns; appends to benchmarks/results.md (ROWS="vgg head")
+	build/peers/bin/python benchmarks/compare.py $(if $(ROWS),--only $(ROWS))
 
 check: $(READY)  ## format, lint, types, import contract
 	$(BIN)/ruff format --check .
@@ -45,6 +48,12 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
+
+build/peers/.ready: pyproject.toml constraints.txt benchmarks/peers.txt
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install --quiet --constraint constraints.txt --editable .
+	build/peers/bin/python benchmarks/install.py benchmarks/peers.txt constraints.txt
+	touch build/peers/.ready
 
 $(READY_DOCS): $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
+from random import Random
 from statistics import median
 
 ROUNDS = 7
@@ -110,7 +111,8 @@ class Watch:
     watched: float = 0.0
 
     def step(self) -> None:
-        """Time the yardstick once."""
+        """Time the yardstick once, after a call that is not timed: what ran before it leaves cold caches."""
+        self.yardstick()
         started = self.machine.clock()
         self.yardstick()
         self.steps.append(self.machine.clock() - started)
@@ -158,8 +160,8 @@ def race(
 ) -> dict[str, Timing]:
     """Time several ways to do one thing, in turns.
 
-    Each is called once beforehand, untimed, for what is prepared at the first call. Each round begins with another
-    variant, so that none always runs in the heat, or the cold cache, that a certain one leaves.
+    Each is called once beforehand, untimed, for what is prepared at the first call. Each round has another order, drawn
+    at random but always the same, so that none always runs in the heat, or the cold cache, that a certain one leaves.
 
     Args:
         variants: What to call, by name. Work that goes on after the call (a GPU's) the variant has to wait for.
@@ -178,21 +180,21 @@ def race(
     machine = watch.machine
     clock = machine.clock
     calls = {name: _calls(run, clock, at_least) for name, run in variants.items()}
-    names = list(variants)
+    names, drawn = list(variants), Random(0)
     samples: dict[str, list[float]] = {name: [] for name in names}
     started, busy, own = clock(), machine.busy(), machine.own()
     for turn in range(rounds):
         if turn >= 3 and clock() - started > at_most:
             break
         watch.step()
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        drawn.shuffle(names)
+        for name in names:
             samples[name].append(_seconds(variants[name], clock, calls[name]))
     busy_since = machine.busy()
     if busy is not None and busy_since is not None:
         watch.others += max(0.0, busy_since - busy - (machine.own() - own))
         watch.watched += clock() - started
-    return {name: Timing(tuple(each)) for name, each in samples.items()}
+    return {name: Timing(tuple(samples[name])) for name in variants}
 
 
 def _calls(run: Callable[[], object], clock: Callable[[], float], at_least: float) -> int:
