@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -23,9 +25,9 @@ def test_names_stand_for_the_library_s_optimisers_and_every_matrix_decays() -> N
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
     sgd = make_optimizer(net, Descent(optimizer="sgd", momentum=0.8, weight_decay=0.5))
     adamw = make_optimizer(net, Descent(optimizer="adamw", momentum=0.8, weight_decay=0.5))
-    assert type(sgd) is torch.optim.SGD
+    assert isinstance(sgd, torch.optim.SGD)
     assert {group["momentum"] for group in sgd.param_groups} == {0.8}
-    assert type(adamw) is torch.optim.AdamW
+    assert isinstance(adamw, torch.optim.AdamW)
     assert {group["betas"] for group in adamw.param_groups} == {(0.8, 0.999)}
     for optimizer in (sgd, adamw):
         decaying = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
@@ -81,3 +83,32 @@ def test_the_trunk_rests_then_learns_at_its_own_rate() -> None:
             for parameter in group["params"]:
                 assert group["lr"] == pytest.approx(expected if id(parameter) in trunk else 0.08)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_updates_are_pytorchs_however_weights_lie(name: str, layout: torch.memory_format, momentum: float) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1), nn.Conv2d(5, 2, (1, 3)))
+    network = network.to(memory_format=layout)
+    other = copy.deepcopy(network)
+    descent = Descent(optimizer=name, momentum=momentum, weight_decay=0.1)  # type: ignore[arg-type]
+    ours = make_optimizer(network, descent)
+    theirs = (torch.optim.SGD if name == "sgd" else torch.optim.AdamW)(
+        [
+            {"params": [weight for weight in other.parameters() if weight.ndim > 1], "weight_decay": 0.1},
+            {"params": [weight for weight in other.parameters() if weight.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=1e-3,
+        **({"momentum": momentum} if name == "sgd" else {"betas": (momentum, 0.999)}),
+    )
+    for seed in range(3):
+        for model, optimizer in ((network, ours), (other, theirs)):
+            torch.manual_seed(seed)
+            optimizer.zero_grad()
+            model(torch.randn(2, 3, 8, 9)).square().sum().backward()
+            optimizer.step()
+    for one, another in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, another, rtol=1e-5, atol=1e-6)
+    assert {len(ours.state[weight]) for weight in network.parameters()} == {3 if name == "adamw" else int(momentum > 0)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.sgd import sgd
 
 OptimizerName = Literal["caffe-sgd", "sgd", "adamw"]
 BiasMultipliers = Literal["all", "scores"]
@@ -81,8 +82,53 @@ def make_optimizer(network: nn.Module, descent: Descent) -> Optimizer:
         for (decays, trunk), parameters in kinds.items()
     ]
     if descent.optimizer == "sgd":
-        return SGD(groups, lr=rate, momentum=momentum, fused=True)
-    return AdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
+        return DenseSGD(groups, lr=rate, momentum=momentum, fused=True)
+    return DenseAdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
+
+
+class DenseSGD(SGD):
+    """SGD whose fused update walks through weights as they lie in memory.
+
+    PyTorch's copies those that lie channels last, to and fro, which takes four times as long as the update.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Make one update; takes no closure."""
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            tensors = [[weight, weight.grad] for weight in weights]
+            if group["momentum"]:
+                for weight, row in zip(weights, tensors, strict=True):
+                    state = self.state[weight]
+                    if state.get("momentum_buffer") is None:
+                        state["momentum_buffer"] = torch.zeros_like(weight)
+                    row.append(state["momentum_buffer"])
+            rows = [_as_they_lie(row) for row in tensors]
+            sgd(
+                [row[0] for row in rows],
+                [row[1] for row in rows],
+                [row[2] if group["momentum"] else None for row in rows],
+                fused=True,
+                **{key: group[key] for key in ("weight_decay", "momentum", "lr", "dampening", "nesterov", "maximize")},
+            )
+
+
+class DenseAdamW(AdamW):
+    """AdamW whose fused update walks through weights as they lie in memory; see ``DenseSGD``."""
+
+    def _init_group(self, group: dict[str, Any], *lists: Any) -> Any:
+        found = super()._init_group(group, *lists)  # type: ignore[no-untyped-call]
+        weights, gradients, means, squares = lists[:4]
+        for index, row in enumerate(zip(weights, gradients, means, squares, strict=True)):
+            weights[index], gradients[index], means[index], squares[index] = _as_they_lie(row)
+        return found
+
+
+def _as_they_lie(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Turn tensors that all lie channels last so that they are contiguous; others stay as they are."""
+    turned = [tensor.detach().permute(0, 2, 3, 1) for tensor in tensors if tensor.ndim == 4]
+    return turned if len(turned) == len(tensors) and all(each.is_contiguous() for each in turned) else list(tensors)
 
 
 def set_rates(optimizer: Optimizer, rate: float, progress: float) -> None:
