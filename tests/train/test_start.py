@@ -13,6 +13,7 @@ from fullyconv.checkpoint import write_tensors
 from fullyconv.files import BadFile
 from fullyconv.networks import build
 from fullyconv.networks.trunks.external import build_classifier
+from fullyconv.train.optim import make_optimizer
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.start import read_named, take_weights
 
@@ -92,3 +93,16 @@ def test_a_pickle_is_tensors_or_refused(contents: object, tmp_path: Path, capsys
 def test_two_sources_or_a_source_without_its_classifier_are_refused(choices: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=r"leave one out|trunk=timm:NAME"):
         Recipe(**choices)  # type: ignore[arg-type]
+
+
+def test_a_pyramid_starts_from_a_classifiers_file_and_names_its_variant_alone(
+    classifier: nn.Module, tmp_path: Path
+) -> None:
+    write_tensors(tmp_path / "a.safetensors", classifier.state_dict())
+    recipe = Recipe(network="fpn8s", trunk=NAME, weights=str(tmp_path / "a.safetensors"))
+    network = build(recipe.network_name, 2)
+    assert take_weights(network, recipe) is not None
+    assert torch.equal(network.trunk.trunk.classifier.conv_stem.weight, classifier.conv_stem.weight)  # type: ignore[union-attr]
+    assert make_optimizer(network, recipe.model_copy(update={"trunk_rate": 0.5})).param_groups[2]["share"] == 0.5
+    with pytest.raises(ValidationError, match="trunk=timm:NAME"):
+        Recipe(network="fpn8s")

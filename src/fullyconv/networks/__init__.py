@@ -7,12 +7,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, overload
 
-from fullyconv.networks.architecture import USUAL_CLASSES, Architecture, Upsampling, architecture_of, class_count
+from fullyconv.networks.architecture import (
+    USUAL_CLASSES,
+    Architecture,
+    Upsampling,
+    architecture_of,
+    class_count,
+    decoder_of,
+)
 from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.converted import from_classifier
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
 from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.pyramid import Pyramid
 from fullyconv.networks.reference import REFERENCES, Reference
 from fullyconv.networks.trunks import backbone
 from fullyconv.networks.trunks.caffenet import CaffeNet
@@ -25,7 +33,7 @@ from fullyconv.upsample import Border
 
 __all__ = [
     "CLASSIFIERS", "REFERENCES", "Architecture", "architecture_of", "build", "external_trunk", "foreign_trunk",
-    "from_classifier", "generic_names", "network_names", "rebuild",
+    "from_classifier", "generic_names", "network_names", "pyramid_names", "rebuild",
 ]  # fmt: skip
 
 # Which FCNs each trunk has the maps for: of its coarsest map alone, with one skip, with two, …
@@ -42,6 +50,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "spectral4": ("fcn4s", "fcn2s", "fcn1s"),
     "spectral8": ("fcn8s", "fcn4s", "fcn2s", "fcn1s"),
 }
+
+PYRAMIDS = ("vgg16-same", "resnet18")  # trunks whose maps meet at every size
 
 # The reference lets scores fade towards the edge, as its zero-padded upsampling does; the compact
 # trunks have no reference to match and repeat the edge instead.
@@ -80,16 +90,28 @@ def generic_names() -> list[str]:
     return [f"{variant}-{trunk}" for trunk, variants in VARIANTS.items() for variant in variants]
 
 
+def pyramid_names() -> list[str]:
+    """List the feature pyramids on trunks of our own, by the stride of their finest map.
+
+    Returns:
+        ``fpn16s-vgg16-same``, …
+
+    >>> "fpn8s-resnet18" in pyramid_names()
+    True
+    """
+    return [f"fpn{variant.removeprefix('fcn')}-{trunk}" for trunk in PYRAMIDS for variant in VARIANTS[trunk][1:]]
+
+
 def network_names() -> list[str]:
     """List the segmentation networks that ``build`` knows; it also knows ``CLASSIFIERS`` and trunks from elsewhere.
 
     Returns:
-        The names of variants and trunks, then those of the papers.
+        The names of variants and trunks, those of pyramids, then those of the papers.
 
     >>> "voc-fcn8s" in network_names()
     True
     """
-    return [*generic_names(), *REFERENCES]
+    return [*generic_names(), *pyramid_names(), *REFERENCES]
 
 
 def external_trunk(name: str) -> tuple[int, str] | None:
@@ -101,10 +123,10 @@ def external_trunk(name: str) -> tuple[int, str] | None:
     Returns:
         The stride in pixels and the classifier's name; ``None`` for networks on trunks of our own.
 
-    >>> external_trunk("fcn8s-timm:resnet50"), external_trunk("fcn8s-vgg16")
-    ((8, 'timm:resnet50'), None)
+    >>> external_trunk("fcn8s-timm:resnet50"), external_trunk("fpn4s-timm:resnet50"), external_trunk("fcn8s-vgg16")
+    ((8, 'timm:resnet50'), (4, 'timm:resnet50'), None)
     """
-    found = re.fullmatch(r"fcn(\d+)s-(.+)", name)
+    found = re.fullmatch(r"f[cp]n(\d+)s-(.+)", name)
     return (int(found[1]), found[2]) if found and is_external(found[2]) else None
 
 
@@ -138,8 +160,9 @@ def build(
     Args:
         name: A network of the papers (``REFERENCES``: ``voc-fcn8s``, ``siftflow-fcn16s``, …); or a variant, a hyphen
             and a trunk: ``fcn32s``, ``fcn16s`` or ``fcn8s`` and ``vgg16`` (the reference form), ``vgg16-same`` (padded
-            by 1 instead of 100), ``resnet18``, …; trunks from elsewhere as ``from_classifier`` takes them,
-            ``fcn8s-timm:convnext_tiny``. A trunk's name alone (``CLASSIFIERS``) gives a classifier of whole pictures.
+            by 1 instead of 100), ``resnet18``, …; ``fpn8s`` for a feature pyramid (``networks.pyramid``); trunks from
+            elsewhere as ``from_classifier`` takes them, ``fcn8s-timm:convnext_tiny``. A trunk's name alone
+            (``CLASSIFIERS``) gives a classifier of whole pictures.
         classes: The number of classes, 1 or more; default: those of the named network, else 21.
         upsampling: ``fixed`` bilinear kernels or ``learned`` ones; default: the named network's, else fixed.
         channels: Let a variant of a trunk read images of so many channels instead of 3; ``fcn1s-spectral4`` and its
@@ -163,7 +186,9 @@ def build(
     if external is not None:
         stride, trunk = external
         classes = USUAL_CLASSES if classes is None else classes
-        return from_classifier(trunk, classes, stride, upsampling=upsampling or "fixed", channels=channels)
+        return from_classifier(
+            trunk, classes, stride, decoder=decoder_of(name), upsampling=upsampling or "fixed", channels=channels
+        )
     if channels is not None and (name in CLASSIFIERS or name in REFERENCES):
         raise ValueError(f"{name} reads the channels it was published with: leave channels out")
     if name in CLASSIFIERS:
@@ -181,6 +206,17 @@ def build(
             skips=VARIANTS[trunk].index(variant),
             upsampling=upsampling or "fixed",
             border=BORDERS.get(trunk, "zero"),
+        )
+    elif name in pyramid_names():
+        variant, _, trunk = name.partition("-")
+        maps = VARIANTS[trunk].index(variant.replace("fpn", "fcn")) + 1
+        network = FCN(
+            Pyramid(backbone(trunk, channels), maps),
+            classes=USUAL_CLASSES if classes is None else classes,
+            skips=0,
+            upsampling=upsampling or "fixed",
+            border="replicate",
+            cover=True,
         )
     else:
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join([*network_names(), *CLASSIFIERS])}")
@@ -215,6 +251,7 @@ def rebuild(architecture: Architecture) -> FCN:
         trunk,
         architecture.classes,
         stride,
+        decoder=decoder_of(architecture.name),
         taps=architecture.taps,
         example=architecture.example,
         upsampling=architecture.upsampling,

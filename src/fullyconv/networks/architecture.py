@@ -11,6 +11,8 @@ from torch import nn
 USUAL_CLASSES = 21
 
 Upsampling = Literal["fixed", "learned"]
+Decoder = Literal["fcn", "fpn"]
+"""What brings a trunk's maps together: the sum of their scores, or a feature pyramid (``networks.pyramid``)."""
 
 
 def class_count(classes: object) -> int:
@@ -60,6 +62,15 @@ class Architecture:
 
     def __post_init__(self) -> None:
         class_count(self.classes)
+
+
+def decoder_of(name: str) -> Decoder:
+    """Return the decoder that a network's name begins with.
+
+    >>> decoder_of("fpn4s-timm:resnet18"), decoder_of("voc-fcn8s")
+    ('fpn', 'fcn')
+    """
+    return "fpn" if name.startswith("fpn") else "fcn"
 
 
 def architecture_of(network: nn.Module) -> Architecture:

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from fullyconv.networks.architecture import USUAL_CLASSES, Architecture, Upsampling, class_count
+from fullyconv.networks.architecture import USUAL_CLASSES, Architecture, Decoder, Upsampling, class_count
 from fullyconv.networks.fcn import FCN
+from fullyconv.networks.pyramid import Pyramid
 from fullyconv.networks.trunks.external import build_classifier, origins, usual_example
 from fullyconv.surgery.layers import widen, without_weights
 from fullyconv.surgery.subject import Example, example_size, uncompiled
@@ -24,6 +25,7 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     classes: int = USUAL_CLASSES,
     stride: int = 8,
     *,
+    decoder: Decoder = "fcn",
     taps: Sequence[str] = (),
     example: object = None,
     upsampling: Upsampling = "fixed",
@@ -49,6 +51,7 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
             ``my_package.nets:build``) stands for a fresh one.
         classes: The number of classes to score.
         stride: The stride in pixels of the finest map to score: 32 is FCN-32s, 8 FCN-8s.
+        decoder: ``fcn`` sums the scores of the maps; ``fpn`` lets coarse maps flow into finer ones, scores the finest.
         taps: The modules to tap instead, as in ``named_modules``.
         example: A size (C, H, W) that the classifier takes: timm's own for its models, else 3 x 224 x 224.
         upsampling: ``fixed`` bilinear kernels or ``learned`` ones.
@@ -80,15 +83,21 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
     origin = origin or _origin(classifier, trunk, stride=stride, taps=taps, example=size)
     if channels is not None:
         widen(trunk, channels)
+    maps = Pyramid(trunk) if decoder == "fpn" else trunk
     network = FCN(
-        trunk, classes=classes, skips=len(trunk.channels) - 1, upsampling=upsampling, border="replicate", cover=True
+        maps, classes=classes, skips=len(maps.channels) - 1, upsampling=upsampling, border="replicate", cover=True
     )
     network.remarks += tuple(trunk.remarks)
     like = next((each for each in trunk.parameters() if each.is_floating_point()), torch.empty(0))
-    for part in (network.heads, network.upsamplers):  # in the classifier's precision, where it is
+    made = [network.heads, network.upsamplers]
+    if isinstance(maps, Pyramid):
+        made += [maps.laterals, maps.enlarge, maps.mixers]
+    for part in made:  # in the classifier's precision, where it is
         part.to(like.device, like.dtype)
     if origin is not None:
-        network.architecture = Architecture(f"fcn{stride}s-{origin}", classes, upsampling, channels, tuple(taps), size)
+        network.architecture = Architecture(
+            f"{decoder}{stride}s-{origin}", classes, upsampling, channels, tuple(taps), size
+        )
     return network
 
 

@@ -43,7 +43,8 @@ def _join(trails: list[Trail], call: Call, axis: int) -> Trail:
         raise call.refuse(f"joins maps that are not aligned: their strides are {strides} px")
     widest = max(trails, key=lambda trail: trail.line.field)
     if any(_rounds_apart(trail.path, widest.path) for trail in trails):
-        call.require(axis, widest.line.scale)
+        # Branches that went to coarser maps and came back meet where no map on the way was rounded.
+        call.require(axis, max(_coarsest(trail.path) for trail in trails))
     line = widest.line
     if len({trail.line.shift for trail in trails}) > 1:
         apart = max(abs(trail.line.shift - line.shift) for trail in trails)
@@ -55,6 +56,11 @@ def _join(trails: list[Trail], call: Call, axis: int) -> Trail:
     extra = max(abs(trail.line.shift - line.shift) + trail.line.reach - line.reach for trail in trails)
     margin = ceil(extra / line.scale)
     return widest.then(Window(2 * margin + 1, pad=margin)) if margin > 0 else widest
+
+
+def _coarsest(path: Path) -> Fraction:
+    """Return the largest stride on the way."""
+    return max(axis_map(path[:layers]).scale for layers in range(len(path) + 1))
 
 
 def _rounds_apart(first: Path, second: Path) -> bool:

@@ -31,7 +31,7 @@ from fullyconv.train.batches import Batching
 from fullyconv.train.folder import CLASSES, TRANSPLANT, RunFolder
 from fullyconv.train.form import FusedScores
 from fullyconv.train.job import Job, Schedule, make_fabric, precision_of
-from fullyconv.train.optim import make_optimizer
+from fullyconv.train.optim import make_optimizer, trunk_of
 from fullyconv.train.pictures import Judge, PixelLoss
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.smallest import check_views
@@ -155,7 +155,8 @@ def _make_network(recipe: Recipe, report: Report, folder: RunFolder, trust: Sequ
     if moved is not None:
         write_json(folder.path / TRANSPLANT, asdict(moved))
     if recipe.train_only == "scores":
-        network.trunk.requires_grad_(False)
+        for trunk in trunk_of(network):
+            trunk.requires_grad_(False)
     return network, recipe.preprocess or learned_on or Preprocess(mean=report.mean, std=report.std)
 
 

@@ -63,18 +63,19 @@ class Descent(BaseModel):
 def make_optimizer(network: nn.Module, descent: Descent) -> Optimizer:
     """Make an optimiser over the trainable parameters.
 
-    Weights of convolutions decay; biases and normalisation parameters do not; the trunk's, by the names
-    ``trunk.…``, learn at ``trunk_rate`` times the rate (``set_rates``). ``fused`` runs the whole update in one
+    Weights of convolutions decay; biases and normalisation parameters do not; the trunk's learn at
+    ``trunk_rate`` times the rate (``set_rates``). ``fused`` runs the whole update in one
     pass over memory. For ``caffe-sgd`` and ``bias_multipliers`` see ``caffe_groups``.
     """
     rate, momentum, decay = descent.learning_rate, descent.momentum, descent.weight_decay
     if descent.optimizer == "caffe-sgd":
         caffe = caffe_groups(network, bias_multipliers=descent.bias_multipliers)
         return CaffeSGD(caffe, lr=rate, momentum=momentum, weight_decay=decay)
-    trainable = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    trunks = {id(parameter) for trunk in trunk_of(network) for parameter in trunk.parameters()}
     kinds: dict[tuple[bool, bool], list[Tensor]] = {(True, False): [], (False, False): []}
-    for name, parameter in trainable:
-        apart = _in_trunk(name) and (descent.trunk_rate != 1 or descent.rest_trunk > 0)
+    for parameter in trainable:
+        apart = id(parameter) in trunks and (descent.trunk_rate != 1 or descent.rest_trunk > 0)
         kinds.setdefault((parameter.ndim > 1, apart), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": decay if decays else 0.0}
@@ -137,8 +138,10 @@ def set_rates(optimizer: Optimizer, rate: float, progress: float) -> None:
         group["lr"] = 0.0 if progress < group.get("rests", 0.0) else rate * group.get("share", 1.0)
 
 
-def _in_trunk(name: str) -> bool:
-    return name.startswith(("trunk.", "second."))
+def trunk_of(network: nn.Module) -> list[nn.Module]:
+    """Return the trunks of a network, below whatever brings their maps together."""
+    streams: Iterable[nn.Module] = getattr(network, "streams", {}).values()
+    return [cast("nn.Module", getattr(stream, "trunk", stream)) for stream in streams]
 
 
 def caffe_groups(network: nn.Module, *, bias_multipliers: BiasMultipliers = "all") -> list[dict[str, Any]]:

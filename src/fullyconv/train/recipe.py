@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -19,6 +20,7 @@ from fullyconv.networks.trunks.external import is_external
 from fullyconv.train.optim import Descent
 from fullyconv.types import ClassSet, Preprocess
 
+VARIANT = re.compile(r"f[cp]n\d+s")  # of a network whose trunk stands apart
 Positive = Annotated[int, Field(ge=1)]
 Choices = TypeVar("Choices", bound=BaseModel)
 """A ``Recipe``, or another frozen value of choices."""
@@ -73,7 +75,7 @@ class Recipe(Descent):
     changeable: ClassVar[tuple[str, ...]] = ("epochs", "minutes", "device", "workers", "cache_gib", "validate_every")
 
     network: str = "fcn8s-resnet18"
-    """What ``build`` calls it."""
+    """What ``build`` calls it; with ``trunk`` its variant is enough: ``fcn8s``, ``fpn4s``."""
     trunk: str | None = None
     """A classifier from elsewhere instead of the network's trunk: ``timm:convnext_tiny``, ``torchvision:resnet50``,
     ``my_package.nets:build`` (a function that gives the classifier)."""
@@ -151,7 +153,7 @@ class Recipe(Descent):
     @field_validator("network")
     @classmethod
     def _known_network(cls, name: str) -> str:
-        if name not in network_names() and external_trunk(name) is None:
+        if name not in network_names() and external_trunk(name) is None and not VARIANT.fullmatch(name):
             raise ValueError(f"unknown network{nearest(name, network_names())}")
         return name
 
@@ -167,9 +169,16 @@ class Recipe(Descent):
         given = [key for key in ("weights", "pretrained", "start_from") if getattr(self, key)]
         if len(given) > 1:
             raise ValueError(f"{given[0]} and {given[1]} both say where weights come from: leave one out")
-        if (self.weights or self.pretrained) and self.trunk is None:
-            raise ValueError(f"{given[0]} is for a classifier from elsewhere: name it, trunk=timm:NAME")
+        if VARIANT.fullmatch(self.network_name) or ((self.weights or self.pretrained) and self.classifier is None):
+            key = given[0] if given else f"network={self.network}"
+            raise ValueError(f"{key} is for a classifier from elsewhere: name it, trunk=timm:NAME")
         return self
+
+    @property
+    def classifier(self) -> str | None:
+        """The classifier from elsewhere that the network stands on, if it does."""
+        external = external_trunk(self.network_name)
+        return None if external is None else external[1]
 
     @property
     def network_name(self) -> str:

@@ -45,7 +45,7 @@ def take_weights(network: FCN, recipe: Recipe, trust: Sequence[str] = ()) -> Sta
         ValueError: Where the library cannot fetch its weights.
     """
     if recipe.pretrained:
-        return _of_classifier(network, recipe, _fetched(str(recipe.trunk)), str(recipe.trunk))
+        return _of_classifier(network, recipe, _fetched(str(recipe.classifier)), str(recipe.classifier))
     source = recipe.weights or recipe.start_from
     if source is None:
         return None
@@ -54,7 +54,7 @@ def take_weights(network: FCN, recipe: Recipe, trust: Sequence[str] = ()) -> Sta
         return _of_classifier(network, recipe, read_named(path), source)
     if path.suffix == ".safetensors" or path.suffix in PICKLED:
         moved = transplant(_named_as_in(network, read_named(path)), network)
-        return _checked(moved, path), _normalisation(recipe) if recipe.trunk else None
+        return _checked(moved, path), _normalisation(recipe) if recipe.classifier else None
     trained, config = load_network(path, trust=[*trust, foreign_trunk(recipe.network_name) or ""])
     # Of a classifier there is only a trunk to take.
     moved = continue_from(trained, network) if isinstance(trained, FCN) else transplant(trained, network)
@@ -92,11 +92,11 @@ def _of_classifier(network: FCN, recipe: Recipe, tensors: dict[str, Tensor], sou
     try:
         moved = transplant(_named_as_in(network, tensors), network)
     except ValueError as error:
-        raise BadFile(source, str(error), f"use the weights of {recipe.trunk} itself") from None
-    lost = [name for name in moved.missing if name.startswith("trunk.") and not name.endswith("num_batches_tracked")]
+        raise BadFile(source, str(error), f"use the weights of {recipe.classifier} itself") from None
+    lost = [name for name in moved.missing if "trunk.classifier." in name and not name.endswith("num_batches_tracked")]
     if lost:
-        what = f"lacks {len(lost)} tensors of {recipe.trunk}, first {lost[0].removeprefix('trunk.classifier.')}"
-        raise BadFile(source, what, f"use the weights of {recipe.trunk} itself, under its library's names")
+        what = f"lacks {len(lost)} tensors of {recipe.classifier}, first {lost[0].partition('classifier.')[2]}"
+        raise BadFile(source, what, f"use the weights of {recipe.classifier} itself, under its library's names")
     return moved, _normalisation(recipe)
 
 
@@ -113,7 +113,7 @@ def _fetched(trunk: str) -> dict[str, Tensor]:
 
 def _normalisation(recipe: Recipe) -> Preprocess:
     """Return the normalisation that the recipe's classifier says it was trained with."""
-    made: nn.Module = without_weights(partial(build_classifier, str(recipe.trunk)))
+    made: nn.Module = without_weights(partial(build_classifier, str(recipe.classifier)))
     return usual_preprocess(made)
 
 
@@ -126,8 +126,10 @@ def _checked(moved: Transplant, source: Path) -> Transplant:
 
 def _named_as_in(network: FCN, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Name a classifier's weights as its trunk's, where they are the trunk's by their own names."""
-    prefix = "trunk.classifier."
     known = network.state_dict()
-    if any(name in known for name in tensors) or not any(prefix + name in known for name in tensors):
+    if any(name in known for name in tensors):
         return tensors
-    return {prefix + name: tensor for name, tensor in tensors.items()}
+    for prefix in ("trunk.classifier.", "trunk.trunk.classifier."):  # below a pyramid there is one trunk more
+        if any(prefix + name in known for name in tensors):
+            return {prefix + name: tensor for name, tensor in tensors.items()}
+    return tensors

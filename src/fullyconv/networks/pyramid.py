@@ -1,0 +1,138 @@
+"""A feature pyramid on any trunk: coarse maps flow into finer ones by convolutions (Lin et al. 2017, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fullyconv.geometry import Path, Spread, axis_map, bilinear_kernel_size, crop_offset, size
+from fullyconv.surgery.trunk import Trunk
+from fullyconv.trace import input_channels, outputs
+from fullyconv.trace.recording import usual_size
+from fullyconv.upsample import bilinear_taps
+
+WIDTH = 96
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """How a coarse map is laid on the next finer one along an axis: upsampled, then cut (or padded) at both ends."""
+
+    kernel: int
+    factor: int
+    before: int
+    after: int
+
+    @classmethod
+    def derive(cls, coarse: Path, fine: Path, lengths: Sequence[int]) -> Meeting:
+        """Find it from the layers behind the two maps.
+
+        Args:
+            coarse: Of the map to upsample.
+            fine: Of the map it is laid on.
+            lengths: Lengths of pictures, on all of which the ends have to be the same.
+
+        Raises:
+            ValueError: Where strides do not divide, or the ends depend on the picture's size.
+        """
+        low, high = axis_map(coarse), axis_map(fine)
+        ratio = low.scale / high.scale
+        if ratio.denominator != 1:
+            raise ValueError(f"stride {low.scale} px is not a multiple of the next finer one, {high.scale} px")
+        near = high.moved(-((high.shift - low.shift) % (high.scale / 2)))  # the grids meet but for a part of a step
+        kernel = bilinear_kernel_size(int(ratio), low, near)
+        spread = Spread(kernel, int(ratio))
+        before = crop_offset(low.then(spread.axis_map()), near)
+        ends = {spread.size(size(coarse, length)) - before - size(fine, length) for length in lengths}
+        if len(ends) != 1:
+            raise ValueError(f"the maps of strides {low.scale} and {high.scale} px end apart, depending on the size")
+        return cls(kernel, int(ratio), before, ends.pop())
+
+
+class Enlarge(nn.Module):
+    """Upsamples a map by fixed bilinear kernels to the grid and the size of a finer one.
+
+    In float32: PyTorch's transposed convolutions by channel are many times slower in bfloat16.
+    """
+
+    weight: Tensor
+
+    def __init__(self, channels: int, rows: Meeting, columns: Meeting) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+        kernel = torch.outer(bilinear_taps(rows.kernel), bilinear_taps(columns.kernel)).float()
+        self.register_buffer("weight", kernel.repeat(channels, 1, 1, 1), persistent=False)
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Return N x C x H x W for N x C x h x w."""
+        rows, columns = self.rows, self.columns
+        with torch.autocast(self.weight.device.type, enabled=False):
+            wide = functional.conv_transpose2d(
+                coarse.to(self.weight.dtype),
+                self.weight,
+                stride=(rows.factor, columns.factor),
+                groups=self.weight.shape[0],
+            )
+        return functional.pad(wide, (-columns.before, -columns.after, -rows.before, -rows.after))
+
+
+class Pyramid(Trunk):
+    """A trunk whose maps are brought together: N x K x H x W in, one map of the finest stride out.
+
+    Each map is projected to ``width`` channels, coarse to fine; the coarser one, upsampled to where the finer map's
+    units look, is added, and a 3 x 3 convolution mixes the sum. Kernels and cuts follow from the trunk's graph, as
+    those of an FCN's scores do. Sides have to be multiples of the coarsest stride; an ``FCN`` on it pads them.
+
+    Args:
+        trunk: Gives feature maps fine to coarse.
+        maps: How many of them to bring together, from the coarsest on; default: all.
+        width: Channels of the pyramid.
+
+    Raises:
+        ValueError: For a trunk whose maps do not meet.
+
+    >>> from fullyconv.networks.fcn import FCN
+    >>> from fullyconv.networks.trunks import backbone
+    >>> network = FCN(Pyramid(backbone("resnet18"), width=16), classes=3, skips=0, cover=True, border="replicate")
+    >>> network(torch.zeros(1, 3, 33, 47)).shape
+    torch.Size([1, 3, 33, 47])
+    """
+
+    def __init__(self, trunk: Trunk, maps: int | None = None, *, width: int = WIDTH) -> None:
+        super().__init__()
+        self.trunk, self.channels = trunk, (width,)
+        self.in_channels, self.example = input_channels(trunk), (input_channels(trunk), *usual_size(trunk))
+        paths = outputs(trunk).paths[::-1][:maps]  # coarse to fine
+        coarsest = [int(axis_map(path).scale) for path in paths[0]]
+        meetings = [
+            tuple(
+                Meeting.derive(coarse[axis], fine[axis], [coarsest[axis] * units for units in range(8, 12)])
+                for axis in (0, 1)
+            )
+            for coarse, fine in pairwise(paths)
+        ]
+        self.laterals = nn.ModuleList(_normalised(channels, width, 1) for channels in trunk.channels[::-1][:maps])
+        self.enlarge = nn.ModuleList(Enlarge(width, *meeting) for meeting in meetings)
+        self.mixers = nn.ModuleList(_normalised(width, width, 3) for _ in paths)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the finest map, mixed with all coarser ones."""
+        coarsest, *finer = self.trunk(image)[::-1][: len(self.laterals)]
+        mixed = self.mixers[0](self.laterals[0](coarsest).relu()).relu()
+        for found, lateral, enlarge, mixer in zip(
+            finer, list(self.laterals)[1:], self.enlarge, list(self.mixers)[1:], strict=True
+        ):
+            mixed = mixer((lateral(found) + enlarge(mixed)).relu()).relu()
+        return (mixed,)
+
+
+def _normalised(channels: int, width: int, kernel: int) -> nn.Sequential:
+    convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(width))
