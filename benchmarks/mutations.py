@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import gc
+import pickle
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from types import CodeType, FunctionType
 
 import parso.python.tree
 from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
+from cosmic_ray.mutating import MutationVisitor
 from cosmic_ray.operators.operator import Operator
 from cosmic_ray.plugins import get_operator, operator_names
 
@@ -84,7 +85,7 @@ def mutants(path: Path, *, most: int | None = None) -> tuple[list[Mutant], int]:
     Gives all of them, or ``most`` drawn at random (seed 0), and in how many places something can be changed.
     """
     source = path.read_text()
-    nodes = list(ast_nodes(get_ast(source)))
+    nodes, tree = list(ast_nodes(get_ast(source))), pickle.dumps(get_ast(source))
     places = [
         (operator, place)
         for operator in operators()
@@ -93,7 +94,7 @@ def mutants(path: Path, *, most: int | None = None) -> tuple[list[Mutant], int]:
     random.Random(0).shuffle(places)
     seen, found = {_meaning(source)}, []
     for operator, place in places:
-        mutant = _mutant(path, source, operator, place, seen)
+        mutant = _mutant(path, source, MutationVisitor(place, operator).walk(pickle.loads(tree)).get_code(), seen)
         if mutant is not None:
             found.append(mutant)
         if len(found) == most:
@@ -101,8 +102,7 @@ def mutants(path: Path, *, most: int | None = None) -> tuple[list[Mutant], int]:
     return sorted(found, key=lambda mutant: (mutant.line, mutant.after)), len(places)
 
 
-def _mutant(path: Path, source: str, operator: Operator, place: int, seen: set[str]) -> Mutant | None:
-    changed = mutate_code(source, operator, place)
+def _mutant(path: Path, source: str, changed: str, seen: set[str]) -> Mutant | None:
     try:
         meaning, code = _meaning(changed), compile(changed, str(path), "exec")
     except (SyntaxError, ValueError):

@@ -78,31 +78,41 @@ def test_one_scene_in_every_format_gives_identical_maps(scene: Scene, tmp_path: 
 def test_tiles_give_what_the_whole_gives(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = segmenter(scene)
     model.network.double()
-    monkeypatch.setattr(
-        SpectralPreprocess,
-        "__call__",
-        lambda self, cube: np.ascontiguousarray(((cube - np.array(self.mean)) / self.std).transpose(2, 0, 1)),
-    )
-    whole = model.scores(scene.cube)
+    seen: list[tuple[int, ...]] = []
+
+    def in_float64(self: SpectralPreprocess, cube: np.ndarray) -> np.ndarray:
+        seen.append(cube.shape)
+        return np.ascontiguousarray(((cube - np.array(self.mean)) / self.std).transpose(2, 0, 1))
+
+    monkeypatch.setattr(SpectralPreprocess, "__call__", in_float64)
+    whole = model.predict(scene.cube, probabilities=True)
+    assert seen == [scene.cube.shape]
     np.save(tmp_path / "x.npy", scene.cube)
     monkeypatch.setattr(module, "WHOLE_BYTES", 1)
     for budget in (1, 1 << 20):
         monkeypatch.setattr(module, "TILE_BYTES", budget)
-        tiled = torch.full_like(whole, torch.nan)
-        count = 0
-        for rows, columns, scores in model._tiles(SceneFiles(tmp_path / "x.npy").open()):
-            tiled[:, rows, columns] = scores
-            count += 1
-        assert count > 1
-        torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
+        seen.clear()
+        tiled = model.predict(SceneFiles(tmp_path / "x.npy").open(), probabilities=True)
+        assert len(seen) > 1
+        assert tiled.probabilities is not None
+        np.testing.assert_array_equal(tiled.labels, whole.labels)
+        np.testing.assert_array_equal(tiled.probabilities, whole.probabilities)  # float16 of what agrees to 1e-12
 
 
 def test_the_usual_scene_goes_through_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     cube = np.zeros((610, 340, 103), np.uint16)
     cube[..., :] = np.arange(610)[:, None, None]
     model = segmenter(Scene(cube, classes=class_set(9)))
-    passes = [(rows, columns) for rows, columns, _ in model._looked(Scene(cube), model._label_band)]
-    assert passes == [(slice(0, 610), slice(0, 340))]
+
+    class Read(Exception):
+        """What goes through first."""
+
+    def read(_: SpectralPreprocess, cube: np.ndarray) -> np.ndarray:
+        raise Read(cube.shape)
+
+    monkeypatch.setattr(SpectralPreprocess, "__call__", read)
+    with pytest.raises(Read, match=r"\(610, 340, 103\)"):
+        model.predict(Scene(cube))
 
 
 def test_what_is_no_scene_of_this_model_is_refused(scene: Scene, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from fullyconv.hsi.baselines import fit_svm, patches_of
 from fullyconv.hsi.comparison import compare
 from fullyconv.hsi.files import SceneFiles
-from fullyconv.hsi.fit import fit
+from fullyconv.hsi.fitting import fit
 from fullyconv.hsi.formats.by_suffix import save_scene
 from fullyconv.hsi.labels import class_set
 from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes

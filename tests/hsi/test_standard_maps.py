@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fullyconv.hsi.files import SceneFiles
-from fullyconv.hsi.fit import fit
+from fullyconv.hsi.fitting import fit
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.run import train_scene
 from fullyconv.hsi.scoring import evaluate_map

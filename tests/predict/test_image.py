@@ -103,19 +103,25 @@ def test_grey_and_alpha_are_understood() -> None:
 def test_tiled_equals_whole(name: str, size: tuple[int, int], core: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = segmenter(name)
     model.network.double()
-    monkeypatch.setattr(Preprocess, "__call__", lambda _, image: in_float64(image))
+    seen: list[tuple[int, ...]] = []
+
+    def in_float64(_: Preprocess, image: np.ndarray) -> np.ndarray:
+        seen.append(image.shape[:2])
+        return np.ascontiguousarray((image / 128 - 1).transpose(2, 0, 1))
+
+    monkeypatch.setattr(Preprocess, "__call__", in_float64)
     pixels = RNG.integers(0, 256, (*size, 3)).astype(np.uint8)
-    whole = model.scores(pixels)
+    whole = model.predict(pixels, probabilities=True)
+    assert seen == [size]
     monkeypatch.setattr(module, "WHOLE_PIXELS", 1)
     monkeypatch.setattr(module, "TILE_CORE", core)
-    tiled = torch.full_like(whole, torch.nan)
-    for rows, columns, scores in model._tiles(pixels):
-        tiled[:, rows, columns] = scores
-    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
-
-
-def in_float64(image: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray((image / 128 - 1).transpose(2, 0, 1))
+    tiled = model.predict(pixels, probabilities=True)
+    assert len(seen) > 2
+    assert size not in seen[1:]
+    assert whole.probabilities is not None
+    assert tiled.probabilities is not None
+    np.testing.assert_array_equal(tiled.labels, whole.labels)
+    np.testing.assert_array_equal(tiled.probabilities, whole.probabilities)  # float16 of what agrees to 1e-12
 
 
 def test_prediction_leaves_the_training_mode_as_it_was(model: Segmenter) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from fullyconv.data.synthetic import write_dataset
-from fullyconv.hsi.fit import fit
+from fullyconv.hsi.fitting import fit
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.run import data_print
 from fullyconv.hsi.synthetic import make_scene

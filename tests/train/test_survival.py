@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from fullyconv.hsi import fit as scenes
+from fullyconv.hsi import fitting as scenes
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.run import data_print
 from fullyconv.hsi.synthetic import make_scene

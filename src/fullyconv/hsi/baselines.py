@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.hsi.fit import ROUND, make_job, sample_classes
+from fullyconv.hsi.fitting import ROUND, make_job, sample_classes
 from fullyconv.hsi.trial import SceneTrial
 from fullyconv.losses import pixel_loss
 from fullyconv.machine import evaluating

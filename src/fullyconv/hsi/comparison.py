@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fullyconv.hsi.baselines import PATCH_PX, Labeller, fit_forest, fit_patches, fit_svm
-from fullyconv.hsi.fit import fit
+from fullyconv.hsi.fitting import fit
 from fullyconv.hsi.memory import PeakMemory
 from fullyconv.hsi.normalise import missing_pixels
 from fullyconv.hsi.recipe import SceneRecipe

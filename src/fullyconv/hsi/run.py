@@ -11,7 +11,7 @@ from torch import nn
 
 from fullyconv.checkpoint import find_model, read_config
 from fullyconv.files import write_json
-from fullyconv.hsi.fit import fit
+from fullyconv.hsi.fitting import fit
 from fullyconv.hsi.formats.mapped import row_blocks
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.report import write_scene_report

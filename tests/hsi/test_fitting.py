@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from fullyconv.checkpoint import load_network, save
-from fullyconv.hsi.fit import fit, make_network, sample_classes
+from fullyconv.hsi.fitting import fit, make_network, sample_classes
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.scoring import evaluate_map
