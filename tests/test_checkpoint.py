@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from fullyconv import ClassSet, Preprocess, build, load, save
-from fullyconv.checkpoint import Config, expand, load_network, read_weights, shrink, write_tensors
+from fullyconv.checkpoint import Config, expand, load_network, read_tensors, read_weights, shrink, write_tensors
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 from fullyconv.types import SpectralPreprocess
 
 CLASSES = ClassSet(("ground", "tree"), colours=((1, 2, 3), (4, 5, 6)), values=(3, 9), ignore_index=0)
@@ -184,6 +186,28 @@ def test_scales_of_another_shape_are_refused_before_they_are_spread(tmp_path: Pa
     write_tensors(tmp_path / "x.safetensors", wide)
     with pytest.raises(BadFile, match=r"a\.weight\.\.scale is \(1, 65536\)"):
         read_weights(tmp_path / "x.safetensors")
+
+
+def test_a_file_of_more_tensors_than_any_network_has_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = '"%06d":{"dtype":"F32","shape":[],"data_offsets":[0,0]}'
+    header = ("{" + ",".join(entry % index for index in range(200_000)) + "}").encode()
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    start = time.monotonic()
+    with pytest.raises(BadFile, match="holds 200000 tensors: raise FULLYCONV_MAX_TENSORS"):
+        read_tensors(file)
+    assert time.monotonic() - start < 5
+    monkeypatch.setattr(LIMITS, "header_bytes", 1000)
+    with pytest.raises(BadFile, match=r"its header takes 1\d{7} bytes"):
+        read_tensors(file)
+    monkeypatch.setattr(LIMITS, "tensors", 2)
+    write_tensors(file, {"a": torch.zeros(1), "b": torch.zeros(2)})
+    assert read_tensors(file).keys() == {"a", "b"}
+    write_tensors(file, {"a": torch.zeros(1), "b": torch.zeros(2), "c": torch.zeros(3)})
+    with pytest.raises(BadFile, match="holds 3 tensors"):
+        read_tensors(file)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

@@ -162,6 +162,23 @@ def test_python_c_imports_no_timm_from_the_working_folder(model: Path, tmp_path:
         ({"notes": 5}, "notes"),
         ({"crf": {"iterations": "many"}}, "crf"),
         ({"format": "x"}, "format"),
+        *(
+            ({key: value}, "valid (integer|number|boolean|string)|valid tuple")
+            for key, values in {
+                "format": (1.0, "1", True),
+                "architecture__classes": (2.0, "2", True),
+                "architecture__channels": (3.0, "3", True),
+                "architecture__example": ([3.0, 32, 32], [3, "32", 32]),
+                "architecture__name": (8,),
+                "classes__ignore_index": (255.0, "255", False),
+                "classes__values": ([0, 1.0], ["0", 1], [False, True]),
+                "classes__colour_masks": (0, "no"),
+                "classes__colours": ([[1.0, 2, 3], [4, 5, 6]],),
+                "preprocess__mean": (["1", 2, 3], [True, 2, 3]),
+                "crf": ({"iterations": 5.0}, {"iterations": True}, {"smoothness_sxy": "3"}),
+            }.items()
+            for value in values
+        ),
     ],
 )
 def test_hostile_values_of_a_config_are_refused_by_name(model: Path, changes: dict[str, Any], words: str) -> None:

@@ -28,6 +28,7 @@ from fullyconv.types import LONGEST_NAME, ClassSet, Preprocess, SpectralPreproce
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 RESTORE = "restore it from where the model was saved"
+SAVED = "restore it from where it was saved"
 LARGEST_EXAMPLE = 1 << 26  # numbers of a picture that a classifier was made for: 4096 x 4096, four channels
 SCALE = "..scale"  # behind the name of an 8-bit tensor, for its scales: no module's tensor can be called so
 EARLIER_SCALE = ".scale"  # in files of version 0.1
@@ -215,7 +216,7 @@ def read_config(folder: Path) -> Config:
     if path.stat().st_size > LIMITS.text_bytes:
         raise BadFile(path, f"larger than {LIMITS.text_bytes} bytes", LIMITS.remedy("text_bytes"))
     try:
-        config = Config.model_validate_json(path.read_bytes())
+        config = Config.model_validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -252,10 +253,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():  # opening a pipe would wait for a writer
         what = "is no regular file" if path.exists() else "no such file"
         raise BadFile(path, what, "name the whole model folder, as it was saved")
+    _check_header(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise BadFile(path, f"not readable as safetensors ({error})", "restore it from where it was saved") from None
+        raise BadFile(path, f"not readable as safetensors ({error})", SAVED) from None
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that names more tensors than any network has, before it is parsed: each takes its time."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > LIMITS.header_bytes:  # a file of something else may say anything here
+            raise BadFile(path, f"not readable as safetensors (its header takes {length} bytes)", SAVED)
+        count = file.read(length).count(b"data_offsets")
+    if count > LIMITS.tensors:
+        raise BadFile(path, f"holds {count} tensors", LIMITS.remedy("tensors"))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -265,7 +278,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except BadFile:
         raise
     except ValueError as error:
-        raise BadFile(path, str(error), "restore it from where it was saved") from None
+        raise BadFile(path, str(error), SAVED) from None
 
 
 def shrink(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -31,12 +31,13 @@ class Limits:
     depth: int = 100  # of brackets in brackets in such a document
     layers: int = 10_000  # of a prototxt
     weights: int = 280_000_000  # of a network, or as many as its file of weights holds (NYUDv2's: 275 million)
+    tensors: int = 20_000  # in a file of weights; the deepest networks have some thousands
     values: int = 1 << 31  # of one blob between a prototxt's layers
     entries: int = 200_000  # fields of a caffemodel and its layers; GoogLeNet has some thousands
     chunks: int = 1000  # pieces that the numbers of a caffemodel's blob are written in; usually one
     archive_bytes: int = 128 << 30  # that a tar or zip may unpack to
     archive_files: int = 2_000_000  # in a tar or zip
-    header_bytes: int = 16 << 20  # that a header of a tar may ask for at once
+    header_bytes: int = 16 << 20  # that a header of a tar or of a safetensors file may ask for at once
     download_bytes: int = 128 << 30  # of one downloaded file
     download_seconds: int = 30  # without a byte from a server
 

@@ -96,3 +96,13 @@ def test_settings_that_are_no_yaml_are_named(pair: str) -> None:
 def test_unknown_recipes_suggest_the_nearest() -> None:
     with pytest.raises(ValueError, match="did you mean 'camvid'"):
         find_recipe("camvit")
+
+
+@pytest.mark.parametrize("key", ["batch", "epochs", "seed", "learning_rate", "momentum", "minutes", "sampling"])
+@pytest.mark.parametrize("value", [True, False])
+def test_a_truth_value_is_no_number(key: str, value: bool) -> None:
+    with pytest.raises(ValueError, match=rf"x\.yaml: {key}=.*true and false are no numbers"):
+        change(Recipe(), {key: value}, source="x.yaml")
+    with pytest.raises(ValueError, match=r"x\.yaml: scale=.*true and false are no numbers"):
+        change(Recipe(), {"scale": [0.5, value]}, source="x.yaml")
+    assert change(Recipe(), {"flip": value}, source="x.yaml").flip is value

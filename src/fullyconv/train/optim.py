@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.sgd import sgd
@@ -45,6 +45,16 @@ class Descent(BaseModel):
     """The share of the run in which the learning rate rises from zero."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """Gradients are scaled down to this norm (over all weights) where theirs is larger; ``null`` leaves them."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse ``batch=true``: Python would count it as 1."""
+        given = value if isinstance(value, list | tuple) else [value]
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        if any(isinstance(each, bool) for each in given) and bool not in (wanted, *get_args(wanted)):
+            raise ValueError("true and false are no numbers")
+        return value
 
     def rate_at(self, progress: float) -> float:
         """Return the learning rate at ``progress`` (0..1) through the run.

@@ -340,7 +340,7 @@ class Run:
 
 def _read_position(path: Path) -> Position:
     try:
-        return TypeAdapter(Position).validate_json(path.read_bytes())
+        return TypeAdapter(Position).validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
