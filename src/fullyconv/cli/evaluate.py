@@ -66,12 +66,13 @@ def evaluate(
     from fullyconv.data.groups import group_names
     from fullyconv.evaluation import evaluate as score
     from fullyconv.hsi.segmenter import SceneSegmenter
-    from fullyconv.machine import arithmetic
+    from fullyconv.machine import arithmetic, keep_freed_memory
     from fullyconv.opening import load
     from fullyconv.outputs import single_output
     from fullyconv.report import FILE_NAME, write_report
 
     import_from_here(*(trust or ()))
+    keep_freed_memory()
     segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
     if isinstance(segmenter, SceneSegmenter):
         if crf or tta:

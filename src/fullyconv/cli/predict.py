@@ -67,7 +67,7 @@ def predict(
     from fullyconv.checkpoint import CONFIG, WEIGHTS
     from fullyconv.files import BadFile
     from fullyconv.hsi.segmenter import SceneSegmenter
-    from fullyconv.machine import arithmetic
+    from fullyconv.machine import arithmetic, keep_freed_memory
     from fullyconv.opening import load
     from fullyconv.predict.folder import find_images
     from fullyconv.predict.work import Pace
@@ -75,6 +75,7 @@ def predict(
     if (out_ / CONFIG).is_file() and (out_ / WEIGHTS).is_file():
         raise BadFile(out_, "is a model's folder, which training replaces as a whole", "choose another --out")
     import_from_here(*(trust or ()))
+    keep_freed_memory()
     segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
     of_scenes = isinstance(segmenter, SceneSegmenter)
     if ((crf or tta) and of_scenes) or ((cube_key or rgb) and not of_scenes):
