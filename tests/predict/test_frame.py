@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.networks import build
+from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.frame import BLANKS, Framed, frame
+from fullyconv.predict.packed import can_pack, pack
 from fullyconv.surgery.trunk import Trunk
-from fullyconv.trace import record
+from fullyconv.trace import outputs, record
 
 
 def check_equal(network: nn.Module, framed: nn.Module, image: Tensor) -> None:
@@ -120,7 +122,8 @@ def test_any_chain_of_windows_can_be_framed(chain: nn.Module, sizes: list[tuple[
 @pytest.mark.parametrize("margin", [20, 40])
 def test_a_margin_around_the_image_is_framed_like_padding(margin: int) -> None:
     network = unlike_zero(Tapped(1))
-    framed = frame(record(network), (margin, margin + 8))
+    plans = [AxisPlan.derive(outputs(network).along(axis)[::-1], margin=margin + 8 * axis) for axis in (0, 1)]
+    framed = frame(record(network), plans)
     assert framed is not None
     for size in [(1, 2), (33, 18)]:
         image = torch.randn(1, 3, *size, dtype=torch.float64)
@@ -149,3 +152,22 @@ def test_the_parts_share_the_layers() -> None:
     framed = frame(record(network))
     assert framed is not None
     assert {id(each) for each in framed.parameters()} == {id(each) for each in network.parameters()}
+
+
+@pytest.mark.skipif(not can_pack(torch.float32), reason="this machine lacks the kernels of the packed network")
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_the_packed_network_is_framed(kind: torch.dtype) -> None:
+    if not can_pack(kind):
+        pytest.skip("this machine computes no bfloat16")
+    network = FCN(Tapped(60), classes=5, skips=2).eval()
+    for head in network.heads:
+        nn.init.normal_(cast("nn.Conv2d", head).weight)
+    packed = pack(network, kind)
+    assert isinstance(packed, Framed)
+    for size in [(9, 30), (70, 41)]:
+        image = torch.randn(2, 3, *size)
+        with torch.inference_mode():
+            maps = zip(packed(image.to(kind)), network.score_maps(image), strict=True)
+            for found, expected in maps:
+                apart = float((found.float() - expected).abs().max() / expected.abs().max())
+                assert apart < (2e-5 if kind == torch.float32 else 3e-2)

@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from fullyconv.geometry import Window, size
+from fullyconv.networks.alignment import AxisPlan
 from fullyconv.trace import NotFollowed, Walk, walk
 from fullyconv.trace.operations import operation
 from fullyconv.trace.walking import layer_of
@@ -130,14 +131,19 @@ class Framed(nn.Module):
         frames: Of the map, along rows and columns.
         margins: Zeros that are around the image already when it comes.
 
-    ``shallow`` and ``deep`` may be replaced by faster forms of themselves before the first image.
     """
 
-    def __init__(self, shallow: nn.Module, deep: nn.Module, frames: tuple[AxisFrame, AxisFrame], margins: Pair) -> None:
+    def __init__(
+        self, shallow: fx.GraphModule, deep: fx.GraphModule, frames: tuple[AxisFrame, AxisFrame], margins: Pair
+    ) -> None:
         super().__init__()
         self.shallow, self.deep, self.frames, self.margins = shallow, deep, frames, margins
         self._blanks: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
         self._lock = Lock()
+
+    def with_parts(self, shallow: fx.GraphModule, deep: fx.GraphModule) -> Framed:
+        """Return the same network with its parts in another form."""
+        return Framed(shallow, deep, self.frames, self.margins)
 
     def forward(self, image: Tensor) -> Any:
         """Compute what the network computes of N x K x H x W with its margins."""
@@ -209,17 +215,20 @@ def _blank_length(frame: AxisFrame, length: int) -> int:
     return length
 
 
-def frame(recorded: fx.GraphModule, margins: Pair = (0, 0)) -> Framed | None:
+def frame(recorded: fx.GraphModule, plans: Sequence[AxisPlan] = ()) -> Framed | None:
     """Cut a network where the frame around the image saves most.
 
     Args:
         recorded: What ``fullyconv.trace.record`` made of it.
-        margins: Zeros around the image that are part of its input, rows and columns.
+        plans: Those of an FCN whose margins are around the image already (``FCN.padded``), for rows and columns.
 
     Returns:
         The network in two parts, which share its layers, or ``None`` where there is nothing to save: it pads no
         more than it needs, or does not begin with a chain of convolutions, pools and what acts on each unit.
     """
+    if any(plan.multiple > 1 for plan in plans):  # what follows the image then changes with its size
+        return None
+    margins = (plans[0].margin, plans[1].margin) if plans else (0, 0)
     try:
         found = walk(recorded)
     except NotFollowed:

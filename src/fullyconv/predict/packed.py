@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fullyconv.networks.fcn import FCN
+from fullyconv.predict.frame import frame
 from fullyconv.surgery.trunk import ClassifierTrunk
 from fullyconv.trace import NotFollowed, record
 from fullyconv.trace.activations import Activation
@@ -122,7 +123,7 @@ class Scored(nn.Module):
         return tuple(self.network.scored(padded))
 
 
-def pack(network: FCN, kind: torch.dtype) -> fx.GraphModule | None:
+def pack(network: FCN, kind: torch.dtype) -> nn.Module | None:
     """Write a network's score maps with packed convolutions.
 
     Args:
@@ -147,8 +148,11 @@ def pack(network: FCN, kind: torch.dtype) -> fx.GraphModule | None:
     except NotFollowed:
         return None
     layers = [layer for bank in network.score_layers.values() for layer in bank]
+    parts = frame(recorded, network.plans)
     with torch.inference_mode():
-        return Packer(recorded, kind, scores=layers).run()
+        if parts is None:
+            return Packer(recorded, kind, scores=layers).run()
+        return parts.with_parts(*(Packer(part, kind, scores=layers).run() for part in (parts.shallow, parts.deep)))
 
 
 def _is_ours(trunk: nn.Module) -> bool:
