@@ -102,3 +102,19 @@ def test_intervals_are_over_groups_where_they_are_named(model: Path, tmp_path: P
     assert scored(model, data, "--group", ".")[1]["intervals"]["units"] == "groups"
     result = CliRunner().invoke(app, ["evaluate", str(model), data, "--group", "q"])
     assert "does not match" in str(result.exception)
+
+
+def test_folds_score_every_picture_once_by_a_model_that_has_not_seen_it(shapes: Path, tmp_path: Path) -> None:
+    small = [word for key in ("epochs=1", "crop=[64,64]", "network=fcn32s-resnet18") for word in ("--set", key)]
+    words = ["train", "default", "--data", str(shapes), "--out", str(tmp_path / "run"), "--folds", "2", *small]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "run" / "folds.json").read_text())
+    names = [name for part in found["parts"] for name in part["image_mean_iu"]]
+    assert len(names) == len(set(names)) == found["together"]["images"] == 9
+    assert found["mean"]["mean_iu"] == pytest.approx(np.mean([part["mean_iu"] for part in found["parts"]]))
+    whole = [sum(map(sum, part["confusion"])) for part in (*found["parts"], found["together"])]
+    assert whole[0] + whole[1] == whole[2]
+    for part, evaluation in enumerate(found["parts"], start=1):
+        data = json.loads((tmp_path / "run" / f"fold-{part}" / "data.json").read_text())
+        assert not {Path(name).stem for name in data["training pairs"]} & evaluation["image_mean_iu"].keys()

@@ -3,10 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fullyconv.data.folder import open_folder
-from fullyconv.data.groups import group_names, guess_groups
-from fullyconv.data.pairs import Pair
+from fullyconv.data.groups import group_names, guess_groups, regroup
+from fullyconv.data.pairs import Folder, Pair
+from fullyconv.files import BadFile
 
 
 def pairs(*images: str) -> list[Pair]:
@@ -55,3 +58,42 @@ def test_camvid_names_tell_its_drives(camvid: Path) -> None:
     drives = guess_groups([pair.name for split in splits.values() for pair in split])
     assert drives is not None
     assert len(set(drives)) == 3
+
+
+def folder_of(tmp_path: Path, sizes: dict[str, int]) -> Folder:
+    found = Folder(tmp_path)
+    every = [Pair(Path(f"{name}_{index}.png"), Path("m.png")) for name, size in sizes.items() for index in range(size)]
+    found.splits = {"train": every[::2], "val": every[1::2], "test": pairs("z_1.png")}
+    return found
+
+
+@given(sizes=st.dictionaries(st.sampled_from("abcdefgh"), st.integers(1, 5), min_size=3), folds=st.integers(2, 3))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_group_is_on_both_sides_and_folds_hold_out_each_picture_once(
+    tmp_path: Path, sizes: dict[str, int], folds: int
+) -> None:
+    held: list[str] = []
+    for fold in [None, *((part, folds) for part in range(1, folds + 1))]:
+        found = folder_of(tmp_path, sizes)
+        regroup(found, "^.", fold=fold)
+        sides = [{pair.name[0] for pair in found.splits[split]} for split in ("train", "val")]
+        assert all(sides)
+        assert not sides[0] & sides[1]
+        assert sum(len(found.splits[split]) for split in ("train", "val")) == sum(sizes.values())
+        assert [pair.name for pair in found.splits["test"]] == ["z_1"]
+        if fold is not None:
+            held += [pair.name for pair in found.splits["val"]]
+    assert len(held) == len(set(held)) == sum(sizes.values())
+
+
+def test_one_group_can_be_held_out_by_its_name(tmp_path: Path) -> None:
+    found = folder_of(tmp_path, {"a": 3, "b": 3, "c": 4})
+    regroup(found, None, hold_out="b")
+    assert {pair.name[0] for pair in found.splits["val"]} == {"b"}
+    assert found.note == "3 pictures of 1 of 3 groups (b) are held out, 7 are left to train on"
+    with pytest.raises(BadFile, match=r"no group 'x'.*choose one of a, b, c"):
+        regroup(found, "^.", hold_out="x")
+    with pytest.raises(BadFile, match="1 group of pictures"):
+        regroup(found, "(?=.)")
+    with pytest.raises(BadFile, match="suggest no groups"):
+        regroup(folder_of(tmp_path, {"a": 9}), None)

@@ -19,6 +19,7 @@ from fullyconv.files import printable
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
     from fullyconv.evaluation import Evaluation
+    from fullyconv.evaluation.folds import Folds
     from fullyconv.files import BadFile
     from fullyconv.hsi.files import SceneReport
     from fullyconv.scores.bounds import Bounds
@@ -244,6 +245,19 @@ def print_evaluation(evaluation: Evaluation) -> None:
     out.print(f"convention: {CONVENTION}")
     if intervals is not None:
         out.print(intervals.convention)
+
+
+def print_folds(folds: Folds) -> None:
+    """Print the scores of each part that was held out, their mean and how far they lie apart."""
+    keys = ("mean_iu", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iu")
+    heads = (key.replace("_iu", " IU").replace("_", " ") for key in keys)
+    table = Table("part", "pictures", *heads, title="each part scored by the model that has not seen it")
+    for part, evaluation in enumerate(folds.parts, start=1):
+        values = (f"{getattr(evaluation.scores, key):.3f}" for key in keys)
+        table.add_row(str(part), str(len(evaluation.image_iu)), *values)
+    table.add_row("mean", "", *(f"{mean:.3f} ± {apart:.3f}" for mean, apart in map(folds.mean, keys)))
+    out.print(table)
+    print_evaluation(folds.together)
 
 
 def _span(interval: tuple[float, float]) -> str:

@@ -15,6 +15,7 @@ from fullyconv.cli.console import (
     err,
     out,
     print_evaluation,
+    print_folds,
     print_report,
     print_warnings,
     stopped_in_words,
@@ -27,6 +28,7 @@ from fullyconv.cli.predict import predict_tasks
 if TYPE_CHECKING:
     from fullyconv.data.pairs import Folder
     from fullyconv.evaluation import Evaluation
+    from fullyconv.evaluation.folds import Folds
     from fullyconv.train.assemble import Prepared
     from fullyconv.train.chain import Chain
     from fullyconv.train.folder import RunFolder
@@ -45,6 +47,9 @@ def train(
         bool, typer.Option("--skip-problems", help="Leave out pairs that data check complains of.")
     ] = False,
     runs: Annotated[int, typer.Option(min=1, help="Scene recipes: train so often, with other splits and seeds.")] = 1,
+    folds: Annotated[
+        int | None, typer.Option(min=2, help="Pictures: train so often, each time with another part held out.")
+    ] = None,
     trust: TrustOption = None,
 ) -> None:
     """Train a model and measure it: RUN/model (the best), RUN/report.html, RUN/metrics.jsonl, TensorBoard events.
@@ -53,6 +58,8 @@ def train(
     `fullyconv train camvid --data camvid/ --out runs/camvid --set minutes=30 --set network=fcn16s-resnet18`.
     A chain trains its stages one after the other, each from the best model of the one before, into RUN/STAGE:
     `fullyconv train voc-staged --data voc/ --out runs/staged --set start_from=vgg16.safetensors --set fcn16s.epochs=6`.
+    `--set split=group --set group='^[^_]+'` validates on whole groups (drives, patients), `--folds 5` on each of five
+    parts in turn: RUN/fold-K, and their mean in RUN/folds.json.
     Ctrl-C saves the run; `--resume` continues it. One hyperspectral scene: `fullyconv train hsi --data scene.mat
     --set labels=gt.mat --out runs/scene --runs 5`.
     """
@@ -74,6 +81,8 @@ def train(
     if runs > 1:
         raise ValueError(f"--runs is for scene recipes (hsi); {recipe} is none: train it again with --set seed=…")
     chain = find_chain(recipe)
+    if folds is not None and chain is not None:
+        raise ValueError("--folds is for recipes, not for chains of them")
     if chain is not None:
         changed = change_chain(chain, settings, source="--set")
         _check_trust(recipe, [stage.network_name for stage in changed.stages.values()], words)
@@ -83,6 +92,9 @@ def train(
         return
     chosen = change(find_recipe(recipe), settings, source="--set")
     _check_trust(recipe, [chosen.network_name], words)
+    if folds is not None:
+        train_folds(chosen, data, out_, folds=folds, skip_problems=skip_problems, resume=resume, trust=trust or ())
+        return
     with open_run(out_, resume=resume) as folder:
         train_recipe(chosen, prepare_data(chosen, data, skip_problems=skip_problems), folder, trust=trust or ())
 
@@ -125,6 +137,36 @@ def train_stages(
         with open_run(stage.run, resume=resume and stage.begun) as folder:
             train_recipe(stage.recipe, prepared, folder, trust=trust)
     return files
+
+
+def train_folds(
+    recipe: Recipe,
+    data: Path,
+    out_: Path,
+    *,
+    folds: int,
+    skip_problems: bool = False,
+    resume: bool = False,
+    trust: Sequence[str] = (),
+) -> Folds:
+    """Train and score with each of the parts held out in turn, into RUN/fold-K; writes the mean into RUN/folds.json."""
+    from fullyconv.evaluation.folds import FOLDS, Folds
+    from fullyconv.files import write_json
+    from fullyconv.train.folder import begun, hold, open_run
+
+    evaluations = []
+    with hold(out_, names=(FOLDS,)):
+        for part in range(1, folds + 1):
+            one, run = recipe.model_copy(update={"fold": (part, folds)}), out_ / f"fold-{part}"
+            err.print(f"part {part} of {folds}: {run}")
+            prepared = prepare_data(one, data, skip_problems=skip_problems)
+            with open_run(run, resume=resume and begun(run)) as folder:
+                evaluations.append(train_recipe(one, prepared, folder, trust=trust))
+        found = Folds(tuple(evaluations))
+        write_json(out_ / FOLDS, found.document())
+    print_folds(found)
+    out.print(f"scores {out_ / FOLDS}")
+    return found
 
 
 def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) -> Prepared:

@@ -8,11 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fullyconv.data.pairs import Pair
+from fullyconv.data.folder import HELD_OUT
+from fullyconv.data.pairs import Folder, Pair
+from fullyconv.files import BadFile
 
 PLACES = re.compile(r"(?:[_\-. ]*(?:[xyrc]|row|col|tile|patch|crop)[_\-]?\d+)+$", re.IGNORECASE)  # of tiles in a slide
 NUMBER = re.compile(r"(?:[_\-. ]+[a-z])?[_\-. ]*\d+[a-z]?$", re.IGNORECASE)  # of a frame or slice, or of an eye (01L)
 SIDE = re.compile(r"(?<=\d)[_\-]?[a-z]$", re.IGNORECASE)  # 01L and 01R are of one patient
+EACH = r"\A.*\Z"
+"""The rule by which every picture is a group of its own."""
+
 MOSTLY = 0.8  # of the pictures share a group with another where names do tell groups
 
 GroupRule = str | int
@@ -96,6 +101,70 @@ RULES: tuple[Callable[[str], str], ...] = (
     lambda stem: SIDE.sub("", stem),
 )
 """What may be left of a name that is common to a group."""
+
+
+def regroup(
+    folder: Folder, rule: GroupRule | None, *, hold_out: str | None = None, fold: tuple[int, int] | None = None
+) -> None:
+    """Divide what there is to train and validate on anew, so that no group is in both; ``test`` stays as it is.
+
+    Args:
+        folder: The data set: its ``train`` and ``val`` (or ``all``) are changed, its note says how.
+        rule: What a picture belongs to; ``None`` guesses it from the names, ``EACH`` is a group for every picture.
+        hold_out: The group to validate on; without it whole groups of about ``HELD_OUT`` of the pictures.
+        fold: (k, K): validate on the k-th of K parts of about as many pictures.
+
+    Raises:
+        BadFile: If there are no groups, no such group, or fewer than parts.
+    """
+    known = {pair.image: pair for split in ("train", "val", "all") for pair in folder.splits.get(split, [])}
+    pairs = list(known.values())
+    groups = _find(folder, pairs, rule)
+    count = len(set(groups))
+    if count < (fold[1] if fold else 2):
+        what = f"{count} group{'s' * (count != 1)} of pictures ({', '.join(sorted(set(groups))[:3])})"
+        raise BadFile(folder.root, what, f"{fold[1] if fold else 2} are needed: name another rule with --set group=…")
+    if hold_out is not None and hold_out not in groups:
+        known_groups = ", ".join(sorted(set(groups))[:12])
+        raise BadFile(folder.root, f"no group {hold_out!r}", f"choose one of {known_groups}")
+    held = {hold_out} if hold_out is not None else _held_out(groups, fold)
+    others = {split: found for split, found in folder.splits.items() if split not in ("train", "val", "all")}
+    parts: dict[str, list[Pair]] = {"train": [], "val": []}
+    for pair, group in zip(pairs, groups, strict=True):
+        parts["val" if group in held else "train"].append(pair)
+    folder.splits = parts | others
+    part = f"part {fold[0]} of {fold[1]}, " if fold else ""
+    named = "" if rule == EACH else f" of {len(held)} of {count} groups ({', '.join(sorted(held)[:6])})"
+    folder.say(f"{part}{len(parts['val'])} pictures{named} are held out, {len(parts['train'])} are left to train on")
+
+
+def _find(folder: Folder, pairs: Sequence[Pair], rule: GroupRule | None) -> list[str]:
+    if rule is not None:
+        return group_names(pairs, rule)
+    found = guess_groups([pair.name for pair in pairs])
+    if found is None:
+        what = "the names of its pictures suggest no groups"
+        raise BadFile(folder.root, what, "say what they belong to: --set group='^[^_]+' (a regular expression)")
+    return found
+
+
+def _held_out(groups: Sequence[str], fold: tuple[int, int] | None) -> set[str]:
+    """Choose whole groups by a hash of their names; of K parts each group goes to the smallest so far."""
+    sizes = Counter(groups)
+    if fold is not None:
+        parts: list[set[str]] = [set() for _ in range(fold[1])]
+        filled = [0] * fold[1]
+        for group in sorted(in_order(groups), key=lambda name: -sizes[name]):
+            place = filled.index(min(filled))
+            parts[place].add(group)
+            filled[place] += sizes[group]
+        return parts[fold[0] - 1]
+    held: set[str] = set()
+    for group in in_order(groups)[:-1]:  # one is left to train on
+        if sum(sizes[name] for name in held) >= HELD_OUT * len(groups):
+            break
+        held.add(group)
+    return held
 
 
 def in_order(groups: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from fullyconv.data.check import Progress, Report, check_folder
 from fullyconv.data.classes import write_classes
 from fullyconv.data.dataset import TRAINED_ON, Reader, SampleCache, Views, remember
 from fullyconv.data.folder import open_folder, training_splits
+from fullyconv.data.groups import EACH, regroup
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.files import write_json
 from fullyconv.losses import class_weights
@@ -71,6 +72,8 @@ def prepare(
     folder = open_folder(data) if isinstance(data, Path) else data
     # What is never trained or validated on need not be in order.
     folder.keep(("train", "val", "all"))
+    if recipe.split == "group" or recipe.fold is not None:
+        regroup(folder, recipe.group if recipe.split == "group" else EACH, hold_out=recipe.hold_out, fold=recipe.fold)
     report = check_folder(folder, recipe.classes, progress=progress)
     if report.problems and not skip_problems:
         raise BadData(report)

@@ -147,6 +147,15 @@ class Recipe(Descent):
     same."""
     validate_every: Positive = 1
     """Epochs between two scorings on the validation pairs; the last epoch is always scored."""
+    split: Literal["given", "group"] = "given"
+    """``group`` validates on whole groups of pictures, whatever splits the data set has (but never on ``test``)."""
+    group: str | int | None = None
+    """What a picture belongs to (drive, patient, slide): a regular expression on its name, or how many folders up;
+    ``None`` guesses it from the names."""
+    hold_out: str | None = None
+    """The one group to hold out; ``None`` holds out about a fifth of the pictures, in whole groups."""
+    fold: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] | None = None
+    """(k, K) holds out the k-th of K parts: of groups with ``split=group``, else of pictures; ``--folds`` does all."""
     seed: Annotated[int, Field(ge=0)] = 1337
     """What order, augmentation, dropout and fresh weights follow from."""
 
@@ -156,6 +165,13 @@ class Recipe(Descent):
         if name not in network_names() and external_trunk(name) is None and not VARIANT.fullmatch(name):
             raise ValueError(f"unknown network{nearest(name, network_names())}")
         return name
+
+    @field_validator("fold")
+    @classmethod
+    def _one_of(cls, fold: tuple[int, int] | None) -> tuple[int, int] | None:
+        if fold is not None and fold[0] > fold[1]:
+            raise ValueError(f"there is no part {fold[0]} of {fold[1]}")
+        return fold
 
     @field_validator("trunk")
     @classmethod
