@@ -38,6 +38,7 @@ def check(
     from fullyconv.data.bounds import sample_bounds
     from fullyconv.data.check import check_folder, usable_pairs
     from fullyconv.data.folder import open_folder
+    from fullyconv.data.kinship import find_kin
 
     if zero not in (None, "unlabelled", "class"):
         raise ValueError(f"--zero is unlabelled or class, not {zero!r}")
@@ -51,8 +52,11 @@ def check(
         raise ValueError(f"{data} is no scene's file: --labels, --cube-key, --label-key and --zero are for scenes")
     with Bars() as bars:
         report = check_folder(open_folder(data), progress=bars)
+        kin = find_kin(report.folder.splits, progress=bars)
         bounds = sample_bounds(usable_pairs(report), report.classes, progress=bars)
     print_report(report)
+    for split, found in kin.items():
+        out.print("\n".join(found.lines(split)))
     print_bounds(bounds, report.classes)
     if report.folder.note:
         err.print(report.folder.note)
