@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fullyconv.checkpoint import load_network
+from fullyconv.checkpoint import find_model, load_network
 from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.machine import ArithmeticName, DeviceName, EngineName
 from fullyconv.predict.image import Segmenter
@@ -56,7 +56,7 @@ def load(
             precision=precision,
             engine=engine,
         )
-    return Segmenter(
+    segmenter = Segmenter(
         network,
         classes=config.classes,
         preprocess=config.preprocess,
@@ -64,3 +64,5 @@ def load(
         precision=precision,
         engine=engine,
     )
+    segmenter.folder = find_model(Path(folder))
+    return segmenter

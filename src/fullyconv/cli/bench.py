@@ -9,6 +9,7 @@ import typer
 
 from fullyconv.cli.console import complain, out
 from fullyconv.cli.options import DeviceOption, TrustOption, import_from_here
+from fullyconv.cli.quantize import open_pictures, pairs_to_compare, print_prices
 
 if TYPE_CHECKING:
     from fullyconv.bench import Watch
@@ -34,6 +35,17 @@ def bench(
         ),
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="What --scaling may take, about.")] = 120,
+    accuracy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="Instead: what each engine and arithmetic changes on a data set's validation pictures (share of labels, "
+            "mean IU), against PyTorch in float32.",
+        ),
+    ] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="With --accuracy: keep it with the model, for precision auto to go by.")
+    ] = False,
     device: DeviceOption = "auto",
     trust: TrustOption = None,
 ) -> None:
@@ -46,6 +58,11 @@ def bench(
     import_from_here(*(trust or ()))
     if scaling is not None:
         _scaling(_opened(model, device, trust), str(model or USUAL), scaling, seconds)
+        return
+    if accuracy is not None:
+        if model is None:
+            raise ValueError("--accuracy compares a trained model: name its folder")
+        print_prices(open_pictures(model, trust), pairs_to_compare(accuracy), store=store)
         return
     watch = Watch()
     _speed(_opened(model, device, trust), size, rounds, watch)

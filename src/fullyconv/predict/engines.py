@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from operator import is_
+from pathlib import Path
 from typing import Protocol, cast, get_args
 
 import numpy as np
@@ -82,6 +83,7 @@ class Choice:
         engine: ``pytorch``, ``openvino``, or ``auto``: OpenVINO where it is installed, on x86 CPUs, as soon as there
             has been work enough to repay its preparation (``openvino_engine.Growing``), else PyTorch.
         device: Where.
+        folder: The model's folder, for int8.
         soon: Whether much work is to come, so that ``auto`` waits for a picture of some size only.
     """
 
@@ -89,6 +91,7 @@ class Choice:
     engine: EngineName = "auto"
     device: torch.device = CPU
     soon: bool = False
+    folder: Path | None = None
 
 
 def make_engine(network: FCN, preprocess: Preprocess | None, choice: Choice) -> Engine:
@@ -110,7 +113,9 @@ def make_engine(network: FCN, preprocess: Preprocess | None, choice: Choice) -> 
     if choice.engine not in get_args(EngineName):
         raise ValueError(f"engine is auto, pytorch or openvino, not {choice.engine!r}")
     if choice.precision == "int8":
-        raise ValueError("precision int8 is OpenVINO's alone: take float32 or bfloat16")
+        if choice.engine == "pytorch" or choice.device.type != "cpu":
+            raise ValueError("precision int8 is OpenVINO's alone, on the CPU: take float32 or bfloat16")
+        return openvino_engine.OpenVINOEngine(network, preprocess, "int8", folder=choice.folder)
     pytorch = PyTorchEngine(network, preprocess, choice.precision, choice.device)
     prepare = partial(openvino_engine.OpenVINOEngine, network, preprocess, choice.precision)
     if choice.engine == "openvino":

@@ -29,6 +29,7 @@ from fullyconv.machine import (
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.engines import Choice, Engine, Snapshot, make_engine
 from fullyconv.predict.ladder import Ladder, NotFinite
+from fullyconv.predict.trusted import trusted_precision
 from fullyconv.tiles import plan_tiles
 from fullyconv.types import ClassSet, Preprocess
 
@@ -129,6 +130,7 @@ class Segmenter:
         self.precision, self.engine = arithmetic(precision), engine
         self.device = choose_device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.folder: Path | None = None  # of the model, if it came from one
         self.soon = False  # whether much is to be predicted: see ``engines.Choice``
         self._made: tuple[Snapshot, Prepared] | None = None
 
@@ -319,10 +321,17 @@ class Segmenter:
                 # What changes meanwhile is noticed by the next prediction.
                 snapshot, still = Snapshot(self.network), frozen(self.network)
                 preprocess = self.preprocess if isinstance(self.preprocess, Preprocess) else None
-                choice = Choice(self.precision, self.engine, self.device, soon=self.soon)
+                choice = self._choice()
                 engine = make_engine(still, preprocess, choice)
                 self._made = made = snapshot, Prepared(engine, Ladder(still))
         return made[1]
+
+    def _choice(self) -> Choice:
+        """Say what shall compute, and how."""
+        precision = self.precision
+        if precision == "auto" and self.folder is not None:
+            precision = trusted_precision(self.folder, self.network, self.device)
+        return Choice(precision, self.engine, self.device, soon=self.soon, folder=self.folder)
 
     def _culprit(self) -> str:
         """Say why scores are not finite, and what to do."""

@@ -8,20 +8,22 @@ import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fullyconv.files import BadFile
 from fullyconv.geometry import size
-from fullyconv.machine import Arithmetic
+from fullyconv.machine import Arithmetic, fast_bf16
 from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.openvino_graph import import_openvino, make_graph, reads_bytes, round_first_weights
+from fullyconv.predict.quantised import quantised_graph
 from fullyconv.types import Preprocess
 
-HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 KEPT = 1000
 """Compiled operations of past sizes that are kept, the latest: those of about 25 sizes of a network of 40 layers, 1 to
 2 MB per size. (OpenVINO's own bound is 5000.)"""
@@ -46,10 +48,12 @@ class OpenVINOEngine:
     Args:
         network: A network in evaluation mode, float32, on the CPU; it is read once.
         preprocess: Its normalisation; ``None`` for pixels that are normalised already.
-        precision: ``float32``, or ``bfloat16``.
+        precision: ``float32``, ``bfloat16``, or ``int8``.
+        folder: The model's folder, which holds what int8 needs.
         threads: How many; default: as many as PyTorch uses.
 
     Raises:
+        BadFile: For int8 where the model has not been calibrated, or its file does not fit its weights.
         Refused: For a network that cannot be converted, or whose scores differ from PyTorch's.
         ImportError: Where OpenVINO is not installed.
     """
@@ -62,12 +66,14 @@ class OpenVINOEngine:
         preprocess: Preprocess | None,
         precision: Arithmetic = "float32",
         *,
+        folder: Path | None = None,
         threads: int | None = None,
     ) -> None:
         self.network, self.preprocess = network, preprocess
-        self.precision = "float32" if precision == "auto" else precision
+        self.precision: str = "float32" if precision == "auto" else precision
         self._threads = threads or torch.get_num_threads()
         self._bytes = reads_bytes(network.in_channels, preprocess)
+        self._wide = self.precision == "int8" and not fast_bf16(torch.device("cpu"))  # what int8 leaves over
         self._tensor = import_openvino().Tensor
         # Where an operation's window is larger than its input OpenVINO computes nothing; PyTorch takes smaller images.
         self._least = [
@@ -82,10 +88,16 @@ class OpenVINOEngine:
             self._compiled = self._compile(graph, "float32")
             self._check(EXACT)
             if self.precision != "float32":
-                round_first_weights(graph)
+                if self.precision == "int8":
+                    graph = quantised_graph(folder, network, make_graph(network, preprocess))
+                else:
+                    round_first_weights(graph)
                 self._compiled = self._compile(graph, self.precision)
                 self._idle.clear()
+            if self.precision == "bfloat16":
                 self._check(SHORT)
+        except BadFile:
+            raise
         except ValueError as error:
             raise Refused(str(error)) from error
         except RuntimeError as error:  # OpenVINO's own, many lines long
@@ -93,7 +105,7 @@ class OpenVINOEngine:
 
     def _compile(self, graph: Any, precision: str) -> Any:
         settings = {
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" or self._wide else "bf16",
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1,
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT,

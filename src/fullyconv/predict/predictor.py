@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 from torch import Tensor
 
-from fullyconv.checkpoint import load_network
+from fullyconv.checkpoint import find_model, load_network
 from fullyconv.files import BadFile
 from fullyconv.machine import ArithmeticName, DeviceName, EngineName
 from fullyconv.networks.fcn import FCN
@@ -69,7 +69,7 @@ class Predictor:
             precision=model.precision if precision == "auto" else precision,
             engine=model.engine if engine == "auto" else engine,
         )
-        self.segmenter.soon = True
+        self.segmenter.soon, self.segmenter.folder = True, model.folder
         self.segmenter.prepared()
 
     @property
@@ -130,4 +130,6 @@ def _opened(model: Path | str | FCN, device: DeviceName, trust: str | Sequence[s
     network, config = load_network(model, trust=trust)
     if not isinstance(config.preprocess, Preprocess):
         raise BadFile(model, "labels scenes, not pictures", "open it with fullyconv.load")
-    return Segmenter(network, classes=config.classes, preprocess=config.preprocess, device=device, precision="auto")
+    opened = Segmenter(network, classes=config.classes, preprocess=config.preprocess, device=device, precision="auto")
+    opened.folder = find_model(Path(model))
+    return opened
