@@ -39,7 +39,7 @@ def bench(
         Path | None,
         typer.Option(
             metavar="DATA",
-            help="Instead: what each engine and arithmetic changes on a data set's validation pictures (share of labels, "
+            help="Instead: what each engine and arithmetic changes on validation pictures (share of labels, "
             "mean IU), against PyTorch in float32.",
         ),
     ] = None,

@@ -89,7 +89,7 @@ def _differences(graph: Any, quantised: Any) -> dict[str, Tensor]:
 
 
 def _weight_scale(node: Any) -> np.ndarray | None:
-    """Return the scales of a node's 8-bit weights, which NNCF has put in as whole numbers times these; else ``None``."""
+    """Return the scales of a node's weights where NNCF has put whole numbers times these in; else ``None``."""
     if node.get_input_size() < 2:
         return None
     product = node.input_value(1).get_node()
@@ -115,12 +115,8 @@ def quantise(graph: Any, found: Mapping[str, Tensor]) -> None:
         if not all(isinstance(entry, int) and 0 <= entry < max(len(nodes), 257) for entry in place):
             raise ValueError(f"{key} names nodes that the network has not")
         try:
-            if key.startswith("bias."):
-                node, port = nodes[place[0]], place[1]
-                old = node.input_value(port).get_node()
-                node.input(port).replace_source_output(
-                    operations.constant(_like(old, found[f"{key}.values"])).output(0)
-                )
+            if not key.startswith("quantiser."):
+                _replace(nodes[place[0]].input(place[1]), key, found)
                 continue
             source = nodes[place[0]].output(place[1])
             limits = [operations.constant(_finite(found[f"{key}.{what}"])) for what in LIMITS]
