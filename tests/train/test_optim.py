@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fullyconv.networks import build
-from fullyconv.train.optim import Descent, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
+from fullyconv.train.optim import CaffeSGD, Descent, make_optimizer, optimizer_tensors, restore_optimizer, set_rates
 
 
 def test_poly_falls_to_zero_and_fixed_stays() -> None:
@@ -112,3 +112,26 @@ def test_updates_are_pytorchs_however_weights_lie(name: str, layout: torch.memor
     for one, another in zip(network.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, another, rtol=1e-5, atol=1e-6)
     assert {len(ours.state[weight]) for weight in network.parameters()} == {3 if name == "adamw" else int(momentum > 0)}
+
+
+def test_a_descent_is_a_value_with_the_usual_numbers() -> None:
+    usual = Descent()
+    assert (usual.learning_rate, usual.momentum, usual.weight_decay, usual.warmup) == (1e-3, 0.9, 1e-2, 0.02)
+    with pytest.raises(ValueError, match="frozen"):
+        usual.learning_rate = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("rate", "momentum", "decay"),
+    [(-1e-9, 0.9, 0), (1, -1e-9, 0), (1, 1, 0), (1, 0.9, -1e-9), (0, 0, 0), (0.5, 0.99, 2)],
+)
+def test_settings_of_caffes_descent_lie_in_their_ranges(rate: float, momentum: float, decay: float) -> None:
+    weights = [nn.Parameter(torch.ones(2))]
+    if rate >= 0 and 0 <= momentum < 1 and decay >= 0:
+        optimizer = CaffeSGD(weights, lr=rate, momentum=momentum, weight_decay=decay)
+        weights[0].grad = torch.ones(2)
+        optimizer.step()
+        torch.testing.assert_close(weights[0].detach(), torch.full((2,), 1.0 - rate * (1 + decay)))
+    else:
+        with pytest.raises(ValueError, match="lr and weight_decay are 0 or more and momentum lies from 0 to below 1"):
+            CaffeSGD(weights, lr=rate, momentum=momentum, weight_decay=decay)

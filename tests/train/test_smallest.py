@@ -11,7 +11,7 @@ from torch import nn
 from fullyconv import build
 from fullyconv.augment import Augmentation
 from fullyconv.files import BadFile
-from fullyconv.train.smallest import check_views, minimal
+from fullyconv.train.smallest import check_views, minimal, smallest_view
 
 SIZES = {Path("a.png"): (40, 60), Path("b.png"): (400, 300)}
 
@@ -73,3 +73,30 @@ def test_minimal_sizes_are_those_below_which_there_is_none(sizes: list[tuple[int
         return one != other and one[0] <= other[0] and one[1] <= other[1]
 
     assert set(minimal(sizes)) == {size for size in sizes if not any(below(other, size) for other in sizes)}
+
+
+@pytest.mark.parametrize(
+    ("options", "view"),
+    [
+        (Augmentation(shift=8), (33, 53)),
+        (Augmentation(shift=1), (40, 60)),
+        (Augmentation(crop=(4, 9), shift=8), (1, 2)),
+        (Augmentation(crop=(9, 4), shift=8), (2, 1)),
+        (Augmentation(scale=(0.01, 1.0)), (1, 1)),
+        (Augmentation(scale=(0.5, 1.0), shift=4), (17, 27)),
+    ],
+)
+def test_the_smallest_view_is_zoomed_then_cut(options: Augmentation, view: tuple[int, int]) -> None:
+    assert smallest_view((40, 60), options) == view
+
+
+def test_two_views_are_two_values_to_what_normalises_batches() -> None:
+    calls: list[int] = []
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1))
+    pooled.register_forward_hook(lambda *_: calls.append(1))
+    options = Augmentation(crop=(16, 16))
+    check_views(pooled, SIZES, options, 2)
+    assert calls == []  # nothing has to be tried
+    check_views(nn.Sequential(nn.InstanceNorm2d(3), *pooled), SIZES, options, 2)
+    with pytest.raises(ValueError, match="leave 1 one value per channel"):
+        check_views(pooled, SIZES, options, 1)
