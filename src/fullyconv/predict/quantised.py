@@ -114,6 +114,7 @@ def quantise(graph: Any, found: Mapping[str, Tensor]) -> None:
         place = found[key].flatten().tolist()
         if not all(isinstance(entry, int) and 0 <= entry < max(len(nodes), 257) for entry in place):
             raise ValueError(f"{key} names nodes that the network has not")
+        _check_ports(nodes, key, place)
         try:
             if not key.startswith("quantiser."):
                 _replace(nodes[place[0]].input(place[1]), key, found)
@@ -128,6 +129,18 @@ def quantise(graph: Any, found: Mapping[str, Tensor]) -> None:
         except (RuntimeError, IndexError, KeyError, AttributeError) as error:
             raise ValueError(f"{key} does not fit the network ({str(error).strip().splitlines()[-1][:120]})") from None
     graph.validate_nodes_and_infer_types()
+
+
+def _check_ports(nodes: Sequence[Any], key: str, place: Sequence[int]) -> None:
+    """Refuse inputs and outputs that nodes have not: OpenVINO would read beyond them."""
+    source, readers = (place[:3], place[3:]) if key.startswith("quantiser.") else ([], place)
+    pairs = list(zip(readers[::2], readers[1::2], strict=False))
+    known = all(node < len(nodes) and port < nodes[node].get_input_size() for node, port in pairs)
+    if source:
+        known = known and len(source) == 3 and source[0] < len(nodes) and 2 <= source[2] <= 256
+        known = known and source[1] < nodes[source[0]].get_output_size()
+    if not known or not pairs or len(readers) % 2:
+        raise ValueError(f"{key} names nodes that the network has not")
 
 
 def _replace(reader: Any, key: str, found: Mapping[str, Tensor]) -> None:
