@@ -334,3 +334,23 @@ def test_networks_and_images_that_do_not_fit_are_refused() -> None:
         shift_and_stitch(nn.Conv2d(1, 1, 7), image)
     with pytest.raises(ValueError, match="opposite border"):
         to_atrous(nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(2, 2),
+        nn.AvgPool2d(3, 2, padding=1),
+        nn.AvgPool2d(3, 2, padding=1, count_include_pad=False),
+        nn.AvgPool2d((2, 3), (1, 2), ceil_mode=True),
+        nn.AvgPool2d(3, 2, padding=1, divisor_override=5),
+        nn.AvgPool2d(9, 1, padding=4),  # large: along one axis after the other
+        nn.AvgPool2d(9, 1, padding=4, count_include_pad=False),
+    ],
+    ids=str,
+)
+def test_average_pools_of_every_kind_have_both_forms(pool: nn.AvgPool2d, dtype: torch.dtype) -> None:
+    net = nn.Sequential(nn.MaxPool2d(2, 2), pool).to(dtype).eval()
+    image = torch.randn(2, 3, 37, 42, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(to_atrous(net)(image), shift_and_stitch(net, image))

@@ -23,6 +23,7 @@ Sides = tuple[Pair, Pair]
 """What comes before and after the rows, and before and after the columns."""
 Windows = tuple[Window, Window]
 """What is moved over the rows and the columns."""
+MOST_TAPS = 64  # of a window, beyond which two passes over the map are quicker than one
 
 
 def times(first: Pair, second: Pair) -> Pair:
@@ -101,16 +102,24 @@ class Average(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Average N x C x H x W."""
-        total: Tensor = self._sum(Border(sides_of(self.windows, self.lattice))(features))
-        if self.divisor is not None:
-            return total / self.divisor
-        return total / self._sum(weights_of(self.windows, features, self.lattice, self.pads_count))
+        padded = Border(sides_of(self.windows, self.lattice))(features)
+        divisor = self.divisor or self._taps()
+        if divisor is not None:
+            return self._sum(padded, 1 / divisor)
+        return self._sum(padded) / self._sum(weights_of(self.windows, features, self.lattice, self.pads_count))
 
-    def _sum(self, padded: Tensor) -> Tensor:
-        """Sum over the taps along rows, then along columns."""
-        for axis, window, step in zip((-2, -1), self.windows, self.lattice, strict=True):
-            length = padded.shape[axis] - step * (window.kernel - 1)
-            padded = cast("Tensor", sum(padded.narrow(axis, step * tap, length) for tap in range(window.kernel)))
+    def _taps(self) -> int | None:
+        """Return how many units each window averages, if all do the same number."""
+        rows, columns = self.windows
+        whole = all(self.pads_count or not (each.pad or each.after) for each in self.windows)
+        return rows.kernel * columns.kernel if whole and not (rows.ceil_mode or columns.ceil_mode) else None
+
+    def _sum(self, padded: Tensor, weight: float = 1.0) -> Tensor:
+        """Sum over the taps: each channel by a convolution, a large window along one axis after the other."""
+        (rows, columns), channels = (window.kernel for window in self.windows), padded.shape[-3]
+        for kernel in [(rows, columns)] if rows * columns <= MOST_TAPS else [(rows, 1), (1, columns)]:
+            taps = padded.new_full((channels, 1, *kernel), weight)
+            padded, weight = functional.conv2d(padded, taps, dilation=self.lattice, groups=channels), 1.0
         return padded
 
 
