@@ -68,6 +68,7 @@ class _ToLabels(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.eval()  # or the exporter puts the whole network back into training mode, dropout and all
 
     def forward(self, image: Tensor) -> Tensor:
         """Label N x C x H x W."""
