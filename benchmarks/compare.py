@@ -58,7 +58,8 @@ def attempt(contest: Contest, name: str, make: Callable[[], Any], **entry: Any) 
     try:
         contest.entries[name] = Entry(make(), **entry)
     except (ImportError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        contest.absent[name] = " ".join(str(error).split())[:160] or type(error).__name__
+        said = " ".join(str(error).split()).replace(f"{MODEL.parents[1]}/", "")
+        contest.absent[name] = said[:160] or type(error).__name__
 
 
 def ours(contest: Contest, what: str, model: Any, pixels: np.ndarray, *, operations: float, like: str) -> None:
@@ -294,13 +295,12 @@ def main() -> None:
     limits = measure_limits(watch=watch)
     sections = [heading(limits, watch)]
     say(sections[0])
-    try:
-        for contest in chosen(arguments.only, arguments.rounds):
-            sections.append(run(contest, limits))
-            say(sections[-1])
-    finally:
-        if len(sections) > 1 and not arguments.dry:
-            keep(sections)
+    for contest in chosen(arguments.only, arguments.rounds):
+        sections.append(run(contest, limits))
+        say(sections[-1])
+        if not arguments.dry:
+            keep(sections)  # at once: what was measured before a run is cut off counts
+        sections.clear()
 
 
 if __name__ == "__main__":
