@@ -99,7 +99,13 @@ def test_pictures_that_were_trained_on_are_left_out_or_named(remembering: tuple[
 
 def test_intervals_are_over_groups_where_they_are_named(model: Path, tmp_path: Path) -> None:
     data = dataset(tmp_path / "data", ClassSet(NAMES))
-    assert scored(model, data, "--group", ".")[1]["intervals"]["units"] == "groups"
+    said, scores = scored(model, data, "--group", ".", "--calibration")
+    assert scores["intervals"]["units"] == "groups"
+    assert "expected calibration error" in said
+    calibration = scores["calibration"]
+    assert sum(each["pixels"] for each in calibration["reliability"]) == np.sum(scores["confusion"])
+    right = sum(each["pixels"] * (each["accuracy"] or 0) for each in calibration["reliability"])
+    assert right / np.sum(scores["confusion"]) == pytest.approx(scores["pixel_accuracy"], abs=2e-3)
     result = CliRunner().invoke(app, ["evaluate", str(model), data, "--group", "q"])
     assert "does not match" in str(result.exception)
 

@@ -26,6 +26,7 @@ from fullyconv.cli.options import (
 if TYPE_CHECKING:
     from fullyconv.data.pairs import Pair
     from fullyconv.evaluation import Evaluation
+    from fullyconv.predict.image import Segmenter
     from fullyconv.predict.refine import CRFSegmenter
 
 
@@ -46,6 +47,9 @@ def evaluate(
         str | None,
         typer.Option(help="What pictures belong to (drive, patient): a regular expression on names, or folders up."),
     ] = None,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="Also tell whether probabilities mean what they say (a second pass).")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write report.html with the best and worst images into this folder.")
     ] = None,
@@ -96,11 +100,24 @@ def evaluate(
             evaluation = score(segmenter, pairs, groups=groups, progress=lambda n, total: bars("evaluating", n, total))
         print_evaluation(evaluation)
         document = evaluation.document()
+    if calibration:
+        document["calibration"] = _calibrate(segmenter, pairs)
     if page is not None:
         with page.writing(FILE_NAME):
             written = write_report(page.folder, segmenter, evaluation, pairs, title=f"fullyconv: {data}")
         out.print(f"report {written}")
     figures.write(document, evaluation)
+
+
+def _calibrate(segmenter: Segmenter, pairs: list[Pair]) -> dict[str, Any]:
+    """Predict once more, with probabilities; prints whether they mean what they say."""
+    from fullyconv.evaluation.confidence import calibrate
+
+    with Bars() as bars:
+        found = calibrate(segmenter, pairs, progress=lambda n, total: bars("calibration", n, total))
+    out.print(f"expected calibration error {found.error:.4f} (15 bins of the most probable class's probability)")
+    out.print(f"the 10 % least certain pixels hold {found.caught:.1%} of all errors")
+    return found.document()
 
 
 def _unseen(model: Path, pairs: list[Pair], *, everything: bool) -> list[Pair]:

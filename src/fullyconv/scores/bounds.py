@@ -176,13 +176,17 @@ def advise(bounds: Bounds, names: Sequence[str]) -> str:
     )
 
 
-def count_bounds(labels: np.ndarray, *, classes: int, strides: Sequence[int] = STRIDES) -> Bounds:
+def count_bounds(
+    labels: np.ndarray, *, classes: int, strides: Sequence[int] = STRIDES, void_as: int | None = None
+) -> Bounds:
     """Count one label map.
 
     Args:
         labels: H x W; labels outside 0..C-1 are void.
         classes: C.
         strides: Pixels between two units of the prediction.
+        void_as: The class that void is taken for where blocks are counted (it is not scored all the same); the
+            paper's table comes out with background. ``None``: void counts nowhere.
 
     Returns:
         Counts that add up over pictures.
@@ -191,8 +195,9 @@ def count_bounds(labels: np.ndarray, *, classes: int, strides: Sequence[int] = S
     {2: 1.0, 4: 0.25}
     """
     known = np.where((labels >= 0) & (labels < classes), labels, -1)
+    shown = known if void_as is None else np.where(known < 0, void_as, known)
     counts = [
-        [confusion(known, guess, classes=classes) for guess in predict_coarsely(known, stride=stride)]
+        [confusion(known, guess, classes=classes) for guess in predict_coarsely(shown, stride=stride)]
         for stride in strides
     ]
     blocks, bilinear = np.swapaxes(np.asarray(counts, np.int64).reshape(len(strides), 2, classes, classes), 0, 1)
