@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,14 @@ from fullyconv.predict.frame import BLANKS, Framed, frame
 from fullyconv.predict.packed import can_pack, pack
 from fullyconv.surgery.trunk import Trunk
 from fullyconv.trace import outputs, record
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pasting_costs_nothing() -> Iterator[None]:
+    """Frame nets as narrow as those of tests, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fullyconv.predict.frame.PASTING", 0)
+        yield
 
 
 def check_equal(network: nn.Module, framed: nn.Module, image: Tensor) -> None:

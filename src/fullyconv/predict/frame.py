@@ -14,6 +14,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from threading import Lock
 from typing import Any, cast
 
@@ -25,11 +26,13 @@ from fullyconv.geometry import Window, size
 from fullyconv.networks.alignment import AxisPlan
 from fullyconv.trace import NotFollowed, Walk, walk
 from fullyconv.trace.operations import operation
+from fullyconv.trace.positions import shape_of
 from fullyconv.trace.walking import layer_of
 
 Pair = tuple[int, int]
 USUAL = 500  # pixels of a side for which the cut between shallow and deep is chosen
 LEAST_GAIN = 0.05  # of the shallow layers' arithmetic, or it is not worth the pasting
+PASTING = 1000  # multiply-adds that take as long as writing one number of the pasted map
 BLANKS = 16  # maps that are kept
 
 
@@ -51,6 +54,7 @@ class AxisFrame:
             stride *= window.stride
         return stride
 
+    @lru_cache(maxsize=512)  # noqa: B019 (a small value, not a network)
     def layout(self, length: int) -> Layout:
         """Find out what the units see of an axis of ``length`` pixels."""
         sizes = [length]
@@ -173,7 +177,12 @@ class Framed(nn.Module):
             each.places(frame.layout(length))
             for each, frame, length in zip((rows, columns), self.frames, lengths, strict=True)
         ]
-        whole = _laid(blank[:, :, places[0]][:, :, :, places[1]].expand(len(image), -1, -1, -1), found).clone()
+        size = len(image), found.shape[1], rows.units, columns.units
+        whole = _laid(found.new_empty(size), found)
+        sides = (slice(0, top), slice(None)), (slice(bottom, None), slice(None))
+        ends = (slice(top, bottom), slice(0, left)), (slice(top, bottom), slice(right, None))
+        for down, across in (*sides, *ends):
+            whole[:, :, down, across] = blank[:, :, places[0][down]][:, :, :, places[1][across]]
         whole[:, :, top:bottom, left:right] = found[
             :, :, top - rows.before : bottom - rows.before, left - columns.before : right - columns.before
         ]
@@ -291,7 +300,8 @@ def _gain(
         for node in chain
         if isinstance(layer := layer_of(recorded, node), nn.Conv2d) and (own := _frames(found, node, margins))
     )
-    return saved if total and saved > LEAST_GAIN * total else 0.0
+    pasted = PASTING * shape_of(chain[-1])[1] * size(frames[0].path, USUAL) * size(frames[1].path, USUAL)
+    return saved - pasted if total and saved - pasted > LEAST_GAIN * total else 0.0
 
 
 def _cut(
