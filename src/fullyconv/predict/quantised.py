@@ -168,6 +168,8 @@ def _finite(values: Tensor) -> np.ndarray:
     numbers = values.numpy()
     if numbers.dtype != np.float32 or not np.isfinite(numbers).all():
         raise ValueError("a range holds NaN, infinity, or no float32 numbers")
+    if sum(side > 1 for side in numbers.shape) > 1:  # free heights and widths would take it until an image comes
+        raise ValueError(f"a range or bias has the shape {numbers.shape}, not one number or one per channel")
     return numbers
 
 
