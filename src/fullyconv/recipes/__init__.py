@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.recipes import hsi, voc
-from fullyconv.recipes.camvid import CAMVID
+from fullyconv.recipes.camvid import CAMVID, PRETRAINED
 from fullyconv.recipes.demo import DEMO, DEMO_STAGED
 from fullyconv.train.chain import Chain, read_chain
 from fullyconv.train.recipe import Recipe, make_recipe, nearest, read_document, read_recipe
@@ -14,6 +14,7 @@ from fullyconv.train.recipe import Recipe, make_recipe, nearest, read_document, 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(),
     "camvid": CAMVID,
+    "camvid-pretrained": PRETRAINED,
     "demo": DEMO,
     "voc-fcn32s": voc.HEAVY_32S,
     "voc-fcn16s": voc.HEAVY_16S,

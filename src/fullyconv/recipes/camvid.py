@@ -26,3 +26,19 @@ CAMVID = Recipe(
     balance=0.5,
     validate_every=2,
 )
+
+PRETRAINED = CAMVID.model_copy(
+    update={
+        "network": "fpn4s",
+        "trunk": "timm:tf_efficientnet_lite0",
+        "crop": (360, 480),
+        "scale": (0.7, 2.0),
+        "colour": 0.4,
+        "epochs": 80,
+        "minutes": 60.0,
+        "trunk_rate": 0.5,
+        "average": 0.997,
+        "validate_every": 5,
+    }
+)
+"""From ImageNet's weights: ``--set weights=tf_efficientnet_lite0.safetensors``, or ``--set pretrained=true``."""

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from fullyconv.machine import twin
 from fullyconv.networks.fcn import FCN
 
+Pair = tuple[int, int]
 LARGE = 1 << 23  # weights: the fully connected layers of VGG and AlexNet; a 3 x 3 convolution of 512 channels has 2.4 M
 SEGMENTS = 8  # of a recorded trunk
 
@@ -34,6 +35,7 @@ class FusedScores(nn.Module):
         super().__init__()
         self.network = twin(network)
         _multiply_large(self.network)
+        _by_channel(self.network)
         if checkpointing:
             _forget(self.network)
 
@@ -66,6 +68,95 @@ class Columns(nn.Module):
         # The cast would be autocast's own, whose cache keeps a copy until the step's end.
         half = functional.linear(torch.cat(windows, 3), matrix.to(torch.bfloat16), own.bias)
         return half.permute(0, 3, 1, 2)
+
+
+def conv_by_channel(
+    features: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """Convolve each channel of N x C x h x w by itself, with a gradient in float32 under bfloat16 on a CPU.
+
+    PyTorch's own gradient is three to six times slower in bfloat16 there (3 x 3, stride 2, 96 x 180 x 240, batch 8: 206
+    against 61 ms). Elsewhere it is the usual convolution.
+    """
+    if features.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
+        return functional.conv2d(features, weight, bias, stride, padding, dilation, weight.shape[0])
+    half = features.to(torch.bfloat16)
+    return cast("Tensor", _ByChannel.apply(half, weight, bias, stride, padding, dilation))  # type: ignore[no-untyped-call]
+
+
+class ByChannel(nn.Module):
+    """``conv_by_channel`` in the place of a layer, whose tensors it takes."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Convolve N x C x h x w."""
+        own = self.convolution
+        window = cast("tuple[Pair, Pair, Pair]", (own.stride, own.padding, own.dilation))
+        return conv_by_channel(features, own.weight, own.bias, *window)
+
+
+class _ByChannel(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, *window: Any) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        ctx.window, ctx.biased = window, bias is not None
+        half = None if bias is None else bias.to(features.dtype)
+        stride, padding, dilation = window
+        return functional.conv2d(features, weight.to(features.dtype), half, stride, padding, dilation, weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight = ctx.saved_tensors
+        stride, padding, dilation = ctx.window
+        channels = weight.shape[0]
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.biased and ctx.needs_input_grad[2]]
+        by_features, by_weight, by_bias = torch.ops.aten.convolution_backward(
+            slopes[0].float(), features.float(), weight, [channels] if ctx.biased else None,
+            stride, padding, dilation, False, [0, 0], channels, wanted,
+        )  # fmt: skip
+        return (
+            by_features if by_features is None else by_features.to(features.dtype),
+            by_weight,
+            by_bias,
+            None,
+            None,
+            None,
+        )
+
+
+def _by_channel(network: nn.Module) -> None:
+    """Let convolutions of single channels take the quicker gradient, be they modules or calls in a recording."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1:
+            if module.padding_mode == "zeros" and not isinstance(module.padding, str):
+                network.set_submodule(name, ByChannel(module))
+        elif isinstance(module, fx.GraphModule):
+            calls = [node for node in module.graph.nodes if node.target in (torch.conv2d, functional.conv2d)]
+            for node in calls:
+                _call_by_channel(module, node)
+            if calls:
+                module.recompile()
+
+
+def _call_by_channel(module: fx.GraphModule, node: fx.Node) -> None:
+    """Replace one recorded call, if each of its channels is convolved by itself."""
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = dict.fromkeys(names[2:], None) | dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    weight = given["weight"]
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr" or isinstance(given["padding"], str):
+        return
+    shape = module.get_parameter(str(weight.target)).shape
+    if given["groups"] != shape[0] or shape[1] != 1 or shape[0] == 1:
+        return
+    window = [
+        value if isinstance(value, tuple) else (usual if value is None else value,) * 2
+        for value, usual in ((given["stride"], 1), (given["padding"], 0), (given["dilation"], 1))
+    ]
+    node.target = conv_by_channel
+    node.args, node.kwargs = (given["input"], weight, given["bias"], *window), {}
 
 
 def _multiply_large(network: nn.Module) -> None:
