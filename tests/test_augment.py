@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullyconv.augment import Augmentation, augment, cut_start, jitter, sample_rng, zoom_crop
+from fullyconv.augment import (
+    Augmentation,
+    augment,
+    cut_start,
+    degrade,
+    jitter,
+    sample_rng,
+    turn,
+    turned_size,
+    zoom_crop,
+)
 from fullyconv.types import VOID, Sample
 
 FILL = (11, 22, 33)
@@ -176,3 +186,67 @@ def test_shifted_views_lose_less_than_the_stride_at_the_top_and_the_left() -> No
         seen.add(cut)
     assert {row for row, _ in seen} == {column for _, column in seen} == set(range(8))
     assert cut_start(coded(1, 3), by=np.array([5, 5])).labels.shape == (1, 1)
+
+
+@given(st.integers(2, 30), st.integers(2, 30), st.floats(-180, 180), st.integers(1, 20), st.integers(1, 20))
+def test_a_turn_is_the_rotation_about_the_centre(h: int, w: int, angle: float, high: int, wide: int) -> None:
+    """Labels and pixels that say where they are, against the warp written out pixel by pixel in complex numbers."""
+    rows, columns = np.mgrid[:h, :w]
+    image = np.stack([5 * rows, 5 * columns, np.full((h, w), 200)], axis=2).astype(np.uint8)
+    sample = Sample(image, (rows * w + columns).astype(np.int16))
+    view = turn(sample, angle=angle, size=(high, wide), fill=FILL)
+    step = np.exp(1j * np.radians(angle))
+    for row in range(high):
+        for column in range(wide):
+            place = complex(column + 0.5 - wide / 2, row + 0.5 - high / 2) * step + complex(w / 2, h / 2)
+            if min(abs(place.real - round(place.real)), abs(place.imag - round(place.imag))) < 1e-6:
+                continue  # on the edge between two pixels
+            inside = 0 <= place.real < w and 0 <= place.imag < h
+            label = floor(place.imag) * w + floor(place.real) if inside else VOID
+            assert view.labels[row, column] == label
+            if 0.5 <= place.real <= w - 0.5 and 0.5 <= place.imag <= h - 0.5:  # labels lie on their pixels, closely
+                found = view.image[row, column, :2] / 5 + 0.5
+                assert np.abs(found - (place.imag, place.real)).max() < 0.5
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(-180, 180))
+def test_a_turned_view_has_no_void_where_the_picture_is_as_large_as_it_covers(h: int, w: int, angle: float) -> None:
+    covered = turned_size((h, w), angle)
+    sample = Sample(np.zeros((*covered, 3), np.uint8), np.zeros(covered, np.int16))
+    assert (turn(sample, angle=angle, size=(h, w), fill=FILL).labels == 0).all()
+
+
+@pytest.mark.parametrize("crop", [(20, 28), None])
+def test_rotated_views_keep_their_size_and_turn_both_ways(crop: tuple[int, int] | None) -> None:
+    sample = coded(40, 60)
+    options = Augmentation(crop=crop, rotation=25, flip=False)
+    views = [augment(sample, options, fill=FILL, rng=sample_rng(seed=0, epoch=0, index=i)) for i in range(12)]
+    assert {view.labels.shape for view in views} == {crop or (40, 60)}
+    assert not np.array_equal(views[0].labels, views[1].labels)
+    for view in views:
+        inside = view.labels != VOID
+        off = np.abs(view.image[..., 0][inside].astype(int) - view.labels[inside] * 30)
+        assert np.median(off) == 0  # pixels keep their labels, but on the edges between two
+
+
+def test_half_the_views_are_upside_down_where_asked_for() -> None:
+    sample = coded(8, 12)
+    options = Augmentation(flip=False, upside_down=True)
+    views = [augment(sample, options, fill=FILL, rng=sample_rng(seed=0, epoch=0, index=i)) for i in range(20)]
+    turned = [np.array_equal(view.image, sample.image[::-1]) for view in views]
+    assert 0 < sum(turned) < 20
+    for view, down in zip(views, turned, strict=True):
+        np.testing.assert_array_equal(view.labels, sample.labels[:: -1 if down else 1])
+
+
+def test_blur_and_noise_have_the_deviation_that_is_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    flat = np.full((200, 200, 3), 128, np.uint8)
+    assert degrade(flat, blur=0, noise=6, rng=rng).std() == pytest.approx(6, rel=0.02)
+    dot = np.zeros((61, 61, 3), np.uint8)
+    dot[30, 30] = 255
+    spread = degrade(dot, blur=2.0, noise=0, rng=rng)[..., 0].astype(float)
+    offsets = np.arange(61) - 30
+    assert np.sqrt((spread.sum(0) * offsets**2).sum() / spread.sum()) == pytest.approx(2.0, rel=0.15)
+    view = augment(Sample(flat, np.zeros((200, 200), np.int16)), Augmentation(noise=9, blur=1), fill=FILL, rng=rng)
+    assert 0 < view.image.std() < 9

@@ -1,11 +1,12 @@
-"""Random views of a sample: scale, crop, flip, colour. Every function takes its own random generator."""
+"""Random views of a sample: zoom, rotation, crop, flips, colour, blur, noise, each drawn from a generator given."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, cos, radians, sin
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from fullyconv.types import VOID, Sample
 
@@ -21,6 +22,10 @@ class Augmentation:
         colour: The largest relative change of brightness, contrast and saturation.
         shift: Cuts 0 to ``shift - 1`` pixels off the top and the left: with the network's stride, patchwise training
             meets every patch, not only those on the stride's grid (paper, section 3.4).
+        rotation: The largest angle in degrees by which views are turned, either way.
+        upside_down: Whether half of the views are mirrored from top to bottom: for pictures without an up.
+        blur: The largest standard deviation of a Gaussian blur, in pixels.
+        noise: The largest standard deviation of added noise, in levels of 0..255.
     """
 
     crop: tuple[int, int] | None = None
@@ -28,6 +33,10 @@ class Augmentation:
     flip: bool = True
     colour: float = 0.0
     shift: int = 0
+    rotation: float = 0.0
+    upside_down: bool = False
+    blur: float = 0.0
+    noise: float = 0.0
 
 
 def sample_rng(*, seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -52,21 +61,37 @@ def augment(sample: Sample, options: Augmentation, *, fill: tuple[int, int, int]
     >>> augment(sample, Augmentation(crop=(8, 8)), fill=(1, 2, 3), rng=rng).labels.shape
     (8, 8)
     """
-    factor = float(np.exp(rng.uniform(*np.log(options.scale))))
-    if options.crop is not None:
-        sample = zoom_crop(sample, factor=factor, crop=options.crop, place=rng.random(2), fill=fill)
-    elif factor != 1:
-        height, width = sample.labels.shape
-        whole = max(1, round(height * factor)), max(1, round(width * factor))
-        sample = zoom_crop(sample, factor=factor, crop=whole, place=np.zeros(2), fill=fill)
+    sample = _placed(sample, options, fill, rng)
     if options.shift > 1:
         sample = cut_start(sample, by=rng.integers(options.shift, size=2))
     image, labels = sample.image, sample.labels
     if options.flip and rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
+    if options.upside_down and rng.random() < 0.5:
+        image, labels = image[::-1], labels[::-1]
     if options.colour:
         image = jitter(image, amounts=1 + rng.uniform(-options.colour, options.colour, 3))
+    if options.blur or options.noise:
+        image = degrade(image, blur=rng.uniform(0, options.blur), noise=rng.uniform(0, options.noise), rng=rng)
     return Sample(np.ascontiguousarray(image), np.ascontiguousarray(labels), sample.name)
+
+
+def _placed(sample: Sample, options: Augmentation, fill: tuple[int, int, int], rng: np.random.Generator) -> Sample:
+    """Zoom, turn and cut a sample."""
+    factor = float(np.exp(rng.uniform(*np.log(options.scale))))
+    angle = float(rng.uniform(-options.rotation, options.rotation)) if options.rotation else 0.0
+    height, width = sample.labels.shape
+    if options.crop is not None:
+        size, place = options.crop, rng.random(2)
+    else:
+        size, place = (max(1, round(height * factor)), max(1, round(width * factor))), np.zeros(2)
+        if factor == 1 and not angle:
+            return sample
+    if not angle:
+        return zoom_crop(sample, factor=factor, crop=size, place=place, fill=fill)
+    wide = turned_size(size, angle)
+    place = place if options.crop is not None else np.full(2, 0.5)
+    return turn(zoom_crop(sample, factor=factor, crop=wide, place=place, fill=fill), angle=angle, size=size, fill=fill)
 
 
 def zoom_crop(
@@ -109,6 +134,69 @@ def zoom_crop(
     image[rows, columns] = np.asarray(patch)
     labels[rows, columns] = sample.labels[row_centres[:, None], column_centres]
     return Sample(image, labels, sample.name)
+
+
+def turned_size(size: tuple[int, int], angle: float) -> tuple[int, int]:
+    """Return the height and width that a view of ``size`` covers when it is turned, with a pixel to interpolate.
+
+    >>> turned_size((10, 20), 90)
+    (22, 12)
+    """
+    across, along = abs(sin(radians(angle))), abs(cos(radians(angle)))
+    height, width = size
+    return ceil(height * along + width * across - 1e-9) + 2, ceil(height * across + width * along - 1e-9) + 2
+
+
+def turn(sample: Sample, *, angle: float, size: tuple[int, int], fill: tuple[int, int, int]) -> Sample:
+    """Turn a sample about its centre and cut a view out of the middle.
+
+    Args:
+        sample: An image with its labels.
+        angle: In degrees, against the clock.
+        size: Height and width of the view.
+        fill: RGB of what lies outside the image; its labels are void.
+
+    Returns:
+        The view: pixels bilinear, labels those of the pixel that a pixel's centre falls into.
+
+    >>> sample = Sample(np.zeros((2, 2, 3), np.uint8), np.array([[0, 1], [2, 3]], np.int16))
+    >>> turn(sample, angle=90, size=(2, 2), fill=(0, 0, 0)).labels.tolist()
+    [[1, 3], [0, 2]]
+    """
+    height, width = sample.labels.shape
+    across, along = sin(radians(angle)), cos(radians(angle))
+    # Where the centre of view pixel (0, 0) lies in the sample, and what a step along a row or a column adds.
+    down, right = size[0] / 2, size[1] / 2
+    left = width / 2 - along * right + across * down
+    top = height / 2 - across * right - along * down
+    picture = Image.fromarray(sample.image).transform(
+        (size[1], size[0]),
+        Image.Transform.AFFINE,
+        (along, -across, left, across, along, top),
+        Image.Resampling.BILINEAR,
+        fillcolor=fill,
+    )
+    rows, columns = np.arange(size[0])[:, None] + 0.5, np.arange(size[1]) + 0.5
+    x = np.floor(left + along * columns - across * rows + 1e-9).astype(np.intp)
+    y = np.floor(top + across * columns + along * rows + 1e-9).astype(np.intp)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    labels = np.full(size, VOID, np.int16)
+    labels[inside] = sample.labels[y[inside], x[inside]]
+    return Sample(np.asarray(picture), labels, sample.name)
+
+
+def degrade(image: np.ndarray, *, blur: float, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Blur a picture by a Gaussian of ``blur`` pixels, then add noise of ``noise`` levels (standard deviations).
+
+    >>> degrade(np.full((2, 2, 3), 7, np.uint8), blur=1, noise=0, rng=np.random.default_rng(0)).max()
+    np.uint8(7)
+    """
+    if blur > 0:
+        image = np.asarray(Image.fromarray(np.ascontiguousarray(image)).filter(ImageFilter.GaussianBlur(blur)))
+    if noise > 0:
+        drawn = rng.standard_normal(image.shape, np.float32)
+        image = np.clip(np.rint(image + noise * drawn), 0, 255).astype(np.uint8)
+    return image
 
 
 def cut_start(sample: Sample, *, by: np.ndarray) -> Sample:

@@ -183,7 +183,17 @@ def _settling(recipe: Recipe, delivered: FCN, batching: Batching, fabric: Fabric
 
 
 def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess, read: Reader) -> Batching:
-    options = Augmentation(recipe.crop, recipe.scale, recipe.flip, recipe.colour, recipe.shift)
+    options = Augmentation(
+        crop=recipe.crop,
+        scale=recipe.scale,
+        flip=recipe.flip,
+        colour=recipe.colour,
+        shift=recipe.shift,
+        rotation=recipe.rotation,
+        upside_down=recipe.upside_down,
+        blur=recipe.blur,
+        noise=recipe.noise,
+    )
     views = Views(prepared.train, prepared.report.classes, preprocess, options, seed=recipe.seed, read=read)
     # A loss of which a share is sampled takes as many more pictures to see as many terms.
     return Batching(views, recipe.batch, max(1, round(recipe.accumulate / recipe.sampling)), recipe.workers)

@@ -38,7 +38,9 @@ ELSEWHERE = {
     "encoder": "trunk", "arch": "network", "architecture": "network", "model": "network", "amp": "precision",
     "fp16": "precision", "half": "precision", "gpu": "device", "gpus": "device", "cuda": "device",
     "num_workers": "workers", "color": "colour", "color_jitter": "colour", "jitter": "colour", "hflip": "flip",
-    "horizontal_flip": "flip",  "val_every": "validate_every", "val_interval": "validate_every",
+    "horizontal_flip": "flip", "fliplr": "flip", "vflip": "upside_down", "vertical_flip": "upside_down",
+    "flipud": "upside_down", "rotate": "rotation", "degrees": "rotation",
+    "val_every": "validate_every", "val_interval": "validate_every",
     "gradient_checkpointing": "checkpointing", "cache": "cache_gib",
     "random_seed": "seed", "manual_seed": "seed", "time": "minutes", "zoom": "scale", "random_scale": "scale",
     "patience": "nothing stops a run early; the best model is kept in RUN/model all the same: shorten it by "
@@ -112,6 +114,14 @@ class Recipe(Descent):
     """Mirror every other view from left to right, at random."""
     colour: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Change brightness, contrast and saturation by random factors of up to 1 ± this."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Turn views by random angles of up to this many degrees, either way; what lies outside the image is void."""
+    upside_down: bool = False
+    """Mirror every other view from top to bottom, too: for pictures that have no up (cells, tissue, satellite)."""
+    blur: Annotated[float, Field(ge=0)] = 0.0
+    """Blur views by random Gaussians of up to this standard deviation, in pixels."""
+    noise: Annotated[float, Field(ge=0)] = 0.0
+    """Add noise of up to this standard deviation, in levels of 0..255."""
     shift: Annotated[int, Field(ge=0)] = 0
     """Cut 0 to ``shift - 1`` pixels off the top and the left of each view; with ``sampling``, the network's stride."""
 
