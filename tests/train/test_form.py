@@ -11,7 +11,7 @@ from fullyconv import build
 from fullyconv.losses import pixel_loss, upsampled_loss
 from fullyconv.networks.fcn import FCN
 from fullyconv.train import form
-from fullyconv.train.form import Checkpointed, Columns, FusedScores
+from fullyconv.train.form import ByChannel, Checkpointed, Columns, FusedScores
 
 
 def learn(run: nn.Module, network: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -132,3 +132,51 @@ def test_only_large_plain_convolutions_become_columns(monkeypatch: pytest.Monkey
     found = [name for name, module in FusedScores(network).network.named_modules() if isinstance(module, Columns)]
     assert found == ["trunk.stage4.0.conv2", "trunk.stage4.1.conv1", "trunk.stage4.1.conv2"]
     assert not any(isinstance(module, Columns) for module in network.modules())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), [(3, 1, 1, 1), (5, 2, 2, 1), (3, 2, 0, 2)])
+def test_convolutions_by_channel_have_their_gradient_within_bfloat16(
+    kernel: int, stride: int, padding: int, dilation: int, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(24, 24, kernel, stride, padding, dilation, groups=24, bias=bias)
+    image = torch.randn(2, 24, 13, 18)
+    slope = torch.randn_like(layer(image))
+
+    def run(module: nn.Module, autocast: bool, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+        module.zero_grad()
+        own = image.detach().clone().to(dtype).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = module(own)
+        found.backward(slope.to(found.dtype))
+        assert own.grad is not None
+        return [found.detach(), own.grad, *(weight.grad.clone() for weight in module.parameters())]  # type: ignore[union-attr]
+
+    exact = run(copy.deepcopy(layer).double(), False, torch.float64)
+    ours, theirs = run(ByChannel(layer), True), run(layer, True)
+    assert torch.equal(ours[0], theirs[0])
+    for one, other, right in zip(ours, theirs, exact, strict=True):
+        error, usual = ((each.double() - right).abs().max() / right.abs().max() for each in (one, other))
+        assert error < max(1.5 * usual, 4e-3)
+    for one, plain in zip(run(ByChannel(layer), False), run(layer, False), strict=True):
+        assert torch.equal(one, plain)
+
+
+@pytest.mark.skipif(find_spec("timm") is None, reason="needs timm")
+def test_convolutions_by_channel_are_found_as_modules_and_as_calls() -> None:
+    network = build("fcn8s-timm:tf_efficientnet_lite0", 4)
+    form_ = FusedScores(network).network
+    layers = [module for module in form_.modules() if isinstance(module, ByChannel)]
+    calls = [
+        node
+        for module in form_.modules()
+        if isinstance(module, torch.fx.GraphModule)
+        for node in module.graph.nodes
+        if node.target is form.conv_by_channel
+    ]
+    # Four of its sixteen pad by the picture's size, which a recording writes as a call.
+    assert (len(layers), len(calls)) == (12, 4)
+    assert not any(isinstance(module, ByChannel) for module in network.modules())
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(form_.eval()(image), network.eval()(image))
