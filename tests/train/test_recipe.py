@@ -14,7 +14,7 @@ from fullyconv.train.recipe import ELSEWHERE, Recipe, change, parse_settings, re
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds_its_network_and_survives_a_file(name: str, tmp_path: Path) -> None:
     recipe = find_recipe(name)
-    assert build(recipe.network, 2).classes == 2
+    assert build(recipe.network_name, 2).classes == 2
     write_recipe(recipe, tmp_path / "recipe.yaml")
     assert read_recipe(tmp_path / "recipe.yaml", RECIPES) == recipe
 
@@ -74,7 +74,7 @@ def test_files_build_on_a_named_recipe(tmp_path: Path) -> None:
         ("Batch_Size", "here it is 'batch'"),
         ("color", "here it is 'colour'"),
         ("patience", "nothing stops a run early"),
-        ("loss", "softmax cross-entropy"),
+        ("criterion", "here it is 'loss'"),
     ],
 )
 def test_keys_of_other_tools_point_to_ours(key: str, words: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from fullyconv.types import VOID
 
@@ -204,6 +205,32 @@ def sample_terms(
         return labels
     kept = torch.rand(labels.shape, generator=generator, device=labels.device) < probability
     return labels.where(kept, ignore_index)
+
+
+@torch.no_grad()
+def hardest_terms(scores: Tensor, labels: Tensor, *, share: float, ignore_index: int = VOID) -> Tensor:
+    """Keep the pixels whose loss is highest: bootstrapped cross-entropy (Wu, Shen and van den Hengel 2016).
+
+    Args:
+        scores: N x C x H x W.
+        labels: N x H x W.
+        share: Of the labelled pixels of the batch, how many are kept, 0..1; at least one.
+        ignore_index: The label of pixels that are left out.
+
+    Returns:
+        N x H x W labels whose other pixels are ``ignore_index``; pixels as hard as the last one are kept, too.
+
+    >>> scores = torch.tensor([[[[5.0, 0.0, 1.0]], [[0.0, 0.0, 0.0]]]])
+    >>> hardest_terms(scores, torch.tensor([[[0, 0, 0]]]), share=0.34).tolist()
+    [[[-1, 0, -1]]]
+    """
+    known = labels != ignore_index
+    costs = functional.cross_entropy(scores.float(), labels.where(known, 0).long(), reduction="none")
+    flat = costs[known]
+    if flat.numel() == 0:
+        return labels
+    least = flat.topk(max(1, round(share * flat.numel()))).values[-1]
+    return labels.where(costs >= least, ignore_index)
 
 
 def class_weights(shares: Tensor, *, power: float) -> Tensor:

@@ -21,7 +21,7 @@ from fullyconv.data.folder import open_folder, training_splits
 from fullyconv.data.groups import EACH, regroup
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.files import write_json
-from fullyconv.losses import class_weights
+from fullyconv.losses import class_weights, dice_loss, lovasz_loss
 from fullyconv.machine import DeviceName
 from fullyconv.networks import build
 from fullyconv.networks.fcn import FCN
@@ -41,6 +41,7 @@ from fullyconv.types import ClassSet, Preprocess
 from fullyconv.upsample import LastStep
 
 COLOURS = 3
+OVERLAP = {"cross-entropy": None, "cross-entropy+dice": dice_loss, "cross-entropy+lovasz": lovasz_loss}
 SETTLING_VIEWS = 64  # training views that batch statistics are measured on
 
 
@@ -208,12 +209,22 @@ def _make_loss(recipe: Recipe, report: Report, device: torch.device, step: LastS
         keep=recipe.sampling if by_weight else recipe.sampling * weights / weights.max(),
         weights=weights.to(device) if by_weight and recipe.balance else None,
         step=step,
+        hardest=recipe.hardest,
+        overlap=OVERLAP[recipe.loss],
     )
 
 
 def _segmenter(network: FCN, classes: ClassSet, preprocess: Preprocess, fabric: Fabric) -> Segmenter:
     place: DeviceName = "cuda" if fabric.device.type == "cuda" else "cpu"
-    return Segmenter(network, classes=classes, preprocess=preprocess, device=place, precision=precision_of(fabric))
+    # Its weights change from one validation to the next: converting them for another engine would not pay.
+    return Segmenter(
+        network,
+        classes=classes,
+        preprocess=preprocess,
+        device=place,
+        precision=precision_of(fabric),
+        engine="pytorch",
+    )
 
 
 def _check_trainable(network: FCN, name: str) -> None:

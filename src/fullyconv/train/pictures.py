@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from fullyconv.data.pairs import Pair
 from fullyconv.draw import colourise
 from fullyconv.evaluation import evaluate
 from fullyconv.files import without_nan
-from fullyconv.losses import Normalization, pixel_loss, sample_terms, upsampled_loss
+from fullyconv.losses import Normalization, hardest_terms, pixel_loss, sample_terms, upsampled_loss
 from fullyconv.predict.image import Segmenter
 from fullyconv.train.job import Validation
 from fullyconv.upsample import LastStep
@@ -27,7 +27,8 @@ PICTURED = 4  # validation images shown in TensorBoard
 class PixelLoss:
     """The loss of a batch of pictures, whose expectation does not depend on how many of its terms are sampled.
 
-    ``keep`` is the probability of a term, for all pixels or by class; ``sampling`` that on the whole.
+    ``keep`` is the probability of a term, for all pixels or by class; ``sampling`` that on the whole. Of what is kept,
+    the ``hardest`` share counts. ``overlap``, a loss of regions, is added.
     """
 
     normalization: Normalization = "valid"
@@ -35,6 +36,8 @@ class PixelLoss:
     keep: float | Tensor = 1.0
     weights: Tensor | None = None
     step: LastStep | None = None
+    hardest: float = 1.0
+    overlap: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __call__(self, scores: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return the loss of scores against N x H x W labels, a scalar.
@@ -42,6 +45,15 @@ class PixelLoss:
         Scores are N x C x H x W or, with a ``step`` to the image, what that is taken from.
         """
         kept = sample_terms(labels, probability=self.keep, generator=generator)
+        whole = None
+        if self.hardest < 1 or self.overlap is not None:  # these look at every pixel's scores
+            whole = scores if self.step is None else self.step(scores, (labels.shape[1], labels.shape[2]))
+        if whole is not None and self.hardest < 1:
+            kept = hardest_terms(whole, kept, share=self.hardest)
+        loss = self._cross_entropy(scores, kept)
+        return loss if whole is None or self.overlap is None else loss + self.overlap(whole, labels)
+
+    def _cross_entropy(self, scores: Tensor, kept: Tensor) -> Tensor:
         if self.step is None:
             loss = pixel_loss(scores, kept, weights=self.weights, normalization=self.normalization)
         else:

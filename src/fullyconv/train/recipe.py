@@ -47,10 +47,8 @@ ELSEWHERE = {
     "'epochs' or 'minutes'",
     "early_stopping": "nothing stops a run early; the best model is kept in RUN/model all the same: shorten it by "
     "'epochs' or 'minutes'",
-    "loss": "it is the softmax cross-entropy of every labelled pixel: 'balance' weights its classes, "
-    "'normalization' says what divides it, 'sampling' keeps some of its pixels",
-    "criterion": "it is the softmax cross-entropy of every labelled pixel: 'balance' weights its classes, "
-    "'normalization' says what divides it, 'sampling' keeps some of its pixels",
+    "criterion": "loss", "loss_function": "loss", "ohem": "hardest", "bootstrap": "hardest",
+    "dice": "add it by loss=cross-entropy+dice", "lovasz": "add it by loss=cross-entropy+lovasz",
     "num_classes": "the classes are those of the data set's classes.yaml",
     "nc": "the classes are those of the data set's classes.yaml",
     "names": "the classes are those of the data set's classes.yaml",
@@ -133,6 +131,10 @@ class Recipe(Descent):
     """Views per batch."""
     accumulate: Positive = 1
     """Batches before each update, which follows the mean of their losses (Caffe's ``iter_size``)."""
+    loss: Literal["cross-entropy", "cross-entropy+dice", "cross-entropy+lovasz"] = "cross-entropy"
+    """The softmax cross-entropy of pixels, alone or with a loss of regions: soft Dice, or Lovász-softmax (the IU)."""
+    hardest: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the labelled pixels of a batch, the share with the highest cross-entropy that counts (bootstrapping)."""
     normalization: Normalization = "valid"
     """What divides a batch's summed loss: its labelled pixels, its images, all its pixels, or nothing."""
     sampling: Annotated[float, Field(gt=0, le=1)] = 1.0
