@@ -41,6 +41,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "vgg16": ("fcn32s", "fcn16s", "fcn8s"),
     "vgg16-same": ("fcn32s", "fcn16s", "fcn8s"),
     "resnet18": ("fcn32s", "fcn16s", "fcn8s"),
+    "lite0": ("fcn32s", "fcn16s", "fcn8s", "fcn4s"),
     "caffenet": ("fcn32s",),
     "alexnet": ("fcn32s",),
     "googlenet": ("fcn32s",),
@@ -51,11 +52,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "spectral8": ("fcn8s", "fcn4s", "fcn2s", "fcn1s"),
 }
 
-PYRAMIDS = ("vgg16-same", "resnet18")  # trunks whose maps meet at every size
+PYRAMIDS = ("vgg16-same", "resnet18", "lite0")  # trunks whose maps meet at every size
 
 # The reference lets scores fade towards the edge, as its zero-padded upsampling does; the compact
 # trunks have no reference to match and repeat the edge instead.
-COMPACT = ("resnet18", "spectral1", "spectral2", "spectral4", "spectral8")
+COMPACT = ("resnet18", "lite0", "spectral1", "spectral2", "spectral4", "spectral8")
+COVERED = ("lite0",)  # trunks whose maps cover small images only with a margin
 BORDERS: dict[str, Border] = dict.fromkeys(COMPACT, "replicate")
 
 ClassifierName = Literal["vgg16", "caffenet", "alexnet", "googlenet", "lenet"]
@@ -198,26 +200,8 @@ def build(
         network = Classifier(known.trunk(), classes=known.classes if classes is None else classes)
     elif name in REFERENCES:
         network = _build_reference(REFERENCES[name], classes, upsampling)
-    elif name in generic_names():
-        variant, _, trunk = name.partition("-")
-        network = FCN(
-            backbone(trunk, channels),
-            classes=USUAL_CLASSES if classes is None else classes,
-            skips=VARIANTS[trunk].index(variant),
-            upsampling=upsampling or "fixed",
-            border=BORDERS.get(trunk, "zero"),
-        )
-    elif name in pyramid_names():
-        variant, _, trunk = name.partition("-")
-        maps = VARIANTS[trunk].index(variant.replace("fpn", "fcn")) + 1
-        network = FCN(
-            Pyramid(backbone(trunk, channels), maps),
-            classes=USUAL_CLASSES if classes is None else classes,
-            skips=0,
-            upsampling=upsampling or "fixed",
-            border="replicate",
-            cover=True,
-        )
+    elif name in generic_names() or name in pyramid_names():
+        network = _build_generic(name, classes, upsampling, channels)
     else:
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join([*network_names(), *CLASSIFIERS])}")
     network.architecture = Architecture(
@@ -256,6 +240,20 @@ def rebuild(architecture: Architecture) -> FCN:
         example=architecture.example,
         upsampling=architecture.upsampling,
         channels=architecture.channels,
+    )
+
+
+def _build_generic(name: str, classes: int | None, upsampling: Upsampling | None, channels: int | None) -> FCN:
+    variant, _, trunk = name.partition("-")
+    made, pyramid = backbone(trunk, channels), decoder_of(name) == "fpn"
+    skips = VARIANTS[trunk].index(variant.replace("fpn", "fcn"))
+    return FCN(
+        Pyramid(made, skips + 1) if pyramid else made,
+        classes=USUAL_CLASSES if classes is None else classes,
+        skips=0 if pyramid else skips,
+        upsampling=upsampling or "fixed",
+        border="replicate" if pyramid else BORDERS.get(trunk, "zero"),
+        cover=pyramid or trunk in COVERED,
     )
 
 

@@ -29,11 +29,11 @@ CAMVID = Recipe(
 
 PRETRAINED = CAMVID.model_copy(
     update={
-        "network": "fpn4s",
-        "trunk": "timm:tf_efficientnet_lite0",
+        "network": "fpn4s-lite0",
         "crop": (360, 480),
         "scale": (0.7, 2.0),
         "colour": 0.4,
+        "blur": 0.8,
         "epochs": 80,
         "minutes": 60.0,
         "trunk_rate": 0.5,
@@ -41,4 +41,4 @@ PRETRAINED = CAMVID.model_copy(
         "validate_every": 5,
     }
 )
-"""From ImageNet's weights: ``--set weights=tf_efficientnet_lite0.safetensors``, or ``--set pretrained=true``."""
+"""From ImageNet's weights: ``--set start_from=tf_efficientnet_lite0.safetensors`` (timm's)."""

@@ -18,6 +18,7 @@ from fullyconv.networks.fcn import FCN, continue_from
 from fullyconv.networks.trunks.external import build_classifier, usual_preprocess
 from fullyconv.surgery import Transplant, transplant
 from fullyconv.surgery.layers import without_weights
+from fullyconv.train.optim import trunk_of
 from fullyconv.train.recipe import Recipe
 from fullyconv.types import Preprocess
 
@@ -54,7 +55,7 @@ def take_weights(network: FCN, recipe: Recipe, trust: Sequence[str] = ()) -> Sta
         return _of_classifier(network, recipe, read_named(path), source)
     if path.suffix == ".safetensors" or path.suffix in PICKLED:
         moved = transplant(_named_as_in(network, read_named(path)), network)
-        return _checked(moved, path), _normalisation(recipe) if recipe.classifier else None
+        return _checked(moved, path), _normalisation(recipe) if recipe.classifier else _stated(network)
     trained, config = load_network(path, trust=[*trust, foreign_trunk(recipe.network_name) or ""])
     # Of a classifier there is only a trunk to take.
     moved = continue_from(trained, network) if isinstance(trained, FCN) else transplant(trained, network)
@@ -117,6 +118,13 @@ def _normalisation(recipe: Recipe) -> Preprocess:
     return usual_preprocess(made)
 
 
+def _stated(network: FCN) -> Preprocess | None:
+    """Return the normalisation of a trunk of our own whose published weights have one."""
+    (trunk, *_) = trunk_of(network)
+    found = getattr(trunk, "preprocess", None)
+    return found if isinstance(found, Preprocess) else None
+
+
 def _checked(moved: Transplant, source: Path) -> Transplant:
     if not moved.moved and not moved.reshaped:
         what, fix = "has no weights for this network: no name is the same", "start from a model with this trunk"
@@ -129,7 +137,8 @@ def _named_as_in(network: FCN, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     known = network.state_dict()
     if any(name in known for name in tensors):
         return tensors
-    for prefix in ("trunk.classifier.", "trunk.trunk.classifier."):  # below a pyramid there is one trunk more
+    # Below a pyramid there is one trunk more.
+    for prefix in ("trunk.classifier.", "trunk.trunk.classifier.", "trunk.", "trunk.trunk."):
         if any(prefix + name in known for name in tensors):
             return {prefix + name: tensor for name, tensor in tensors.items()}
     return tensors

@@ -11,6 +11,7 @@ from torch import nn
 from fullyconv.networks.trunks.caffenet import CaffeNet
 from fullyconv.networks.trunks.googlenet import GoogLeNet
 from fullyconv.networks.trunks.lenet import LeNet
+from fullyconv.networks.trunks.lite import EfficientNetLite0
 from fullyconv.networks.trunks.resnet import ResNet18
 from fullyconv.networks.trunks.spectral import Spectral
 from fullyconv.networks.trunks.vgg import VGG16
@@ -21,6 +22,7 @@ BACKBONES: dict[str, Callable[[], Trunk]] = {
     "vgg16-same": partial(VGG16, image_pad=1, fc6_pad=3),
     "vgg16-bgrd": partial(VGG16, in_channels=4),
     "resnet18": ResNet18,
+    "lite0": EfficientNetLite0,
     "caffenet": CaffeNet,
     "alexnet": partial(CaffeNet, norm_first=True),
     "googlenet": GoogLeNet,
