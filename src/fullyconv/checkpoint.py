@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fullyconv.crf.parameters import CRFParameters
 from fullyconv.files import BadFile, whole_file, write_json
 from fullyconv.limits import LIMITS
+from fullyconv.models import packaged
 from fullyconv.networks import Architecture, architecture_of, external_trunk, foreign_trunk, rebuild
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.trunks.external import build_classifier
@@ -167,20 +168,34 @@ def _check_numbers(path: Path, name: str, tensor: Tensor, expected: Tensor) -> N
 
 
 def find_model(folder: Path) -> Path:
-    """Return the model folder that a path stands for: itself, or the ``model`` of a run; raises ``BadFile``."""
+    """Return the model folder that a path stands for: itself, the ``model`` of a run, or the package's of that name.
+
+    Raises ``BadFile`` if there is none.
+    """
     for candidate in (folder, folder / "model"):
         if (candidate / CONFIG).is_file():
             return candidate
+    if not folder.exists() and str(folder) in (known := packaged()):
+        return known[str(folder)]
     if folder.is_file():
         what, fix = "is a file, not a model", f"name the folder that holds {CONFIG} and {WEIGHTS}"
     elif not folder.exists():
-        what, fix = "no such folder", "check the path"
+        names = ", ".join(packaged())
+        what, fix = "no such folder", "check the path" + (f", or name a model of the package: {names}" if names else "")
     elif stages := sorted(path.parent.parent.name for path in folder.glob(f"*/model/{CONFIG}")):
         what, fix = f"holds the runs {', '.join(stages[:8])}", f"name one of them, {folder / stages[0]}"
     else:
         what = f"is not a model: it has no {CONFIG}, and no run's model folder"
         fix = "name the folder that holds config.json (RUN/model); a run has one after its first epoch"
     raise BadFile(folder, what, fix)
+
+
+def find_own_model(folder: Path) -> Path:
+    """Return the model folder that a path stands for, to write into; raises ``BadFile`` for one of the package's."""
+    found = find_model(folder)
+    if found in packaged().values():
+        raise BadFile(folder, "came with the package, whose files stay as they are", f"copy {found} and name the copy")
+    return found
 
 
 def _build(architecture: Architecture, path: Path, trust: Sequence[str]) -> FCN:
@@ -228,7 +243,7 @@ def read_config(folder: Path) -> Config:
 
 def store_crf(folder: Path, parameters: CRFParameters) -> None:
     """Put CRF parameters into a model's ``config.json``; raises ``BadFile`` if there is none."""
-    folder = find_model(folder)
+    folder = find_own_model(folder)
     config = read_config(folder).model_copy(update={"crf": parameters})
     write_json(folder / CONFIG, config.model_dump())
 

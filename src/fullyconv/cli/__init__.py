@@ -16,6 +16,7 @@ from fullyconv.cli.compress import compress
 from fullyconv.cli.console import complain, show_warning
 from fullyconv.cli.evaluate import evaluate
 from fullyconv.cli.inspect import inspect
+from fullyconv.cli.models import models
 from fullyconv.cli.predict import predict
 from fullyconv.cli.quantize import quantize
 from fullyconv.cli.reproduce import reproduce
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, demo, inspect, compress, quantize, reproduce, bench):
+for command in (train, evaluate, predict, demo, inspect, compress, quantize, reproduce, bench, models):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(caffe.app, name="caffe")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullyconv.checkpoint import find_model, read_tensors, write_tensors
+from fullyconv.checkpoint import find_model, find_own_model, read_tensors, write_tensors
 from fullyconv.files import BadFile
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.openvino_graph import import_openvino, make_graph, quiet_import
@@ -194,7 +194,7 @@ def _bytes(hexadecimal: str) -> Tensor:
 
 def store_quantisation(folder: Path, found: Mapping[str, Tensor]) -> Path:
     """Keep a quantisation in its model's folder, whole; raises ``BadFile`` where there is no model."""
-    path = find_model(folder) / INT8
+    path = find_own_model(folder) / INT8
     write_tensors(path, found)
     return path
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fullyconv.checkpoint import CONFIG, find_model, read_config
+from fullyconv.checkpoint import CONFIG, find_own_model, read_config
 from fullyconv.files import write_json
 from fullyconv.machine import Arithmetic, fast_bf16
 from fullyconv.predict.quantised import weights_sum
@@ -42,7 +42,7 @@ def trusted_precision(folder: Path, network: nn.Module, device: torch.device) ->
 
 def store_changes(folder: Path, network: nn.Module, changed: Mapping[str, float]) -> None:
     """Keep with a model which share of labels each arithmetic changes; raises ``BadFile`` where there is no model."""
-    folder = find_model(folder)
+    folder = find_own_model(folder)
     config = read_config(folder)
     note = {"weights": weights_sum(network), **{name: round(share, 6) for name, share in changed.items()}}
     write_json(folder / CONFIG, config.model_copy(update={"notes": config.notes | {NOTE: note}}).model_dump())

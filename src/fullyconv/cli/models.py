@@ -1,0 +1,36 @@
+"""``fullyconv models``."""
+
+from __future__ import annotations
+
+from fullyconv.cli.console import out
+
+
+def models() -> None:
+    """List the trained models that come with the package: what they label, how well, and under which licence.
+
+    Each can be named wherever a model's folder is asked for: `fullyconv predict camvid photo.jpg --out labelled`.
+    """
+    from rich.table import Table
+
+    from fullyconv.checkpoint import WEIGHTS, read_config
+    from fullyconv.models import packaged
+
+    found = packaged()
+    if not found:
+        out.print("no model came with this installation")
+        return
+    table = Table("name", "network", "labels", "mean IU", "licence", "MB", title="models of the package")
+    for name, folder in found.items():
+        config = read_config(folder)
+        score = config.notes.get("mean_iu")
+        table.add_row(
+            name,
+            config.architecture.name,
+            ", ".join(config.classes.names),
+            f"{score:.3f}" if isinstance(score, float) else "",
+            str(config.notes.get("licence", "see its card")),
+            f"{(folder / WEIGHTS).stat().st_size / 1e6:.1f}",
+        )
+    out.print(table)
+    for name, folder in found.items():
+        out.print(f"{name}: {folder / 'README.md'}", soft_wrap=True)

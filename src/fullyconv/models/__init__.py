@@ -1,0 +1,17 @@
+"""Trained models that come with the package, by name: each a folder here, with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HOME = Path(__file__).parent
+CONFIG = "config.json"
+
+
+def packaged() -> dict[str, Path]:
+    """Return the folders of the models that come with the package, by their names.
+
+    >>> all((folder / "README.md").is_file() for folder in packaged().values())
+    True
+    """
+    return {path.parent.name: path.parent for path in sorted(HOME.glob(f"*/{CONFIG}"))}
