@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,21 @@ import torch
 from contest import Contest, Entry, heading, keep, run, say
 from torch import Tensor, nn
 
-from fullyconv import Predictor, Preprocess, Segmenter, build, load
+from fullyconv import Predictor, Preprocess, Segmenter, build, load, save
 from fullyconv.bench import Watch
 from fullyconv.bench.limits import measure_limits
 from fullyconv.bench.speed import count_operations
 from fullyconv.losses import pixel_loss
 from fullyconv.losses.upsampled import upsampled_loss
-from fullyconv.machine import fast_bf16
+from fullyconv.machine import fast_bf16, frozen
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.trunks.external import library
 from fullyconv.predict.ladder import Ladder
+from fullyconv.predict.quantised import INT8, find_quantisation, store_quantisation
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "camvid"
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
+ENGINES = {"float32": ("pytorch", "openvino"), "bfloat16": ("pytorch", "openvino"), "int8": ("openvino",)}
 EXACT, NEAR = 0.999, 0.9  # share of labels: of the same arithmetic; of a shorter one, on untrained weights
 
 
@@ -65,7 +68,7 @@ def attempt(contest: Contest, name: str, make: Callable[[], Any], **entry: Any) 
 def ours(contest: Contest, what: str, model: Any, pixels: np.ndarray, *, operations: float, like: str) -> None:
     """Add our predictor in every arithmetic and with every engine that is there."""
     for precision, short in SHORT.items():
-        for engine in ("pytorch", "openvino"):
+        for engine in ENGINES[precision]:
             make = partial(_prepared, model, precision, engine, pixels)
             least = EXACT if short == "fp32" else NEAR
             attempt(
@@ -75,7 +78,24 @@ def ours(contest: Contest, what: str, model: Any, pixels: np.ndarray, *, operati
 
 
 def _prepared(model: Any, precision: Any, engine: Any, pixels: np.ndarray) -> Callable[[], np.ndarray]:
-    return partial(Predictor(model, precision=precision, engine=engine, device="cpu"), pixels)
+    with TemporaryDirectory() as folder:
+        given = calibrated(model, pixels, Path(folder)) if precision == "int8" else model
+        run = partial(Predictor(given, precision=precision, engine=engine, device="cpu"), pixels)
+        run()  # reads what it needs while the folder is there
+    return run
+
+
+def calibrated(model: Segmenter | FCN, pixels: np.ndarray, folder: Path) -> Path:
+    """Return a folder with ranges for 8 bits: the model's own, or a copy with those of one picture, for speed alone."""
+    if isinstance(model, FCN):
+        network, preprocess = model, Preprocess()
+    elif model.folder is not None and (model.folder / INT8).is_file():
+        return model.folder
+    else:
+        network, preprocess = model.network, model.preprocess
+    save(network, folder, preprocess=preprocess)
+    store_quantisation(folder, find_quantisation(frozen(network), preprocess, [pixels]))
+    return folder
 
 
 def exported(contest: Contest, network: FCN, image: Tensor, *, operations: float, like: str) -> None:
@@ -141,7 +161,7 @@ def others() -> Contest:
     for kind in ("FPN", "Unet"):
         attempt(contest, f"smp {kind} resnet18 fp32", partial(_smp, kind, image))
     for precision, short in SHORT.items():
-        for engine in ("pytorch", "openvino"):
+        for engine in ENGINES[precision]:
             make = partial(_prepared, segmenter, precision, engine, pixels)
             attempt(contest, f"ours models/camvid {short}, {engine}", make)
     return contest
@@ -264,9 +284,24 @@ def large() -> Contest:
     return contest
 
 
+def training(case: str) -> Contest:
+    """A training step beside the usual one, with its peak memory."""
+    import training as benchmark
+
+    return benchmark.contest(case)
+
+
+def patchwise(*, backward: bool) -> Contest:
+    """A classifier on a whole picture and on its windows."""
+    import patchwise as benchmark
+
+    return benchmark.contest(backward=backward)
+
+
 ROWS: dict[str, Callable[[], Contest]] = {
     "vgg": vgg, "camvid": camvid, "others": others, "head": head, "loss": loss, "counting": counting, "crf": crf,
-    "large": large,
+    "large": large, "training": partial(training, "compact"), "training-vgg": partial(training, "vgg16"),
+    "patchwise": partial(patchwise, backward=False), "patchwise-training": partial(patchwise, backward=True),
 }  # fmt: skip
 
 

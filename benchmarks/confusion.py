@@ -4,22 +4,23 @@
 
 Three pairs of 500 x 500 label maps with 21 classes and void: smooth regions, random labels, and the masks of a folder
 where one is named. The reference's ``fast_hist`` (NumPy's bincount) and torchmetrics, where it is installed, take turns
-with ours; the figures are medians of the rounds' CPU times, and the spread is the middle half of the rounds' ratios.
+with ours; the figures are medians, least and most of the rounds' CPU times.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
 
+from fullyconv.bench import Machine, Timing, Watch, race
 from fullyconv.scores.metrics import confusion
 
 CLASSES, SIDE, VOID = 21, 500, 255
@@ -72,48 +73,35 @@ def pairs(masks: Path | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-def race(masks: Path | None = None, *, rounds: int = 40) -> list[dict[str, Any]]:
-    """Check that all count the same, then let them take turns.
+def rows(masks: Path | None = None, *, rounds: int = 40) -> Iterator[tuple[str, str, str, Timing, float]]:
+    """Check that all count the same, then let them take turns on one core.
 
-    Returns:
-        A row for each pair of label maps and each peer: ``pixels``, ``dtype``, ``peer``, ``ms`` (median CPU time on one
-        core), ``ratio`` (median of the rounds: the peer's time over ours) and ``spread`` (its quartiles).
+    Yields:
+        Label maps, dtype, peer, the CPU time of one count, and how many times that is ours.
     """
     torch.set_num_threads(1)
-    rows = []
+    watch = Watch(machine=Machine(clock=time.process_time))
     for name, maps in pairs(masks).items():
         for dtype in (np.uint8, np.int64):
             truth, guess = (each.astype(dtype) for each in maps)
-            peers = counters()
-            counted = {peer: count(truth, guess) for peer, count in peers.items()}
+            peers = {peer: partial(count, truth, guess) for peer, count in counters().items()}
+            counted = {peer: count() for peer, count in peers.items()}
             for peer, counts in counted.items():
                 if not np.array_equal(counts, counted["ours"]):
                     raise SystemExit(f"{name}, {dtype.__name__}: {peer} counts differently")
-            times: dict[str, list[float]] = {peer: [] for peer in peers}
-            for _ in range(rounds):
-                for peer, count in peers.items():
-                    count(truth, guess)  # so that each finds the maps in the cache, whatever the one before left there
-                    started = time.process_time()
-                    count(truth, guess)
-                    times[peer].append(1e3 * (time.process_time() - started))
-            for peer, spent in times.items():
-                low, middle, high = np.quantile(np.array(spent) / np.array(times["ours"]), (0.25, 0.5, 0.75))
-                figures = {"ms": float(np.median(spent)), "ratio": float(middle), "spread": (float(low), float(high))}
-                rows.append({"pixels": name, "dtype": dtype.__name__, "peer": peer, **figures})
-    return rows
+            times = race(peers, rounds, watch=watch)  # several calls a sample: the maps are in the cache
+            for peer, each in times.items():
+                yield name, dtype.__name__, peer, each, each.median / times["ours"].median
 
 
 def main() -> None:
     """Print the rows as a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--masks", type=Path, help="a folder of PNG masks")
-    print("| label maps | dtype | who | ms | x ours | middle half |\n| --- | --- | --- | --- | --- | --- |")
-    for row in race(parser.parse_args().masks):
-        low, high = row["spread"]
-        print(
-            f"| {row['pixels']} | {row['dtype']} | {row['peer']} | {row['ms']:.3f} | {row['ratio']:.1f} "
-            f"| {low:.1f}-{high:.1f} |"
-        )
+    print("| label maps | dtype | who | ms (least to most) | x ours |\n| --- | --- | --- | --- | --- |")
+    for name, dtype, peer, each, ratio in rows(parser.parse_args().masks):
+        took = f"{1e3 * each.median:.3f} ({1e3 * each.low:.3f} to {1e3 * each.high:.3f})"
+        print(f"| {name} | {dtype} | {peer} | {took} | {ratio:.1f} |")
 
 
 if __name__ == "__main__":

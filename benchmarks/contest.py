@@ -28,7 +28,8 @@ class Entry:
 
     ``run`` gives labels, or whatever is compared; ``operations`` is what it computes for them (0: not said),
     ``precision`` in which arithmetic; ``like`` names the entry that it has to agree with, ``least`` the share of equal
-    values below which the contest is off (0: another network, nothing to compare).
+    values below which the contest is off (0: another network, nothing to compare); numbers are equal up to ``within``,
+    relative.
     """
 
     run: Callable[[], object]
@@ -36,16 +37,18 @@ class Entry:
     operations: float = 0.0
     like: str = ""
     least: float = 0.0
+    within: float = 1e-3
 
 
 @dataclass
 class Contest:
-    """Entries that do the same, and what could not take part, with why."""
+    """Entries that do the same, what could not take part, with why, and lines to stand below the table."""
 
     title: str
     entries: dict[str, Entry]
     absent: dict[str, str] = field(default_factory=dict)
     rounds: int = 7
+    notes: list[str] = field(default_factory=list)
 
 
 def agreements(contest: Contest) -> dict[str, float | None]:
@@ -56,19 +59,19 @@ def agreements(contest: Contest) -> dict[str, float | None]:
         if not entry.like or entry.like not in given:
             found[name] = None
             continue
-        found[name] = share = _equal(given[name], given[entry.like])
+        found[name] = share = _equal(given[name], given[entry.like], entry.within)
         if share < entry.least:
             contest.absent[name] = f"agrees with {entry.like} in {share:.4f} of the values only"
             del contest.entries[name]
     return found
 
 
-def _equal(one: object, other: object) -> float:
+def _equal(one: object, other: object, within: float) -> float:
     """Return the share of equal labels, or of numbers that are close."""
     first, second = (np.asarray(each).reshape(-1) for each in (one, other))
     if first.shape != second.shape:
         return 0.0
-    close = np.isclose(first, second, rtol=1e-3, atol=1e-4) if first.dtype.kind == "f" else first == second
+    close = np.isclose(first, second, rtol=within, atol=within / 10) if first.dtype.kind == "f" else first == second
     return float(close.mean())
 
 
@@ -100,7 +103,7 @@ def run(contest: Contest, limits: Limits) -> str:
     lines += [f"| {name} | not measured: {why} | | | | | |" for name, why in contest.absent.items()]
     verdict = watch.verdict()
     quiet = f"others used {watch.busy:.2f} cores, the yardstick varied by {watch.unsteady:.2f}"
-    lines += ["", f"**{verdict}**" if verdict else f"Quiet: {quiet}.", ""]
+    lines += ["", *contest.notes, f"**{verdict}**" if verdict else f"Quiet: {quiet}.", ""]
     return "\n".join(lines)
 
 

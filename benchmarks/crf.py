@@ -3,7 +3,7 @@
     python benchmarks/crf.py --image street.png --unary street-21.npz --out docs/figures
 
 The picture is brought to 500 x 375, and so is the file's ``unary`` (C x H x W). Peers take turns;
-the figures are the least CPU time on one core and the least wall time on two. Needs ``pip install
+the figures are medians, CPU time on one core and wall time on two. Needs ``pip install
 pydensecrf2``.
 """
 
@@ -15,7 +15,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from fullyconv.bench import Machine, Timing, Watch, race
 from fullyconv.crf import dense_crf
 
 WIDTH, HEIGHT = 500, 375
@@ -54,13 +56,6 @@ def resized(image: np.ndarray, unary: np.ndarray, width: int, height: int) -> tu
     return np.array(Image.fromarray(image).resize((width, height))), np.stack(planes)
 
 
-def timed(job: Callable[[], object]) -> tuple[float, float]:
-    """Give CPU and wall milliseconds."""
-    cpu, wall = time.process_time(), time.perf_counter()
-    job()
-    return 1e3 * (time.process_time() - cpu), 1e3 * (time.perf_counter() - wall)
-
-
 def on_threads(count: int, job: Callable[[], object]) -> Callable[[], object]:
     """Make a job set the number of threads first."""
 
@@ -71,30 +66,28 @@ def on_threads(count: int, job: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def race(image: np.ndarray, unary: np.ndarray, rounds: int) -> list[str]:
-    """Check agreement, then let the peers take turns; gives rows of a Markdown table."""
+def cpu_race(jobs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
+    """Take turns by CPU time."""
+    return race(jobs, rounds, watch=Watch(machine=Machine(clock=time.process_time)))
+
+
+def beside(image: np.ndarray, unary: np.ndarray, rounds: int) -> list[str]:
+    """Check agreement, then let the peers take turns; returns rows of a Markdown table."""
     rows = []
     for name, kernel in SETTINGS.items():
         old, new = theirs(unary, image, kernel), ours(unary, image, kernel)
         agreement, apart = (old.argmax(0) == new.argmax(0)).mean(), np.abs(old - new).mean()
         if agreement < 0.995 or apart > 0.01:
             raise SystemExit(f"{name}: argmax equal on {agreement:.4%}, marginals {apart:.4f} apart: not the same CRF")
-        peers = {
-            "old": lambda k=kernel: theirs(unary, image, k),
-            "one": on_threads(1, lambda k=kernel: ours(unary, image, k)),
-            "two": on_threads(2, lambda k=kernel: ours(unary, image, k)),
-        }
-        times = {peer: np.zeros((0, 2)) for peer in peers}
-        for _ in range(rounds):
-            for peer, job in peers.items():
-                times[peer] = np.vstack([times[peer], timed(job)])
-        old_cpu, old_wall = times["old"].min(0)
-        one, two = times["one"][:, 0].min(), times["two"][:, 1].min()
-        half = np.median(times["old"][:, 1] / times["two"][:, 1])
-        rows.append(
-            f"| {name} | {old_cpu:.0f} | {one:.0f} ({old_cpu / one:.1f}x) | {old_wall:.0f} | {two:.0f} "
-            f"({old_wall / two:.1f}x; median of rounds {half:.1f}x) | {agreement:.4%} | {apart:.1e} |"
-        )
+        job, peer = partial(ours, unary, image, kernel), partial(theirs, unary, image, kernel)
+        cpu = cpu_race({"old": peer, "ours": on_threads(1, job)}, rounds)
+        wall = race({"old": peer, "ours": on_threads(2, job)}, rounds)
+        cells = [
+            f"{1e3 * times['old'].median:.0f} | {1e3 * times['ours'].median:.0f} "
+            f"({times['old'].median / times['ours'].median:.1f}x)"
+            for times in (cpu, wall)
+        ]
+        rows.append(f"| {name} | {cells[0]} | {cells[1]} | {agreement:.4%} | {apart:.1e} |")
     return rows
 
 
@@ -104,8 +97,7 @@ def growth(image: np.ndarray, unary: np.ndarray) -> dict[str, list[tuple[float, 
     kernel = SETTINGS["usual (sxy 80, srgb 13)"]
 
     def least(picture: np.ndarray, energies: np.ndarray, iterations: int = 10) -> float:
-        ours(energies, picture, kernel, iterations)
-        return min(timed(lambda: ours(energies, picture, kernel, iterations))[0] for _ in range(3))
+        return 1e3 * cpu_race({"ours": partial(ours, energies, picture, kernel, iterations)}, 3)["ours"].low
 
     curves: dict[str, list[tuple[float, float]]] = {"pixels": [], "labels": [], "iterations": []}
     for scale in (0.5, 1.0, 1.5, 2.0):
@@ -171,10 +163,11 @@ def main() -> None:
     if arguments.peak:
         sys.stdout.write(str(memory_of(arguments.peak, image, unary)))
         return
-    rows = race(image, unary, arguments.rounds)
+    rows = beside(image, unary, arguments.rounds)
     table = [
         f"{WIDTH} x {HEIGHT}, {len(unary)} labels, 10 iterations; {platform.processor() or platform.machine()}, "
-        f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; least of {arguments.rounds} rounds, peers in turn, ms.",
+        f"{os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}; "
+        f"medians of {arguments.rounds} rounds, peers in turn, ms.",
         "",
         "| kernels | pydensecrf2, CPU | ours, 1 core, CPU | pydensecrf2, wall | ours, 2 cores, wall | argmax equal "
         "| mean difference |",

@@ -1,32 +1,28 @@
 """A training step beside the step as it is usually written, and the loss alone: agreement first, then time and memory.
 
-    python benchmarks/training.py [--case compact] [--rounds 5] [--keep-freed-memory]
+    make bench ROWS="training training-vgg"
 
-The usual step computes in float32, interpolates the scores to the picture and takes ``cross_entropy`` of them; SGD with
-momentum is PyTorch's default. Ours is the step of ``fullyconv train``. Variants take turns in one process, each with
-weights of its own; figures are medians. Peak memory is that of a step beyond weights and the optimiser's state, each
-variant in a process of its own.
+The usual step computes in float32, interpolates the scores to the picture and takes ``cross_entropy`` of them; SGD
+with momentum is PyTorch's default. Ours is the step of ``fullyconv train``. Each variant has weights of its own. Peak
+memory is that of a step beyond what weights, gradients and the optimiser hold after two others, each variant in a
+process of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import torch
+from contest import Contest, Entry
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv import build
 from fullyconv.hsi.memory import PeakMemory
 from fullyconv.losses import upsampled_loss
-from fullyconv.machine import keep_freed_memory
 from fullyconv.networks.fcn import FCN
 from fullyconv.train.form import FusedScores
 from fullyconv.train.job import make_fabric
@@ -112,95 +108,34 @@ VARIANTS: dict[str, Callable[[Case], Step]] = {
 }
 
 
-def losses(case: Case) -> dict[str, Step]:
-    """Return the loss alone, forwards and backwards, of scores at an eighth of the picture's size."""
-    network, _, labels = problem(case)
-    with torch.no_grad():
-        fused = network.fused(network.score_maps(torch.zeros(1, 3, *case.size)))
-    values = torch.randn(case.batch, *fused.shape[1:]) * 3
-    last_step = network.last_step
-
-    def run(loss_of: Callable[[Tensor], Tensor]) -> Step:
-        def step() -> Tensor:
-            scores = values.clone().requires_grad_()
-            loss = loss_of(scores)
-            loss.backward()
-            return loss.detach()
-
-        return step
-
-    def interpolated(scores: Tensor) -> Tensor:
-        full = functional.interpolate(scores, size=case.size, mode="bilinear", align_corners=False)
-        return functional.cross_entropy(full, labels, ignore_index=VOID)
-
-    return {"usual": run(interpolated), "ours": run(lambda scores: upsampled_loss(scores, labels, last_step))}
-
-
-def race(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Take turns; returns each variant's seconds. Raises ``ValueError`` where losses differ by more than 3 %."""
-    first = {name: float(step()) for name, step in steps.items()}
-    if max(first.values()) > 1.03 * min(first.values()):
-        raise ValueError(f"the variants do not compute the same: {first}")
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            begun = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - begun)
-    return seconds
+def contest(name: str, *, memory: bool = True) -> Contest:
+    """Return the step of a case, the peak memory of each variant in notes below."""
+    case = CASES[name]
+    height, width = case.size
+    found = Contest(f"training step, {case.network}, {case.batch} x {case.classes} x {height} x {width}", {}, rounds=5)
+    for label, make in VARIANTS.items():
+        like = "" if label == "usual" else "usual"
+        found.entries[label] = Entry(make(case), like=like, least=1.0, within=0.03)  # bfloat16's losses
+    if memory:
+        taken = {label: peak(name, label) for label in VARIANTS}
+        said = ", ".join(f"{label} {most:.0f} MiB ({most / taken['usual']:.2f})" for label, most in taken.items())
+        found.notes.append(f"Peak memory of a step: {said}.")
+    return found
 
 
 def peak(case: str, variant: str) -> float:
-    """Return the MiB that a step takes beyond weights and the optimiser's state, measured in a child process."""
-    words = [sys.executable, __file__, "--case", case, "--peak", variant]
-    return float(json.loads(subprocess.check_output(words)))
+    """Return the MiB that a step takes beyond weights, gradients and the optimiser's state, from a child process."""
+    return float(subprocess.check_output([sys.executable, __file__, case, variant], text=True).splitlines()[-1])
 
 
-def rows(cases: tuple[str, ...] = tuple(CASES), *, rounds: int = 5, memory: bool = True) -> Iterator[dict[str, object]]:
-    """Measure; gives a row for each case, part (step or loss) and variant, ratios to the usual one."""
-    for name in cases:
-        parts = {"loss": losses(CASES[name]), "step": {label: make(CASES[name]) for label, make in VARIANTS.items()}}
-        for part, steps in parts.items():
-            seconds = race(steps, rounds if part == "step" else 3 * rounds)
-            peaks = {label: peak(name, label) if memory and part == "step" else float("nan") for label in steps}
-            for label, taken in seconds.items():
-                yield {
-                    "case": name, "part": part, "variant": label,
-                    "ms": round(1e3 * median(taken), 2), "low": round(1e3 * min(taken), 2),
-                    "high": round(1e3 * max(taken), 2),
-                    "ratio": round(median(seconds["usual"]) / median(taken), 2),
-                    "peak MiB": round(peaks[label]), "peak ratio": round(peaks[label] / peaks["usual"], 2),
-                } if peaks[label] == peaks[label] else {
-                    "case": name, "part": part, "variant": label,
-                    "ms": round(1e3 * median(taken), 2), "low": round(1e3 * min(taken), 2),
-                    "high": round(1e3 * max(taken), 2),
-                    "ratio": round(median(seconds["usual"]) / median(taken), 2),
-                }  # fmt: skip
-
-
-def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=list(CASES), action="append")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--keep-freed-memory", action="store_true", help="As the command line does; of all variants.")
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--peak", choices=list(VARIANTS), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.keep_freed_memory:
-        keep_freed_memory()
-    cases = tuple(given.case or CASES)
-    if given.peak:
-        step = VARIANTS[given.peak](CASES[cases[0]])
+def measured_peak(step: Step) -> float:
+    """Return the MiB that a step takes beyond what it leaves behind."""
+    step()
+    step()
+    with PeakMemory(torch.device("cpu")) as found:
         step()
-        step()
-        with PeakMemory(torch.device("cpu")) as found:
-            step()
-        print(json.dumps(found.taken / 2**20))
-        return
-    for row in rows(cases, rounds=given.rounds, memory=not given.no_memory):
-        print(" | ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+    return found.taken / 2**20
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the child process of ``peak``
+    print(measured_peak(VARIANTS[sys.argv[2]](CASES[sys.argv[1]])))
