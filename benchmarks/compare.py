@@ -46,9 +46,8 @@ def picture(height: int, width: int) -> np.ndarray:
     drawn = torch.Generator().manual_seed(0)
     smooth = torch.rand(1, 3, 12, 16, generator=drawn) * 200
     pixels = nn.functional.interpolate(smooth, (height, width), mode="bicubic")[0]
-    return np.array(
-        (pixels + 40 * torch.rand(pixels.shape, generator=drawn)).clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    )
+    noisy = (pixels + 40 * torch.rand(pixels.shape, generator=drawn)).clamp(0, 255).byte()
+    return np.ascontiguousarray(noisy.permute(1, 2, 0).numpy())
 
 
 def normalised(pixels: np.ndarray, preprocess: Preprocess | None = None) -> Tensor:

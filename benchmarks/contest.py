@@ -52,8 +52,14 @@ class Contest:
 
 
 def agreements(contest: Contest) -> dict[str, float | None]:
-    """Let each run once and compare; whoever does not agree as far as it should is struck out and listed as absent."""
-    given = {name: entry.run() for name, entry in contest.entries.items()}
+    """Let each run once and compare; whoever fails, or does not agree as it should, is struck out: absent."""
+    given: dict[str, object] = {}
+    for name, entry in list(contest.entries.items()):
+        try:
+            given[name] = entry.run()
+        except (ValueError, RuntimeError, TypeError) as error:  # of an old peer, most often
+            contest.absent[name] = " ".join(str(error).split())[:160] or type(error).__name__
+            del contest.entries[name]
     found: dict[str, float | None] = {}
     for name, entry in list(contest.entries.items()):
         if not entry.like or entry.like not in given:

@@ -35,6 +35,7 @@ def test_entries_that_do_not_agree_are_struck_out(contest: ModuleType) -> None:
             "same": contest.Entry(lambda: labels.copy(), like="plain", least=0.999),
             "near": contest.Entry(lambda: nearly, like="plain", least=0.9),
             "far": contest.Entry(lambda: nearly[::-1], like="plain", least=0.9),
+            "broken": contest.Entry(lambda: labels.reshape(7, 7), like="plain", least=0.9),
             "short": contest.Entry(lambda: labels[:-1], like="plain", least=0.9),
         },
         {"gone": "not installed"},
@@ -46,6 +47,7 @@ def test_entries_that_do_not_agree_are_struck_out(contest: ModuleType) -> None:
     assert "0.95" in rows["near"]
     assert "not measured: agrees with plain in 0." in rows["far"]
     assert "not measured: agrees with plain in 0.0000" in rows["short"]
+    assert "not measured: cannot reshape" in rows["broken"]
     assert "not measured: not installed" in rows["gone"]
     assert "%" in rows["plain"]
     assert "uiet: " in table

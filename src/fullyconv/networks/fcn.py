@@ -158,7 +158,14 @@ class FCN(nn.Module):
         return self.scored(self.padded(image))
 
     def scored(self, padded: Tensor) -> list[Tensor]:
-        """Score the maps of an image that has its margin (``padded``) already, as ``score_maps`` does."""
+        """Score the maps of an image that has its margin already, as ``score_maps`` does.
+
+        Args:
+            padded: What ``padded`` returns, N x K x H' x W'.
+
+        Returns:
+            Scores of each map, coarse to fine.
+        """
         return self._score(self.trunk(padded), self.heads)
 
     def padded(self, image: Tensor) -> Tensor:
@@ -174,7 +181,14 @@ class FCN(nn.Module):
         return functional.pad(image, (*columns, *rows)) if any((*rows, *columns)) else image
 
     def check(self, image: Tensor) -> None:
-        """Refuse an image of other channels or one too small for the network; raises ``ValueError``."""
+        """Refuse an image that the network cannot take.
+
+        Args:
+            image: N x K x H x W.
+
+        Raises:
+            ValueError: For other channels, or a height or width below ``smallest_input``.
+        """
         height, width = image.shape[-2:]
         if image.ndim != 4 or image.shape[1] != self.in_channels:
             raise ValueError(f"this network takes N x {self.in_channels} x H x W, not {tuple(image.shape)}")
@@ -201,7 +215,15 @@ class FCN(nn.Module):
         return self._climb(maps, self.upsamplers)
 
     def upsampled(self, fused: Tensor, size: tuple[int, int]) -> Tensor:
-        """Upsample fused scores to an image of H x W: N x C x H x W."""
+        """Upsample fused scores to an image.
+
+        Args:
+            fused: What ``fused`` returns, N x C x h x w.
+            size: Height and width of the image, pixels.
+
+        Returns:
+            N x C x H x W.
+        """
         return self._to_image(fused, self.upsamplers, size)
 
     @property

@@ -314,6 +314,9 @@ class Segmenter:
         """Return the network as it is now, prepared for prediction: nobody else changes its mode.
 
         It is prepared anew where modules or tensors have been replaced, or changed in place.
+
+        Returns:
+            Its engine, and its last steps to labels.
         """
         made = self._made
         if made is None or not made[0].holds(self.network):
