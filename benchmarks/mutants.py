@@ -40,7 +40,7 @@ import PIL.Image  # noqa: F401
 import pytest
 import torch
 from hypothesis import Phase, settings
-from mutations import Key, Mutant, changed_function, functions_of, key_of, mutants, swap
+from mutations import Key, Mutant, changed_function, functions_of, key_of, makes_the_change, mutants, swap
 
 ROOT = Path(__file__).resolve().parents[1]
 JUDGED = ROOT / "docs" / "mutants.md"
@@ -48,13 +48,15 @@ WANTED = 0.9  # the share of a module's mutants that tests have to kill
 PATIENCE = 10.0  # seconds beyond four times what the unchanged module's tests take
 MEMORY = 6 << 30  # bytes of addresses a child may take beyond its parent's
 
-TRACE = "tests/trace/test_rules.py tests/trace/test_outputs.py tests/trace/test_walk.py tests/trace/test_record.py"
+TRACE = " ".join(f"tests/trace/test_{name}.py" for name in ("rules", "joins", "outputs", "walk", "record"))
 
 TESTS = {
     "geometry": "tests/test_geometry.py",
     "tiles": "tests/test_tiles.py",
     "upsample": "tests/test_upsample.py",
-    "losses": "tests/test_losses.py",
+    "losses/pixel": "tests/test_losses.py",
+    "losses/upsampled": "tests/test_upsampled_loss.py",
+    "losses/overlap": "tests/test_overlap_losses.py",
     "scores/metrics": "tests/scores/test_metrics.py",
     "scores/boundary": "tests/scores/test_boundary.py",
     "augment": "tests/test_augment.py",
@@ -67,6 +69,8 @@ TESTS = {
     "train/checkpoints": "tests/train/test_checkpoints.py",
     "train/stop": "tests/train/test_stop.py",
     "train/smallest": "tests/train/test_smallest.py",
+    "train/start": "tests/train/test_start.py",
+    "train/average": "tests/train/test_average.py",
     "train/chain": "tests/train/test_chain.py",
     **{f"trace/{name}": TRACE for name in ("axes", "frames", "joins", "nodes", "positions", "products", "reductions")},
     **{f"trace/{name}": TRACE for name in ("settle", "walking", "windows", "recorder")},
@@ -182,6 +186,15 @@ class Module:
         path = file_of(self.name)
         self.code = compile(path.read_text(), str(path), "exec")
 
+    def share(self, *, so_far: int | None = None) -> str:
+        """Return how many are killed, of all or of those tested so far, in words."""
+        count = len(self.mutants) if so_far is None else so_far
+        killed = count - len(self.survivors)
+        left = "" if so_far is None else f", {len(self.slow)} still to be imported anew"
+        return (
+            f"{self.name}: {self.places} places, {count} mutants, {killed} killed ({killed / max(count, 1):.1%}){left}"
+        )
+
     def survived(self, mutant: Mutant) -> None:
         """Keep a survivor and say so."""
         self.survivors.append(mutant)
@@ -215,6 +228,7 @@ class Trials:
         for module in self.modules:
             for mutant in module.mutants:
                 self._test(session, facts, module, mutant)
+            print(module.share(so_far=len(module.mutants) - len(module.slow)), flush=True)
         return True
 
     def _test(
@@ -222,7 +236,7 @@ class Trials:
     ) -> None:
         key = changed_function(module.code, mutant.code)
         verdict: int | None = IMPOSSIBLE
-        if key is not None and key not in self.imported:
+        if key is not None and (key not in self.imported or makes_the_change(key, module.code, mutant.code)):
             items = sorted((seconds, index) for index, (seconds, called) in enumerate(facts) if key in called)
             chosen = [session.items[index] for _, index in items]
             limit = 4 * sum(seconds for seconds, _ in items) + PATIENCE
@@ -331,12 +345,8 @@ def main() -> int:
             killed = count - len(survivors)
             unjudged = [mutant for mutant in survivors if f"`{mutant.after}`" not in judged]
             failed |= bool(unjudged) or killed < WANTED * count
-            print(
-                f"{module.name}: {module.places} places, {count} mutants, {killed} killed "
-                f"({killed / max(count, 1):.1%}), {len(survivors)} survived, "
-                f"{len(unjudged)} of them not judged in docs/mutants.md",
-                flush=True,
-            )
+            unsaid = f"{len(survivors)} survived, {len(unjudged)} of them not judged in docs/mutants.md"
+            print(f"{module.share()}, {unsaid}", flush=True)
         print(f"{time.monotonic() - start:.0f} s", flush=True)
     return int(failed)
 

@@ -169,6 +169,12 @@ def changed_function(original: CodeType, mutant: CodeType) -> Key | None:
     return next(key for (key, one), (_, other) in pairs if shape_of(one, deep=True) != shape_of(other, deep=True))
 
 
+def makes_the_change(key: Key, original: CodeType, mutant: CodeType) -> bool:
+    """Return whether a function stays as it is and only those that it makes change."""
+    one, other = (next(code for name, code in functions_of(module) if name == key) for module in (original, mutant))
+    return shape_of(one, deep=False) == shape_of(other, deep=False)
+
+
 def swap(key: Key, mutant: CodeType) -> bool:
     """Put a mutant's code into a function, and into the functions it has made; returns whether that was possible."""
     replacing = dict(_nested(next(code for name, code in functions_of(mutant) if name == key)))

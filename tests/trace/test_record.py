@@ -106,6 +106,16 @@ def test_dropout_written_as_a_function_stays() -> None:
     assert (recorded.eval()(image) == 0).float().mean() == 0
 
 
+class Leaking(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.rrelu(x, training=False)
+
+
+def test_what_draws_no_noise_is_not_taken_for_dropout() -> None:
+    image = torch.randn(1, 3, 8, 8)
+    assert torch.equal(record(Leaking())(image), Leaking()(image))
+
+
 class Writing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x.clone()

@@ -82,18 +82,21 @@ AXES: dict[str, Callable[[Tensor], Tensor]] = {
     "index twice": lambda x: x[:, None, 1:][..., None, :],
     "stack first": lambda x: torch.stack([x, x]),
     "stack inside": lambda x: torch.stack([x, x, x], 3),
+    "stack before rows": lambda x: torch.stack([x.permute(2, 0, 1, 3)] * 2),
     "stack last": lambda x: torch.stack([x, x, x], dim=-1),
     "cat": lambda x: torch.cat([x, x], 1),
     "cat from the end": lambda x: torch.cat([x, x], dim=-3),
     "mean of channels": lambda x: x.mean(1),
     "mean of channels kept": lambda x: x.mean(1, keepdim=True),
     "mean of channels last": lambda x: x.permute(0, 2, 3, 1).mean(-1),
+    "mean of channels last kept": lambda x: x.permute(0, 2, 3, 1).mean(-1, keepdim=True),
     "largest channel": lambda x: x.max(1)[0],
     "larger": lambda x: torch.max(x, x + 1),
     "norm": lambda x: x.norm(2, 1),
     "variance": lambda x: x.var(dim=1, unbiased=False),
     "group channels": lambda x: x.reshape(x.shape[0], 2, 3, *x.shape[2:]),
     "view groups": lambda x: x.view(x.shape[0], 3, -1, x.shape[2], x.shape[3]),
+    "group channels of one picture": lambda x: x[:1].permute(0, 2, 3, 1).unflatten(-1, (2, 3)),
     "join channels": lambda x: x.unflatten(1, (2, 3)).flatten(1, 2),
     "flatten and back": lambda x: x.flatten(2).unflatten(2, x.shape[2:]),
     "flatten and view": lambda x: x.flatten(2).transpose(1, 2).view(x.shape[0], x.shape[2], x.shape[3], -1),
@@ -108,6 +111,7 @@ AXES: dict[str, Callable[[Tensor], Tensor]] = {
     "matmul on the other side": lambda x: (torch.ones(4, CHANNELS) @ x.flatten(2)).unflatten(2, x.shape[2:]),
     "linear": lambda x: functional.linear(x.movedim(1, -1), torch.ones(4, CHANNELS)),
     "slope": lambda x: functional.prelu(x.movedim(1, -1), torch.tensor([0.25])),
+    "gain of each channel": lambda x: x * torch.ones(CHANNELS, 1, 1),
     "cast": lambda x: x.type_as(x.mean((2, 3))),
     "glu": lambda x: functional.glu(x, 1),
     "softmax": lambda x: x.softmax(1),
@@ -178,6 +182,7 @@ REFUSED: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda x: torch.cat([x, x], 2), "puts maps one after the other"),
     (lambda x: functional.batch_norm(x.movedim(1, -1), torch.zeros(8), torch.ones(8)), "takes rows or columns for cha"),
     (lambda x: functional.prelu(x.movedim(1, -1), torch.ones(8)), "takes rows or columns for channels"),
+    (lambda x: functional.prelu(x.movedim(1, -1), x.mean((2, 3))[0, :1].expand(8)), "takes rows or columns for chan"),
     (lambda x: functional.max_pool2d(x.movedim(1, -1), 2), "moves a window over axes that are not rows and columns"),
     (lambda x: functional.max_pool2d(x.transpose(2, 3), 2), "moves a window over axes that are not rows and columns"),
     (lambda x: functional.max_pool2d(x.flatten(2)[:, None], 2), "moves a window over positions that were flattened"),
@@ -192,6 +197,9 @@ REFUSED: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda x: functional.pad(x.flatten(2), (1, 1)), "pads positions that were flattened into one axis"),
     (lambda x: functional.interpolate(x, scale_factor=1.5), "interpolates 8 units to 12, which is no whole factor"),
     (lambda x: functional.interpolate(x, size=16), "fixes rows and columns by interpolating to 16"),
+    (lambda x: functional.interpolate(x, size=4), "fixes rows and columns by interpolating to 4"),
+    (lambda x: functional.interpolate(x, None, 2, "bilinear", True), "interpolates with align_corners"),
+    (lambda x: functional.adaptive_max_pool2d(x, 4, return_indices=True)[0], "pools 8 x 8 units to 4 x 4 with their"),
     (lambda x: functional.interpolate(x, size=(8, 16)), "fixes rows and columns by interpolating to"),
     (lambda x: x[:, :, :1].squeeze(2), "fixes rows and columns by stopping at 1"),
     (lambda x: x[:, :, 7:].squeeze(2), "drops rows and columns that have one unit at this size alone"),
@@ -211,11 +219,15 @@ REFUSED: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda x: x.flatten(2)[..., 1:], "takes some of the positions that were flattened into one axis"),
     (lambda x: x.narrow(2, 1, 3), "fixes rows and columns by taking 3 of them"),
     (lambda x: x.flatten(1, 2), "mixes channels and positions"),
+    (lambda x: x.transpose(2, 3).flatten(2), "mixes channels and positions"),
+    (lambda x: x.reshape(x.shape[0], -1, 1), "mixes channels and positions"),
     (lambda x: x.reshape(x.shape[0], 3, -1, x.shape[3]), "mixes channels and positions"),
     (lambda x: x.mean(0), "mixes the pictures of a batch"),
     (lambda x: x.mean(), "mixes the pictures of a batch"),
     (lambda x: x.var(False), "mixes the pictures of a batch"),
     (lambda x: x.mean((2, 3)).mean(0), "mixes the pictures of a batch"),
+    (lambda x: x.mean((1, 2, 3)).mean(0), "mixes the pictures of a batch"),
+    (lambda x: x.mean((1, 2, 3)).mean(), "mixes the pictures of a batch"),
     (lambda x: x.mean(-1), "reduces one of rows and columns and keeps the other"),
     (lambda x: x.norm(2, 3), "reduces one of rows and columns and keeps the other"),
     (lambda x: functional.layer_norm(x, (8, 8)), "fixes rows and columns by normalising"),
@@ -233,6 +245,7 @@ REFUSED: list[tuple[Callable[[Tensor], Any], str]] = [
     (lambda x: torch.einsum("nchw,hw->nchw", x, torch.ones(8, 8)), "mixes positions: it has numbers of its own for"),
     (lambda x: torch.baddbmm(torch.ones(8, 8), x[:, 0], x[:, 1]), "adds a matrix product to positions"),
     (lambda x: torch.empty_like(x) * 0, "holds what memory held before"),
+    (lambda x: x.movedim((1, 2), (2, 1)), "this use of the operation is not understood"),
     (lambda x: functional.softmax(x), r"does not say along which axis \(dim\)"),
 ]  # fmt: skip
 
@@ -263,6 +276,7 @@ POOLED: list[Callable[[Tensor], Tensor]] = [
     lambda x: torch.addmm(torch.ones(4), x.mean((2, 3)), torch.ones(6, 4)),
     lambda x: x.mean((2, 3)).view(2, 3, 2).transpose(1, 2),
     lambda x: x.mean((2, 3))[:, 0],
+    lambda x: torch.stack([x.mean((2, 3))] * 2).mean(0),
 ]
 
 
@@ -280,6 +294,7 @@ REMARKED: list[tuple[Callable[[Tensor], Tensor], str, str]] = [
     (lambda x: functional.softmin(x, 2), "global", "weighs all positions against each other"),
     (lambda x: nn.Softmax2d()(x.transpose(1, 2)), "global", "weighs all positions against each other"),
     (lambda x: functional.normalize(x, dim=2), "global", "normalises over all positions"),
+    (lambda x: functional.normalize(x.movedim(1, -1)), "global", "normalises over all positions"),
     (lambda x: functional.layer_norm(x, x.shape[2:]), "global", "normalises over all positions"),
     (lambda x: functional.layer_norm(x, x.shape[-1:]), "global", "normalises over all positions"),
     (lambda x: functional.group_norm(x, 2), "global", "normalises over all positions"),
@@ -377,7 +392,8 @@ def test_transposed_convolutions_give_as_many_units(
     kernel = tuple(max(each, 2) for each in kernel)  # type: ignore[assignment]
     made = positive(nn.ConvTranspose2d(2, 2, kernel, stride, padding, bias=False))
     weight = torch.ones(2, 2, *kernel)
-    function = Apply(lambda x: functional.conv_transpose2d(x, weight, None, stride, padding))
+    stated = [padding] if any(padding) else []
+    function = Apply(lambda x: functional.conv_transpose2d(x, weight, None, stride, *stated))
     for axis in (0, 1):
         net = nn.Sequential(made if layer else function)
         path = outputs(net).along(axis)[0]
@@ -399,13 +415,16 @@ def test_pools_see_what_their_settings_say(
     assert_sees(takes_two_channels(average if layer else function))
 
 
-@pytest.mark.parametrize("settings", [(3,), (3, 2), (2, [], 1), (3, 2, 1, 2), ((2, 3), (2, 1), (1, 0))])
+@pytest.mark.parametrize(
+    "settings", [(3,), (3, 2), (2, [], 1), ((3,), (2,), (1,)), (3, 2, 1, 2), ((2, 3), (2, 1), (1, 0))]
+)
 def test_max_pools_see_no_more_than_their_settings_say(settings: tuple[Any, ...]) -> None:
     for ceil in (False, True):
         function = Apply(lambda x, ceil=ceil: functional.max_pool2d(x, *settings, ceil_mode=ceil))  # type: ignore[misc]
         for pool in (nn.MaxPool2d(*settings, ceil_mode=ceil), function):
             assert_sees(takes_two_channels(pool), exactly=False)
-    for pool in (nn.MaxPool2d(*settings), Apply(lambda x: functional.max_pool2d(x, *settings))):
+    functions = Apply(lambda x: functional.max_pool2d(x, *settings)), Apply(lambda x: torch.max_pool2d(x, *settings))
+    for pool in (nn.MaxPool2d(*settings), *functions):
         found = assert_sees(takes_two_channels(pool), exactly=False)
         kernel, dilation = settings[0], settings[3] if len(settings) > 3 else 1
         high = kernel[0] if isinstance(kernel, tuple) else kernel
@@ -515,10 +534,17 @@ def test_adaptive_pools_by_whole_factors_are_windows(wide: tuple[int, int]) -> N
     assert recorded(torch.rand(1, 2, 32, 16)).shape == (1, 2, 2 * wide[0], wide[1])
 
 
+def test_a_pool_to_several_units_is_a_window_without_a_batch_too() -> None:
+    recorded = record(Apply(lambda x: functional.adaptive_avg_pool2d(x[0], (4, 8))[None]), (2, 16, 16))
+    assert recorded(torch.rand(2, 2, 32, 32)).shape == (1, 2, 8, 16)
+    assert list(walk(recorded).positions.values())[-1].stride == (4, 2)
+
+
 def test_shuffling_needs_whole_blocks() -> None:
     down = nn.Conv2d(2, 4, 3, 2, 1)
     up = outputs(nn.Sequential(down, nn.PixelShuffle(2)))
     assert (up.strides, up.multiples) == ((1, 1), (2, 2))
+    assert outputs(nn.Sequential(down, nn.PixelUnshuffle(1))).strides == (2, 2)
     unshuffled = outputs(nn.Sequential(down, nn.PixelUnshuffle(2)))
     assert (unshuffled.strides, unshuffled.multiples) == ((4, 4), (4, 4))
     for axis in (0, 1):
@@ -569,6 +595,8 @@ def test_a_join_is_centred_between_its_branches_and_sees_what_they_see() -> None
         assert line.reach == 6
         assert size(found.along(axis)[0], 20) == 20
     assert [remark.text for remark in found.remarks] == ["joins maps 6 px apart; alignment takes the middle of all"]
+    moved = outputs(Sum(nn.Sequential(shifted(3), nn.Conv2d(2, 2, 5, padding=2)), shifted(5)))
+    assert [remark.text for remark in moved.remarks] == ["joins maps 2 px apart; alignment takes the middle of all"]
     again = outputs(nn.Sequential(Sum(Sum(nn.Conv2d(2, 2, 5, padding=2), shifted(6)), shifted(3))))
     assert again.drifts_along(0) == [Fraction(-3)]
     assert outputs(nn.Sequential(Sum(nn.Conv2d(2, 2, 5, padding=2), nn.Conv2d(2, 2, 1)))).remarks == ()
@@ -587,9 +615,9 @@ def test_a_join_is_centred_between_its_branches_and_sees_what_they_see() -> None
     ],
 )
 def test_branches_that_round_apart_need_whole_multiples(first: nn.Module, second: nn.Module, multiple: int) -> None:
+    assert outputs(Sum(first, second)).multiples == (multiple, multiple)
     net = nn.Sequential(nn.Conv2d(3, 3, 1), Sum(first, second))
-    found = outputs(net)
-    assert found.multiples == (multiple, multiple)
+    assert outputs(net).multiples == (multiple, multiple)
     for length in range(16, 25):
         fits = True
         try:

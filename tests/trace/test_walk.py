@@ -147,7 +147,9 @@ class Crooked(nn.Module):
 
 
 def test_branches_apart_are_said_and_the_field_covers_both() -> None:
-    traced = outputs(nn.Sequential(nn.Conv2d(3, 3, 1), Crooked()))
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), Crooked())
+    traced = outputs(net)
+    assert walk(record(net)).wide == set()  # that is no global operation
     assert [(remark.kind, remark.text) for remark in traced.remarks] == [
         ("misaligned", "joins maps 0.5 px apart; alignment takes the middle of all")
     ]

@@ -21,9 +21,9 @@ class Frame:
     """
 
     kernel: Pair
-    stride: Pair = (1, 1)
-    before: Pair = (0, 0)
-    after: Pair = (0, 0)
+    stride: Pair
+    before: Pair
+    after: Pair
     dilation: Pair = (1, 1)
     ceil_mode: bool = False
     mode: str = "zeros"

@@ -46,8 +46,8 @@ def _join(trails: list[Trail], call: Call, axis: int) -> Trail:
         # Branches that went to coarser maps and came back meet where no map on the way was rounded.
         call.require(axis, max(_coarsest(trail.path) for trail in trails))
     line = widest.line
-    if len({trail.line.shift for trail in trails}) > 1:
-        apart = max(abs(trail.line.shift - line.shift) for trail in trails)
+    apart = max(abs(trail.line.shift - line.shift) for trail in trails)
+    if apart:
         call.remark("misaligned", f"joins maps {float(apart):g} px apart; alignment takes the middle of all")
     # Which branch answers more is up to the weights; from the middle of all none is farther than half their distance.
     centre = sum((trail.line.shift + trail.drift for trail in trails), Fraction(0)) / len(trails)
@@ -55,7 +55,7 @@ def _join(trails: list[Trail], call: Call, axis: int) -> Trail:
     # What the others see beyond it, on either side.
     extra = max(abs(trail.line.shift - line.shift) + trail.line.reach - line.reach for trail in trails)
     margin = ceil(extra / line.scale)
-    return widest.then(Window(2 * margin + 1, pad=margin)) if margin > 0 else widest
+    return widest.then(Window(2 * margin + 1, pad=margin)) if margin else widest
 
 
 def _coarsest(path: Path) -> Fraction:
@@ -70,9 +70,8 @@ def _rounds_apart(first: Path, second: Path) -> bool:
         shared = min(len(first), len(second))
     ends = first[shared:], second[shared:]
     step = max(ceil(axis_map(end).scale) for end in ends)
-    longest = sum(layer.axis_map().field for end in ends for layer in end)
-    start = step * ceil(longest / step)
-    return any(size(ends[0], units) != size(ends[1], units) for units in range(start, start + 2 * step))
+    longest = ceil(sum(layer.axis_map().field for end in ends for layer in end))  # none is too short for a window
+    return any(size(ends[0], units) != size(ends[1], units) for units in range(longest, longest + 2 * step))
 
 
 def stack(call: Call) -> Positions:

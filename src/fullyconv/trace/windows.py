@@ -61,16 +61,17 @@ def sliding(call: Call) -> Positions:
 
 
 def adaptive(call: Call) -> Positions:
-    """Follow adaptive pooling: to one value, to the size that is there, or by a whole factor."""
+    """Follow adaptive pooling to one value; what pools to several has no fixed window."""
     if not call.source.axes:
         return call.source
     sizes = [(call.before[axis], call.shape[axis]) for axis in (-2, -1)]
     if all(after == 1 for _, after in sizes):
         return POOLED
-    if any(before % after for before, after in sizes):
-        (high, down), (wide, across) = sizes
-        raise call.refuse(f"pools {high} x {wide} units to {down} x {across}, which no fixed window does")
-    return _slide(call, lambda axis: Window(sizes[axis][0] // sizes[axis][1], sizes[axis][0] // sizes[axis][1]))
+    # By a whole factor, it has become a window when it was recorded (``fullyconv.trace.settle``).
+    whole = all(before % after == 0 for before, after in sizes)
+    (high, down), (wide, across) = sizes
+    why = " with their indices: at any other size that is another window" if whole else ", which no fixed window does"
+    raise call.refuse(f"pools {high} x {wide} units to {down} x {across}{why}")
 
 
 PADDING: dict[type[nn.Module], str] = {

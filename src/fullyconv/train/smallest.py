@@ -94,7 +94,8 @@ def _watched(network: nn.Module, batch: int) -> Iterator[None]:
             views = batch if isinstance(module, _BatchNorm) else 1  # each view is normalised by itself
 
             def note(_: nn.Module, inputs: tuple[Tensor], name: str = name, views: int = views) -> None:
-                if inputs[0][0, 0].numel() * views <= 1:
+                (features,) = inputs
+                if features.shape[2:].numel() * views <= 1:
                     raise _Starved(name)
 
             handles.append(module.register_forward_pre_hook(note))
