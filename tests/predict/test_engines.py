@@ -18,7 +18,7 @@ from fullyconv.machine import evaluating
 from fullyconv.networks.fusion import LateFusion
 from fullyconv.networks.heads import TwoHeads
 from fullyconv.networks.trunks.resnet import ResNet18
-from fullyconv.predict.engines import PyTorchEngine
+from fullyconv.predict.engines import PyTorchEngine, Snapshot
 from fullyconv.predict.packed import PackedConvolution
 from fullyconv.surgery.trunk import Trunk
 from fullyconv.trace.operations import row_of
@@ -247,3 +247,82 @@ def test_choices_that_are_not_there_are_refused(choice: dict[str, str], words: s
     net = network("fcn8s-resnet18")
     with pytest.raises(ValueError, match=words):
         Segmenter(net, classes=ClassSet(tuple("abcde")), preprocess=Preprocess(), **choice).predict(picture(net, 8, 8))
+
+
+def _scaled(tensor: Tensor) -> None:
+    tensor.data.mul_(2)
+
+
+def _turned(tensor: Tensor) -> None:
+    tensor.data = tensor.data.transpose(0, 1)
+
+
+def _shorter(tensor: Tensor) -> None:
+    tensor.data = tensor.data[:1]
+
+
+def _exchanged(tensor: Tensor) -> None:
+    tensor.data = tensor.data.clone()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128])
+@pytest.mark.parametrize("change", [_scaled, _turned, _shorter, _exchanged])
+def test_changes_of_data_that_pytorch_does_not_count_are_noticed(
+    change: Callable[[Tensor], None], kind: torch.dtype
+) -> None:
+    layer = nn.Module()
+    layer.register_buffer("table", torch.arange(1, 36 * 36 + 1).reshape(36, 36).to(kind))
+    layer.register_buffer("empty", torch.empty(0, 3))
+    before = Snapshot(layer)
+    assert before.holds(layer)
+    count = layer.table._version
+    change(layer.table)
+    assert layer.table._version == count
+    assert not before.holds(layer)
+
+
+def test_numbers_that_equal_nothing_are_no_change() -> None:
+    layer = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layer.weight.data.fill_(float("nan"))
+    assert Snapshot(layer).holds(layer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: network.add_module("more", nn.Identity()),
+        lambda network: setattr(network, "0", nn.Conv2d(3, 4, 1)),
+        lambda network: network[1].add_module("inner", nn.Identity()),
+        lambda network: network[0].register_parameter("bias", None),
+        lambda network: network[0].register_buffer("more", torch.zeros(1)),
+        lambda network: network[0].weight.detach().zero_(),
+    ],
+)
+def test_changes_of_modules_and_tensors_are_noticed(change: Callable[[nn.Module], object]) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    before = Snapshot(network)
+    assert before.holds(network)
+    assert not before.holds(nn.Sequential(*network))
+    change(network)
+    assert not before.holds(network)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31))
+def test_every_scaling_of_a_tensor_is_noticed_whatever_its_layout(rows: int, columns: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    table = nn.Module()
+    table.register_buffer("numbers", torch.rand(2 * columns, 3 * rows).t()[::3, ::2] + 0.5)
+    before = Snapshot(table)
+    table.numbers.data.mul_(1.5)
+    assert not before.holds(table)
+
+
+def test_a_segmenter_follows_weights_that_are_set_by_way_of_their_data() -> None:
+    network = lively(build("fcn8s-resnet18", 4)).eval()
+    segmenter = Segmenter(network, classes=ClassSet(tuple("abcd")), preprocess=Preprocess(), device="cpu")
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 96, 3), np.uint8)
+    before = segmenter.predict(pixels).labels
+    for head in network.heads:
+        head.weight.data.neg_()
+    assert (before != segmenter.predict(pixels).labels).mean() > 0.5

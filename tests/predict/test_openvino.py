@@ -22,8 +22,8 @@ from fullyconv.surgery.trunk import Trunk
 if find_spec("openvino") is None:  # imported directly it would report its use over the network
     pytest.skip("the extra openvino is not installed", allow_module_level=True)
 from fullyconv.predict import openvino_engine
-from fullyconv.predict.openvino_engine import Growing, OpenVINOEngine, Refused
-from fullyconv.predict.openvino_graph import round_to_sums
+from fullyconv.predict.openvino_engine import Growing, OpenVINOEngine, Refused, prepared_or
+from fullyconv.predict.rounding import round_to_sums
 
 CPU = torch.device("cpu")
 SMALL = ("fcn4s-lenet", "fcn4s-spectral4", "fcn8s-spectral8", "fcn2s-spectral2")
@@ -203,13 +203,26 @@ def test_auto_begins_with_pytorch_and_prepares_once_it_pays() -> None:
 
     pixels = _pixels(engine, 1, (50, 40))
     work = 50 * 40 * sum(each.numel() for each in engine.network.parameters())
-    growing = Growing(other, prepare, worth=2.5 * work)
+    growing = Growing(engine.network, lambda: other, prepare, worth=2.5 * work)
     names = []
     for _ in range(5):
         growing.score_maps(pixels)
         names.append(growing.name)
     assert names == ["pytorch", "pytorch", "openvino", "openvino", "openvino"]
     assert len(made) == 1
+
+
+def test_pytorch_is_not_prepared_where_openvino_computes() -> None:
+    engine, _ = _engines("fcn4s-lenet")
+
+    def other() -> PyTorchEngine:
+        raise AssertionError("PyTorch was prepared in vain")
+
+    pixels = _pixels(engine, 1, (50, 40))
+    growing = Growing(engine.network, other, lambda: engine, worth=1)
+    assert len(growing.score_maps(pixels)) == len(engine.network.plans[0].stages)
+    assert growing.name == "openvino"
+    assert prepared_or(other, lambda: engine) is engine
 
 
 def test_a_segmenter_follows_its_weights() -> None:

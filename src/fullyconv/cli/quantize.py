@@ -35,7 +35,8 @@ def quantize(
     segmenter = open_pictures(model, trust)
     splits = open_folder(data).splits
     known = splits.get("train") or next(iter(splits.values()))
-    chosen = known[:: max(1, len(known) // images)][:images]
+    count = min(images, len(known))
+    chosen = [known[index * len(known) // count] for index in range(count)]
     out.print(f"calibrating on {len(chosen)} of {len(known)} pictures")
     pictures = [read_image(pair.image) for pair in chosen]
     found = find_quantisation(frozen(segmenter.network), segmenter.preprocess, pictures)

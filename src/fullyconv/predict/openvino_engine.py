@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fullyconv.files import BadFile
 from fullyconv.geometry import size
@@ -201,17 +201,34 @@ class Growing:
     the same pictures in the same order are always computed by the same engines.
 
     Args:
-        first: PyTorch's engine.
+        network: The network.
+        first: Makes PyTorch's engine, when it is first needed.
         prepare: Makes the other one.
         worth: The work, weights times pixels, with which the other one is prepared.
     """
 
-    def __init__(self, first: Any, prepare: Callable[[], OpenVINOEngine], worth: float = WORTH) -> None:
-        self._engine, self._prepare, self._worth = first, prepare, worth
-        self._weights = sum(tensor.numel() for tensor in first.network.parameters())
+    def __init__(
+        self,
+        network: nn.Module,
+        first: Callable[[], Any],
+        prepare: Callable[[], OpenVINOEngine],
+        worth: float = WORTH,
+    ) -> None:
+        self._first, self._prepare, self._worth = first, prepare, worth
+        self._weights = sum(tensor.numel() for tensor in network.parameters())
         self._work, self._settled = 0.0, False
-        self.name, self.precision = str(first.name), str(first.precision)  # of the engine that computed last
+        self._engine: Any = None
         self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Of the engine that computes now."""
+        return str(self._now().name)
+
+    @property
+    def precision(self) -> str:
+        """Its arithmetic."""
+        return str(self._now().precision)
 
     def score_maps(self, pixels: np.ndarray) -> list[Tensor]:
         """Score the maps of N x H x W x K pixels; see ``Engine``."""
@@ -219,16 +236,25 @@ class Growing:
             with self._lock:
                 self._work += self._weights * float(np.prod(pixels.shape[:3]))
                 if self._work >= self._worth and not self._settled:
-                    self._engine, self._settled = prepared_or(self._engine, self._prepare), True
-                    self.name = str(self._engine.name)
-        maps: list[Tensor] = self._engine.score_maps(pixels)
+                    self._engine, self._settled = prepared_or(self._made, self._prepare), True
+        maps: list[Tensor] = self._now().score_maps(pixels)
         return maps
 
+    def _now(self) -> Any:
+        if self._engine is None:
+            with self._lock:
+                self._engine = self._made()
+        return self._engine
 
-def prepared_or(other: Any, prepare: Callable[[], OpenVINOEngine]) -> Any:
-    """Return the OpenVINO engine, or with a warning the other one where it refuses the network."""
+    def _made(self) -> Any:
+        """Return the engine that there is, or PyTorch's."""
+        return self._first() if self._engine is None else self._engine
+
+
+def prepared_or(other: Callable[[], Any], prepare: Callable[[], OpenVINOEngine]) -> Any:
+    """Return the OpenVINO engine, or with a warning what ``other`` makes where it refuses the network."""
     try:
         return prepare()
     except Refused as refused:
         warnings.warn(f"engine 'openvino' is not used, PyTorch computes instead: {refused}", stacklevel=2)
-        return other
+        return other()

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.frame import frame
+from fullyconv.predict.rounding import round_to_sums
 from fullyconv.surgery.trunk import ClassifierTrunk
 from fullyconv.trace import NotFollowed, record
 from fullyconv.trace.activations import Activation
@@ -152,7 +153,8 @@ def pack(network: FCN, kind: torch.dtype) -> nn.Module | None:
     with torch.inference_mode():
         if parts is None:
             return Packer(recorded, kind, scores=layers).run()
-        return parts.with_parts(*(Packer(part, kind, scores=layers).run() for part in (parts.shallow, parts.deep)))
+        shallow = Packer(parts.shallow, kind, scores=layers).run()
+        return parts.with_parts(shallow, Packer(parts.deep, kind, scores=layers, sees_pixels=False).run())
 
 
 def _is_ours(trunk: nn.Module) -> bool:
@@ -174,10 +176,13 @@ class Packer:
         recorded: The network; it is changed.
         kind: What the convolutions read and write.
         scores: The layers that read and write float32.
+        sees_pixels: Whether what it reads are pixels.
     """
 
-    def __init__(self, recorded: fx.GraphModule, kind: torch.dtype, *, scores: list[nn.Module]) -> None:
-        self.recorded, self.graph, self.kind = recorded, recorded.graph, kind
+    def __init__(
+        self, recorded: fx.GraphModule, kind: torch.dtype, *, scores: list[nn.Module], sees_pixels: bool = True
+    ) -> None:
+        self.recorded, self.graph, self.kind, self.sees_pixels = recorded, recorded.graph, kind, sees_pixels
         self.scores = set(map(id, scores))
 
     def run(self) -> fx.GraphModule:
@@ -224,7 +229,10 @@ class Packer:
             chain += [follows] if activation is not None else []
         kind = torch.float32 if id(layer) in self.scores else self.kind
         bias = None if bias is None else bias.detach().float()
-        packed = PackedConvolution(layer, weight.detach(), bias, kind, activation)
+        weight = weight.detach()
+        if kind == torch.bfloat16 and self.sees_pixels and cast("fx.Node", node.args[0]).op == "placeholder":
+            weight = torch.from_numpy(round_to_sums(weight.numpy()))
+        packed = PackedConvolution(layer, weight, bias, kind, activation)
         place = node if other is None else joined
         with self.graph.inserting_before(place):
             name = f"packed_{node.name}"

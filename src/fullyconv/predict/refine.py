@@ -25,6 +25,7 @@ class CRFSegmenter(Segmenter):
             engine=segmenter.engine,
         )
         self.parameters, self._before = parameters, segmenter
+        self.folder, self.soon = segmenter.folder, segmenter.soon
 
     def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
         """Label every pixel as ``Segmenter.predict`` does, then let the pixels agree."""

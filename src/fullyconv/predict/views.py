@@ -78,7 +78,7 @@ class ViewsSegmenter(Segmenter):
         )
         if self.network.in_channels != COLOURS:
             raise ValueError("views are made of pictures: this network sees more than colour")
-        self.views = views
+        self.views, self.folder, self.soon = views, segmenter.folder, segmenter.soon
 
     def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Average the classes' probabilities over the views; C x H x W float32, their logarithms."""
