@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -88,8 +89,18 @@ def _among_pytorchs(jobs: Sequence[Callable[[], Any]], size: int) -> list[Any]:
     return results
 
 
-def side_by_side(job: Callable[[int, int], Result], count: int, most: int) -> list[Result]:
+def side_by_side(job: Callable[[int, int], Result], count: int, most: int, *, own: bool = False) -> list[Result]:
     """Do ``job(start, stop)`` for shares of ``count`` things, in at most ``most`` threads and not more than PyTorch's.
+
+    Args:
+        job: What is done with a share.
+        count: How many things there are.
+        most: How many threads are worth waking.
+        own: Whether the threads are others than PyTorch's: those stay busy for some milliseconds afterwards, which
+            takes a core from a library that computes next in threads of its own.
+
+    Returns:
+        The results, in the order of the shares.
 
     >>> side_by_side(lambda start, stop: stop - start, 10, 1)
     [10]
@@ -97,5 +108,15 @@ def side_by_side(job: Callable[[int, int], Result], count: int, most: int) -> li
     parts = max(1, min(torch.get_num_threads(), most, count))
     if parts == 1:
         return [job(0, count)]
+    jobs = [partial(job, *share) for share in shares(count, parts)]
+    if own:
+        others = [_waiting(torch.get_num_threads(), os.getpid()).submit(each) for each in jobs[1:]]
+        return [jobs[0](), *(other.result() for other in others)]
     with Team() as team:
-        return team.run([partial(job, *share) for share in shares(count, parts)])
+        return team.run(jobs)
+
+
+@lru_cache(maxsize=2)
+def _waiting(size: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 (a process that is forked has no threads)
+    """Return threads that wait without using a core."""
+    return ThreadPoolExecutor(size - 1, "side_by_side")

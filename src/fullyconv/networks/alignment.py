@@ -115,7 +115,7 @@ class AxisPlan:
     @property
     def stride(self) -> int:
         """The smallest shift in pixels after which an image gives the same units."""
-        return lcm(int(axis_map(self.taps[0]).scale), self.multiple)
+        return lcm(int(self.lines[0].scale), self.multiple)
 
     def padding(self, length: int) -> tuple[int, int]:
         """Return how many zeros come before and after an axis of ``length`` pixels."""

@@ -56,6 +56,10 @@ class Prepared(NamedTuple):
     engine: Engine
     ladder: Ladder
 
+    def labels(self, maps: list[Tensor], size: tuple[int, ...]) -> Tensor:
+        """Label the pixels of images of a size, N x H x W; PyTorch's threads are left asleep if they are."""
+        return self.ladder.labels(maps, (size[0], size[1]), own=self.engine.name == "openvino")
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -171,14 +175,15 @@ class Segmenter:
         """
         together = max(1, WHOLE_PIXELS // (pixels.shape[1] * pixels.shape[2]))
         parts = [pixels[start : start + together] for start in range(0, len(pixels), together)]
-        return np.concatenate([self._part_labels(part) for part in parts])
+        found = [self._part_labels(part) for part in parts]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _part_labels(self, pixels: np.ndarray) -> np.ndarray:
-        if len(pixels) > 1:
+        if len(pixels) > 1 or not self._tile_core(pixels[0]):
             try:
-                maps, prepared = self._maps(pixels)
+                maps, prepared = self._maps(pixels if len(pixels) > 1 else self._read(pixels[0])[None])
                 with self._explained():
-                    found: np.ndarray = prepared.ladder.labels(maps, pixels.shape[1:3]).cpu().numpy()
+                    found: np.ndarray = prepared.labels(maps, pixels.shape[1:3]).cpu().numpy()
                 return found
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -255,7 +260,7 @@ class Segmenter:
     def _label_band(self, pixels: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
         maps, prepared = self._maps(self._read(pixels)[None])
         with self._explained():
-            labels = prepared.ladder.labels(maps, pixels.shape[:2])[0]
+            labels = prepared.labels(maps, pixels.shape[:2])[0]
         yield slice(0, pixels.shape[0]), labels
 
     def _score_bands(self, pixels: np.ndarray) -> Iterator[tuple[slice, Tensor]]:

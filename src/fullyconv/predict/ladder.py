@@ -9,6 +9,7 @@ only the classes that are left (in a trained network's predictions about two).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -64,13 +65,15 @@ class Ladder:
         rows, columns = (plan.stages for plan in network.plans)
         self.rungs = [Rung((row, column), step) for row, column, step in zip(rows, columns, steps, strict=True)]
         self.classes = steps[-1].channels
+        self._shapes = lru_cache(maxsize=256)(self._fused_sizes)
 
-    def labels(self, maps: Sequence[Tensor], size: Pair) -> Tensor:
+    def labels(self, maps: Sequence[Tensor], size: Pair, *, own: bool = False) -> Tensor:
         """Label every pixel.
 
         Args:
             maps: N x C x h x w each, coarse to fine (``FCN.score_maps``); fastest in float32 and channels-last.
             size: Height and width of the image.
+            own: Whether threads are others than PyTorch's (``fullyconv.threads.side_by_side``).
 
         Returns:
             N x H x W, the smallest unsigned integer type that holds the classes.
@@ -87,17 +90,17 @@ class Ladder:
             return labels
         with torch.inference_mode():
             flat = [scores.detach().float().permute(0, 2, 3, 1).contiguous().numpy() for scores in maps]
-            self._climb(flat, shapes, labels)
+            self._climb(flat, shapes, labels, own=own)
         return labels
 
-    def _climb(self, maps: Sequence[np.ndarray], shapes: Sequence[Pair], labels: Tensor) -> None:
+    def _climb(self, maps: Sequence[np.ndarray], shapes: Sequence[Pair], labels: Tensor, *, own: bool) -> None:
         """Fuse N x h x w x C maps, whose sums have ``shapes`` rows and columns, and label the pixels."""
         first, *finer = maps
-        units = Units(len(labels), self.classes, shapes[0])
+        units = Units(len(labels), self.classes, shapes[0], own=own)
         writing = units.lay(first)
         for rung, fine, shape in zip(self.rungs, finer, shapes[1:], strict=False):
             units.write(writing, repeats=rung.repeats)
-            coarse, units = units, Units(len(labels), self.classes, shape)
+            coarse, units = units, Units(len(labels), self.classes, shape, own=own)
             writing = units.fuse(coarse, fine, rung)
         last = self.rungs[-1]
         winners, finite = units.write_last(writing, repeats=last.repeats, growth=last.growth)
@@ -145,13 +148,15 @@ class Ladder:
         if len(maps) != len(self.rungs) or batch != {(len(maps[0]), self.classes)}:
             shapes = ", ".join(str(tuple(scores.shape)) for scores in maps)
             raise ValueError(f"this ladder takes {len(self.rungs)} maps of N x {self.classes} x h x w, not {shapes}")
-        units = [(scores.shape[2], scores.shape[3]) for scores in maps]
-        fused = units[:1]
+        return self._shapes(tuple((scores.shape[2], scores.shape[3]) for scores in maps), (size[0], size[1]))
+
+    def _fused_sizes(self, units: tuple[Pair, ...], size: Pair) -> list[Pair]:
+        fused = [*units[:1]]
         for rung, finer in zip(self.rungs, [*units[1:], size], strict=True):
             fused.append(rung.size(fused[-1], finer))
             rung.upsample.check(fused[-2], rung.kept, fused[-1])
             if any(met + count > there for met, count, there in zip(rung.met, fused[-1], finer, strict=True)):
-                raise ValueError(f"maps of {units} are not those of one image: {fused[-1]} units meet {finer}")
+                raise ValueError(f"maps of {[*units]} are not those of one image: {fused[-1]} units meet {finer}")
         return fused[:-1]
 
 

@@ -79,6 +79,8 @@ class OpenVINOEngine:
         self._least = [
             max(least, 2 * plan.stride) for least, plan in zip(network.smallest_input, network.plans, strict=True)
         ]
+        # Plans are large keys, so that they are not looked up for each image.
+        self._sizes = lru_cache(maxsize=1024)(lambda *size: list(map(map_sizes, network.plans, size)))
         self._idle: list[Any] = []  # requests that no thread uses; taking and putting back are atomic
         kinds = {tensor.dtype for tensor in network.parameters()}
         if kinds - {torch.float32}:
@@ -130,7 +132,7 @@ class OpenVINOEngine:
             raise ValueError(f"pictures are uint8, not {pixels.dtype}")
         if height < self._least[0] or width < self._least[1]:
             return self._by_pytorch(pixels)
-        rows, columns = map(map_sizes, self.network.plans, (height, width))
+        rows, columns = self._sizes(height, width)
         # OpenVINO may swallow an error and leave an output as it was: what it does not write is NaN, which is noticed.
         maps = [
             np.full((number, high, wide, self.network.classes), np.nan, np.float32)
@@ -169,7 +171,6 @@ class OpenVINOEngine:
             return self.network.score_maps(torch.from_numpy(np.stack(images)))
 
 
-@lru_cache(maxsize=1024)
 def map_sizes(plan: AxisPlan, length: int) -> list[int]:
     """Count the units of each map along an axis of ``length`` pixels, coarse to fine.
 

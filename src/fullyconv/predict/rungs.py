@@ -17,7 +17,8 @@ from fullyconv.upsample import Upsample, bilinear_taps
 Pair = tuple[int, int]
 Writing = Callable[[int, int], Any]
 """Writes some rows of a map, from the first of them to the one that is left."""
-GRAIN = 1 << 17  # numbers that are worth waking another thread for
+GRAIN = 1 << 17  # numbers that are worth waking another thread of PyTorch's for
+OWN_GRAIN = 1 << 19  # one of ours, which sleeps: compact networks' maps are written by one thread as fast as by two
 LEAST_LANES, MOST_LANES = 8, 16
 TAPS = 4  # units that a pixel reads
 
@@ -112,23 +113,23 @@ class Units:
         batch: N.
         classes: C.
         size: Rows and columns.
+        own: Whether threads are others than PyTorch's (``side_by_side``).
     """
 
-    def __init__(self, batch: int, classes: int, size: Pair) -> None:
+    def __init__(self, batch: int, classes: int, size: Pair, *, own: bool = False) -> None:
         # Imported here: numba takes a third of a second to import.
         from fullyconv.predict import kernels
 
         self.loops: Any = kernels
-        self.batch, self.classes, self.size = batch, classes, size
+        self.batch, self.classes, self.size, self.own = batch, classes, size, own
         self.lanes = lanes(LEAST_LANES if classes <= LEAST_LANES else MOST_LANES)
         self.padded = -(-classes // len(self.lanes)) * len(self.lanes)
         self.ghosted = batch * (size[0] + 2 * kernels.GHOSTS) * (size[1] + 2 * kernels.GHOSTS)
         self.values = np.empty(self.ghosted * self.padded, np.float32)
 
-    @property
-    def threads(self) -> int:
-        """How many threads it is worth waking to write all units."""
-        return 1 + len(self.values) // GRAIN
+    def _threads(self, numbers: int) -> int:
+        """Return how many threads it is worth waking for so many numbers."""
+        return 1 + numbers // (OWN_GRAIN if self.own else GRAIN)
 
     @property
     def extent(self) -> tuple[int, int, int]:
@@ -160,7 +161,7 @@ class Units:
             rows(start, stop)
             self.loops.surround(self.values, self.extent, repeats, start, stop)
 
-        side_by_side(job, self.batch * self.size[0], self.threads)
+        side_by_side(job, self.batch * self.size[0], self._threads(len(self.values)), own=self.own)
 
     def write_last(self, rows: Writing, *, repeats: bool, growth: float) -> tuple[np.ndarray, bool]:
         """Write all rows, and find each unit's best class.
@@ -179,7 +180,7 @@ class Units:
                 )
             )
 
-        return winners, all(side_by_side(job, self.batch * self.size[0], self.threads))
+        return winners, all(side_by_side(job, self.batch * self.size[0], self._threads(len(self.values)), own=self.own))
 
     def label(self, winners: np.ndarray, rung: Rung, labels: np.ndarray) -> None:
         """Write the labels of N x H x W pixels."""
@@ -203,4 +204,4 @@ class Units:
             own,
             (self.lanes, lanes(high * wide), lanes(wide)),
         )
-        side_by_side(loop, self.batch * cells[0], 1 + labels.size // (GRAIN // 2))
+        side_by_side(loop, self.batch * cells[0], self._threads(2 * labels.size), own=self.own)
