@@ -117,6 +117,6 @@ def side_by_side(job: Callable[[int, int], Result], count: int, most: int, *, ow
 
 
 @lru_cache(maxsize=2)
-def _waiting(size: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 (a process that is forked has no threads)
+def _waiting(size: int, process: int) -> ThreadPoolExecutor:
     """Return threads that wait without using a core."""
     return ThreadPoolExecutor(size - 1, "side_by_side")

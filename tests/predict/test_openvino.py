@@ -1,5 +1,6 @@
 """OpenVINO's engine: PyTorch's scores at every size, from many threads, in bounded memory, or a refusal by name."""
 
+import dataclasses
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fullyconv import ClassSet, Preprocess, Segmenter, build
-from fullyconv.machine import frozen
+from fullyconv.machine import Arithmetic, frozen
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.engines import Choice, PyTorchEngine, make_engine
 from fullyconv.surgery.trunk import Trunk
@@ -22,7 +23,8 @@ from fullyconv.surgery.trunk import Trunk
 if find_spec("openvino") is None:  # imported directly it would report its use over the network
     pytest.skip("the extra openvino is not installed", allow_module_level=True)
 from fullyconv.predict import openvino_engine
-from fullyconv.predict.openvino_engine import Growing, OpenVINOEngine, Refused, prepared_or
+from fullyconv.predict.openvino_engine import FIXED, REPEATED, Growing, OpenVINOEngine, Refused, prepared_or
+from fullyconv.predict.openvino_graph import make_graph
 from fullyconv.predict.rounding import round_to_sums
 
 CPU = torch.device("cpu")
@@ -129,7 +131,66 @@ def test_sizes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
     before = look(1)
     assert look(4) - before < 20 << 20  # of 50 new sizes, which would take 40 MB
-    assert len(engine._idle) == 1
+    assert len(engine._free._idle) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "precision"),
+    [
+        ("fcn4s-lenet", "RGB", "float32"),
+        ("fcn8s-spectral8", "BGR", "float32"),
+        ("fcn2s-spectral2", "RGB", "bfloat16"),
+        ("fcn8s-resnet18", "BGR", "float32"),
+        ("fcn8s-resnet18", "RGB", "bfloat16"),
+    ],
+)
+def test_sizes_that_come_again_get_a_form_of_their_own_with_the_same_scores(
+    name: str, order: str, precision: Arithmetic
+) -> None:
+    network = _network(name)
+    normalised = _preprocess(network)
+    preprocess = None if normalised is None else dataclasses.replace(normalised, order=order)
+    engine, other = OpenVINOEngine(network, preprocess, precision), PyTorchEngine(network, preprocess)
+    sizes = [(1, 70 + 3 * index, 81) for index in range(FIXED + 1)] + [(2, 70, 81)]
+    for number, *size in sizes:
+        pixels = _pixels(engine, number, (size[0], size[1]))
+        wanted = other.score_maps(pixels)
+        for time in range(REPEATED + 1):
+            form = engine._form(pixels) if time == REPEATED else None
+            for found, exact in zip(engine.score_maps(pixels), wanted, strict=True):
+                most = float(exact.abs().max())
+                assert float((found - exact).abs().max()) <= (1e-4 if precision == "float32" else 0.2) * most
+        assert (form is not engine._free) == ((number, *size) in sizes[:FIXED])
+    assert engine._graph is None
+    assert len(engine._fixed) == FIXED
+
+
+def test_sizes_that_do_not_come_again_and_heavy_networks_get_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = OpenVINOEngine(_network("fcn4s-lenet"), None)
+    for side in range(40, 52):
+        engine.score_maps(_pixels(engine, 1, (side, 50)))
+    assert not engine._fixed
+    monkeypatch.setattr(openvino_engine, "LIGHT", 10)
+    heavy = OpenVINOEngine(_network("fcn4s-lenet"), None)
+    for _ in range(REPEATED + 1):
+        heavy.score_maps(_pixels(heavy, 1, (40, 50)))
+    assert not heavy._fixed
+
+
+def test_a_form_that_computes_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, other = _engines("fcn4s-lenet")
+    engine = OpenVINOEngine(engine.network, engine.preprocess)
+    right = openvino_engine.fixed_graph
+    another = _network("fcn4s-lenet")
+    with torch.no_grad():
+        for head in another.heads:
+            head.weight.neg_()  # type: ignore[operator]
+    wrong = make_graph(another, engine.preprocess)
+    monkeypatch.setattr(openvino_engine, "fixed_graph", lambda _, preprocess, shape: right(wrong, preprocess, shape))
+    pixels = _pixels(engine, 1, (50, 61))
+    for _ in range(REPEATED + 1):
+        torch.testing.assert_close(engine.score_maps(pixels), other.score_maps(pixels), rtol=1e-4, atol=1e-5)
+    assert list(engine._fixed.values()) == [engine._free]
 
 
 def test_bfloat16_is_near() -> None:

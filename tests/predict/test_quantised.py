@@ -39,7 +39,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_scores_are_near_and_come_from_eight_bits(calibrated: Path) -> None:
     network = frozen(load(calibrated, device="cpu").network)
     engine = OpenVINOEngine(network, Preprocess(), "int8", folder=calibrated)
-    operations = engine._compiled.get_runtime_model().get_ordered_ops()
+    operations = engine._free.compiled.get_runtime_model().get_ordered_ops()
     convolutions = [op.get_rt_info() for op in operations if op.get_rt_info()["layerType"].astype(str) == "Convolution"]
     assert any(info["runtimePrecision"].astype(str) in ("i8", "u8") for info in convolutions)
     for found, wanted in zip(

@@ -20,7 +20,13 @@ from fullyconv.geometry import size
 from fullyconv.machine import Arithmetic, fast_bf16
 from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.openvino_graph import import_openvino, make_graph, reads_bytes, round_first_weights
+from fullyconv.predict.openvino_graph import (
+    fixed_graph,
+    import_openvino,
+    make_graph,
+    reads_bytes,
+    round_first_weights,
+)
 from fullyconv.predict.quantised import quantised_graph
 from fullyconv.types import Preprocess
 
@@ -34,6 +40,11 @@ WORTH_SOON = 2e11
 """The same where many images are to follow: the first one that is no miniature."""
 
 
+REPEATED, FIXED = 3, 4
+"""How often a size comes before the graph is compiled for it alone (0.1 s), and the most sizes that are."""
+LIGHT = 1 << 24  # weights of networks for which that is done: the others gain 1 % and would hold their weights again
+
+
 class Refused(ValueError):
     """A network that this engine does not compute as PyTorch does."""
 
@@ -42,8 +53,9 @@ class OpenVINOEngine:
     """A network compiled by OpenVINO: about twice as fast as PyTorch's operations one by one.
 
     Its shapes are free, so that another size costs no compilation (measured: within 2 % of fixed shapes at float32,
-    5 % at bfloat16 on a small network). Before it is used it computes two images of odd sizes, which must give
-    PyTorch's scores within rounding. Many threads may use it.
+    8 % at bfloat16 on a small network). Small networks are compiled for a few sizes that come again and again, too.
+    Before it is used it computes two images of odd sizes, which must give PyTorch's scores within rounding. Many
+    threads may use it.
 
     Args:
         network: A network in evaluation mode, float32, on the CPU; it is read once.
@@ -74,30 +86,21 @@ class OpenVINOEngine:
         self._threads = threads or torch.get_num_threads()
         self._bytes = reads_bytes(network.in_channels, preprocess)
         self._wide = self.precision == "int8" and not fast_bf16(torch.device("cpu"))  # what int8 leaves over
-        self._tensor = import_openvino().Tensor
         # Where an operation's window is larger than its input OpenVINO computes nothing; PyTorch takes smaller images.
         self._least = [
             max(least, 2 * plan.stride) for least, plan in zip(network.smallest_input, network.plans, strict=True)
         ]
         # Plans are large keys, so that they are not looked up for each image.
         self._sizes = lru_cache(maxsize=1024)(lambda *size: list(map(map_sizes, network.plans, size)))
-        self._idle: list[Any] = []  # requests that no thread uses; taking and putting back are atomic
+        self._fixed: dict[tuple[int, ...], _Form] = {}
+        self._seen: dict[tuple[int, ...], int] = {}
+        self._graph: Any = None  # while there may be more of those
+        self._lock = threading.Lock()
         kinds = {tensor.dtype for tensor in network.parameters()}
         if kinds - {torch.float32}:
             raise Refused(f"OpenVINO computes float32 weights, not {', '.join(sorted(map(str, kinds)))}")
         try:
-            graph = make_graph(network, preprocess)
-            self._compiled = self._compile(graph, "float32")
-            self._check(EXACT)
-            if self.precision != "float32":
-                if self.precision == "int8":
-                    graph = quantised_graph(folder, network, make_graph(network, preprocess))
-                else:
-                    round_first_weights(graph)
-                self._compiled = self._compile(graph, self.precision)
-                self._idle.clear()
-            if self.precision == "bfloat16":
-                self._check(SHORT)
+            self._prepare(folder)
         except BadFile:
             raise
         except ValueError as error:
@@ -105,14 +108,30 @@ class OpenVINOEngine:
         except RuntimeError as error:  # OpenVINO's own, many lines long
             raise Refused(f"OpenVINO cannot compile this network ({str(error).strip().splitlines()[-1]})") from error
 
-    def _compile(self, graph: Any, precision: str) -> Any:
+    def _prepare(self, folder: Path | None) -> None:
+        """Convert and compile; int8's own scores are as far off as its calibration makes them."""
+        graph = make_graph(self.network, self.preprocess)
+        self._free = self._compile(graph, "float32")
+        self._check(EXACT)
+        if self.precision != "float32":
+            if self.precision == "int8":
+                graph = quantised_graph(folder, self.network, make_graph(self.network, self.preprocess))
+            else:
+                round_first_weights(graph)
+            self._free = self._compile(graph, self.precision)
+        if self.precision == "bfloat16":
+            self._check(SHORT)
+        if sum(tensor.numel() for tensor in self.network.parameters()) <= LIGHT:
+            self._graph = graph
+
+    def _compile(self, graph: Any, precision: str) -> _Form:
         settings = {
             "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" or self._wide else "bf16",
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": 1,
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT,
         }
-        return import_openvino().Core().compile_model(graph, "CPU", settings)
+        return _Form(import_openvino().Core().compile_model(graph, "CPU", settings))
 
     def score_maps(self, pixels: np.ndarray) -> list[Tensor]:
         """Score the maps of images, each at its own resolution.
@@ -132,24 +151,56 @@ class OpenVINOEngine:
             raise ValueError(f"pictures are uint8, not {pixels.dtype}")
         if height < self._least[0] or width < self._least[1]:
             return self._by_pytorch(pixels)
+        given = np.ascontiguousarray(pixels, np.uint8 if self._bytes else np.float32)
+        return self._form(given).score_maps(given, self._empty(given.shape))
+
+    def _empty(self, shape: tuple[int, ...]) -> list[np.ndarray]:
+        """Return what the maps of images are written into, N x h x w x C.
+
+        OpenVINO may swallow an error and leave a map as it was: then every row holds NaN, which is noticed.
+        """
+        number, height, width, _ = shape
         rows, columns = self._sizes(height, width)
-        # OpenVINO may swallow an error and leave an output as it was: what it does not write is NaN, which is noticed.
         maps = [
-            np.full((number, high, wide, self.network.classes), np.nan, np.float32)
+            np.empty((number, high, wide, self.network.classes), np.float32)
             for high, wide in zip(rows, columns, strict=True)
         ]
-        request = self._request()
-        for index, found in enumerate(maps):
-            request.set_output_tensor(index, self._tensor(found, shared_memory=True))
-        request.infer({0: np.ascontiguousarray(pixels, np.uint8 if self._bytes else np.float32)}, share_inputs=True)
-        self._idle.append(request)
-        return [torch.from_numpy(found).permute(0, 3, 1, 2) for found in maps]
+        for each in maps:
+            each[:, :, 0] = np.nan
+        return maps
 
-    def _request(self) -> Any:
+    def _form(self, pixels: np.ndarray) -> _Form:
+        """Choose what computes: the first ``FIXED`` sizes that come ``REPEATED`` times get a form of their own."""
+        shape = pixels.shape
+        form = self._fixed.get(shape)
+        if form is not None or self._graph is None:
+            return self._free if form is None else form
+        with self._lock:
+            if self._graph is None or shape in self._fixed:
+                return self._fixed.get(shape, self._free)
+            if len(self._seen) >= KEPT:
+                self._seen.clear()
+            self._seen[shape] = self._seen.get(shape, 0) + 1
+            if self._seen[shape] < REPEATED:
+                return self._free
+            self._fixed[shape] = self._made(pixels)
+            if len(self._fixed) == FIXED:
+                self._graph = None
+            return self._fixed[shape]
+
+    def _made(self, pixels: np.ndarray) -> _Form:
+        """Compile for a size; what computes otherwise than the form for all sizes is not used."""
         try:
-            return self._idle.pop()
-        except IndexError:
-            return self._compiled.create_infer_request()
+            form = self._compile(fixed_graph(self._graph, self.preprocess, pixels.shape), self.precision)
+            found, wanted = (each.score_maps(pixels, self._empty(pixels.shape)) for each in (form, self._free))
+        except RuntimeError:  # OpenVINO's own; what it can compile for all sizes is enough
+            return self._free
+        tolerance = EXACT if self.precision == "float32" else SHORT
+        near = (
+            float((one - other).abs().max()) <= tolerance * float(other.abs().max())
+            for one, other in zip(found, wanted, strict=True)
+        )
+        return form if all(near) else self._free
 
     def _check(self, tolerance: float) -> None:
         """Compare with PyTorch at two sizes, the smallest that OpenVINO is given among them; raises ``Refused``."""
@@ -169,6 +220,27 @@ class OpenVINOEngine:
         images = [each.transpose(2, 0, 1) if self.preprocess is None else self.preprocess(each) for each in pixels]
         with torch.inference_mode():
             return self.network.score_maps(torch.from_numpy(np.stack(images)))
+
+
+class _Form:
+    """A compiled graph, with the requests to it that no thread uses."""
+
+    def __init__(self, compiled: Any) -> None:
+        self.compiled = compiled
+        self._tensor = import_openvino().Tensor
+        self._idle: list[Any] = []  # taking and putting back are atomic
+
+    def score_maps(self, pixels: np.ndarray, maps: list[np.ndarray]) -> list[Tensor]:
+        """Write the maps of N x H x W x K pixels; returns them as N x C x h x w."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self.compiled.create_infer_request()
+        for index, found in enumerate(maps):
+            request.set_output_tensor(index, self._tensor(found, shared_memory=True))
+        request.infer({0: pixels}, share_inputs=True)
+        self._idle.append(request)
+        return [torch.from_numpy(found).permute(0, 3, 1, 2) for found in maps]
 
 
 def map_sizes(plan: AxisPlan, length: int) -> list[int]:

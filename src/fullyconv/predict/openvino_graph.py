@@ -19,6 +19,7 @@ from fullyconv.types import Preprocess
 
 COLOURS = 3
 FRONT = ("Transpose", "Convert", "Gather", "Multiply", "Subtract", "Add", "Pad")  # between pixels and convolutions
+NORMALISED = "normalised"  # what the network itself begins with
 _TRACING = threading.Lock()  # the recorder of PyTorch has one state for the process
 
 
@@ -105,11 +106,43 @@ def _from_pixels(model: Any, preprocess: Preprocess | None) -> Any:
     if colours:
         planes = operations.convert(planes, np.float32)
     if preprocess is not None:
-        planes = _normalised(planes, preprocess)
+        scale, shift = (numbers[:, None, None] for numbers in _line(preprocess))
+        planes = operations.subtract(operations.multiply(_ordered(planes, preprocess, 1), scale), shift)
+    planes.set_friendly_name(NORMALISED)
     for reader in list(old.get_target_inputs()):
         reader.replace_source_output(planes.output(0))
     maps = [operations.transpose(result.input_value(0), np.array([0, 2, 3, 1])) for result in model.get_results()]
     return ov.Model(maps, [pixels], "fullyconv")
+
+
+def fixed_graph(graph: Any, preprocess: Preprocess | None, shape: tuple[int, ...]) -> Any:
+    """Return a copy of a graph for one size, which normalises in fewer steps.
+
+    Args:
+        graph: As ``make_graph`` made it, or quantised.
+        preprocess: Its normalisation.
+        shape: Of the pixels, N x H x W x K.
+    """
+    operations = import_openvino().opset13
+    graph = graph.clone()
+    graph.reshape(list(shape))
+    number, height, width, channels = shape
+    numbers = graph.inputs[0]
+    old = next(node for node in graph.get_ordered_ops() if node.get_friendly_name() == NORMALISED).output(0)
+    readers = list(old.get_target_inputs())
+    if preprocess is not None:
+        # All of a row at once, for vectors of one pixel's channels would be short. The transposition is then no work,
+        # for the first convolution reads channels last.
+        scale, shift = (np.tile(each, width) for each in _line(preprocess))
+        lines = operations.convert(_ordered(numbers, preprocess, 3), np.float32)
+        lines = operations.reshape(lines, np.array([number, height, width * channels]), False)
+        lines = operations.subtract(operations.multiply(lines, scale), shift)
+        numbers = operations.reshape(lines, np.array(shape), False)
+    planes = operations.transpose(numbers, np.array([0, 3, 1, 2]))
+    for reader in readers:
+        reader.replace_source_output(planes.output(0))
+    graph.validate_nodes_and_infer_types()
+    return graph
 
 
 def reads_bytes(channels: int, preprocess: Preprocess | None) -> bool:
@@ -117,14 +150,19 @@ def reads_bytes(channels: int, preprocess: Preprocess | None) -> bool:
     return channels == COLOURS and preprocess is not None
 
 
-def _normalised(planes: Any, preprocess: Preprocess) -> Any:
-    """Compute what ``Preprocess`` computes."""
-    operations = import_openvino().opset13
-    if preprocess.order == "BGR":
-        planes = operations.gather(planes, np.array([2, 1, 0, *range(3, len(preprocess.mean))]), np.array(1))
-    std = np.asarray(preprocess.std, np.float32)[:, None, None]
-    mean = np.asarray(preprocess.mean, np.float32)[:, None, None]
-    return operations.subtract(operations.multiply(planes, 1 / std), mean / std)
+def _ordered(pixels: Any, preprocess: Preprocess, axis: int) -> Any:
+    """Put the channels in the network's order."""
+    if preprocess.order != "BGR":
+        return pixels
+    return import_openvino().opset13.gather(
+        pixels, np.array([2, 1, 0, *range(3, len(preprocess.mean))]), np.array(axis)
+    )
+
+
+def _line(preprocess: Preprocess) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a channel's numbers are multiplied by, and what is then subtracted."""
+    std, mean = np.asarray(preprocess.std, np.float32), np.asarray(preprocess.mean, np.float32)
+    return 1 / std, mean / std
 
 
 def round_first_weights(model: Any) -> None:

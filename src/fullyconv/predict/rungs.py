@@ -78,9 +78,10 @@ class Rung:
         """How many times larger than the units a sum can become."""
         return max(1.0, float(np.abs(self.phases).sum(-1).max()))
 
-    def class_tables(self, padded: int) -> np.ndarray:
-        """Return the weights for sums over all classes at once: f x f' x 4 x ``padded``, flat."""
-        tables = np.zeros((*self.factor, TAPS, padded), np.float32)
+    @cached_property
+    def class_tables(self) -> np.ndarray:
+        """The weights for sums over all classes at once: f x f' x 4 x ``padded``, flat."""
+        tables = np.zeros((*self.factor, TAPS, padded(self.upsample.channels)), np.float32)
         tables[..., : self.upsample.channels] = self.phases.transpose(1, 2, 3, 0)
         return tables.reshape(-1)
 
@@ -106,6 +107,20 @@ def lanes(count: int) -> tuple[None, ...]:
     return (None,) * count
 
 
+def width(classes: int) -> int:
+    """Return how many classes are computed at once."""
+    return LEAST_LANES if classes <= LEAST_LANES else MOST_LANES
+
+
+def padded(classes: int) -> int:
+    """Return how many numbers a unit takes.
+
+    >>> padded(3), padded(11), padded(21)
+    (8, 16, 32)
+    """
+    return -(-classes // width(classes)) * width(classes)
+
+
 class Units:
     """The units of a map of scores between ghosts, as the compiled loops take them (``fullyconv.predict.kernels``).
 
@@ -122,8 +137,7 @@ class Units:
 
         self.loops: Any = kernels
         self.batch, self.classes, self.size, self.own = batch, classes, size, own
-        self.lanes = lanes(LEAST_LANES if classes <= LEAST_LANES else MOST_LANES)
-        self.padded = -(-classes // len(self.lanes)) * len(self.lanes)
+        self.lanes, self.padded = lanes(width(classes)), padded(classes)
         self.ghosted = batch * (size[0] + 2 * kernels.GHOSTS) * (size[1] + 2 * kernels.GHOSTS)
         self.values = np.empty(self.ghosted * self.padded, np.float32)
 
@@ -147,7 +161,7 @@ class Units:
             self.loops.fuse,
             coarse.values,
             fine.reshape(-1),
-            rung.class_tables(self.padded),
+            rung.class_tables,
             self.values,
             self.classes,
             step,
