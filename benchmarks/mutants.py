@@ -50,6 +50,15 @@ MEMORY = 6 << 30  # bytes of addresses a child may take beyond its parent's
 
 TRACE = " ".join(f"tests/trace/test_{name}.py" for name in ("rules", "joins", "outputs", "walk", "record"))
 
+WHOLE_RUNS = " ".join(  # take minutes, and see little of these modules
+    f"--deselect=tests/train/test_{name}"
+    for name in (
+        "chain.py::test_one_command_runs_the_chain_and_resumes_it",
+        "average.py::test_a_run_with_an_average_delivers_it_and_resumes_to_the_same",
+        "average.py::test_a_clipped_gradient_moves_less",
+    )
+)
+
 TESTS = {
     "geometry": "tests/test_geometry.py",
     "tiles": "tests/test_tiles.py",
@@ -70,8 +79,8 @@ TESTS = {
     "train/stop": "tests/train/test_stop.py",
     "train/smallest": "tests/train/test_smallest.py",
     "train/start": "tests/train/test_start.py",
-    "train/average": "tests/train/test_average.py",
-    "train/chain": "tests/train/test_chain.py",
+    "train/average": f"tests/train/test_average.py {WHOLE_RUNS}",
+    "train/chain": f"tests/train/test_chain.py {WHOLE_RUNS}",
     **{f"trace/{name}": TRACE for name in ("axes", "frames", "joins", "nodes", "positions", "products", "reductions")},
     **{f"trace/{name}": TRACE for name in ("settle", "walking", "windows", "recorder")},
     "trace/operations": TRACE + " tests/trace/test_spellings.py",

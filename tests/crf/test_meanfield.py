@@ -13,6 +13,7 @@ from fullyconv.crf import (
     appearance,
     dense_crf,
     icm,
+    meanfield,
     positions,
     unary_from_labels,
     unary_from_probabilities,
@@ -53,6 +54,24 @@ def test_marginals_are_those_of_the_old_package(name: str) -> None:
     found = dense_crf(given["unary"].astype(np.float32), given["image"], **parameters)
     assert (found.argmax(0) == given["labels"]).mean() >= 0.9999
     assert np.abs(found - given["marginals"]).mean() <= 1e-4
+
+
+@pytest.mark.parametrize(("weight", "transforms"), [(0.0, 0), (0.5, 0), (3.0, 0), (-1.0, 4)])
+def test_only_labels_that_are_not_potts_have_their_messages_transformed(
+    weight: float, transforms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Potts weights go into the splat and the slice, which costs nothing.
+    called = []
+
+    def counted(messages: np.ndarray, term: Gaussian) -> np.ndarray:
+        called.append(term)
+        return transform(messages, term)
+
+    transform = meanfield._compatibility_transform
+    monkeypatch.setattr(meanfield, "_compatibility_transform", counted)
+    unary, image = problem(12, 14)
+    DenseCRF((12, 14), [Gaussian(appearance(image, 20, 20), weight)]).marginals(unary, iterations=4)
+    assert len(called) == transforms
 
 
 @pytest.mark.parametrize("iterations", [1, 5, 10])

@@ -153,6 +153,8 @@ def test_a_flattened_map_knows_its_former_axes() -> None:
         (lambda x: x.flatten(1), "CHW"),
         (lambda x: x.permute(0, 2, 3, 1).flatten(1), "HWC"),
         (lambda x: x.permute(0, 3, 1, 2).reshape(x.shape[0], -1), "WCH"),
+        (lambda x: x.flatten(1) * x.mean((1, 2, 3))[:, None], "CHW"),
+        (lambda x: x.mean((1, 2, 3))[:, None] * x.flatten(1), "CHW"),
     ):
         _, positions, _ = walked(function, (CHANNELS, HEIGHT, WIDTH))
         lengths = {"C": CHANNELS, "H": HEIGHT, "W": WIDTH}
@@ -179,6 +181,7 @@ REFUSED: list[tuple[Callable[[Tensor], Any], str]] = [
     (held(SQUARE, 1), r"has numbers for each position of a map of \(8, 1\)"),
     (held(1, SQUARE), r"has numbers for each position of a map of \(1, 8\)"),
     (lambda x: x + x.transpose(2, 3), "joins maps whose rows and columns are different axes"),
+    (lambda x: x.flatten(1) + x.movedim(1, -1).flatten(1), "joins maps that were flattened in different orders"),
     (lambda x: torch.cat([x, x], 2), "puts maps one after the other"),
     (lambda x: functional.batch_norm(x.movedim(1, -1), torch.zeros(8), torch.ones(8)), "takes rows or columns for cha"),
     (lambda x: functional.prelu(x.movedim(1, -1), torch.ones(8)), "takes rows or columns for channels"),

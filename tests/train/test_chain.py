@@ -36,8 +36,9 @@ def test_settings_change_one_stage_or_all_and_the_start_only_of_the_first() -> N
         change_chain(chain, {"fcn8s.epoch": 1}, source="--set")
     with pytest.raises(ValueError, match="at least one stage"):
         Chain({})
-    with pytest.raises(ValueError, match="named like a folder"):
-        Chain({"../up": Recipe()})
+    for name in ("", "../up", "a/b", "b/a", "a.b"):
+        with pytest.raises(ValueError, match="named like a folder"):
+            Chain({name: Recipe()})
 
 
 def test_one_command_runs_the_chain_and_resumes_it(shapes: Path, tmp_path: Path) -> None:

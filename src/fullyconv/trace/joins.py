@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from math import ceil, prod
+from math import ceil, lcm, prod
 
 from torch import fx
 
@@ -27,7 +27,7 @@ def joined(call: Call) -> Positions:
     found = [call.walk.positions[node] for node in call.sources]
     placed = [each for each in found if each.axes]
     if not placed:
-        return found[0] if found[0].flattened else POOLED
+        return _joined_flattened([each for each in found if each.flattened], call)
     if len(placed) < len(found):
         call.remark("global", "sees the whole picture at every position")
     first = placed[0]
@@ -35,6 +35,12 @@ def joined(call: Call) -> Positions:
         raise call.refuse("joins maps whose rows and columns are different axes")
     rows, columns = (_join([each.trails[axis] for each in placed], call, axis) for axis in (ROWS, COLUMNS))
     return replace(first, trails=(rows, columns))
+
+
+def _joined_flattened(found: list[Positions], call: Call) -> Positions:
+    if len({each.flattened for each in found}) > 1:
+        raise call.refuse("joins maps that were flattened in different orders")
+    return found[0] if found else POOLED
 
 
 def _join(trails: list[Trail], call: Call, axis: int) -> Trail:
@@ -69,9 +75,10 @@ def _rounds_apart(first: Path, second: Path) -> bool:
     if shared is None:
         shared = min(len(first), len(second))
     ends = first[shared:], second[shared:]
-    step = max(ceil(axis_map(end).scale) for end in ends)
+    # So many units further every window of a branch, and every one behind it, has moved by whole steps.
+    period = lcm(*(prod(layer.stride for layer in end if isinstance(layer, Window)) for end in ends))
     longest = ceil(sum(layer.axis_map().field for end in ends for layer in end))  # none is too short for a window
-    return any(size(ends[0], units) != size(ends[1], units) for units in range(longest, longest + 2 * step))
+    return any(size(ends[0], units) != size(ends[1], units) for units in range(longest, longest + period))
 
 
 def stack(call: Call) -> Positions:
