@@ -67,14 +67,24 @@ def write(root: Path, images: list[str], masks: list[str]) -> Path:
     return root
 
 
-def test_a_folder_in_which_nothing_pairs_says_why(tmp_path: Path) -> None:
+def test_a_suffix_that_pairs_is_taken_and_said(tmp_path: Path) -> None:
     root = write(tmp_path, [f"p{n}.jpg" for n in range(30)], [f"p{n}_mask.png" for n in range(30)])
+    folder = open_folder(root)
+    assert [(pair.image.stem, pair.mask.stem) for pair in folder.splits["all"]] == [
+        (f"p{n}", f"p{n}_mask") for n in sorted(range(30), key=str)
+    ]
+    assert folder.note == "30 images and their masks differ by '_mask': p0.jpg and p0_mask.png"
+    assert not folder.problems
+
+
+def test_a_folder_in_which_nothing_pairs_names_the_nearest(tmp_path: Path) -> None:
+    root = write(tmp_path, ["p1.jpg", "p2.jpg", "p3.jpg"], ["p1_x.png", "q.png", "r.png"])
     with pytest.raises(BadFile) as caught:
         open_folder(root)
-    assert str(caught.value).startswith(
-        f"{root}: no image with a mask: 30 of 30 images and their masks differ by '_mask'"
-    )
-    assert len(str(caught.value).splitlines()) == 1
+    said = str(caught.value)
+    assert "no image with a mask: no mask has the stem of an image: the nearest are p1.jpg and p1_x.png" in said
+    assert "or choose mask_suffix=_x" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_the_reason_stands_before_the_files_that_are_left(tmp_path: Path) -> None:
@@ -124,21 +134,28 @@ def test_only_lists_in_use_are_judged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "hint"),
+    ("names", "pairs"),
     [
-        (["s0.jpg", "s0_mask.png", "s1.jpg", "s1_mask.png"], "s0.jpg and s0_mask.png lie side by side: move images"),
-        (["s0.jpg", "gt_s0.png"], "masks without 'gt_' into masks/"),
-        (["train/s0.jpg", "train/s0_mask.png"], "masks without '_mask' into masks/"),
-        (["s0.jpg", "s0.png"], "s0.jpg and s0.png lie side by side: move images into images/, masks into masks/"),
-        ([f"{number}.jpg" for number in range(1, 30)], ""),
-        ([], ""),
+        (["s0.jpg", "s0_mask.png", "s1.jpg", "s1_mask.png"], ["s0.jpg s0_mask.png", "s1.jpg s1_mask.png"]),
+        (["s0.jpg", "gt_s0.png"], ["s0.jpg gt_s0.png"]),
+        (["train/s0.png", "train/s0_L.png"], ["s0.png s0_L.png"]),
+        (["s0.jpg", "s0.png"], ["s0.jpg s0.png"]),
     ],
 )
-def test_images_and_masks_side_by_side_are_told_apart(tmp_path: Path, names: list[str], hint: str) -> None:
+def test_images_and_masks_in_one_folder_are_told_apart(tmp_path: Path, names: list[str], pairs: list[str]) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(BadFile, match="JPEGImages") as refusal:
+    folder = open_folder(tmp_path)
+    assert [f"{pair.image.name} {pair.mask.name}" for split in folder.splits.values() for pair in split] == pairs
+    assert folder.note.startswith("images and masks lie in one folder: ")
+
+
+@pytest.mark.parametrize(
+    "names", [[f"{number}.jpg" for number in range(1, 30)], ["a.jpg", "a_copy.jpg"], [f"{n}.png" for n in "ab"]]
+)
+def test_pictures_that_differ_by_other_words_are_no_masks(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(BadFile, match=rf"{len(names)} images and no mask that pairs, such as {names[0]}: put masks"):
         open_folder(tmp_path)
-    assert hint in refusal.value.fix
-    assert ("side by side" in refusal.value.fix) == bool(hint)

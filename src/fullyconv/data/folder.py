@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 
 from fullyconv.data.context import is_context, open_context
-from fullyconv.data.images import SUFFIXES
-from fullyconv.data.naming import side_by_side
+from fullyconv.data.finding import find_pairs
+from fullyconv.data.foreign import unpaired
 from fullyconv.data.nyud import is_nyud, open_nyud
-from fullyconv.data.pairs import Folder, Pair, Places, pair_all, pair_listed, read_list
-from fullyconv.data.pascal import is_sbdd, is_voc, open_pascal, open_sbdd, open_voc
+from fullyconv.data.pairs import Folder, Pair, read_list
+from fullyconv.data.pascal import is_sbdd, is_voc, open_pascal, open_sbdd, open_voc, pair_voc
 from fullyconv.data.problems import group
 from fullyconv.data.siftflow import is_siftflow, open_siftflow
 from fullyconv.files import BadFile
@@ -20,9 +20,10 @@ HELD_OUT = 0.2  # of a folder without splits
 
 LAYOUTS = """\
 a data set is a folder with
-  images/ and masks/, paired by file stem, or
-  train/, val/ and test/, each with images/ and masks/, or images/train/, masks/train/ and so on, or
-  images/ and masks/ beside train.txt, val.txt, test.txt, each a list of stems, or
+  images/ and masks/ (or imgs, labels, annotations, gt, …), paired by stem, or by stem and a suffix (_mask, _gt, …), or
+  images and masks in one folder, told apart by a suffix (a.jpg, a_mask.png), or
+  train/, val/ and test/ (or training, valid, …) around or inside these, or train/ and train_labels/, or
+  any of these beside train.txt, val.txt, test.txt, each a list of stems, or
   PASCAL VOC's JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt, or
   one of the data sets VOC2007 to VOC2012, SBDD, PASCAL-Context, SIFT Flow or NYUDv2 as published"""
 
@@ -39,7 +40,7 @@ INSIDE = ("VOC20*", "VOCdevkit/VOC20*", "TrainVal/VOCdevkit/VOC20*", "dataset", 
 """Where the published archives put their data set."""
 
 
-def open_folder(root: Path) -> Folder:
+def open_folder(root: Path, mask_suffix: str | None = None) -> Folder:
     """Find the pairs of a data set.
 
     Published data sets come with their official classes. SIFT Flow's two label sets are two folders:
@@ -49,6 +50,7 @@ def open_folder(root: Path) -> Folder:
 
     Args:
         root: The folder, of one of ``LAYOUTS``.
+        mask_suffix: What the masks' stems have after the images' (``_gt``), instead of what is found by counting.
 
     Returns:
         Pairs by split, in a fixed order, and what could not be paired; no file is opened yet.
@@ -60,18 +62,12 @@ def open_folder(root: Path) -> Folder:
         raise BadFile(root, "a file, not a folder of pictures", LAYOUTS)
     if not root.is_dir():
         raise BadFile(root, "no such folder", LAYOUTS)
-    folder = _open_official(root) or _open_plain(root)
+    folder = (_open_official(root) if mask_suffix is None else None) or _open_plain(root, mask_suffix)
     if any(folder.splits.values()):
         return folder
     if folder.problems:
         raise _nothing_paired(root, folder.problems)
-    hints = [_flat(place) for place in (root, *(root / split for split in SPLITS)) if place.is_dir()]
-    hint = next(filter(None, hints), "")
-    raise BadFile(root, "no image with a mask", f"{hint}\n{LAYOUTS}" if hint else LAYOUTS)
-
-
-def _flat(place: Path) -> str:
-    return side_by_side([file for file in sorted(place.iterdir()) if file.suffix.lower() in SUFFIXES])
+    raise unpaired(root) or BadFile(root, "no image with a mask", LAYOUTS)
 
 
 def _nothing_paired(root: Path, problems: list[BadFile]) -> BadFile:
@@ -98,36 +94,14 @@ def _open_official(root: Path) -> Folder | None:
     return None
 
 
-def _open_plain(root: Path) -> Folder:
-    folder = Folder(root)
-    if (root / "JPEGImages").is_dir():
-        files = sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
-        places = Places(root / "JPEGImages", root / "SegmentationClass")
-        pair_listed(folder, places, {file.stem: read_list(file) for file in files})
-    elif split_places := _split_folders(root):
-        for split, places in split_places.items():
-            folder.splits[split] = pair_all(folder, places)
-    elif (root / "images").is_dir():
-        places = Places(root / "images", root / "masks")
+def _open_plain(root: Path, mask_suffix: str | None) -> Folder:
+    files = sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
+    if not (files and (root / "JPEGImages").is_dir() and (root / "SegmentationClass").is_dir()):
         lists = {split: read_list(file) for split in SPLITS for file in [_list_file(root, split)] if file}
-        if lists:
-            pair_listed(folder, places, lists)
-        else:
-            folder.splits["all"] = pair_all(folder, places)
+        return find_pairs(root, lists, mask_suffix)
+    folder = Folder(root)
+    pair_voc(folder, {file.stem: read_list(file) for file in files})
     return folder
-
-
-def _split_folders(root: Path) -> dict[str, Places]:
-    """Find the folders of each split, ``train/images`` or ``images/train``."""
-    found = {}
-    for split in SPLITS:
-        for images, masks in (
-            (root / split / "images", root / split / "masks"),
-            (root / "images" / split, root / "masks" / split),
-        ):
-            if images.is_dir():
-                found[split] = Places(images, masks)
-    return found
 
 
 def _list_file(root: Path, split: str) -> Path | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fullyconv.data.images import SUFFIXES
-from fullyconv.data.naming import misnamed_pairs
+from fullyconv.data.naming import folded, misnamed_pairs
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 from fullyconv.types import ClassSet, Preprocess
@@ -39,11 +39,12 @@ class Pair:
     mask: Path
     storage: Storage = PICTURES
     classes: ClassSet | None = None
+    title: str = ""
 
     @property
     def name(self) -> str:
-        """The stem that pairs them."""
-        return self.image.stem
+        """The stem that pairs them; where several folders have it, with the folder."""
+        return self.title or self.image.stem
 
 
 @dataclass
@@ -77,6 +78,7 @@ class Places:
     images: Path
     masks: Path
     storage: Storage = PICTURES
+    mask_stem: Callable[[str], str | None] = str  # of an image's stem
 
     @property
     def mask_suffixes(self) -> tuple[str, ...]:
@@ -89,11 +91,13 @@ class Listing:
     """The stems of a split, and the file that lists them.
 
     ``lines`` are the whole lines, where the file has them: names may hold blanks, and a line further columns.
+    ``paths`` are the first columns with their folders, without suffixes.
     """
 
     file: Path
     stems: tuple[str, ...]
     lines: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 def read_list(file: Path) -> Listing:
@@ -110,7 +114,9 @@ def read_list(file: Path) -> Listing:
         raise BadFile(file, "a list that is not UTF-8 text", "save it as UTF-8, a name a line") from None
     except OSError as error:
         raise BadFile(file, f"a list that cannot be read ({error})", "check its permissions") from None
-    return Listing(file, tuple(_stem(line.split()[0]) for line in lines), tuple(map(_stem, lines)))
+    words = [line.split()[0].replace("\\", "/") for line in lines]
+    paths = (word[: len(word) - len(Path(word).name)] + _stem(word) for word in words)
+    return Listing(file, tuple(map(_stem, words)), tuple(map(_stem, lines)), tuple(paths))
 
 
 def _stem(word: str) -> str:
@@ -155,16 +161,25 @@ def pair_listed(folder: Folder, places: Places, lists: dict[str, Listing]) -> No
     What a list names and is not there is a problem; but lists other than the usual splits (``JUDGED``), such as
     ``trainaug``, may name pictures whose masks are elsewhere: they keep what is there, and a note tells the rest.
     """
-    pictures, masks = _files(folder, places)
+    fill_splits(folder, *_files(folder, places), places, lists)
+
+
+def fill_splits(
+    folder: Folder, pictures: dict[str, Path], masks: dict[str, Path], places: Places, lists: Mapping[str, Listing]
+) -> None:
+    """Fill the splits of ``folder`` as ``pair_listed`` does, from files that pair by the same name."""
     misnamed = misnamed_pairs(pictures, masks)
     if misnamed is not None:
         folder.problems.append(misnamed)
+    known = {folded(name): name for name in sorted({*pictures, *masks})}
     for split, listing in lists.items():
         pairs, problems = [], []
-        for word, line in zip(listing.stems, listing.lines or listing.stems, strict=True):
-            stem = line if line in pictures or line in masks else word
+        for line, spellings in zip(listing.lines or listing.stems, _spellings(listing), strict=True):
+            stem = next((each for each in spellings if each in pictures or each in masks), None)
+            stem = stem or next((known[folded(each)] for each in spellings if folded(each) in known), line)
             if stem in pictures and stem in masks:
-                pairs.append(Pair(pictures[stem], masks[stem], places.storage))
+                title = stem if stem != pictures[stem].stem else ""
+                pairs.append(Pair(pictures[stem], masks[stem], places.storage, title=title))
             elif stem in pictures or stem in masks:
                 problems.append(lonely(stem, pictures, masks, places))
             else:
@@ -176,6 +191,14 @@ def pair_listed(folder: Folder, places: Places, lists: dict[str, Listing]) -> No
         elif misnamed is None or pairs:
             folder.problems += problems
             folder.lacking[split] = problems
+
+
+def _spellings(listing: Listing) -> Iterator[tuple[str, ...]]:
+    """Yield for each line what may be its picture's name: the line, its first column, that with its folders."""
+    paths = listing.paths or listing.stems
+    for line, path in zip(listing.lines or listing.stems, paths, strict=True):
+        parts = path.split("/")
+        yield (line, *("/".join(parts[start:]) for start in range(len(parts))))
 
 
 def compare_counts(folder: Folder, published: Mapping[str, int]) -> None:
@@ -196,6 +219,6 @@ def _files(folder: Folder, places: Places) -> tuple[dict[str, Path], dict[str, P
 def lonely(stem: str, pictures: dict[str, Path], masks: dict[str, Path], places: Places) -> BadFile:
     """Say what an image or a mask lacks, and how it is to be called."""
     if stem in pictures:
-        wanted = f"{places.masks.name}/{stem}{'.mat' if places.storage.variable else '.png'}"
+        wanted = f"{places.masks.name}/{places.mask_stem(stem) or stem}{'.mat' if places.storage.variable else '.png'}"
         return BadFile(pictures[stem], "has no mask", f"add {wanted}, or remove the image")
     return BadFile(masks[stem], "has no image", f"add {places.images.name}/{stem}, or remove the mask")

@@ -45,9 +45,26 @@ def open_voc(root: Path) -> Folder:
         folder.say(f"left out, because their masks are not here: {', '.join(secret)}")
     if not _numbered(root):
         folder.say("the pictures are not named as VOC's: write a classes.yaml if the classes are not VOC's 21 either")
-    pair_listed(folder, Places(root / "JPEGImages", root / "SegmentationClass"), lists)
+    pair_voc(folder, lists)
     compare_counts(folder, VOC_COUNTS.get(root.name[: len("VOC20xx")], {}))
     return folder
+
+
+def pair_voc(folder: Folder, lists: dict[str, Listing]) -> None:
+    """Pair what lists of VOC's layout name; ``SegmentationClassAug`` holds the masks of lists such as ``trainaug``.
+
+    Where it is there, ``trainaug`` is what is trained on: SBDD's masks for VOC's pictures are many more than its own.
+    """
+    images, augmented = folder.root / "JPEGImages", folder.root / "SegmentationClassAug"
+    more = {split: listing for split, listing in lists.items() if "aug" in split and augmented.is_dir()}
+    usual = {split: listing for split, listing in lists.items() if split not in more}
+    pair_listed(folder, Places(images, folder.root / "SegmentationClass"), usual)
+    if not more:
+        return
+    pair_listed(folder, Places(images, augmented), more)
+    if folder.splits.get("trainaug"):
+        folder.splits["train"] = folder.splits["trainaug"]
+        folder.say(f"train is trainaug: {len(folder.splits['train'])} pairs with masks of {augmented.name}")
 
 
 def is_sbdd(root: Path) -> bool:

@@ -1,0 +1,79 @@
+"""Pictures without masks that can be read: what lies there instead, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from fullyconv.data.images import SCENES
+from fullyconv.data.layout import look
+from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
+
+PNG = "save the masks as PNG, whose numbers (or colours) are the classes"
+NUMBERS = (".gif", ".jp2", ".pgm", ".ppm", ".pbm", ".tga", ".exr", *SCENES)  # what masks come in and is not read
+DRAWN = "draw it into PNG masks, whose numbers are the classes"
+LOOKED_AT = 3  # documents of each kind of file
+
+
+def unpaired(root: Path) -> BadFile | None:
+    """Say what lies in a folder in which nothing pairs: masks of another format, outlines, or pictures alone.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        One sentence, ``None`` if there are no pictures.
+    """
+    found = look(root)
+    if not found:
+        return None
+    others = [other.path for other in look(root, NUMBERS)]
+    if others:
+        suffix, count = Counter(path.suffix.lower() for path in others).most_common(1)[0]
+        first = next(path for path in others if path.suffix.lower() == suffix)
+        return BadFile(first, f"no image with a mask, but {count} {suffix} files, which are not read as masks", PNG)
+    for path, kind in _documents(root):
+        return BadFile(path, f"no image with a mask, but outlines of {kind}, which are not masks", DRAWN)
+    masks = [each for each in found if each.role == "mask"]
+    if len(masks) == len(found):
+        return BadFile(
+            masks[0].path.parent, f"{len(masks)} masks and no image", "put the images into images/ beside it"
+        )
+    what = f"{len(found) - len(masks)} images and no mask that pairs, such as {found[0].path.name}"
+    fix = "put masks of the same names into masks/ beside the images' folder, or choose mask_suffix"
+    return BadFile(root, what, fix)
+
+
+def _documents(root: Path) -> Iterator[tuple[Path, str]]:
+    """Find outlines: COCO's and LabelMe's JSON, YOLO's text, XML of CVAT or VOC."""
+    for path in [each.path for each in look(root, (".json",))][:LOOKED_AT]:
+        if path.stat().st_size <= LIMITS.text_bytes:
+            yield from ((path, kind) for kind in _kind(path.read_bytes()))
+    for path in [each.path for each in look(root, (".txt",))][:LOOKED_AT]:
+        if path.stat().st_size <= LIMITS.text_bytes and _is_yolo(path.read_bytes()):
+            yield path, "YOLO"
+    yield from ((each.path, "CVAT or VOC (XML)") for each in look(root, (".xml",)))
+
+
+def _kind(data: bytes) -> Iterator[str]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(document, dict) and {"images", "annotations"} <= document.keys():
+        yield "COCO"
+    elif isinstance(document, dict) and "shapes" in document:
+        yield "LabelMe"
+
+
+def _is_yolo(data: bytes) -> bool:
+    """Return whether lines are a class and coordinates from 0 to 1."""
+    try:
+        words = data.decode("utf-8").split("\n", 1)[0].split()
+        numbers = [float(word) for word in words[1:]]
+    except ValueError:
+        return False
+    return len(numbers) >= 4 and words[0].isdecimal() and all(0 <= number <= 1 for number in numbers)
