@@ -165,6 +165,18 @@ def test_sizes_that_come_again_get_a_form_of_their_own_with_the_same_scores(
     assert len(engine._fixed) == FIXED
 
 
+def test_networks_that_need_multiples_get_their_zeros_at_every_size() -> None:
+    torch.manual_seed(0)
+    network = build("fpn8s-resnet18", 4)
+    nn.init.normal_(network.heads[0].weight, std=0.1)  # type: ignore[arg-type]
+    network = frozen(network)
+    engine, other = OpenVINOEngine(network, Preprocess(order="BGR")), PyTorchEngine(network, Preprocess(order="BGR"))
+    for number, *size in ((1, 64, 96), (1, 65, 95), (2, 90, 64), (1, 127, 129)):
+        for _ in range(REPEATED + 1 if number == 2 else 1):
+            _assert_equal(engine, _pixels(engine, number, (size[0], size[1])), other)
+    assert [form is not engine._free for form in engine._fixed.values()] == [True]
+
+
 def test_sizes_that_do_not_come_again_and_heavy_networks_get_none(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = OpenVINOEngine(_network("fcn4s-lenet"), None)
     for side in range(40, 52):

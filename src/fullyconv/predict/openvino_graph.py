@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.rounding import round_to_sums
 from fullyconv.types import Preprocess
@@ -48,14 +49,22 @@ def import_openvino() -> Any:
 
 
 class _Maps(nn.Module):
-    """The score maps of a network as a tuple, which can be recorded."""
+    """The score maps of a network as a tuple, which can be recorded.
+
+    Zeros up to a multiple of some length are another number for each size, which recording would make a constant:
+    so where there are such, images come with them.
+    """
 
     def __init__(self, network: FCN) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.covers = network, _covers(network)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.network.score_maps(image))
+        return tuple(self.network.scored(image) if self.covers else self.network.score_maps(image))
+
+
+def _covers(network: FCN) -> bool:
+    return any(plan.multiple > 1 for plan in network.plans)
 
 
 def make_graph(network: FCN, preprocess: Preprocess | None) -> Any:
@@ -74,6 +83,8 @@ def make_graph(network: FCN, preprocess: Preprocess | None) -> Any:
     """
     ov = import_openvino()
     example = torch.zeros(1, network.in_channels, *example_size(network))
+    if _covers(network):
+        example = network.padded(example)
     try:
         with _TRACING, torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes that the network checks become constants: the example's are valid
@@ -84,7 +95,7 @@ def make_graph(network: FCN, preprocess: Preprocess | None) -> Any:
     except Exception as error:  # whatever a foreign operation makes the recorder or the converter raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(f"OpenVINO cannot convert this network ({lines[-1].strip()})") from error
-    return _from_pixels(model, preprocess)
+    return _from_pixels(model, preprocess, network.plans if _covers(network) else ())
 
 
 def example_size(network: FCN) -> tuple[int, int]:
@@ -94,7 +105,7 @@ def example_size(network: FCN) -> tuple[int, int]:
     return least[0] + 2 * rows.stride + 1, least[1] + 3 * columns.stride + 3
 
 
-def _from_pixels(model: Any, preprocess: Preprocess | None) -> Any:
+def _from_pixels(model: Any, preprocess: Preprocess | None, plans: Sequence[AxisPlan]) -> Any:
     """Let a graph of normalised N x K x H x W begin with pixels and end with maps whose channels are last."""
     ov = import_openvino()
     operations = ov.opset13
@@ -109,10 +120,24 @@ def _from_pixels(model: Any, preprocess: Preprocess | None) -> Any:
         scale, shift = (numbers[:, None, None] for numbers in _line(preprocess))
         planes = operations.subtract(operations.multiply(_ordered(planes, preprocess, 1), scale), shift)
     planes.set_friendly_name(NORMALISED)
+    if plans:
+        planes = _padded(planes, plans)
     for reader in list(old.get_target_inputs()):
         reader.replace_source_output(planes.output(0))
     maps = [operations.transpose(result.input_value(0), np.array([0, 2, 3, 1])) for result in model.get_results()]
     return ov.Model(maps, [pixels], "fullyconv")
+
+
+def _padded(planes: Any, plans: Sequence[AxisPlan]) -> Any:
+    """Put zeros around N x K x H x W, as ``AxisPlan.padding`` counts them."""
+    operations = import_openvino().opset13
+    margins, multiples = (
+        np.array(each) for each in zip(*((plan.margin, plan.multiple) for plan in plans), strict=True)
+    )
+    sides = operations.gather(operations.shape_of(planes, "i64"), np.array([2, 3]), np.array(0))
+    missing = operations.floor_mod(operations.negative(operations.add(sides, 2 * margins)), multiples)
+    after = operations.concat([np.zeros(2, np.int64), operations.add(missing, margins)], 0)
+    return operations.pad(planes, np.array([0, 0, *margins]), after, "constant", np.float32(0))
 
 
 def fixed_graph(graph: Any, preprocess: Preprocess | None, shape: tuple[int, ...]) -> Any:
