@@ -28,6 +28,23 @@ def test_the_average_is_the_sum_that_its_recurrence_says() -> None:
     assert torch.allclose(average.network.weight.double(), expected, rtol=1e-5)  # type: ignore[union-attr,operator]
 
 
+def test_counters_are_copied() -> None:
+    network = nn.BatchNorm2d(1)
+    average = Average(network, decay=0.9)
+    network(torch.randn(2, 1, 3, 3))
+    average.follow(network, 1)
+    assert average.network.num_batches_tracked == 1
+
+
+def test_a_layer_sees_what_the_one_before_makes_of_a_batch_in_training() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.BatchNorm2d(1))
+    measure_statistics(network, [torch.randn(4, 1, 5, 5) * 3 + 7])
+    assert network[1].running_mean.item() == pytest.approx(0, abs=1e-6)
+    assert network[1].running_var.item() == pytest.approx(100 / 99, rel=1e-4)
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
 def test_statistics_of_the_first_layer_are_those_of_all_views_together() -> None:
     torch.manual_seed(0)
     layer = nn.BatchNorm2d(3, momentum=0.01)

@@ -85,6 +85,27 @@ def test_the_trunk_rests_then_learns_at_its_own_rate() -> None:
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
 
 
+@pytest.mark.parametrize(("trunk_rate", "groups"), [(1.0, 2), (0.5, 4), (2.0, 4)])
+def test_the_trunk_stands_apart_where_its_rate_is_another(trunk_rate: float, groups: int) -> None:
+    network = build("fcn4s-lenet", 2)
+    optimizer = make_optimizer(network, Descent(optimizer="sgd", trunk_rate=trunk_rate))
+    set_rates(optimizer, 0.1, 0.0)
+    assert len(optimizer.param_groups) == groups
+    trunk = {id(parameter) for parameter in network.trunk.parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert group["lr"] == pytest.approx(0.1 * trunk_rate if id(parameter) in trunk else 0.1)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_volumes_are_updated_too(kind: str) -> None:
+    network = nn.Conv3d(1, 1, 2)
+    before = network.weight.detach().clone()
+    network.weight.grad, network.bias.grad = torch.ones_like(network.weight), torch.ones(1)
+    make_optimizer(network, Descent(optimizer=kind, weight_decay=0, learning_rate=0.5)).step()
+    torch.testing.assert_close(network.weight.detach(), before - 0.5)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -117,6 +138,7 @@ def test_updates_are_pytorchs_however_weights_lie(name: str, layout: torch.memor
 def test_a_descent_is_a_value_with_the_usual_numbers() -> None:
     usual = Descent()
     assert (usual.learning_rate, usual.momentum, usual.weight_decay, usual.warmup) == (1e-3, 0.9, 1e-2, 0.02)
+    assert (usual.trunk_rate, usual.rest_trunk) == (1, 0)
     with pytest.raises(ValueError, match="frozen"):
         usual.learning_rate = 1.0  # type: ignore[misc]
 

@@ -9,13 +9,14 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from fullyconv.checkpoint import write_tensors
+from fullyconv.checkpoint import save, write_tensors
 from fullyconv.files import BadFile
 from fullyconv.networks import build
 from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.train.optim import make_optimizer
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.start import read_named, take_weights
+from fullyconv.types import Preprocess
 
 NAME = "timm:tf_efficientnet_lite0"
 RECIPE = Recipe(network="fcn32s-resnet18", trunk=NAME)
@@ -70,6 +71,19 @@ def test_a_fetched_classifier_is_taken_over(classifier: nn.Module, monkeypatch: 
     assert torch.equal(network.trunk.classifier.conv_stem.weight, classifier.conv_stem.weight)  # type: ignore[union-attr]
 
 
+def test_a_model_folder_brings_its_weights_and_its_normalisation(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    trained, network = build("fcn4s-lenet", 2), build("fcn4s-lenet", 2)
+    normalisation = Preprocess(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
+    found = take_weights(
+        network,
+        Recipe(network="fcn4s-lenet", start_from=str(save(trained, tmp_path / "model", preprocess=normalisation))),
+    )
+    assert found is not None
+    assert found[1] == normalisation
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in trained.state_dict().items())
+
+
 class Payload:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return print, ("this was run",)
@@ -78,7 +92,8 @@ class Payload:
 @pytest.mark.parametrize("contents", [Payload(), {"state_dict": Payload()}, [torch.zeros(1)], {"a": 3}])
 def test_a_pickle_is_tensors_or_refused(contents: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(contents, tmp_path / "bad.pth")
-    with pytest.raises(BadFile, match=r"bad\.pth"):
+    words = r"bad\.pth: (not readable as tensors alone \(Weights only load failed|holds no mapping of names to tensors)"
+    with pytest.raises(BadFile, match=words):
         read_named(tmp_path / "bad.pth")
     assert "this was run" not in capsys.readouterr().out
     for damage in (b"", b"\x80\x02", (tmp_path / "bad.pth").read_bytes()[:-40]):

@@ -49,6 +49,15 @@ def test_a_run_under_nohup_outlives_its_terminal() -> None:
         assert stop.asked
 
 
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_shell_ignores_for_jobs_in_the_background_stops_a_run(kind: signal.Signals) -> None:
+    signal.signal(kind, signal.SIG_IGN)
+    with StopRequest() as stop:
+        signal.raise_signal(kind)
+        assert stop.asked
+    assert signal.getsignal(kind) == signal.SIG_IGN
+
+
 def test_other_threads_change_no_handler() -> None:
     before = {each: signal.getsignal(each) for each in KINDS}
     found = []
@@ -66,9 +75,10 @@ def test_other_threads_change_no_handler() -> None:
 def test_soon_waits_a_moment_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.4)
     stop = StopRequest()
-    start = time.monotonic()
+    start, busy = time.monotonic(), time.thread_time()
     assert not stop.soon()
     assert 0.4 <= time.monotonic() - start < 5
+    assert time.thread_time() - busy < 0.1  # it sleeps
     timer = threading.Timer(0.1, lambda: setattr(stop, "asked", True))
     timer.start()
     assert stop.soon()
@@ -78,6 +88,7 @@ def test_soon_waits_a_moment_for_a_stop(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_worker_ends_when_its_parent_ends_it() -> None:
-    leave_signals_to_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_signals_to_parent(0)
     handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)]
     assert handlers == [signal.SIG_IGN, signal.SIG_IGN, signal.SIG_DFL]

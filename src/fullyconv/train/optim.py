@@ -93,7 +93,7 @@ def make_optimizer(network: nn.Module, descent: Descent) -> Optimizer:
         for (decays, trunk), parameters in kinds.items()
     ]
     if descent.optimizer == "sgd":
-        return DenseSGD(groups, lr=rate, momentum=momentum, fused=True)
+        return DenseSGD(groups, lr=rate, momentum=momentum)
     return DenseAdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
 
 

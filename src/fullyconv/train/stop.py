@@ -47,7 +47,7 @@ class StopRequest:
         self.asked = True
 
 
-def leave_signals_to_parent(_: int = 0) -> None:
+def leave_signals_to_parent(_: int) -> None:
     """Let a worker process end when its parent ends it, not when the terminal signals the whole group."""
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
