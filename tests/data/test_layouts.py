@@ -12,11 +12,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
 
+from fullyconv.cli import app
 from fullyconv.data.check import check_folder
+from fullyconv.data.classes import read_classes
 from fullyconv.data.folder import open_folder, training_splits
 from fullyconv.data.layout import folder_meaning
 from fullyconv.files import BadFile
+from fullyconv.train.assemble import prepare
+from fullyconv.train.recipe import Recipe
 
 FOUR = ("a1", "b2", "c3", "d4")
 
@@ -209,3 +215,17 @@ def test_sets_as_users_hold_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     refused = {name: sentence for name, sentence in said.items() if sentence}
     assert refused.keys() == SENTENCES.keys(), refused
     assert all(SENTENCES[name] in sentence and "\n" not in sentence for name, sentence in refused.items())
+
+
+def test_the_suffix_is_chosen_from_the_shell_and_in_a_recipe(tmp_path: Path) -> None:
+    for n in range(4):
+        for name, shade in ((f"images/p{n}.png", 10 * n), (f"masks/p{n}_a.png", 0), (f"masks/p{n}_b.png", n % 2)):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            Image.new("L", (8, 8), shade).save(tmp_path / name)
+    shown = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--mask-suffix", "_b"])
+    assert shown.exit_code == 0, shown.output
+    assert len(read_classes(tmp_path / "classes.yaml")) == 2
+    chosen = prepare(Recipe(mask_suffix="_b"), tmp_path)
+    assert {pair.mask.stem[-2:] for pair in (*chosen.train, *chosen.val)} == {"_b"}
+    wrong = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--mask-suffix", "_c"])
+    assert wrong.exit_code != 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fullyconv.cli.console import Bars, complain, err, out, print_bounds, print_problems, print_report, print_scene
-from fullyconv.cli.options import OverwriteOption
+from fullyconv.cli.options import MaskSuffixOption, OverwriteOption
 from fullyconv.cli.predict import follow
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def check(
     cube_key: Annotated[str | None, typer.Option(help="Of a scene: name of the cube in its file.")] = None,
     label_key: Annotated[str | None, typer.Option(help="Of a scene: name of the label map.")] = None,
     zero: Annotated[str | None, typer.Option(help="Of a scene: what 0 is in the map, unlabelled or class.")] = None,
+    mask_suffix: MaskSuffixOption = None,
 ) -> None:
     """Read a data set once and list what is in it and what is wrong with it; exit status 1 if anything is.
 
@@ -51,7 +52,7 @@ def check(
     if labels or cube_key or label_key or zero:
         raise ValueError(f"{data} is no scene's file: --labels, --cube-key, --label-key and --zero are for scenes")
     with Bars() as bars:
-        report = check_folder(open_folder(data), progress=bars)
+        report = check_folder(open_folder(data, mask_suffix), progress=bars)
         kin = find_kin(report.folder.splits, progress=bars)
         bounds = sample_bounds(usable_pairs(report), report.classes, progress=bars)
     print_report(report)

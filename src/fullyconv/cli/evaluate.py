@@ -15,6 +15,7 @@ from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
     EngineOption,
+    MaskSuffixOption,
     ModelArgument,
     OverwriteOption,
     PrecisionOption,
@@ -56,6 +57,7 @@ def evaluate(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     engine: EngineOption = "auto",
+    mask_suffix: MaskSuffixOption = None,
     overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
@@ -86,7 +88,7 @@ def evaluate(
         return
     figures = ScoreFiles(json_file, overwrite=overwrite)
     page = None if report is None else single_output(report / FILE_NAME, overwrite=overwrite)
-    folder, pairs = pairs_to_score(data, split, segmenter.classes)
+    folder, pairs = pairs_to_score(data, split, segmenter.classes, mask_suffix=mask_suffix)
     for problem in folder.problems:
         complain("not scored", problem)
     pairs = _unseen(model, pairs, everything=split is None and pairs is folder.splits.get("all"))

@@ -137,7 +137,9 @@ def class_index(wanted: str, names: Sequence[str], count: int) -> int:
     raise ValueError(f"no one class is called {wanted!r}: {known}")
 
 
-def pairs_to_score(data: Path, split: str | None, model: ClassSet) -> tuple[Folder, list[Pair]]:
+def pairs_to_score(
+    data: Path, split: str | None, model: ClassSet, *, mask_suffix: str | None = None
+) -> tuple[Folder, list[Pair]]:
     """Open a data set to score a model on a split of it; says so where its classes are not in the model's order."""
     from fullyconv.data.folder import evaluation_split, open_folder
     from fullyconv.data.matching import match_classes
@@ -146,7 +148,7 @@ def pairs_to_score(data: Path, split: str | None, model: ClassSet) -> tuple[Fold
 
     if data.is_file() and is_scene(data):
         raise BadFile(data, "a scene's file, and this model labels pictures", "name a folder of pictures with masks")
-    folder = open_folder(data)
+    folder = open_folder(data, mask_suffix)
     if note := match_classes(folder, model):
         complain("careful", note)
     return folder, evaluation_split(folder, split)

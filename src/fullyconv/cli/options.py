@@ -35,6 +35,10 @@ ViewsOption = Annotated[
 ]
 CRFOption = Annotated[bool, typer.Option("--crf", help="Let a dense CRF sharpen the labels (extra: crf).")]
 
+MaskSuffixOption = Annotated[
+    str | None,
+    typer.Option("--mask-suffix", help="What masks' names have after the images', _gt; default: found by counting."),
+]
 OverwriteOption = Annotated[
     bool,
     typer.Option(

@@ -70,7 +70,7 @@ def prepare(
     Raises ``BadData`` if anything is wrong with it; with ``skip_problems`` the pairs at fault are left
     out instead.
     """
-    folder = open_folder(data) if isinstance(data, Path) else data
+    folder = open_folder(data, recipe.mask_suffix) if isinstance(data, Path) else data
     # What is never trained or validated on need not be in order.
     folder.keep(("train", "val", "all"))
     if recipe.split == "group" or recipe.fold is not None:

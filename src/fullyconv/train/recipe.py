@@ -159,6 +159,8 @@ class Recipe(Descent):
     same."""
     validate_every: Positive = 1
     """Epochs between two scorings on the validation pairs; the last epoch is always scored."""
+    mask_suffix: str | None = None
+    """What the masks' stems have after the images' (``_gt``, ``_labelIds``); ``None`` finds it by counting."""
     split: Literal["given", "group"] = "given"
     """``group`` validates on whole groups of pictures, whatever splits the data set has (but never on ``test``)."""
     group: str | int | None = None
