@@ -38,15 +38,16 @@ from fullyconv.predict.quantised import INT8, find_quantisation, store_quantisat
 MODEL = Path(__file__).resolve().parents[1] / "models" / "camvid"
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
 ENGINES = {"float32": ("pytorch", "openvino"), "bfloat16": ("pytorch", "openvino"), "int8": ("openvino",)}
+PADDED = "ours padding 100"
 EXACT, NEAR = 0.999, 0.9  # share of labels: of the same arithmetic; of a shorter one, on untrained weights
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    """Return smooth colours with some noise, H x W x 3 uint8."""
+def picture(height: int, width: int, noise: float = 40) -> np.ndarray:
+    """Return smooth colours with noise of so many steps, H x W x 3 uint8."""
     drawn = torch.Generator().manual_seed(0)
     smooth = torch.rand(1, 3, 12, 16, generator=drawn) * 200
     pixels = nn.functional.interpolate(smooth, (height, width), mode="bicubic")[0]
-    noisy = (pixels + 40 * torch.rand(pixels.shape, generator=drawn)).clamp(0, 255).byte()
+    noisy = (pixels + noise * torch.rand(pixels.shape, generator=drawn)).clamp(0, 255).byte()
     return np.ascontiguousarray(noisy.permute(1, 2, 0).numpy())
 
 
@@ -67,6 +68,9 @@ def attempt(contest: Contest, name: str, make: Callable[[], Any], **entry: Any) 
 def ours(contest: Contest, what: str, model: Any, pixels: np.ndarray, *, operations: float, like: str) -> None:
     """Add our predictor in every arithmetic and with every engine that is there."""
     for precision, short in SHORT.items():
+        if what == PADDED and precision == "int8":
+            contest.absent[f"{what} int8"] = "calibrating takes a minute; the network without padding is measured"
+            continue
         for engine in ENGINES[precision]:
             make = partial(_prepared, model, precision, engine, pixels)
             least = EXACT if short == "fp32" else NEAR
@@ -127,7 +131,7 @@ def vgg() -> Contest:
     attempt(
         contest, as_shipped, lambda: peers.eager(peers.torchfcn_like(padded), image), precision="fp32", operations=much
     )
-    ours(contest, "ours padding 100", padded, pixels, operations=much, like=as_shipped)
+    ours(contest, PADDED, padded, pixels, operations=much, like=as_shipped)
     eager = "PyTorch fp32 (same padding)"
     attempt(contest, eager, lambda: peers.eager(same, image), precision="fp32", operations=less)
     ours(contest, "ours same padding", same, pixels, operations=less, like=eager)
@@ -241,11 +245,11 @@ def crf() -> Contest:
     """Dense CRF, 500 x 375, 21 classes, 10 iterations, the usual bandwidths."""
     import crf as benchmark
 
-    image = picture(375, 500)
+    image = picture(375, 500, noise=8)  # a camera's; with 40 steps almost no two pixels share a vertex of the lattice
     drawn = torch.Generator().manual_seed(0)
     scores = nn.functional.interpolate(3 * torch.randn(1, 21, 12, 16, generator=drawn), (375, 500), mode="bicubic")[0]
     unary = np.ascontiguousarray(-scores.log_softmax(0).numpy())
-    contest = Contest("dense CRF, 500 x 375, 21 classes, 10 iterations", {}, rounds=5)
+    contest = Contest("dense CRF, 500 x 375, 21 classes, 10 iterations, noise of 8 steps", {}, rounds=5)
 
     def most_likely(infer: Callable[..., np.ndarray]) -> np.ndarray:
         found: np.ndarray = infer(unary, image, (80.0, 13.0)).argmax(0)

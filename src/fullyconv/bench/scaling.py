@@ -35,7 +35,8 @@ class Point:
         axis: What varies: ``area``, ``batch``, ``classes`` or ``threads``.
         amount: How much of it, in ``UNITS``.
         seconds: The median of three calls, or one where three would take too long.
-        bytes: The most memory that a call took beyond what the process held (NaN where the system does not say).
+        bytes: The most memory that was held beyond what the process held before the axis, what an engine keeps from
+            call to call among it (NaN where the system does not say).
     """
 
     axis: str
@@ -104,14 +105,22 @@ def measure_scaling(
     points = []
     for axis, share in shares.items():
         until, last = time.perf_counter() + share * seconds, None
+        before = _held_before(segmenter.device)
         for number, (amount, call) in enumerate(_calls(axis, segmenter, precision, engine)):
             expected = last.seconds * amount / last.amount if last is not None else 0.0
             if number >= 2 and time.perf_counter() + 2 * expected > until:
                 break  # twice: each call comes after one that prepares
             last = _measured(axis, amount, call, segmenter.device, until)
+            last = replace(last, bytes=last.bytes - before)
             told(last)
             points.append(last)
     return points
+
+
+def _held_before(device: torch.device) -> float:
+    with PeakMemory(device) as memory:
+        pass
+    return memory.before
 
 
 def _measured(axis: str, amount: float, call: Callable[[], object], device: torch.device, until: float) -> Point:
@@ -125,7 +134,7 @@ def _measured(axis: str, amount: float, call: Callable[[], object], device: torc
         started = time.perf_counter()
         call()
         taken.append(time.perf_counter() - started)
-    return Point(axis, amount, median(taken), memory.taken)
+    return Point(axis, amount, median(taken), memory.before + memory.taken)
 
 
 def _calls(
@@ -144,7 +153,8 @@ def _calls(
         for classes, other in _with_classes(segmenter):
             yield classes, partial(Predictor(other, precision, engine), _noise(segmenter, SIDES))
     else:
-        yield from _with_threads(partial(predict, _noise(segmenter, SIDES)))
+        for threads in _thread_counts():  # an engine takes those that there are when it is prepared
+            yield threads, partial(Predictor(segmenter, precision, engine), _noise(segmenter, SIDES))
 
 
 def _with_classes(segmenter: Segmenter) -> Iterator[tuple[int, Segmenter]]:
@@ -158,13 +168,13 @@ def _with_classes(segmenter: Segmenter) -> Iterator[tuple[int, Segmenter]]:
         yield classes, Segmenter(network, classes=names, preprocess=segmenter.preprocess, device=segmenter.device)
 
 
-def _with_threads(call: Callable[[], object]) -> Iterator[tuple[int, Callable[[], object]]]:
-    """Yield 1, 2, 4, … threads up to those that PyTorch uses, and leave it with these."""
+def _thread_counts() -> Iterator[int]:
+    """Set 1, 2, 4, … threads up to those that PyTorch uses, and leave it with these."""
     usual = torch.get_num_threads()
     try:
         for threads in sorted({*(1 << power for power in range(usual.bit_length())), usual}):
             torch.set_num_threads(threads)
-            yield threads, call
+            yield threads
     finally:
         torch.set_num_threads(usual)
 
