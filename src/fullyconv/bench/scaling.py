@@ -102,18 +102,30 @@ def measure_scaling(
         The points, axis by axis.
     """
     shares = {"area": 2 / 3, "batch": 1 / 9, "classes": 1 / 9, "threads": 1 / 9}
-    points = []
+    points: list[Point] = []
     for axis, share in shares.items():
-        until, last = time.perf_counter() + share * seconds, None
-        before = _held_before(segmenter.device)
-        for number, (amount, call) in enumerate(_calls(axis, segmenter, precision, engine)):
-            expected = last.seconds * amount / last.amount if last is not None else 0.0
-            if number >= 2 and time.perf_counter() + 2 * expected > until:
-                break  # twice: each call comes after one that prepares
-            last = _measured(axis, amount, call, segmenter.device, until)
-            last = replace(last, bytes=last.bytes - before)
-            told(last)
-            points.append(last)
+        calls = _calls(axis, segmenter, precision, engine)
+        points += _along(axis, calls, segmenter.device, share * seconds, told)
+    return points
+
+
+def _along(
+    axis: str,
+    calls: Iterator[tuple[float, Callable[[], object]]],
+    device: torch.device,
+    seconds: float,
+    told: Callable[[Point], None],
+) -> list[Point]:
+    """Measure an axis; when this returns nothing holds its engine any more, so that the next one begins with none."""
+    points, until = list[Point](), time.perf_counter() + seconds
+    before = _held_before(device)
+    for number, (amount, call) in enumerate(calls):
+        expected = points[-1].seconds * amount / points[-1].amount if points else 0.0
+        if number >= 2 and time.perf_counter() + 2 * expected > until:
+            break  # twice: each call comes after one that prepares
+        found = _measured(axis, amount, call, device, until)
+        points.append(replace(found, bytes=found.bytes - before))
+        told(points[-1])
     return points
 
 
