@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from PIL import Image
 from torch.nn import functional
 
 from fullyconv.bench import Machine, Timing, Watch, race
+from fullyconv.networks.trunks.external import library
 from fullyconv.scores.metrics import confusion
 
 CLASSES, SIDE, VOID = 21, 500, 255
@@ -38,6 +40,8 @@ def counters() -> dict[str, Counter]:
     """Return who counts, ours first."""
     found: dict[str, Counter] = {"ours": lambda truth, guess: confusion(truth, guess, classes=CLASSES)}
     found["fast_hist"] = fast_hist
+    with suppress(ImportError):
+        library("torchvision")  # torchmetrics imports it: make that work beside a PyTorch for the CPU
     try:
         from torchmetrics.functional.classification import multiclass_confusion_matrix
     except ImportError:
