@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fullyconv.hsi.memory import PeakMemory
+from fullyconv.machine import choose_device
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the peak of a block")
@@ -19,3 +20,8 @@ def test_peak_memory_is_what_a_block_takes_and_not_what_was_held_before() -> Non
     assert held.nbytes > larger.taken
     assert larger.taken == pytest.approx(40 << 20, rel=0.2)
     assert smaller.taken == pytest.approx(8 << 20, rel=0.5)
+
+
+def test_other_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match="device is auto, cpu or cuda, not 'gpu'"):
+        choose_device("gpu")  # type: ignore[arg-type]

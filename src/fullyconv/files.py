@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+if sys.platform != "win32":
+    import fcntl
 
 LONGEST_NAME = 255  # bytes of a file's name on the usual systems
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -178,3 +183,17 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(entry) for entry in value]
     return value
+
+
+def take_lock(handle: int) -> bool:
+    """Take the lock of an open file, unless another process holds it.
+
+    It dies with this process alone: unlike flock's, the workers it forks do not inherit it.
+    """
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)  # file systems without locks let everyone in
+    return True

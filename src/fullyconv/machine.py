@@ -30,6 +30,8 @@ def choose_device(name: DeviceName | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for, but PyTorch sees none: use device=cpu, or a CUDA build of torch")
+    if name not in ("cpu", "cuda"):
+        raise ValueError(f"device is auto, cpu or cuda, not {name!r}")
     return torch.device(name)
 
 

@@ -17,12 +17,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fullyconv.files import BadFile, parse_json
+from fullyconv.files import BadFile, parse_json, take_lock
 
 MANIFEST = ".fullyconv.jsonl"
 PREDICTIONS = "predict"
 PROBE = 1 << 20  # bytes that must be free before work begins
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+LOCK = ".fullyconv.lock"  # there while a command writes many files
 
 _Entries = dict[str, list[dict[str, Any]]]
 
@@ -55,6 +57,32 @@ class Outputs:
         self._inputs = set(filter(None, map(_identity, inputs)))
         self._manifest = folder / MANIFEST
         self._listed = _read_manifest(self._manifest)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from writing into the folder for as long as the block lasts.
+
+        Raises:
+            BadFile: If another one is writing into it, or it takes no files.
+        """
+        path = self.folder / LOCK
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise BadFile(self.folder, f"cannot be written ({error.strerror})", "choose another --out") from None
+        try:
+            if not take_lock(handle):
+                what = "another command is writing into it"
+                raise BadFile(self.folder, what, "wait until it ends, or choose another --out")
+            try:
+                # What the other wrote while this one began is listed now.
+                self._listed = _read_manifest(self._manifest)
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
 
     def check(self, names: Iterable[str], *, made_of: Mapping[str, Path] | None = None) -> None:
         """Refuse, before any work, names that may not be written, and a folder that takes no files.

@@ -90,7 +90,7 @@ def test_a_model_is_calibrated_and_then_predicts_in_eight_bits(model: Path, data
     words = ["predict", str(folder), str(picture), "--precision", "int8", "--out", str(tmp_path / "out")]
     before = CliRunner().invoke(app, words)
     assert before.exit_code == 1
-    assert "fullyconv quantize" in " ".join(before.output.split())
+    assert "fullyconv quantize" in str(before.exception)
     said = _run("quantize", folder, data, "--images", 4)
     assert said[0] == "calibrating on 4 of 6 pictures"
     assert (folder / "int8.safetensors").stat().st_size < 100_000
@@ -99,3 +99,14 @@ def test_a_model_is_calibrated_and_then_predicts_in_eight_bits(model: Path, data
     }  # fmt: skip
     _run(*words)
     assert np.asarray(Image.open(tmp_path / "out" / "0.png")).shape == (48, 60)
+
+
+def test_a_precision_that_cannot_be_had_is_said_once_before_any_picture(model: Path, tmp_path: Path) -> None:
+
+    for index in range(3):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{index}.png")
+    arguments = ["predict", str(model), str(tmp_path), "--out", str(tmp_path / "out"), "--precision", "int8"]
+    error = CliRunner().invoke(app, [*arguments, "--engine", "pytorch"]).exception
+    assert isinstance(error, ValueError)
+    assert "precision int8 is OpenVINO's alone" in str(error)
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -293,3 +295,28 @@ def test_pictures_are_the_same_bytes_as_one_after_the_other(tmp_path: Path) -> N
         )
     with np.load(tmp_path / "together/3.npz") as one, np.load(tmp_path / "alone/3.npz") as other:
         assert (one["probabilities"] == other["probabilities"]).all()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from fullyconv.outputs import Outputs
+with Outputs(Path(sys.argv[1])).alone():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(BadFile, match="another command is writing into it"):
+            next(work_through(tasks(3), Outputs(out), work()))
+        holder.stdin.close()
+    assert [outcome.problem for outcome in work_through(tasks(3), Outputs(out), work())] == [None] * 3
+    assert sorted(file.name for file in out.iterdir()) == [MANIFEST, "0.txt", "1.txt", "2.txt"]

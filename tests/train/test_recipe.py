@@ -106,3 +106,8 @@ def test_a_truth_value_is_no_number(key: str, value: bool) -> None:
     with pytest.raises(ValueError, match=r"x\.yaml: scale=.*true and false are no numbers"):
         change(Recipe(), {"scale": [0.5, value]}, source="x.yaml")
     assert change(Recipe(), {"flip": value}, source="x.yaml").flip is value
+
+
+def test_settings_that_do_not_go_together_are_said_without_all_others() -> None:
+    with pytest.raises(ValueError, match=r"^--set: weights is for a classifier from elsewhere: name it"):
+        change(RECIPES["default"], {"weights": "a.pth"}, source="--set")

@@ -77,6 +77,8 @@ def predict(
     import_from_here(*(trust or ()))
     keep_freed_memory()
     segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
+    if precision != "auto" or engine != "auto":
+        segmenter.prepared()  # what cannot be had is said once, not of every picture
     of_scenes = isinstance(segmenter, SceneSegmenter)
     if ((crf or tta) and of_scenes) or ((cube_key or rgb) and not of_scenes):
         wrong = "--crf and --tta are for pictures" if of_scenes else "--cube-key and --rgb are for scenes"

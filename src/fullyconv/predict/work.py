@@ -129,14 +129,15 @@ def work_through(
         One outcome per input, in their order.
 
     Raises:
-        BadFile: Before the first input if an output may not be written; after some if the disk has become full.
+        BadFile: Before the first input if an output may not be written, or another process is writing into the folder;
+            after some if the disk has become full.
     """
     # A list, for names that are needed twice would be one key.
     names = [(f"{task.target.as_posix()}{suffix}", task.image) for task in tasks for suffix in work.suffixes]
     outputs.check([name for name, _ in names], made_of=dict(names))
     line = _Line(outputs, work, len(tasks), pace or Pace())
     reading = reading_ahead(tasks, work.read, size=work.size, room=Room(most=work.most))
-    with line.writing(), reading as carried:
+    with outputs.alone(), line.writing(), reading as carried:
         for task in tasks:
             with line.pace._waits():
                 each = next(carried)

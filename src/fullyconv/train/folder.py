@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from fullyconv.files import (
     parse_json,
     settle_folder,
     sync,
+    take_lock,
     whole_file,
     whole_folder,
     without_nan,
@@ -29,7 +29,7 @@ from fullyconv.train.optim import Descent
 from fullyconv.train.recipe import read_recipe, write_recipe
 
 if sys.platform != "win32":
-    import fcntl
+    pass
 
 BEST, LAST, BOARD = "model", "last", "tensorboard"
 METRICS, RECIPE, DATA = "metrics.jsonl", "recipe.yaml", "data.json"
@@ -165,7 +165,7 @@ def _locked(out: Path) -> Iterator[None]:
     except OSError as error:
         raise BadFile(out, f"cannot be written ({error.strerror})", "choose another --out") from None
     try:
-        if not _lock(handle):
+        if not take_lock(handle):
             holder = os.read(handle, 99).decode(errors="replace").removeprefix(MARK).strip()
             what = f"another run (process {holder or 'unknown'}) is writing into it"
             raise BadFile(out, what, "wait until it ends, or choose another --out")
@@ -180,17 +180,6 @@ def _locked(out: Path) -> Iterator[None]:
             _held.discard(place)
     finally:
         os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    """Take the lock that dies with this process alone: unlike flock's, the workers it forks do not inherit it."""
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EACCES, errno.EAGAIN)  # file systems without locks let everyone in
-    return True
 
 
 def begun(run: Path) -> bool:

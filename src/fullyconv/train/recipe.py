@@ -243,6 +243,8 @@ def change(recipe: Choices, settings: dict[str, Any], *, source: str) -> Choices
         return type(recipe).model_validate(recipe.model_dump() | settings)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # two settings that do not go together
+            raise ValueError(f"{source}: {first['msg'].removeprefix('Value error, ')}") from None
         key = ".".join(map(str, first["loc"]))
         said = _list_wanted(key.partition(".")[0], first["type"], settings, fields)
         said = said or first["msg"].removeprefix("Value error, ")
