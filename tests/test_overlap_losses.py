@@ -87,3 +87,13 @@ def test_nothing_labelled_costs_nothing(loss) -> None:  # noqa: ANN001
     assert value.item() == 0
     assert scores.grad is not None
     assert not scores.grad.any()
+
+
+@pytest.mark.parametrize("loss", [dice_loss, lovasz_loss])
+@pytest.mark.parametrize("ignored", [2, 255])
+def test_the_pixels_that_do_not_count_may_have_any_label(loss, ignored: int) -> None:  # noqa: ANN001
+    torch.manual_seed(0)
+    scores, labels = torch.randn(2, 4, 3, 5), torch.randint(0, 4, (2, 3, 5))
+    labels[labels == 2] = VOID
+    other = labels.where(labels != VOID, ignored)
+    torch.testing.assert_close(loss(scores, other, ignore_index=ignored), loss(scores, labels))

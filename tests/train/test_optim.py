@@ -97,6 +97,12 @@ def test_the_trunk_stands_apart_where_its_rate_is_another(trunk_rate: float, gro
             assert group["lr"] == pytest.approx(0.1 * trunk_rate if id(parameter) in trunk else 0.1)
 
 
+def test_a_trunk_that_rests_stands_apart_at_any_rate() -> None:
+    optimizer = make_optimizer(build("fcn4s-lenet", 2), Descent(optimizer="sgd", rest_trunk=0.5))
+    set_rates(optimizer, 0.1, 0.25)
+    assert sorted(group["lr"] for group in optimizer.param_groups) == [0, 0, 0.1, 0.1]
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_volumes_are_updated_too(kind: str) -> None:
     network = nn.Conv3d(1, 1, 2)
