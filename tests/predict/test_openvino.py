@@ -86,11 +86,19 @@ def test_equals_pytorch_with_a_residual_trunk(size: tuple[int, int]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["fcn8s-vgg16", "fcn8s-vgg16-same", "fcn32s-googlenet", "fcn32s-caffenet", "nyud-fcn16s-rgb-hha", "siftflow-fcn8s"],
+    [
+        "fcn8s-vgg16",
+        "fcn8s-vgg16-same",
+        "fcn32s-googlenet",
+        "fcn32s-caffenet",
+        "nyud-fcn16s-color-hha",
+        "siftflow-fcn8s",
+    ],
 )
 def test_equals_pytorch_with_the_papers_networks(name: str) -> None:
     engine, other = _engines(name)
-    for size in ((1, 1), (33, 50), (101, 67), (160, 131)):
+    least = engine.network.smallest_input
+    for size in (least, (33, 50), (101, 67), (160, 131)):
         _assert_equal(engine, _pixels(engine, 1, size), other)
     _engines.cache_clear()
 

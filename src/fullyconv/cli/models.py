@@ -8,7 +8,8 @@ from fullyconv.cli.console import out
 def models() -> None:
     """List the trained models that come with the package: what they label, how well, and under which licence.
 
-    Each can be named wherever a model's folder is asked for: `fullyconv predict camvid photo.jpg --out labelled`.
+    Example: `fullyconv models` prints their names, and `fullyconv predict camvid photo.jpg --out labelled` uses one: a
+    name will do wherever a model's folder is asked for.
     """
     from rich.table import Table
 

@@ -72,7 +72,8 @@ class Enlarge(nn.Module):
     def forward(self, coarse: Tensor) -> Tensor:
         """Return N x C x H x W for N x C x h x w."""
         rows, columns = self.rows, self.columns
-        with torch.autocast(self.weight.device.type, enabled=False):
+        place = self.weight.device.type  # "meta", which knows no autocast, where there are only shapes
+        with torch.autocast("cpu" if place == "meta" else place, enabled=False):
             wide = functional.conv_transpose2d(
                 coarse.to(self.weight.dtype),
                 self.weight,
