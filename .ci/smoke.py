@@ -36,6 +36,8 @@ def main() -> None:
         "Changelog",
         "Homepage",
     }
+    assert "camvid" in command("models")
+    assert len(fullyconv.load("camvid").classes) == 11
     assert command("--version").split() == ["fullyconv", fullyconv.__version__]
 
     command("data", "demo", "shapes", "--train", "4", "--val", "2")
