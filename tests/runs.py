@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +26,7 @@ class Notes(Quiet):
     def step(self, *, epoch: int, done: int, total: int, loss: float) -> None:
         self.losses.append(loss)
         if len(self.losses) == self._stop_at:
-            os.kill(os.getpid(), self._kind)
+            signal.raise_signal(self._kind)
 
     def epoch(self, figures: Mapping[str, Any]) -> None:
         self.epochs.append(dict(figures))

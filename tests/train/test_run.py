@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
 from dataclasses import replace
 from importlib.util import find_spec
@@ -255,8 +254,8 @@ def test_a_second_ctrl_c_costs_only_what_was_not_saved(shapes: Path, tmp_path: P
         def step(self, **figures: Any) -> None:
             super().step(**figures)
             if len(self.losses) == 5:
-                os.kill(os.getpid(), signal.SIGINT)
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
     run(shapes, tmp_path / "through", Notes(), **SMALL)
     with pytest.raises(KeyboardInterrupt):
@@ -271,7 +270,7 @@ def test_what_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with StopRequest() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
             assert not stop.asked
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
