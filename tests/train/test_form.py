@@ -96,6 +96,24 @@ def test_checkpointing_keeps_less() -> None:
     assert kept(FusedScores(network, checkpointing=True)) < 0.4 * kept(FusedScores(network))
 
 
+def passed(
+    module: nn.Module,
+    image: torch.Tensor,
+    slope: torch.Tensor,
+    *,
+    autocast: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> list[torch.Tensor]:
+    """Return what a module makes of an image, and the gradients of image and weights for a slope of that."""
+    module.zero_grad()
+    own = image.detach().clone().to(dtype).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = module(own)
+    found.backward(slope.to(found.dtype))
+    assert own.grad is not None
+    return [found.detach(), own.grad, *(weight.grad.clone() for weight in module.parameters())]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("kernel", "padding", "size"), [(7, 3, (16, 16)), (7, 0, (9, 12)), (1, 0, (5, 6)), (6, 2, (5, 5))]
 )
@@ -106,23 +124,14 @@ def test_columns_equal_the_convolution_within_bfloat16(kernel: int, padding: int
     image = torch.randn(2, 24, *size)
     slope = torch.randn_like(convolution(image))
 
-    def run(module: nn.Module, autocast: bool, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-        module.zero_grad()
-        own = image.detach().clone().to(dtype).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            found = module(own)
-        found.backward(slope.to(found.dtype))
-        assert own.grad is not None
-        return [found.detach(), own.grad, *(weight.grad.clone() for weight in module.parameters())]  # type: ignore[union-attr]
-
-    exact = run(copy.deepcopy(convolution).double(), False, torch.float64)
-    ours, theirs = run(columns, True), run(convolution, True)
+    exact = passed(copy.deepcopy(convolution).double(), image, slope, dtype=torch.float64)
+    ours, theirs = passed(columns, image, slope, autocast=True), passed(convolution, image, slope, autocast=True)
     assert ours[0].dtype == torch.bfloat16
     assert ours[2].dtype == torch.float32
     for one, other, right in zip(ours, theirs, exact, strict=True):
         error, usual = ((each.double() - right).abs().max() / right.abs().max() for each in (one, other))
         assert error < max(2 * usual, 4e-3)
-    for one, right in zip(run(columns, False), exact, strict=True):
+    for one, right in zip(passed(columns, image, slope), exact, strict=True):
         torch.testing.assert_close(one.double(), right, rtol=1e-4, atol=1e-4)
 
 
@@ -144,22 +153,13 @@ def test_convolutions_by_channel_have_their_gradient_within_bfloat16(
     image = torch.randn(2, 24, 13, 18)
     slope = torch.randn_like(layer(image))
 
-    def run(module: nn.Module, autocast: bool, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
-        module.zero_grad()
-        own = image.detach().clone().to(dtype).requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            found = module(own)
-        found.backward(slope.to(found.dtype))
-        assert own.grad is not None
-        return [found.detach(), own.grad, *(weight.grad.clone() for weight in module.parameters())]  # type: ignore[union-attr]
-
-    exact = run(copy.deepcopy(layer).double(), False, torch.float64)
-    ours, theirs = run(ByChannel(layer), True), run(layer, True)
+    exact = passed(copy.deepcopy(layer).double(), image, slope, dtype=torch.float64)
+    ours, theirs = passed(ByChannel(layer), image, slope, autocast=True), passed(layer, image, slope, autocast=True)
     assert torch.equal(ours[0], theirs[0])
     for one, other, right in zip(ours, theirs, exact, strict=True):
         error, usual = ((each.double() - right).abs().max() / right.abs().max() for each in (one, other))
         assert error < max(1.5 * usual, 4e-3)
-    for one, plain in zip(run(ByChannel(layer), False), run(layer, False), strict=True):
+    for one, plain in zip(passed(ByChannel(layer), image, slope), passed(layer, image, slope), strict=True):
         assert torch.equal(one, plain)
 
 

@@ -14,7 +14,7 @@ def models() -> None:
     from rich.table import Table
 
     from fullyconv.checkpoint import WEIGHTS, read_config
-    from fullyconv.models import packaged
+    from fullyconv.models import CARD, packaged
 
     found = packaged()
     if not found:
@@ -34,4 +34,4 @@ def models() -> None:
         )
     out.print(table)
     for name, folder in found.items():
-        out.print(f"{name}: {folder / 'README.md'}", soft_wrap=True)
+        out.print(f"{name}: {folder / CARD}", soft_wrap=True)

@@ -96,7 +96,7 @@ class Found:
     """A file, what its folders say of it, and the ``stem`` under which it is paired.
 
     ``role`` is image, mask or empty, ``split`` train, val, test or empty, ``where`` the folders that say neither
-    (sites, cities), ``shelf`` the folder from which ``where`` is counted.
+    (sites, cities).
     """
 
     path: Path

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from fullyconv.crf import CRFParameters, image_crf
+from fullyconv.predict.around import Around
 from fullyconv.predict.image import Picture, Prediction, Segmenter, as_pixels
 
 
-class CRFSegmenter(Segmenter):
+class CRFSegmenter(Around):
     """A segmenter whose labels are the most probable ones of a dense CRF over the network's probabilities.
 
     Large images go through the network in tiles and through the CRF as a whole, which takes about
@@ -16,16 +17,8 @@ class CRFSegmenter(Segmenter):
     """
 
     def __init__(self, segmenter: Segmenter, parameters: CRFParameters) -> None:
-        super().__init__(
-            segmenter.network,
-            classes=segmenter.classes,
-            preprocess=segmenter.preprocess,
-            device=segmenter.device,
-            precision=segmenter.precision,
-            engine=segmenter.engine,
-        )
+        super().__init__(segmenter)
         self.parameters, self._before = parameters, segmenter
-        self.folder, self.soon = segmenter.folder, segmenter.soon
 
     def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
         """Label every pixel as ``Segmenter.predict`` does, then let the pixels agree."""

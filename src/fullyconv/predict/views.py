@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from fullyconv.predict.around import Around
 from fullyconv.predict.image import COLOURS, Prediction, Segmenter
 
 
@@ -50,7 +51,7 @@ class Views:
         return cls("flip" in parts, scales)
 
 
-class ViewsSegmenter(Segmenter):
+class ViewsSegmenter(Around):
     """A segmenter whose probabilities are the mean over several views of a picture.
 
     Args:
@@ -68,17 +69,10 @@ class ViewsSegmenter(Segmenter):
     """
 
     def __init__(self, segmenter: Segmenter, views: Views) -> None:
-        super().__init__(
-            segmenter.network,
-            classes=segmenter.classes,
-            preprocess=segmenter.preprocess,
-            device=segmenter.device,
-            precision=segmenter.precision,
-            engine=segmenter.engine,
-        )
+        super().__init__(segmenter)
         if self.network.in_channels != COLOURS:
             raise ValueError("views are made of pictures: this network sees more than colour")
-        self.views, self.folder, self.soon = views, segmenter.folder, segmenter.soon
+        self.views = views
 
     def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Average the classes' probabilities over the views; C x H x W float32, their logarithms."""

@@ -71,7 +71,7 @@ def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     layers = _measurable(network)
     sums: dict[nn.Module, list[Tensor]] = {}
     hooks = [layer.register_forward_pre_hook(partial(_add, sums)) for layer in layers]
-    kept = {layer: (layer.momentum, layer.running_mean.clone(), layer.running_var.clone()) for layer in layers}  # type: ignore[union-attr]
+    kept = {layer: (layer.running_mean.clone(), layer.running_var.clone()) for layer in layers}  # type: ignore[union-attr]
     try:
         with evaluating(network, kept=True):
             for layer in layers:
@@ -82,7 +82,7 @@ def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
         for hook in hooks:
             hook.remove()
     for layer in layers:
-        _, mean, variance = kept[layer]
+        mean, variance = kept[layer]
         if layer in sums:
             count, total, squares = sums[layer]
             mean = total / count

@@ -1,0 +1,24 @@
+"""What stands around a segmenter and predicts with its network in another way."""
+
+from __future__ import annotations
+
+from fullyconv.predict.image import Segmenter
+
+
+class Around(Segmenter):
+    """A segmenter with all that another one has: network, classes, normalisation, device, engine, folder.
+
+    Args:
+        segmenter: The other one.
+    """
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__(
+            segmenter.network,
+            classes=segmenter.classes,
+            preprocess=segmenter.preprocess,
+            device=segmenter.device,
+            precision=segmenter.precision,
+            engine=segmenter.engine,
+        )
+        self.folder, self.soon = segmenter.folder, segmenter.soon
