@@ -222,13 +222,14 @@ def plot_scaling(points: Sequence[Point], title: str) -> Figure:
     fitted = lines(points)
     for axes, (axis, unit) in zip(figure.subplots(2, 2).flat, UNITS.items(), strict=True):
         own = [point for point in points if point.axis == axis]
-        axes.set(xlabel=f"{axis}, {unit}", ylabel="pictures per second" if axis == "threads" else "seconds")
+        axes.set(xlabel=unit, ylabel="pictures per second" if axis == "threads" else "seconds")
         amounts = np.array([point.amount for point in own])
-        axes.plot(amounts, [_value(point) for point in own], "o", color="#1565c0")
+        dots = axes.plot(amounts, [_value(point) for point in own], "o", color="#1565c0", label=axes.get_ylabel())
         held = axes.twinx() if axis != "threads" else None
         if held is not None:
-            held.plot(amounts, [point.bytes / 2**20 for point in own], "x", color="#d62839")
+            dots += held.plot(amounts, [point.bytes / 2**20 for point in own], "x", color="#d62839", label="memory")
             held.set(ylabel="peak memory, MiB", ylim=(0, None))
+        axes.legend(handles=dots, loc="upper left", fontsize=8)
         for place, line, scale, color in zip(
             (axes, held), fitted.get(axis, ()), (1, 2**20), ("#1565c0", "#d62839"), strict=False
         ):

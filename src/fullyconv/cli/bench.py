@@ -76,7 +76,7 @@ def _opened(model: Path | None, device: Device, trust: list[str] | None) -> Segm
     from fullyconv.opening import load
 
     if model is not None:
-        segmenter = load(model, device=device, trust=trust or ())
+        segmenter = load(model, device=device, precision="auto", trust=trust or ())
         if isinstance(segmenter, SceneSegmenter):
             raise ValueError(f"{model} labels scenes: bench times models of pictures")
         return segmenter
