@@ -27,6 +27,7 @@ class Limits:
     array_bytes: int = 1 << 30  # of one array that has to be read whole
     unpacked_bytes: int = 512 << 20  # of a compressed MATLAB file of labels
     text_bytes: int = 16 << 20  # of a file of text: JSON, YAML, prototxt, lists
+    annotation_bytes: int = 1 << 30  # of a document of outlines (COCO's largest: 450 MB)
     nodes: int = 1_000_000  # of a YAML or JSON document, its aliases counted as often as they are used
     depth: int = 100  # of brackets in brackets in such a document
     layers: int = 10_000  # of a prototxt

@@ -194,12 +194,12 @@ def test_only_named_formats_are_opened_whatever_the_file_is_called(tmp_path: Pat
     path = tmp_path / f"photo{suffix}"
     for content in (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
-        b"GIF89a" + bytes(50),
+        b"8BPS" + bytes(50),
         b"",
         b"P6 1 1 255 abc",
     ):
         path.write_bytes(content)
-        with pytest.raises(BadFile, match="not PNG, JPEG, TIFF, WebP or BMP"):
+        with pytest.raises(BadFile, match="not PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or AVIF"):
             read_image(path)
     Image.fromarray(RGB).save(path, "PNG")  # by its content
     np.testing.assert_array_equal(read_image(path), RGB)

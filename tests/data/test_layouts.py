@@ -156,7 +156,7 @@ def test_masks_of_trainaug_are_those_of_their_own_folder(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"images/a.jpg": "", "masks/a.npy": ""}, "masks/a.npy: no image with a mask, but 1 .npy files, which are not"),
+        ({"images/a.jpg": "", "masks/a.exr": ""}, "masks/a.exr: no image with a mask, but 1 .exr files, which are not"),
         ({"a.jpg": "", "a.json": json.dumps({"shapes": []})}, "a.json: no image with a mask, but outlines of LabelMe"),
         ({"t/a.jpg": "", "t/c.json": json.dumps({"images": [], "annotations": []})}, "c.json: .*outlines of COCO"),
         ({"images/a.jpg": "", "labels/a.txt": "0 0.1 0.2 0.3 0.4 0.5 0.6\n"}, "labels/a.txt: .*outlines of YOLO"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -78,6 +78,44 @@ def _check_scene(files: SceneFiles) -> None:
     print_scene(report)
     if report.problems:
         raise typer.Exit(1)
+
+
+@app.command("convert")
+def convert(
+    source: Annotated[Path, typer.Argument(help="Folder of pictures with annotations, or with masks of any form.")],
+    out_: Annotated[Path, typer.Option("--out", help="New folder for images/, masks/ and classes.yaml.")],
+    boxes: Annotated[bool, typer.Option("--boxes", help="Draw what has a box alone as a rectangle.")] = False,
+    rest: Annotated[
+        Literal["background", "ignore"],
+        typer.Option(help="What pixels outside all shapes are: a class, or not scored."),
+    ] = "background",
+    skip_problems: Annotated[
+        bool, typer.Option("--skip-problems", help="Leave out pictures that cannot be drawn.")
+    ] = False,
+) -> None:
+    """Write a data set of any form as the plain one: images, masks, and the names of the classes.
+
+    Examples: `fullyconv data convert coco/ --out plain/`, `fullyconv data convert labelme/ --out plain/`, then
+    `fullyconv data check plain/`. Reads COCO (also Roboflow's folders), LabelMe, YOLO's outlines, CVAT (XML, or masks
+    with labelmap.txt), Label Studio and Supervisely; masks in PNG, TIFF, GIF, NumPy or MATLAB files. What is drawn
+    later lies on top; splits are kept. Exit status 1 if a picture cannot be drawn; nothing is written then.
+    """
+    from fullyconv.annotations.convert import Options, Refused
+    from fullyconv.annotations.convert import convert as write
+
+    try:
+        with Bars() as bars:
+            done = write(source, out_, Options(boxes, rest, skip_problems), progress=bars)
+    except Refused as refused:
+        print_problems(refused.problems)
+        err.print("Nothing is written: correct it, or leave these pictures out with --skip-problems.")
+        raise typer.Exit(1) from None
+    if done.problems:
+        print_problems(done.problems)
+    for note in done.notes:
+        err.print(note)
+    splits = ", ".join(f"{count} {split}" for split, count in done.splits.items())
+    out.print(f"{done.kind}: {done.regions} shapes, pictures {splits}, {len(done.classes)} classes in {out_}")
 
 
 @app.command("scene")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fullyconv.data.arrays import SUFFIXES as ARRAYS
 from fullyconv.data.layout import VISUAL, Found, look
 from fullyconv.data.naming import SAME, Rule, composed, folded, guess_rules, mask_affix, misnamed_pairs
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, fill_splits, lonely
@@ -50,8 +51,18 @@ def find_pairs(root: Path, lists: Mapping[str, Listing], mask_suffix: str | None
     Raises:
         BadFile: If no mask ends with ``mask_suffix``.
     """
+    files = look(root)
+    found = _find(root, files, lists, mask_suffix)
+    if any(found.splits.values()):
+        return found
+    arrays = [each for each in look(root, ARRAYS) if each.role != "image"]
+    with_arrays = _find(root, [*files, *arrays], lists, mask_suffix) if arrays else found
+    return with_arrays if any(with_arrays.splits.values()) else found
+
+
+def _find(root: Path, files: list[Found], lists: Mapping[str, Listing], mask_suffix: str | None) -> Folder:
     folder = Folder(root)
-    images, masks, said = _divide(root, look(root), mask_suffix)
+    images, masks, said = _divide(root, files, mask_suffix)
     folder.say(said)
     images, masks = _once(folder, images), _once(folder, masks)
     if not images or not masks:

@@ -13,8 +13,7 @@ from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
 PNG = "save the masks as PNG, whose numbers (or colours) are the classes"
-NUMBERS = (".gif", ".jp2", ".pgm", ".ppm", ".pbm", ".tga", ".exr", *SCENES)  # what masks come in and is not read
-DRAWN = "draw it into PNG masks, whose numbers are the classes"
+NUMBERS = (".pgm", ".ppm", ".pbm", ".tga", ".exr", *SCENES)  # what masks come in and is not read
 LOOKED_AT = 3  # documents of each kind of file
 
 
@@ -36,7 +35,8 @@ def unpaired(root: Path) -> BadFile | None:
         first = next(path for path in others if path.suffix.lower() == suffix)
         return BadFile(first, f"no image with a mask, but {count} {suffix} files, which are not read as masks", PNG)
     for path, kind in _documents(root):
-        return BadFile(path, f"no image with a mask, but outlines of {kind}, which are not masks", DRAWN)
+        fix = f"draw masks with 'fullyconv data convert {root} --out {root}-plain' and take that folder"
+        return BadFile(path, f"no image with a mask, but outlines of {kind}, which are not masks", fix)
     masks = [each for each in found if each.role == "mask"]
     if len(masks) == len(found):
         return BadFile(

@@ -5,24 +5,38 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 
-from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, colours
+from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours
 from fullyconv.data.tiff import is_tiff, read_tiff
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".avif")
 SCENES = (".mat", ".hdr", ".npy", ".npz")  # what hyperspectral scenes come in, beside TIFF
 READERS: tuple[tuple[bytes, Callable[..., Image.Image]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", JpegImagePlugin.jpeg_factory),
     (b"BM", BmpImagePlugin.BmpImageFile),
     (b"RIFF", WebPImagePlugin.WebPImageFile),
+    (b"GIF8", GifImagePlugin.GifImageFile),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    (b"\xff\x4f\xff\x51", Jpeg2KImagePlugin.Jpeg2KImageFile),
+    *((bytes((0, 0, 0, size)) + b"ftypavif", AvifImagePlugin.AvifImageFile) for size in range(0x14, 0x40, 4)),
 )
 """What Pillow may open, by how a file begins. ``Image.open`` would try dozens of formats, and run Ghostscript for
 one; called directly, the readers also leave Pillow's limit of pixels, which belongs to the whole process, alone."""
@@ -78,7 +92,7 @@ def _read_common(path: Path) -> Raster:
     if reader is None and path.suffix.lower() in SCENES:
         raise Refused("a scene's file, not a picture", "this labels pictures, not scenes: those take recipe hsi")
     if reader is None:
-        raise ValueError("not PNG, JPEG, TIFF, WebP or BMP")
+        raise ValueError("not PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or AVIF")
     with reader(str(path)) as picture:
         if picture.width * picture.height > LIMITS.pixels:
             raise Refused(f"{picture.width} x {picture.height} pixels", LIMITS.remedy("pixels"))
@@ -89,11 +103,18 @@ def _read_common(path: Path) -> Raster:
         depth, channels = struct.unpack("BB", head[24:26]) if head.startswith(PNG_MAGIC) else (0, 0)
         if depth == DEEP and channels:
             return _deep_png(path, turn)
+        if picture.format == "JPEG2000":
+            return _jpeg2000(path)
         raster = from_pillow(picture, turn=turn, lossy=_lossy(picture, head))
-    if depth in (2, 4) and raster.kind == "grey":  # Pillow spreads such grey over 0..255
-        largest = 2**depth - 1
-        return Raster(raster.values // (255 // largest), "grey", depth, turn=turn)
-    return raster
+    if picture.format == "GIF":
+        return _gif(raster)
+    return _small_greys(raster, depth) if depth in (2, 4) and raster.kind == "grey" else raster
+
+
+def _small_greys(raster: Raster, depth: int) -> Raster:
+    """Undo that Pillow spreads grey PNGs of 2 and 4 bits over 0..255."""
+    largest = 2**depth - 1
+    return Raster(raster.values // (255 // largest), "grey", depth, turn=raster.turn)
 
 
 def _deep_png(path: Path, turn: int) -> Raster:
@@ -106,10 +127,41 @@ def _deep_png(path: Path, turn: int) -> Raster:
     return Raster(np.ascontiguousarray(values[..., :usual]), kind, DEEP, transparent=transparent, turn=turn)
 
 
+def _jpeg2000(path: Path) -> Raster:
+    """Read JPEG 2000 with its own numbers; Pillow spreads those of 9 to 15 bits over 16 and keeps 8 of colours."""
+    import imagecodecs
+
+    values = _channels(np.asarray(imagecodecs.jpeg2k_decode(path.read_bytes())))
+    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2 or values.shape[2] not in (1, 2, 3, 4):
+        raise Refused(f"{values.shape[2]} bands of {values.dtype}", "save it as TIFF")
+    kind: Kind = "rgb" if values.shape[2] >= 3 else "grey"
+    usual, bits = CHANNELS[kind], 8 * values.dtype.itemsize
+    transparent = bool((values[..., usual:] != np.iinfo(values.dtype).max).any())
+    return Raster(np.ascontiguousarray(values[..., :usual]), kind, bits, transparent=transparent, lossy="JPEG 2000")
+
+
+def _gif(raster: Raster) -> Raster:
+    """Take the colours of a GIF for its numbers, grey levels where all are grey.
+
+    Programs drop the colours that a picture does not use, so indices mean another colour in each file.
+    """
+    if raster.kind != "palette":
+        return raster
+    palette, used = checked_palette(raster), np.unique(raster.values)
+    shown = palette[used]
+    if len(np.unique(shown, axis=0)) < len(used):  # two indices of one colour are not told apart by it
+        return raster
+    if (shown == shown[:, :1]).all():
+        return replace(raster, values=palette[:, :1][raster.values[..., 0]], kind="grey", palette=None)
+    return replace(raster, values=palette[raster.values[..., 0]], kind="rgb", palette=None)
+
+
 def _lossy(picture: Image.Image, head: bytes) -> str:
     """Name the compression of a picture if it changes numbers."""
     if picture.format in ("JPEG", "MPO"):
         return "JPEG"
+    if picture.format in ("JPEG2000", "AVIF"):  # both may keep numbers, but do so by request alone
+        return "JPEG 2000" if picture.format == "JPEG2000" else "AVIF"
     return "WebP" if picture.format == "WEBP" and b"VP8 " in head else ""
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fullyconv.data.arrays import SUFFIXES as ARRAYS
+from fullyconv.data.arrays import read_array
 from fullyconv.data.images import read_raster
 from fullyconv.data.raster import Raster
 from fullyconv.files import BadFile
@@ -38,6 +40,9 @@ def read_raw_mask(path: Path) -> RawMask:
     Raises:
         BadFile: Also for files whose compression changes numbers (JPEG), CMYK, and numbers that are not whole.
     """
+    if path.suffix.lower() in ARRAYS:
+        values = read_array(path)
+        return RawMask(values if values.ndim == 3 else _whole(values, path))
     raster = read_raster(path)
     if raster.lossy:
         fix = "save masks as PNG, from what they were made of: what JPEG has changed is lost"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -43,16 +44,31 @@ def read_mat(path: Path, variable: str) -> np.ndarray:
     Raises ``BadFile`` for a file that is missing, broken, too large or of another format, and where the
     variable is missing or is no such matrix.
     """
+    with _explained(path) as data:
+        return _read(data, variable.split("."))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[memoryview]:
+    """Read a file whole, and say what is wrong with it where what is done with it fails."""
     try:
         if path.stat().st_size > LIMITS.unpacked_bytes:
             raise Broken(f"more than {LIMITS.unpacked_bytes} bytes")
-        return _read(memoryview(path.read_bytes()), variable.split("."))
+        yield memoryview(path.read_bytes())
     except FileNotFoundError:
         raise BadFile(path, "no such file", "check the path") from None
     except OSError as error:
         raise BadFile(path, f"unreadable ({error})", SAVE_ANEW) from None
     except (Broken, struct.error, zlib.error) as error:
         raise BadFile(path, f"not usable as a mask ({error})", SAVE_ANEW) from None
+
+
+def matrices_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the numeric arrays in a file; raises ``BadFile`` as ``read_mat`` does."""
+    with _explained(path) as data:
+        order = byte_order(data)
+        arrays = [array_of(content, order) for content in _matrices(data, order)]
+        return {array.name: array.shape for array in arrays if array.kind in NUMERIC}
 
 
 def _read(data: memoryview, names: list[str]) -> np.ndarray:

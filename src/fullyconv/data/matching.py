@@ -7,7 +7,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from fullyconv.data.classes import FILE_NAME, read_classes
+from fullyconv.data.dataset import read_stored
+from fullyconv.data.masks import RawMask
 from fullyconv.data.pairs import Folder, Pair
+from fullyconv.data.tables import read_table
 from fullyconv.files import BadFile
 from fullyconv.types import ClassSet
 
@@ -18,15 +21,20 @@ UNNAMED = re.compile(r"class_\d+|colour_[0-9a-f]{6}")  # what classes are called
 def stated_classes(folder: Folder) -> ClassSet | None:
     """Return the classes that a data set states, ``None`` if it leaves them to be inferred.
 
-    They are those of its ``classes.yaml``, here or one folder up; without one, the official ones of a published set.
+    They are those of its ``classes.yaml``, here or one folder up; without one, the official ones of a published set,
+    or those of another tool's table (``fullyconv.data.tables``).
 
     Raises:
-        BadFile: For a ``classes.yaml`` that is not usable.
+        BadFile: For a ``classes.yaml`` or a table that is not usable.
     """
     for place in (folder.root / FILE_NAME, folder.root.parent / FILE_NAME):
         if place.is_file():
             return read_classes(place)
-    return folder.classes
+    return folder.classes or read_table(folder.root, lambda: _first_mask(folder))
+
+
+def _first_mask(folder: Folder) -> RawMask:
+    return read_stored(next(pair for pairs in folder.splits.values() for pair in pairs))
 
 
 def match_classes(folder: Folder, model: ClassSet) -> str:

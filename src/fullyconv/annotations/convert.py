@@ -1,0 +1,321 @@
+"""Data sets in any form that is read, written as the plain one: images, masks of class numbers, names."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fullyconv.annotations.coco import is_coco, read_coco
+from fullyconv.annotations.cvat import is_cvat, read_cvat
+from fullyconv.annotations.documents import read_bytes, read_text
+from fullyconv.annotations.labelme import is_labelme, read_labelme
+from fullyconv.annotations.labelstudio import is_labelstudio, read_labelstudio
+from fullyconv.annotations.pictures import Pictures
+from fullyconv.annotations.shapes import Annotations, Drawing, Patch, Shape, Size
+from fullyconv.annotations.supervisely import META, is_supervisely, read_supervisely
+from fullyconv.annotations.yolo import is_yolo, label_file, read_yolo
+from fullyconv.data.check import find_classes
+from fullyconv.data.classes import FILE_NAME, write_classes
+from fullyconv.data.dataset import read_labels
+from fullyconv.data.folder import open_folder
+from fullyconv.data.images import read_raster, rgb
+from fullyconv.data.layout import SPLIT_NAMES, Found, look
+from fullyconv.data.pairs import Folder, Pair
+from fullyconv.data.raster import Raster
+from fullyconv.data.tables import UNSCORED
+from fullyconv.draw import palette_image, save_picture
+from fullyconv.files import BadFile, parse_json, whole_folder
+from fullyconv.outputs import Outputs
+from fullyconv.types import VOID, ClassSet
+
+BACKGROUND = ("background", "_background_", "__background__")  # what is not drawn is called, too
+SMALL = 1 << 22  # bytes of a document that is parsed to tell what it is
+ANNOTATED = "COCO, LabelMe, Label Studio or Supervisely (JSON), CVAT (XML), YOLO (text)"
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Conversion:
+    """What was written: pictures by split, classes, and what could not be used."""
+
+    kind: str
+    splits: Counter[str] = field(default_factory=Counter)
+    classes: ClassSet = field(default_factory=lambda: ClassSet(("background",)))
+    regions: int = 0
+    problems: list[BadFile] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Refused(ValueError):
+    """A data set of which some pictures cannot be drawn; ``problems`` says which and why."""
+
+    def __init__(self, problems: Sequence[BadFile]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Options:
+    """How annotations are drawn.
+
+    ``boxes``: things that are boxes only are drawn as rectangles. ``rest``: what pixels outside all shapes are, class
+    ``background`` or not scored (``ignore``). ``skip_problems``: leave out pictures that cannot be drawn.
+    """
+
+    boxes: bool = False
+    rest: str = "background"
+    skip_problems: bool = False
+
+
+def convert(source: Path, out: Path, options: Options = Options(), *, progress: Progress | None = None) -> Conversion:
+    """Write a data set as ``images/``, ``masks/`` (in split folders, where it has splits) and ``classes.yaml``.
+
+    Images are copied as they are; only those with an EXIF rotation are written anew, upright. The folder appears whole
+    or not at all.
+
+    Args:
+        source: A folder of pictures with annotations, or of pictures and masks in a form that ``open_folder`` reads.
+        out: A folder that does not exist, or is empty.
+        options: How annotations are drawn.
+        progress: Told of every picture.
+
+    Raises:
+        BadFile: For a source that is of no form we know, a broken document, and an ``out`` with something in it.
+        Refused: If some pictures cannot be drawn.
+    """
+    if not source.is_dir():
+        raise BadFile(source, "no such folder", "name the folder of a data set")
+    _check_place(source, out)
+    annotations = read_annotations(source, boxes=options.boxes)
+    with whole_folder(out) as draft:
+        writer = _Writer(source, draft, options, progress or (lambda *_: None))
+        return writer.draw(annotations, Pictures(source)) if annotations else writer.copy(open_folder(source))
+
+
+def _check_place(source: Path, out: Path) -> None:
+    if out.resolve().is_relative_to(source.resolve()):
+        raise BadFile(out, f"lies inside {source}, which is read", "choose an --out beside it")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadFile(out, "is there already and not empty", "choose another --out, or move it away")
+
+
+def read_annotations(source: Path, *, boxes: bool = False) -> Annotations | None:
+    """Read what a folder holds of outlines; ``None`` if there are none.
+
+    Raises:
+        BadFile: For a broken document, and for documents of several kinds.
+    """
+    kinds = _documents(source)
+    if len(kinds) > 1:
+        found = ", ".join(f"{kind} ({paths[0].name})" for kind, paths in kinds.items())
+        raise BadFile(source, f"annotations of several kinds: {found}", "move all but one away")
+    if "COCO" in kinds:
+        return read_coco(kinds["COCO"], boxes=boxes)
+    if "LabelMe" in kinds:
+        return read_labelme(kinds["LabelMe"])
+    if "Label Studio" in kinds:
+        return read_labelstudio(kinds["Label Studio"])
+    if "Supervisely" in kinds:
+        return read_supervisely(source, kinds["Supervisely"])
+    if "CVAT" in kinds:
+        return read_cvat(kinds["CVAT"])
+    pictures = [found.path for found in look(source) if found.role != "mask"]
+    lines = [label_file(picture) for picture in pictures]
+    if any(path.is_file() and is_yolo(read_text(path)) for path in lines):
+        return read_yolo(source, pictures, boxes=boxes)
+    return None
+
+
+def _documents(source: Path) -> dict[str, list[Path]]:
+    """Sort JSON and XML documents by the tool that wrote them; what is none of theirs is left out."""
+    kinds: dict[str, list[Path]] = {}
+    for path in [found.path for found in look(source, (".json",))]:
+        if path.name != META and (kind := _json_kind(path)):
+            kinds.setdefault(kind, []).append(path)
+    for path in [found.path for found in look(source, (".xml",))]:
+        if is_cvat(read_text(path)):
+            kinds.setdefault("CVAT", []).append(path)
+    return kinds
+
+
+def _json_kind(path: Path) -> str:
+    data = read_bytes(path)
+    if len(data) > SMALL:  # one document for many pictures
+        return "Label Studio" if data.lstrip()[:1] == b"[" else "COCO" if b'"segmentation"' in data else "LabelMe"
+    try:
+        document = parse_json(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return ""
+    if is_labelstudio(document):
+        return "Label Studio"
+    tests = (("COCO", is_coco), ("LabelMe", is_labelme), ("Supervisely", is_supervisely))
+    return next((kind for kind, fits in tests if isinstance(document, dict) and fits(document)), "")
+
+
+def class_set(annotations: Annotations, *, rest: str) -> tuple[ClassSet, dict[str, int]]:
+    """Number the classes of annotations: what is not drawn is class 0, the background, unless it is not scored.
+
+    Returns:
+        The classes, and the label of each name.
+
+    >>> classes, labels = class_set(Annotations("LabelMe", ("cell", "__ignore__"), (), {}, {}), rest="background")
+    >>> classes.names, labels
+    (('background', 'cell'), {'__ignore__': -1, 'background': 0, 'cell': 1})
+    """
+    ground = [name for name in annotations.names if name.casefold() in BACKGROUND][:1]
+    ground = ground or ([BACKGROUND[0]] if rest == BACKGROUND[0] else [])
+    ignored = {name: VOID for name in annotations.names if name.casefold() in UNSCORED}
+    names = (*ground, *(name for name in annotations.names if name not in ground and name not in ignored))
+    if not names:
+        raise ValueError("no class is drawn")
+    classes = ClassSet(names, ignore_index=255 if len(names) < 255 else 65_535)
+    given = tuple(annotations.colours.get(name, classes.colours[place]) for place, name in enumerate(names))
+    coloured = ClassSet(names, given, classes.ignore_index)
+    return coloured, ignored | {name: place for place, name in enumerate(names)}
+
+
+class _Writer:
+    """Fills the draft of a plain folder."""
+
+    def __init__(self, source: Path, draft: Path, options: Options, progress: Progress) -> None:
+        self._source, self._draft, self._options, self._progress = source, draft, options, progress
+        self._outputs = Outputs(draft)
+
+    def draw(self, annotations: Annotations, pictures: Pictures) -> Conversion:
+        """Write every picture that has a drawing, with its mask."""
+        self.done = Conversion(annotations.kind)
+        classes, labels = class_set(annotations, rest=self._options.rest)
+        self.done.classes = classes
+        placed = self._placed(annotations, pictures)
+        for number, (drawing, found, target) in enumerate(placed, start=1):
+            self._progress("drawing", number, len(placed))
+            with self._noting():
+                self._draw(drawing, found, target, labels)
+        undrawn = len(pictures.found) - len({found.path for _, found, _ in placed})
+        if undrawn:
+            self.done.notes.append(f"{undrawn} pictures that no document names are left out")
+        for what, count in annotations.left_out.items():
+            more = ": --boxes draws them as rectangles" if what == "boxes" else ""
+            self.done.notes.append(f"{count} {what}, which are no areas, are left out{more}")
+        return self._finish(classes)
+
+    def copy(self, folder: Folder) -> Conversion:
+        """Write every pair of a data set of images and masks."""
+        self.done = Conversion("masks")
+        classes, _ = find_classes(folder, progress=self._progress)
+        plain = ClassSet(classes.names, classes.colours, 255 if len(classes) < 255 else 65_535)
+        self.done.classes, self.done.notes = plain, [folder.note] if folder.note else []
+        self.done.problems += folder.problems
+        placed = list(_targets(folder))
+        for number, (pair, target) in enumerate(placed, start=1):
+            self._progress("copying", number, len(placed))
+            with self._noting():
+                labels = read_labels(pair, classes)
+                self._write(pair.image, read_raster(pair.image), labels, target)
+        return self._finish(plain)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except BadFile as bad:
+            self.done.problems.append(bad)
+
+    def _placed(self, annotations: Annotations, pictures: Pictures) -> list[tuple[Drawing, Found, Path]]:
+        """Find the picture of each drawing, and where both are to be written."""
+        found: list[tuple[Drawing, Found]] = []
+        drawn: dict[Path, Path] = {}
+        for drawing in annotations.drawings:
+            with self._noting():
+                picture = pictures.find(drawing.name, drawing.document)
+                if picture.path in drawn:
+                    what = f"draws {picture.path.name}, as {drawn[picture.path].name} does"
+                    raise BadFile(drawing.document, what, "move one of the two away")
+                drawn[picture.path] = drawing.document
+                found.append((drawing, picture))
+        splits = [SPLIT_NAMES.get(drawing.split.lower(), "") or picture.split for drawing, picture in found]
+        splits = [split or "train" if any(splits) else "" for split in splits]
+        counted = Counter((split, picture.stem) for split, (_, picture) in zip(splits, found, strict=True))
+        placed = []
+        for split, (drawing, picture) in zip(splits, found, strict=True):
+            where = picture.where if counted[split, picture.stem] > 1 else ""
+            placed.append((drawing, picture, Path(split, "images", where, picture.path.name)))
+        return placed
+
+    def _draw(self, drawing: Drawing, found: Found, target: Path, labels: dict[str, int]) -> None:
+        raster = read_raster(found.path)
+        upright: Size = (raster.values.shape[0], raster.values.shape[1])
+        stored = upright[::-1] if raster.turned >= 5 else upright
+        size = drawing.size or upright
+        if size not in (upright, stored):
+            what = f"{found.path.name} is {upright[1]} x {upright[0]}, and it was drawn on {size[1]} x {size[0]}"
+            raise BadFile(drawing.document, what, "take the picture that was annotated")
+        drawn = np.full(size, labels.get(self.done.classes.names[0], 0), np.int16)
+        if self._options.rest == "ignore":
+            drawn[:] = VOID
+        for region in drawing.regions:
+            patch = _patch(region.shape, region.label, drawing, size)
+            height, width = patch.inside.shape
+            drawn[patch.top :, patch.left :][:height, :width][patch.inside] = labels[region.label]
+        if size != upright:  # annotated as stored, on its side
+            drawn = Raster(drawn[..., None], "grey", turn=raster.turned).upright().values[..., 0]
+        self._write(found.path, raster, drawn, target)
+        self.done.regions += len(drawing.regions)
+
+    def _write(self, source: Path, raster: Raster, labels: np.ndarray, target: Path) -> None:
+        height, width = raster.values.shape[:2]
+        if (height, width) != labels.shape:
+            what = f"is {width} x {height}, its mask {labels.shape[1]} x {labels.shape[0]}"
+            raise BadFile(source, what, "save both at one size")
+        target = target if raster.turned == 1 else target.with_suffix(".png")
+        mask = Path(*("masks" if part == "images" else part for part in target.parts)).with_suffix(".png")
+        image = self._draft / target
+        image.parent.mkdir(parents=True, exist_ok=True)
+        (self._draft / mask).parent.mkdir(parents=True, exist_ok=True)
+        if image.exists() or (self._draft / mask).exists():
+            raise BadFile(source, f"another picture is called {target.stem}, too", "rename one")
+        with self._outputs.writing(target.as_posix(), mask.as_posix()):
+            if raster.turned == 1:
+                shutil.copyfile(source, image)
+            else:
+                save_picture(rgb(raster, source), image)
+            save_picture(palette_image(labels, self.done.classes), self._draft / mask)
+        self.done.splits[target.parts[0] if target.parts[0] != "images" else "all"] += 1
+
+    def _finish(self, classes: ClassSet) -> Conversion:
+        if self.done.problems and not self._options.skip_problems:
+            raise Refused(self.done.problems)
+        if not self.done.splits:
+            raise BadFile(self._source, "nothing to write: no picture is drawn on", f"annotations are {ANNOTATED}")
+        with self._outputs.writing(FILE_NAME):
+            write_classes(classes, self._draft / FILE_NAME)
+        return self.done
+
+
+def _patch(shape: Shape, label: str, drawing: Drawing, size: Size) -> Patch:
+    try:
+        patch = shape.patch(size)
+        if patch is None:
+            raise ValueError("it lies outside the picture")
+        return patch
+    except ValueError as error:
+        what = f"a shape of {label!r} on {drawing.name[:80]!r}: {error}"
+        raise BadFile(drawing.document, what, "correct it in the tool that drew it") from None
+
+
+def _targets(folder: Folder) -> Iterator[tuple[Pair, Path]]:
+    """Yield each pair, once, with the place of its image; lists that repeat others are left out."""
+    seen: set[Path] = set()
+    for split in ("train", "val", "test", *folder.splits):
+        for pair in folder.splits.get(split, ()):
+            if pair.image not in seen:
+                seen.add(pair.image)
+                inside = "" if split == "all" else split
+                name = pair.name if pair.title else pair.image.stem
+                yield pair, Path(inside, "images", name + pair.image.suffix)

@@ -1,0 +1,74 @@
+"""LabelMe: a JSON document beside each picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fullyconv.annotations.documents import FIX, Part, read_document
+from fullyconv.annotations.shapes import Annotations, Drawing, Outline, Region, ellipse, rectangle
+from fullyconv.files import BadFile
+
+
+class _Shape(Part):
+    label: str
+    points: list[tuple[float, float]]
+    shape_type: str | None = "polygon"
+
+
+class _LabelMe(Part):
+    shapes: list[_Shape]
+    imagePath: str | None = None  # noqa: N815, LabelMe's own name
+    imageHeight: int | None = None  # noqa: N815
+    imageWidth: int | None = None  # noqa: N815
+
+
+def is_labelme(document: dict[str, object]) -> bool:
+    """Return whether a JSON document is LabelMe's."""
+    return "shapes" in document and ("imagePath" in document or "imageData" in document)
+
+
+def read_labelme(paths: Sequence[Path]) -> Annotations:
+    """Read documents of shapes; classes are in the order of their names.
+
+    Raises:
+        BadFile: For a document that is broken.
+    """
+    left_out: Counter[str] = Counter()
+    drawings = tuple(_drawing(path, left_out) for path in paths)
+    names = sorted({region.label for drawing in drawings for region in drawing.regions})
+    return Annotations("LabelMe", tuple(names), drawings, {}, dict(left_out))
+
+
+def _drawing(path: Path, left_out: Counter[str]) -> Drawing:
+    document = read_document(path, _LabelMe)
+    regions = []
+    for number, shape in enumerate(document.shapes):
+        try:
+            outline = _outline(shape)
+        except ValueError as error:
+            raise BadFile(path, f"shape {number}: {error}", FIX) from None
+        if outline is None:
+            left_out[f"shapes of type {shape.shape_type}"] += 1
+        else:
+            regions.append(Region(shape.label, outline))
+    size = (document.imageHeight, document.imageWidth)
+    stated = (size[0], size[1]) if size[0] and size[1] else None
+    return Drawing(document.imagePath or path.stem, path, tuple(regions), size=stated)
+
+
+def _outline(shape: _Shape) -> Outline | None:
+    points, kind = np.array(shape.points, np.float64).reshape(-1, 2), shape.shape_type or "polygon"
+    if kind == "polygon":
+        return Outline([points])
+    if kind in ("rectangle", "circle") and len(points) != 2:
+        raise ValueError(f"a {kind} of {len(points)} points")
+    if kind == "rectangle":
+        return rectangle(*points.min(0), *points.max(0))
+    if kind == "circle":
+        radius = float(np.hypot(*(points[1] - points[0])))
+        return ellipse((points[0, 0], points[0, 1]), (radius, radius))
+    return None

@@ -1,0 +1,78 @@
+"""The pictures below a folder, found by what documents call them."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from fullyconv.data.layout import Found, look
+from fullyconv.data.naming import folded
+from fullyconv.files import BadFile
+
+UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the names of uploaded files
+
+
+class Pictures:
+    """The pictures below a folder.
+
+    Names in documents lead nowhere by themselves: only what lies below the folder is found, whatever they say.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.found = look(root)
+        self._by_name: dict[str, list[Found]] = defaultdict(list)
+        for found in self.found:
+            self._by_name[folded(found.path.name)].append(found)
+            self._by_name[folded(found.path.stem) + "/"].append(found)  # no name has a slash
+
+    def find(self, name: str, document: Path) -> Found:
+        """Find a picture.
+
+        Args:
+            name: A name, path or address of any system, of which the file's name and, among several, the folders count.
+            document: The file that names it; what lies beside it comes first.
+
+        Raises:
+            BadFile: If there is none, or several are meant as well.
+        """
+        parts = [folded(part) for part in _path(name).split("/") if part not in ("", ".", "..")] or [""]
+        candidates = self._called(parts[-1])
+        if not candidates:
+            what = f"names the picture {name[:100]!r}, which is not there"
+            raise BadFile(document, what, f"put it below {self.root}, or remove it from the document")
+        rated = [(_shared(found, parts), found.path.parent == document.parent, found) for found in candidates]
+        most = max(rated, key=lambda each: each[:2])
+        if sum(each[:2] == most[:2] for each in rated) > 1:
+            what = f"names the picture {name[:100]!r}, and several are called so"
+            raise BadFile(document, what, f"rename them: {rated[0][2].path} and {rated[1][2].path}")
+        return most[2]
+
+    def _called(self, name: str) -> list[Found]:
+        """Return what is called so, or so without what an upload put before it, or so with another suffix."""
+        spellings = [name, UPLOADED.sub("", name, count=1)]
+        spellings += [f"{Path(spelling).stem}/" for spelling in spellings]
+        return next((self._by_name[spelling] for spelling in spellings if spelling in self._by_name), [])
+
+
+def _path(name: str) -> str:
+    """Return the path in an address: of Label Studio's local files it is behind ``?d=``."""
+    if "?" in name or "%" in name or "://" in name:
+        try:
+            parts = urlsplit(name)
+        except ValueError:
+            return name
+        name = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
+    return name.replace("\\", "/")
+
+
+def _shared(found: Found, parts: list[str]) -> int:
+    """Count the names that a file's path and a document's have in common, from the end."""
+    ours = [folded(part) for part in found.path.parent.parts]
+    theirs = parts[:-1]
+    count = 0
+    while count < min(len(ours), len(theirs)) and ours[-1 - count] == theirs[-1 - count]:
+        count += 1
+    return count
