@@ -12,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fullyconv.caffe.losses import Accuracy, SoftmaxWithLoss
-from fullyconv.caffe.modules import LOWEST, BatchNorm, Crop, Eltwise, Pooling, Power, Scale, Slice, WithinChannelNorm
+from fullyconv.caffe.accuracy import Accuracy
+from fullyconv.caffe.activations import Powers
+from fullyconv.caffe.losses import SoftmaxWithLoss
+from fullyconv.caffe.modules import LOWEST, BatchNorm, Eltwise, Pooling, Scale, WithinChannelNorm
+from fullyconv.caffe.reshaping import Crop, Slice
 
 
 def pool_slowly(image: np.ndarray, kind: str, axes: list[tuple[int, int, int]], *, up: bool) -> np.ndarray:
@@ -124,7 +127,7 @@ def test_scale_and_power() -> None:
     expected = image * torch.tensor([1.0, 2, 3])[:, None, None] + torch.tensor([4.0, 5, 6])[:, None, None]
     torch.testing.assert_close(scale(image), expected)
     torch.testing.assert_close(Scale(None, bias=None, axis=0)(image, image[:, :, 0, 0]), image * image[:, :, :1, :1])
-    torch.testing.assert_close(Power(2, 3, 1)(image), (1 + 3 * image) ** 2)
+    torch.testing.assert_close(Powers(2, 3, 1)(image), (1 + 3 * image) ** 2)
 
 
 def filled(norm: BatchNorm, mean: Tensor, variance: Tensor, factor: float) -> BatchNorm:
@@ -199,5 +202,9 @@ def test_accuracy_counts_labels_among_the_best() -> None:
     scores, label = torch.tensor([[3.0, 2, 1], [3, 2, 1], [1, 2, 3]]), torch.tensor([0, 1, 255])
     assert float(Accuracy(1, 1, 255)(scores, label)) == 0.5
     assert float(Accuracy(2, 1, 255)(scores, label)) == 1
+    tied = torch.tensor([[2.0, 2, 1], [1, 2, 3], [0, 0, 0]])
+    assert float(Accuracy(1, 1, 255)(tied, torch.tensor([0, 2, 255]))) == 0.5  # as good is no better in Caffe
+    share, per_class = Accuracy(1, 1, 255, per_class=True)(scores, label)
+    assert (float(share), per_class.tolist()) == (0.5, [1, 0, 0])
     nothing = torch.full((3, 3), float("nan"))
     assert float(Accuracy(1, 1, 255)(nothing, label)) == 0

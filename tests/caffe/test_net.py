@@ -127,9 +127,13 @@ def test_phases_labels_and_losses(tmp_path: Path) -> None:
 
 
 def test_sizes_that_data_layers_leave_open(tmp_path: Path) -> None:
-    text = TRAINING + layer("InnerProduct", "inner_product_param { num_output: 2 }")
-    with pytest.raises(BadFile, match=r"'it' \(InnerProduct\): the size of its input is not known.*shapes="):
-        load(written(tmp_path, text))
+    matrix = layer("InnerProduct", "inner_product_param { num_output: 2 bias_filler { value: 3 } }")
+    text = TRAINING + matrix
+    net = load(written(tmp_path, text))  # the first picture decides
+    assert net({"data": torch.randn(2, 3, 4, 6)})["out"].tolist() == [[3, 3]] * 2
+    assert net.layers["it"].weight.shape == (2, 72)
+    with pytest.raises(ValueError, match="feed the size that the net was made for"):
+        net({"data": torch.randn(2, 3, 4, 5)})
     net = load(written(tmp_path, text), shapes={"data": (1, 1, 5, 4)})
     assert net.layers["it"].weight.shape == (2, 20)
     with pytest.raises(ValueError, match="no input is called picture"):
@@ -175,12 +179,20 @@ FILLED = 'convolution_param { num_output: 1 kernel_size: 1 weight_filler { type:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (layer("ROIPooling"), r"net.prototxt:2: layer 'it' \(ROIPooling\): this type is not supported"),
-        (layer("Python"), r"layer 'it' \(Python\): this type is not supported"),
-        (layer("ReLU", "\npooling_param { }"), "pooling_param has no effect on this type"),
+        (layer("ROIPooling"), r"net.prototxt:2: layer 'it' \(ROIPooling\): this type is not supported: detection"),
+        (layer("Python"), r"layer 'it' \(Python\): this type is not supported: it runs Python code of its own"),
+        (layer("Filter", bottom="data data"), r"'it' \(Filter\): this type is not supported: its result depends"),
+        (layer("BatchReindex", bottom="data data"), r"'it' \(BatchReindex\): this type is not supported: its result"),
+        (layer("LSTM", bottom="data data"), r"'it' \(LSTM\): this type is not supported: recurrent layers"),
+        (layer("MultiStageMeanfield", bottom="data data"), r"refine its scores with fullyconv.crf.dense_crf"),
+        (layer("Sigmod"), "did you mean Sigmoid"),
+        (layer("ReLU", "\npoling_param { }"), "poling_param is no block of Caffe's: it takes relu_param"),
         (layer("Pooling", "pooling_param {\n kernel_size: 2 \n wrong: 1 }"), r"txt:4: layer 'it' \(Pooling\).*'wrong'"),
         (layer("Pooling", "wrong: 1"), r"layer 'it' \(Pooling\) has a field 'wrong'"),
-        (layer("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 }"), "STOCHASTIC: MAX and AVE"),
+        (layer("Pooling", "pooling_param { pool: STOCHASTIC kernel_size: 2 pad: 1 }"), "only MAX and AVE have one"),
+        (layer("Pooling", "pooling_param { pool: AVE kernel_size: 2 }", top='out" top: "mask'), "places of values"),
+        (layer("Pooling", "pooling_param { kernel_size: 2 ceil_mode: false round_mode: CEIL }"), "give one of them"),
+        (layer("Pooling", "pooling_param { pool: 3 kernel_size: 2 }"), "pool of .* is 3: write one of MAX, AVE"),
         (layer("Pooling"), "kernel_size is given 0 times"),
         (layer("Pooling", "pooling_param { kernel_size: 2 pad: 2 }"), "smaller than the kernel"),
         (layer("Pooling", "pooling_param { kernel_size: 20 }"), "smaller than the window"),
@@ -202,8 +214,10 @@ FILLED = 'convolution_param { num_output: 1 kernel_size: 1 weight_filler { type:
         (layer("ReLU", bottom="absent"), "its bottom 'absent' is no top of an earlier layer"),
         (layer("Dropout", "dropout_param { dropout_ratio: 1 }"), "dropout_ratio is 1.0"),
         (layer("ReLU", "include { phase: TEST } exclude { phase: TRAIN }"), "both include and exclude"),
-        (layer("ReLU", 'param { name: "w" }') * 2, "shares the weights 'w' with line 2"),
-        ('layers { layer { name: "x" } }', "before 2013"),
+        (layer("Convolution", 'param { name: "w" } convolution_param { num_output: 2 kernel_size: 1 }')
+         + layer("Convolution", 'param { name: "w" } convolution_param { num_output: 3 kernel_size: 1 }'),
+         "shares the weights 'w' of layer 'it' .Convolution., which have another shape"),
+        ('layers { layer { name: "x" } }', "type '' of the oldest form: write one of accuracy"),
         ("layers { type: NEW }", "type of layer '.' .NEW. is NEW: write one of ACCURACY"),
     ],
 )  # fmt: skip
@@ -250,8 +264,7 @@ def test_names_that_modules_cannot_have(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ('layer { name: "a" type: "InnerProduct" top: "a" inner_product_param { num_output: 2 } }', "0 bottoms"),
-        ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "Flatten" bottom: "x" top: "a" }', "does not take"),
-        ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "BatchNorm" bottom: "x" top: "y" }', "not take"),
+        ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "Flatten" bottom: "x" top: "a" }', "axis 1 of"),
         ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "LRN" bottom: "x" top: "a" }', "does not take"),
         ('input: "x" input_shape { dim: 4 } layer { name: "a" type: "Pooling" bottom: "x" top: "a" '
          'pooling_param { kernel_size: 2 } }', "does not take"),

@@ -40,6 +40,21 @@ def test_every_form_of_value_is_read() -> None:
     assert read(text) == Outer('a"Ab', 16, True, "B", (1, 2, 3), Inner(1e-4), (Inner(-2), Inner(0.5), Inner()))
 
 
+def test_enumerations_by_number_and_octal_numbers() -> None:
+    assert read('name: "a" kind: 1 count: 010') == Outer("a", 8, kind="B")
+    assert read('name: "a" kind: 0 many: [-017, 0x1f]') == Outer("a", kind="A", many=(-15, 31))
+
+
+@pytest.mark.parametrize("comment", ["# \u5e38\u89c4".encode("gbk"), b"# h\xf6he", b"\xef\xbb\xbf# mark"])
+def test_comments_may_be_in_any_encoding(tmp_path: Path, comment: bytes) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_bytes(comment + b'\nname: "a"')
+    assert parse(path).read(Outer, "the net") == Outer("a")
+    path.write_bytes(b'\nname: "h\xf6he"')
+    with pytest.raises(BadFile, match=r"net\.prototxt:2: not text in UTF-8"):
+        parse(path)
+
+
 def test_an_empty_list_is_an_absent_field() -> None:
     assert read('name: "a" many: []') == Outer("a")
 

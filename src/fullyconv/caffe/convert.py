@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fullyconv.caffe.description import describe_text
 from fullyconv.caffe.export import CLASSIFIER_SCORES, bilinear_bank, network_layers
-from fullyconv.caffe.net import Net, load
+from fullyconv.caffe.loading import load
+from fullyconv.caffe.net import Net
 from fullyconv.caffe.structure import Numbering, differences
 from fullyconv.caffe.text import Written, to_text
 from fullyconv.files import BadFile

@@ -1,31 +1,22 @@
-"""A network's description: the layers of a prototxt, old form or new, that are there in a phase."""
+"""A network's description: the layers of a prototxt, old form or new, that are there in a state of the net."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from fullyconv.caffe.fields import Input, ParamSpec, Shape, State, StateRule
+from fullyconv.caffe.fields import Shape
 from fullyconv.caffe.prototxt import Message, Token, parse, parse_text
+from fullyconv.caffe.sources import SOURCES
+from fullyconv.caffe.states import ParamSpec, Phase, State, StateRule
+from fullyconv.caffe.upgrade import OLD_TYPES, OldHeader, upgrade_oldest
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
 T = TypeVar("T")
-Phase = Literal["TRAIN", "TEST"]
-
-# The words that old ``layers { type: … }`` use, and the types of today.
-OLD_TYPES = {
-    "ACCURACY": "Accuracy", "CONCAT": "Concat", "CONVOLUTION": "Convolution", "DATA": "Data",
-    "DECONVOLUTION": "Deconvolution", "DROPOUT": "Dropout", "DUMMY_DATA": "DummyData", "ELTWISE": "Eltwise",
-    "EUCLIDEAN_LOSS": "EuclideanLoss", "FLATTEN": "Flatten", "HDF5_DATA": "HDF5Data", "IMAGE_DATA": "ImageData",
-    "INNER_PRODUCT": "InnerProduct", "LRN": "LRN", "MEMORY_DATA": "MemoryData", "POOLING": "Pooling",
-    "POWER": "Power", "RELU": "ReLU", "SIGMOID": "Sigmoid", "SILENCE": "Silence", "SLICE": "Slice",
-    "SOFTMAX": "Softmax", "SOFTMAX_LOSS": "SoftmaxWithLoss", "SPLIT": "Split", "TANH": "TanH",
-    "WINDOW_DATA": "WindowData",
-}  # fmt: skip
+_Type = Literal["DOUBLE", "FLOAT", "FLOAT16", "INT", "UINT", "BOOL"]  # NVCaffe: no effect, all is float32 here
 
 
 @dataclass(frozen=True)
@@ -42,22 +33,10 @@ class _Header:
     include: tuple[StateRule, ...] = ()
     exclude: tuple[StateRule, ...] = ()
     propagate_down: tuple[bool, ...] = ()  # no effect on scores: gradients follow the graph
-
-
-@dataclass(frozen=True)
-class _OldHeader:
-    """The fields that every layer of the old form may have."""
-
-    type: Literal[tuple(OLD_TYPES)]  # type: ignore[valid-type]
-    name: str = ""
-    bottom: tuple[str, ...] = ()
-    top: tuple[str, ...] = ()
-    include: tuple[StateRule, ...] = ()
-    exclude: tuple[StateRule, ...] = ()
-    blobs_lr: tuple[float, ...] = ()
-    weight_decay: tuple[float, ...] = ()
-    loss_weight: tuple[float, ...] = ()
-    param: tuple[str, ...] = ()
+    forward_type: _Type = "FLOAT"
+    backward_type: _Type = "FLOAT"
+    forward_math: _Type = "FLOAT"
+    backward_math: _Type = "FLOAT"
 
 
 @dataclass(frozen=True)
@@ -71,17 +50,26 @@ class _Top:
     state: State = field(default_factory=State)
     force_backward: bool = False  # no effect on scores
     debug_info: bool = False
+    default_forward_type: _Type = "FLOAT"
+    default_backward_type: _Type = "FLOAT"
+    default_forward_math: _Type = "FLOAT"
+    default_backward_math: _Type = "FLOAT"
+    default_conv_algos_override: str = ""
+    default_cudnn_math_override: int = -1
+    global_grad_scale: float = 1
+    global_grad_scale_adaptive: bool = False
+    reduce_buckets: int = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer as described; ``rates`` are the learning-rate factors of its blobs."""
+    """A layer as described; ``params`` say how its blobs train, as far as the file says it."""
 
     name: str
     kind: str
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]
-    rates: tuple[float, ...]
+    params: tuple[ParamSpec, ...]
     loss_weights: tuple[float, ...]
     message: Message = field(repr=False)
 
@@ -89,6 +77,16 @@ class Layer:
     def label(self) -> str:
         """What errors call the layer."""
         return f"layer {self.name!r} ({self.kind})"
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it brings data, which is fed to the net instead."""
+        return self.kind in SOURCES and not self.bottoms
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is a loss, whose first top training minimises unless the file says otherwise."""
+        return self.kind.endswith("Loss")
 
     def fail(self, what: str, fix: str) -> BadFile:
         """Make the error for this layer: file, line, name, type."""
@@ -109,44 +107,86 @@ class Layer:
         return [name for name in self.message.fields if _is_block(name)]
 
 
+_Rules = tuple[tuple[StateRule, ...], tuple[StateRule, ...]]
+
+
 @dataclass(frozen=True)
 class Description:
-    """A net: its data blobs by name with the sizes written for them, if any, and its layers in order."""
+    """A net: its data blobs by name with the sizes written for them, if any, and its layers in order.
+
+    ``absent`` are the layers of other states, each with what is said about when it is there.
+    """
 
     path: str
     name: str
     inputs: dict[str, tuple[int, ...]]
     layers: list[Layer]
+    state: State
+    absent: list[tuple[Layer, str]]
+
+    def origin(self, blob: str) -> str:
+        """Say what to do where a blob is missing."""
+        for layer, when in self.absent:
+            if blob in layer.tops:
+                return (
+                    f"{layer.label} in line {layer.message.line} gives it in {when}: load() takes phase, stage, level"
+                )
+        return "correct the name"
 
 
-def describe(path: Path | str, phase: Phase | None = None) -> Description:
-    """Read a prototxt and keep the layers of a phase (``None``: the one the file states, else TEST).
+def describe(path: Path | str, state: State | None = None) -> Description:
+    """Read a prototxt and keep the layers of a state; its phase of ``None`` is the one the file states, else TEST.
 
+    A data layer of another state stands in where its blob would be missing, for blobs of data are fed to the net.
     Raises ``BadFile`` naming the line of what is not understood.
     """
-    return _describe(parse(path), phase)
+    return describe_message(parse(path), state or State())
 
 
 def describe_text(text: str, path: str) -> Description:
     """Read a prototxt's text; ``path`` is what errors call it."""
-    return _describe(parse_text(text, path), None)
+    return describe_message(parse_text(text, path), State())
 
 
-def _describe(root: Message, phase: Phase | None) -> Description:
+def describe_message(root: Message, state: State) -> Description:
+    """Read a net that is parsed."""
     entries = {name: root.messages(name) for name in ("layer", "layers")}
     rest = Message(root.path, 1, {name: found for name, found in root.fields.items() if name not in entries})
     top = rest.read(_Top, "the net")
-    state = State(phase or top.state.phase or "TEST", top.state.level, top.state.stage)
-    layers = [_layer(message) for message in entries["layer"]] + [_old_layer(message) for message in entries["layers"]]
+    state = State(
+        state.phase or top.state.phase or "TEST", state.level or top.state.level, state.stage or top.state.stage
+    )
+    layers = [_layer(message) for message in entries["layer"]]
+    layers += [_old_layer(message) for message in upgrade_oldest(entries["layers"])]
     if not 1 <= len(layers) <= LIMITS.layers:
         raise BadFile(
             root.path,
             f"describes {len(layers)} layers",
             f"give a prototxt with 1 to {LIMITS.layers} layer {{ … }} entries",
         )
-    kept = [layer for layer, rules in layers if _included(layer, rules, state)]
-    _check_sharing(layer.message for layer in kept)
-    return Description(root.path, top.name, _inputs(top, root), kept)
+    there = [_included(layer, rules, state) for layer, rules in layers]
+    kept = [layer for (layer, _), is_there in zip(layers, there, strict=True) if is_there]
+    absent = [(layer, _when(rules)) for (layer, rules), is_there in zip(layers, there, strict=True) if not is_there]
+    inputs = _inputs(top, root)
+    kept = [*_stand_ins(kept, [layer for layer, _ in absent], inputs), *kept]
+    return Description(root.path, top.name, inputs, kept, state, absent)
+
+
+def _stand_ins(kept: Sequence[Layer], absent: Sequence[Layer], inputs: Iterable[str]) -> list[Layer]:
+    """Return data layers of other states for the blobs that nothing of this state gives, each with these alone."""
+    given = {*inputs, *(top for layer in kept for top in layer.tops if top not in layer.bottoms)}
+    found = []
+    for layer in absent:
+        missing = [top for top in layer.tops if top not in given]
+        if layer.is_source and any(top in other.bottoms for top in missing for other in kept):
+            found.append(layer if missing == list(layer.tops) else replace(layer, tops=tuple(missing)))
+            given.update(missing)
+    return found
+
+
+def _when(rules: _Rules) -> str:
+    include, exclude = rules
+    return " or ".join(map(str, include)) or f"any state but {' or '.join(map(str, exclude))}"
 
 
 def _is_block(name: str) -> bool:
@@ -156,9 +196,6 @@ def _is_block(name: str) -> bool:
 def _head(message: Message) -> Message:
     kept = {name: found for name, found in message.fields.items() if not _is_block(name)}
     return Message(message.path, message.line, kept)
-
-
-_Rules = tuple[tuple[StateRule, ...], tuple[StateRule, ...]]
 
 
 def _named(message: Message) -> str:
@@ -177,21 +214,27 @@ def _own_top(name: str, kind: str) -> tuple[str, ...]:
 
 def _layer(message: Message) -> tuple[Layer, _Rules]:
     head = _head(message).read(_Header, _named(message))
-    rates = tuple(spec.lr_mult for spec in head.param)
     tops = head.top or _own_top(head.name, head.type)
-    layer = Layer(head.name or head.type, head.type, head.bottom, tops, rates, head.loss_weight, message)
+    layer = Layer(head.name or head.type, head.type, head.bottom, tops, head.param, head.loss_weight, message)
     return layer, (head.include, head.exclude)
 
 
 def _old_layer(message: Message) -> tuple[Layer, _Rules]:
-    if "layer" in message.fields:
-        raise message.fail(
-            "layers { layer { … } }, the form of Caffe before 2013", "upgrade it with upgrade_net_proto_text"
-        )
-    head = _head(message).read(_OldHeader, _named(message))
+    kinds = [entry for entry in message.fields.get("type", []) if isinstance(entry, Token)]
+    own = {word: kind for kind, word in OLD_TYPES.items()}
+    if kinds and kinds[0].kind == "string" and kinds[0].text in own:  # of V0, or written as today
+        message.fields["type"] = [Token("word", own[kinds[0].text], kinds[0].line)]
+    head = _head(message).read(OldHeader, _named(message))
     kind = OLD_TYPES[head.type]
     tops = head.top or _own_top(head.name, kind)
-    layer = Layer(head.name or kind, kind, head.bottom, tops, head.blobs_lr, head.loss_weight, message)
+    params = []
+    for index in range(max(map(len, (head.param, head.blobs_lr, head.weight_decay)))):
+        name = head.param[index] if index < len(head.param) else ""
+        rate, decay = (
+            factors[index] if index < len(factors) else 1.0 for factors in (head.blobs_lr, head.weight_decay)
+        )
+        params.append(ParamSpec(name, "STRICT", rate, decay))
+    layer = Layer(head.name or kind, kind, head.bottom, tops, tuple(params), head.loss_weight, message)
     return layer, (head.include, head.exclude)
 
 
@@ -202,23 +245,6 @@ def _included(layer: Layer, rules: _Rules, state: State) -> bool:
     if include:
         return any(map(state.meets, include))
     return not any(map(state.meets, exclude))
-
-
-def _check_sharing(messages: Iterable[Message]) -> None:
-    """Refuse weights that two layers share by name."""
-    seen: dict[str, int] = {}
-    for message in messages:
-        for spec in message.fields.get("param", []):
-            names = [spec] if isinstance(spec, Token) else spec.fields.get("name", [])
-            for name in names:
-                if isinstance(name, Token) and name.text and name.text in seen:
-                    raise message.fail(
-                        f"{_named(message)} shares the weights {name.text!r} with line {seen[name.text]}",
-                        "shared weights are not supported: give each layer its own",
-                        name.line,
-                    )
-                if isinstance(name, Token):
-                    seen[name.text] = name.line
 
 
 def _inputs(top: _Top, root: Message) -> dict[str, tuple[int, ...]]:
@@ -235,28 +261,3 @@ def _inputs(top: _Top, root: Message) -> dict[str, tuple[int, ...]]:
     if len(shapes) == 1:
         shapes *= len(top.input)
     return dict(zip(top.input, shapes or [()] * len(top.input), strict=True))
-
-
-def input_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
-    """Return the sizes that a layer writes for the blobs it brings; () where it does not say.
-
-    An Input layer writes them; a data layer that crops says the side of its pictures.
-    """
-    if layer.kind != "Input":
-        side = next(
-            (
-                int(size.text)
-                for name in ("transform_param", "data_param", "image_data_param")
-                for block in layer.message.messages(name)
-                for size in block.fields.get("crop_size", [])
-                if isinstance(size, Token) and re.fullmatch("[1-9][0-9]{0,4}", size.text)
-            ),
-            None,
-        )
-        return {top: (1, 3, side, side) if side and index == 0 else () for index, top in enumerate(layer.tops)}
-    shapes = [shape.dim for shape in layer.block("input_param", Input).shape]
-    if shapes and len(shapes) not in (1, len(layer.tops)):
-        raise layer.fail(f"{len(layer.tops)} tops but {len(shapes)} shapes", "give one shape for each top")
-    if len(shapes) == 1:
-        shapes *= len(layer.tops)
-    return dict(zip(layer.tops, shapes or [()] * len(layer.tops), strict=True))

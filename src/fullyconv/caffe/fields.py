@@ -22,31 +22,37 @@ class Filler:
     max: float = 1
     mean: float = 0
     std: float = 1
+    sparse: int = -1
     variance_norm: Literal["FAN_IN", "FAN_OUT", "AVERAGE"] = "FAN_IN"
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """``convolution_param``, of Convolution and Deconvolution."""
+    """``convolution_param``, of Convolution, Deconvolution and Im2col."""
 
-    num_output: int
-    bias_term: bool = True
     pad: tuple[int, ...] = ()
     kernel_size: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
+    hole: tuple[int, ...] = ()  # DeepLab's word for dilation
+    hole_h: int | None = None
+    hole_w: int | None = None
     pad_h: int | None = None
     pad_w: int | None = None
     kernel_h: int | None = None
     kernel_w: int | None = None
     stride_h: int | None = None
     stride_w: int | None = None
-    group: int = 1
     axis: int = 1
+    force_nd_im2col: bool = False  # no effect
+    engine: Engine = "DEFAULT"
+    num_output: int = 0
+    bias_term: bool = True
+    group: int = 1
     weight_filler: Filler = Filler()
     bias_filler: Filler = Filler()
-    engine: Engine = "DEFAULT"
-    force_nd_im2col: bool = False  # no effect
+    cudnn_convolution_algo_seeker: Literal["GET", "FINDEX"] = "FINDEX"  # NVCaffe: no effect
+    conv_algos_override: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class Pooling:
     stride_h: int | None = None
     stride_w: int | None = None
     global_pooling: bool = False
-    round_mode: Literal["CEIL", "FLOOR"] = "CEIL"
+    round_mode: Literal["CEIL", "FLOOR"] | None = None
+    ceil_mode: bool | None = None  # the same in forks
     engine: Engine = "DEFAULT"
 
 
@@ -81,21 +88,6 @@ class Lrn:
 
 
 @dataclass(frozen=True)
-class Relu:
-    """``relu_param``."""
-
-    negative_slope: float = 0
-    engine: Engine = "DEFAULT"
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """``dropout_param``."""
-
-    dropout_ratio: float = 0.5
-
-
-@dataclass(frozen=True)
 class InnerProduct:
     """``inner_product_param``."""
 
@@ -108,11 +100,41 @@ class InnerProduct:
 
 
 @dataclass(frozen=True)
-class Crop:
-    """``crop_param``."""
+class Embed:
+    """``embed_param``."""
 
-    axis: int = 2
-    offset: tuple[int, ...] = ()
+    num_output: int
+    input_dim: int
+    bias_term: bool = True
+    weight_filler: Filler = Filler()
+    bias_filler: Filler = Filler()
+
+
+@dataclass(frozen=True)
+class Mvn:
+    """``mvn_param``."""
+
+    normalize_variance: bool = True
+    across_channels: bool = False
+    eps: float = 1e-9
+
+
+@dataclass(frozen=True)
+class Bias:
+    """``bias_param``."""
+
+    axis: int = 1
+    num_axes: int = 1
+    filler: Filler = Filler()
+
+
+@dataclass(frozen=True)
+class Spp:
+    """``spp_param``."""
+
+    pyramid_height: int
+    pool: Literal["MAX", "AVE", "STOCHASTIC"] = "MAX"
+    engine: Engine = "DEFAULT"
 
 
 @dataclass(frozen=True)
@@ -122,23 +144,6 @@ class Eltwise:
     operation: Literal["PROD", "SUM", "MAX"] = "SUM"
     coeff: tuple[float, ...] = ()
     stable_prod_grad: bool = True  # no effect: two ways to compute one gradient
-
-
-@dataclass(frozen=True)
-class Concat:
-    """``concat_param``; ``concat_dim`` is the old name of ``axis``."""
-
-    axis: int | None = None
-    concat_dim: int | None = None
-
-
-@dataclass(frozen=True)
-class Slice:
-    """``slice_param``; ``slice_dim`` is the old name of ``axis``."""
-
-    axis: int | None = None
-    slice_dim: int | None = None
-    slice_point: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,21 +158,16 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Power:
-    """``power_param``."""
-
-    power: float = 1
-    scale: float = 1
-    shift: float = 0
-
-
-@dataclass(frozen=True)
 class BatchNorm:
     """``batch_norm_param``."""
 
     use_global_stats: bool | None = None
     moving_average_fraction: float = 0.999
     eps: float = 1e-5
+    scale_bias: bool = False  # NVCaffe: a factor and a bias of its own
+    scale_filler: Filler = Filler(value=1)
+    bias_filler: Filler = Filler()
+    engine: Engine = "DEFAULT"
 
 
 @dataclass(frozen=True)
@@ -176,24 +176,6 @@ class Softmax:
 
     axis: int = 1
     engine: Engine = "DEFAULT"
-
-
-@dataclass(frozen=True)
-class Loss:
-    """``loss_param``."""
-
-    ignore_label: int | None = None
-    normalization: Literal["FULL", "VALID", "BATCH_SIZE", "NONE"] | None = None
-    normalize: bool | None = None
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """``accuracy_param``."""
-
-    top_k: int = 1
-    axis: int = 1
-    ignore_label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -211,40 +193,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class ParamSpec:
-    """``param``: how a blob of weights trains."""
+class Parameter:
+    """``parameter_param``."""
 
-    name: str = ""
-    share_mode: Literal["STRICT", "PERMISSIVE"] = "STRICT"
-    lr_mult: float = 1
-    decay_mult: float = 1
-
-
-@dataclass(frozen=True)
-class StateRule:
-    """``include`` and ``exclude``: in which state of the net a layer is there."""
-
-    phase: Literal["TRAIN", "TEST"] | None = None
-    min_level: int | None = None
-    max_level: int | None = None
-    stage: tuple[str, ...] = ()
-    not_stage: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class State:
-    """The state of a net."""
-
-    phase: Literal["TRAIN", "TEST"] | None = None
-    level: int = 0
-    stage: tuple[str, ...] = ()
-
-    def meets(self, rule: StateRule) -> bool:
-        """Return whether a rule holds in this state (Caffe's ``StateMeetsRule``)."""
-        return (
-            rule.phase in (None, self.phase)
-            and (rule.min_level is None or self.level >= rule.min_level)
-            and (rule.max_level is None or self.level <= rule.max_level)
-            and all(stage in self.stage for stage in rule.stage)
-            and not any(stage in self.stage for stage in rule.not_stage)
-        )
+    shape: Shape = Shape()

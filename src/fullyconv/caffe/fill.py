@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import sqrt
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.caffe import fields
+from fullyconv.caffe.build import kind_of
 from fullyconv.caffe.description import Layer
 from fullyconv.caffe.modules import InnerProduct, Scale
 from fullyconv.files import BadFile
@@ -41,10 +43,16 @@ def _unit_ball(filler: fields.Filler, blob: Tensor) -> None:
     blob.div_(blob.flatten(1).sum(1).reshape(-1, *[1] * (blob.ndim - 1)))
 
 
+def _gaussian(filler: fields.Filler, blob: Tensor) -> None:
+    blob.normal_(filler.mean, filler.std)
+    if filler.sparse >= 0:  # so many inputs of each output are not 0, on average
+        blob.mul_(torch.empty_like(blob).bernoulli_(min(filler.sparse / blob.shape[0], 1)))
+
+
 FILLERS: dict[str, Callable[[fields.Filler, Tensor], object]] = {
     "constant": lambda filler, blob: blob.fill_(filler.value),
     "uniform": lambda filler, blob: blob.uniform_(filler.min, filler.max),
-    "gaussian": lambda filler, blob: blob.normal_(filler.mean, filler.std),
+    "gaussian": _gaussian,
     "xavier": _xavier,
     "msra": lambda filler, blob: blob.normal_(0, sqrt(2 / _fan(filler, blob))),
     "bilinear": _bilinear,
@@ -52,44 +60,46 @@ FILLERS: dict[str, Callable[[fields.Filler, Tensor], object]] = {
 }
 
 
-def fillers(layer: Layer, module: nn.Module) -> tuple[fields.Filler, fields.Filler]:
-    """Read the fillers of a layer's weight and bias."""
-    if isinstance(module, Scale):
-        scale = layer.block("scale_param", fields.Scale)
-        return scale.filler, scale.bias_filler
-    if isinstance(module, InnerProduct):
-        inner = layer.block("inner_product_param", fields.InnerProduct)
-        return inner.weight_filler, inner.bias_filler
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        convolution = layer.block("convolution_param", fields.Convolution)
-        return convolution.weight_filler, convolution.bias_filler
-    return fields.Filler(), fields.Filler()
-
-
 @torch.no_grad()
 def fill(layer: Layer, module: nn.Module) -> None:
     """Allocate a module on the current device and fill its weights as its fillers say."""
     module.to_empty(device=torch.get_default_device())
-    weight_filler, bias_filler = fillers(layer, module)
-    for name, blob in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-        filler = bias_filler if name == "bias" else weight_filler
-        if filler.type not in FILLERS:
-            raise layer.fail(f"filler {filler.type!r}", f"supported are {', '.join(FILLERS)}")
-        try:
-            FILLERS[filler.type](filler, blob)
-        except (ValueError, RuntimeError) as error:
-            raise layer.fail(str(error), "choose another filler") from None
+    fillers = kind_of(layer).fillers(layer)
+    if isinstance(module, InnerProduct) and module.weight is None:
+        module.start, fillers = partial(_fill, layer, fillers[0]), fillers[1:]
+    for index, (_, blob) in enumerate(blobs_of(module)):
+        _fill(layer, fillers[index] if index < len(fillers) else fields.Filler(), blob)
 
 
-def assign(layer: Layer, module: nn.Module, weights: dict[str, list[np.ndarray]], path: str) -> None:
+@torch.no_grad()
+def _fill(layer: Layer, filler: fields.Filler, blob: Tensor) -> None:
+    if filler.type not in FILLERS:
+        raise layer.fail(f"filler {filler.type!r}", f"supported are {', '.join(FILLERS)}")
+    try:
+        FILLERS[filler.type](filler, blob)
+    except (ValueError, RuntimeError) as error:
+        raise layer.fail(str(error), "choose another filler") from None
+
+
+def blobs_of(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return a layer's weights in Caffe's order, each with its name in the module."""
+    own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    order = getattr(type(module), "BLOBS", own)
+    return [(name, own[name]) for name in order if name in own]
+
+
+def assign(
+    layer: Layer, module: nn.Module, weights: dict[str, list[np.ndarray]], path: str, *, shared: bool = False
+) -> None:
     """Attach to a module the weights that a caffemodel holds under its layer's name; they leave ``weights``.
 
-    A Scale layer may be absent from the file, its filler then says its factors. Raises ``BadFile`` for
+    A Scale layer may be absent from the file, its filler then says its factors, and so may one whose weights belong to
+    another layer (``shared``). Raises ``BadFile`` for
     any other layer that is absent, for a wrong number of blobs and for blobs of another shape.
     """
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    own = blobs_of(module)
     blobs = weights.pop(layer.name, None)
-    if blobs is None and (not own or (isinstance(module, Scale) and _declares_filler(layer))):
+    if blobs is None and (not own or shared or (isinstance(module, Scale) and _declares_filler(layer))):
         fill(layer, module)
         return
     if blobs is None:
@@ -101,7 +111,8 @@ def assign(layer: Layer, module: nn.Module, weights: dict[str, list[np.ndarray]]
     state = {}
     for (name, tensor), blob in zip(own, blobs, strict=True):
         shape = tuple(tensor.shape)
-        if _plain(blob.shape) != _plain(shape) or blob.size != tensor.numel():
+        is_vector = len(shape) < 2 and np.squeeze(blob).ndim < 2  # 1 x C x 1 x 1 is C to every Caffe
+        if (_plain(blob.shape) != _plain(shape) and not is_vector) or blob.size != tensor.numel():
             raise BadFile(
                 path,
                 f"{layer.label}: its {name} is {blob.shape} here, it needs {shape}",

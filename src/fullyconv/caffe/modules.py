@@ -6,13 +6,14 @@ there may be several). What does not fit raises ``ValueError``; the net adds whi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.nn import functional
+
+from fullyconv.limits import LIMITS
 
 LOWEST = torch.finfo(torch.float32).min  # where Caffe's maxima start: -FLT_MAX
 
@@ -35,7 +36,8 @@ class Pooling(nn.Module):
     """Max or average over windows; the windows reach over the edges as Caffe lets them.
 
     An average divides by the window clipped to the padded input: padding counts, what hangs over it
-    does not (Caffe's ``pooling_layer.cpp``).
+    does not (Caffe's ``pooling_layer.cpp``). ``places``: the maxima come with where in their plane, row by row, they
+    were found (the first of equals, -1 where a window is empty), as numbers of the blob's own type.
     """
 
     def __init__(
@@ -46,15 +48,19 @@ class Pooling(nn.Module):
         stride: tuple[int, int] = (1, 1),
         pad: tuple[int, int] = (0, 0),
         ceil_mode: bool = True,
+        places: bool = False,
     ) -> None:
         super().__init__()
+        self.places = places
+        self.plane: Size | None = None
+        """The height and width that the last ``places`` are in; what goes back to them must be of this size."""
         self.kind, self.kernel, self.stride, self.pad, self.ceil_mode = kind, kernel, stride, pad, ceil_mode
 
     def extra_repr(self) -> str:
         """Describe the layer in ``print(net)``."""
         return f"{self.kind}, kernel={self.kernel or 'global'}, stride={self.stride}, pad={self.pad}"
 
-    def forward(self, bottom: Tensor) -> Tensor:
+    def forward(self, bottom: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Pool N x C x H x W."""
         if bottom.ndim != 4:
             raise ValueError(f"pools N x C x H x W, not {tuple(bottom.shape)}")
@@ -69,7 +75,13 @@ class Pooling(nn.Module):
         border = (self.pad[1], over[1], self.pad[0], over[0])
         if self.kind == "MAX":
             padded = functional.pad(bottom, border, value=LOWEST) if any(border) else bottom
-            return functional.max_pool2d(padded, kernel, self.stride)
+            if not self.places:
+                return functional.max_pool2d(padded, kernel, self.stride)
+            self.plane = bottom.shape[2:]
+            top, found = functional.max_pool2d(padded, kernel, self.stride, return_indices=True)
+            row, column = found // padded.shape[3] - self.pad[0], found % padded.shape[3] - self.pad[1]
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            return top, torch.where(inside, row * width + column, -1).to(bottom.dtype)
         padded = functional.pad(bottom, border) if any(border) else bottom
         total = functional.avg_pool2d(padded, kernel, self.stride, divisor_override=1)
         rows, columns = (_counts(n, axis, bottom) for n, axis in zip(sizes, axes, strict=True))
@@ -97,51 +109,65 @@ class WithinChannelNorm(nn.Module):
 
 
 class InnerProduct(nn.Module):
-    """A matrix over everything from ``axis`` on; ``weight`` is outputs x inputs (or the reverse, ``transpose``)."""
+    """A matrix over everything from ``axis`` on; ``weight`` is outputs x inputs (or the reverse, ``transpose``).
 
-    def __init__(self, inputs: int, outputs: int, *, bias: bool, axis: int, transpose: bool) -> None:
+    Where the net does not know its input's size, ``inputs`` is ``None``: the first blob decides, and ``start`` fills
+    the matrix then.
+    """
+
+    def __init__(self, inputs: int | None, outputs: int, *, bias: bool, axis: int, transpose: bool) -> None:
         super().__init__()
-        self.axis, self.transpose = axis, transpose
-        self.weight = nn.Parameter(torch.empty((inputs, outputs) if transpose else (outputs, inputs)))
+        self.axis, self.outputs, self.transpose = axis, outputs, transpose
+        self.start: Callable[[Tensor], object] | None = None
+        self.weight: nn.Parameter | None
+        self.register_parameter("weight", None)
+        if inputs is not None:
+            self.settle(inputs)
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def settle(self, inputs: int) -> nn.Parameter:
+        """Make the matrix, for so many inputs."""
+        if inputs * self.outputs > LIMITS.weights:
+            raise ValueError(f"a matrix of {inputs} x {self.outputs}: {LIMITS.remedy('weights')}")
+        shape = (inputs, self.outputs) if self.transpose else (self.outputs, inputs)
+        self.weight = nn.Parameter(torch.empty(shape))
+        return self.weight
 
     def forward(self, bottom: Tensor) -> Tensor:
         """Multiply N x … by the matrix."""
         flat = bottom.flatten(self.axis)
-        weight = self.weight.T if self.transpose else self.weight
-        if flat.shape[-1] != weight.shape[1]:
+        weight = self.weight
+        if weight is None:
+            if bottom.is_meta:
+                return flat.new_empty(*flat.shape[:-1], self.outputs)
+            weight = self.settle(flat.shape[-1])
+            weight.data = weight.data.to(flat)
+            if self.start is not None:
+                self.start(weight)
+        matrix = weight.T if self.transpose else weight
+        if flat.shape[-1] != matrix.shape[1]:
             raise ValueError(
                 f"an input of {tuple(bottom.shape)} has {flat.shape[-1]} values where the matrix takes "
-                f"{weight.shape[1]}: feed the size that the net was made for"
+                f"{matrix.shape[1]}: feed the size that the net was made for"
             )
-        return functional.linear(flat, weight, self.bias)
+        return functional.linear(flat, matrix, self.bias)
 
 
-class Crop(nn.Module):
-    """The part of the first bottom, from ``offsets`` on, that is as large as the second, from ``axis`` on."""
+class Embed(nn.Module):
+    """A row of ``weight`` for every number, ``entries`` x ``outputs``."""
 
-    def __init__(self, axis: int, offsets: Sequence[int]) -> None:
+    def __init__(self, entries: int, outputs: int, *, bias: bool) -> None:
         super().__init__()
-        self.axis, self.offsets = axis, tuple(offsets)
+        self.weight = nn.Parameter(torch.empty(entries, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
 
-    def extra_repr(self) -> str:
-        """Describe the layer in ``print(net)``."""
-        return f"axis={self.axis}, offsets={self.offsets}"
-
-    def forward(self, bottom: Tensor, reference: Tensor) -> Tensor:
-        """Crop; raises ``ValueError`` where the part would leave the bottom."""
-        if bottom.ndim != reference.ndim:
-            raise ValueError(f"crops {tuple(bottom.shape)} to {tuple(reference.shape)}: the axes differ in number")
-        axes = range(self.axis % bottom.ndim, bottom.ndim)
-        if len(self.offsets) not in (0, 1, len(axes)):
-            raise ValueError(f"{len(self.offsets)} offsets for {len(axes)} axes: give one, or one for each")
-        offsets = self.offsets or (0,)
-        for index, axis in enumerate(axes):
-            offset, size = offsets[index if len(offsets) > 1 else 0], reference.shape[axis]
-            if offset + size > bottom.shape[axis]:
-                raise ValueError(f"{offset} + {size} units of axis {axis}, which has {bottom.shape[axis]}")
-            bottom = bottom.narrow(axis, offset, size)
-        return bottom
+    def forward(self, bottom: Tensor) -> Tensor:
+        """Look up numbers of any shape; raises ``ValueError`` for one that is no row."""
+        index = bottom.long()
+        if not index.is_meta and index.numel() and not 0 <= int(index.min()) <= int(index.max()) < len(self.weight):
+            raise ValueError(f"numbers outside 0..{len(self.weight) - 1}")
+        rows = self.weight[index]
+        return rows if self.bias is None else rows + self.bias
 
 
 class Eltwise(nn.Module):
@@ -170,50 +196,6 @@ class Eltwise(nn.Module):
         return result
 
 
-class Concat(nn.Module):
-    """The bottoms one after the other along ``axis``."""
-
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def forward(self, *bottoms: Tensor) -> Tensor:
-        """Join the bottoms."""
-        return torch.cat(bottoms, self.axis)
-
-
-class Slice(nn.Module):
-    """One bottom cut along ``axis`` at ``points``, or into ``parts`` of one size."""
-
-    def __init__(self, axis: int, points: Sequence[int], parts: int) -> None:
-        super().__init__()
-        self.axis, self.points, self.parts = axis, tuple(points), parts
-
-    def forward(self, bottom: Tensor) -> tuple[Tensor, ...]:
-        """Cut; raises ``ValueError`` where the parts would be empty or unequal."""
-        length = bottom.shape[self.axis]
-        if self.points:
-            cuts = (0, *self.points, length)
-            sizes = [after - before for before, after in pairwise(cuts)]
-        else:
-            sizes = [length // self.parts] * self.parts
-        if min(sizes) < 1 or sum(sizes) != length:
-            raise ValueError(f"{length} units along axis {self.axis} do not cut into {self.parts} at {self.points}")
-        return torch.split(bottom, sizes, self.axis)
-
-
-class Split(nn.Module):
-    """One bottom under several names."""
-
-    def __init__(self, tops: int) -> None:
-        super().__init__()
-        self.tops = tops
-
-    def forward(self, bottom: Tensor) -> tuple[Tensor, ...]:
-        """Repeat the bottom."""
-        return (bottom,) * self.tops
-
-
 def _spread(values: Tensor, like: Tensor, axis: int) -> Tensor:
     """Shape values so that they lie along ``like``'s axes from ``axis`` on."""
     after = like.ndim - axis % like.ndim - values.ndim
@@ -238,27 +220,63 @@ class Scale(nn.Module):
         return scaled if self.bias is None else scaled + _spread(self.bias, bottom, self.axis)
 
 
-class Power(nn.Module):
-    """(shift + scale * x) ** power."""
+class Bias(nn.Module):
+    """A bias per channel (axes from ``axis`` on), learned, or given as the second bottom."""
 
-    def __init__(self, power: float, scale: float, shift: float) -> None:
+    def __init__(self, shape: Sequence[int] | None, *, axis: int) -> None:
         super().__init__()
-        self.power, self.scale, self.shift = power, scale, shift
+        self.axis = axis
+        self.bias = nn.Parameter(torch.empty(tuple(shape))) if shape is not None else None
+
+    def forward(self, bottom: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Add to N x C x …."""
+        return bottom + _spread(self.bias if self.bias is not None else cast("Tensor", bias), bottom, self.axis)
+
+
+class MeanVariance(nn.Module):
+    """Subtract the mean of each channel (or of an item, ``across``), and divide by the deviation plus ``eps``."""
+
+    def __init__(self, *, across: bool, variance: bool, eps: float) -> None:
+        super().__init__()
+        self.across, self.variance, self.eps = across, variance, eps
 
     def forward(self, bottom: Tensor) -> Tensor:
-        """Apply it to every value."""
-        line: Tensor = self.shift + self.scale * bottom
-        return line if self.power == 1 else line**self.power
+        """Normalise N x C x …."""
+        flat = bottom.flatten(1 if self.across else 2)
+        centred = flat - flat.mean(-1, keepdim=True)
+        if self.variance:
+            centred = centred / ((centred**2).mean(-1, keepdim=True).sqrt() + self.eps)
+        return centred.reshape(bottom.shape)
+
+
+def normalise(bottom: Tensor, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """Subtract a mean and divide by a deviation, each C, along axis 1 (axis 0 of a blob of one); eps may be 0."""
+    shape = (-1, *[1] * max(bottom.ndim - 2, 0))
+    return (bottom - mean.reshape(shape)) / (variance.reshape(shape) + eps).sqrt()
+
+
+def statistics(bottom: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the (biased) variance of each channel, C and C; a blob of one axis is one channel."""
+    axes = [0, *range(2, bottom.ndim)]
+    variance, mean = torch.var_mean(bottom, axes, correction=0)
+    return mean.reshape(-1), variance.reshape(-1)
 
 
 class BatchNorm(nn.Module):
     """Normalise each channel by stored statistics, kept as Caffe keeps them: sums and their weight.
 
-    ``use_global_stats``: ``None`` normalises by the batch while training, and updates the sums.
+    ``use_global_stats``: ``None`` normalises by the batch while training, and updates the sums. ``affine`` is
+    NVCaffe's: a factor and a bias for each channel behind the statistics.
     """
 
-    def __init__(self, channels: int, *, use_global_stats: bool | None, fraction: float, eps: float) -> None:
+    BLOBS = ("mean", "variance", "factor", "weight", "bias")
+
+    def __init__(
+        self, channels: int, *, use_global_stats: bool | None, fraction: float, eps: float, affine: bool = False
+    ) -> None:
         super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels)) if affine else None
+        self.bias = nn.Parameter(torch.empty(channels)) if affine else None
         self.use_global_stats, self.fraction, self.eps = use_global_stats, fraction, eps
         self.register_buffer("mean", torch.empty(channels))
         self.register_buffer("variance", torch.empty(channels))
@@ -272,19 +290,33 @@ class BatchNorm(nn.Module):
         stored = not self.training if self.use_global_stats is None else self.use_global_stats
         if stored:
             weight = torch.where(self.factor == 0, 0, 1 / self.factor)
-            return functional.batch_norm(bottom, self.mean * weight, self.variance * weight, eps=self.eps)
-        with torch.no_grad():
-            axes = [0, *range(2, bottom.ndim)]
-            variance = bottom.var(axes, unbiased=bottom.numel() > bottom.shape[1])
-            self.mean.mul_(self.fraction).add_(bottom.mean(axes))
-            self.variance.mul_(self.fraction).add_(variance)
-            self.factor.mul_(self.fraction).add_(1)
-        return functional.batch_norm(bottom, None, None, training=True, eps=self.eps)
+            mean, variance = self.mean * weight, self.variance * weight
+        else:
+            mean, variance = statistics(bottom)
+            self._remember(mean.detach(), variance.detach(), bottom.numel() // len(mean))
+        if stored and self.eps > 0 and bottom.ndim > 1:
+            return functional.batch_norm(bottom, mean, variance, self.weight, self.bias, eps=self.eps)
+        normal = normalise(bottom, mean, variance, self.eps)
+        return normal if self.weight is None else normal * _spread(self.weight, bottom, 1) + self._own_bias(bottom)
+
+    def _own_bias(self, bottom: Tensor) -> Tensor:
+        return _spread(cast("Tensor", self.bias), bottom, 1)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor, values: int) -> None:
+        """Add a batch to the sums; its variance as that of a sample, where there are several values."""
+        self.mean.mul_(self.fraction).add_(mean)
+        self.variance.mul_(self.fraction).add_(variance * (values / max(values - 1, 1)))
+        self.factor.mul_(self.fraction).add_(1)
 
 
-class Silence(nn.Module):
-    """Takes bottoms so that they are no outputs of the net."""
+class Parameter(nn.Module):
+    """Weights that are a blob of the net."""
 
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        """Return nothing."""
-        return ()
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(tuple(shape)))
+
+    def forward(self) -> Tensor:
+        """Return the weights."""
+        return self.weight

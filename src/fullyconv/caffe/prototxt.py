@@ -2,6 +2,8 @@
 
 ``parse`` gives a tree of messages; ``Message.read`` checks one against a frozen dataclass, which is
 its schema: field names, types and defaults. A field that the dataclass does not have is an error.
+The words of an enumeration are a ``Literal``, in the order of their numbers from 0 on, or from ``n`` on
+where it is ``Annotated`` with ``n``: a file may write the number.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
@@ -31,6 +33,7 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _BAD_ESCAPE = re.compile(r"""(?<!\\)(?:\\\\)*\\[^abfnrtvx0-7\\'"]""")
+_OCTAL = re.compile(r"-?0[0-7]+")
 _CLOSING = {"{": "}", "<": ">"}
 _BOOLS = {"true": True, "True": True, "t": True, "1": True, "false": False, "False": False, "f": False, "0": False}
 
@@ -113,24 +116,33 @@ class Message:
 
 @cache
 def _hints(schema: type) -> dict[str, Any]:
-    return get_type_hints(schema)
+    return get_type_hints(schema, include_extras=True)
 
 
 def _convert(token: Token, hint: Any) -> Any:
     """Turn a token into a value; the message of the ``ValueError`` says what is allowed."""
-    kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
-    if get_origin(hint) is Literal:
-        if token.text not in get_args(hint):
-            raise ValueError(f"one of {', '.join(get_args(hint))}")
-        return token.text
-    if len(kinds) == 1 and get_origin(kinds[0]) is Literal:
-        return _convert(token, kinds[0])
-    return _SCALARS.get(kinds[0], _no_scalar)(token)
+    kinds = [hint] if get_origin(hint) in (Annotated, Literal) else get_args(hint) or [hint]
+    kind = next(kind for kind in kinds if kind is not type(None))
+    first = 0
+    if get_origin(kind) is Annotated:
+        kind, first = get_args(kind)
+    if get_origin(kind) is Literal:
+        return _word(token, get_args(kind), first)
+    return _SCALARS.get(kind, _no_scalar)(token)
+
+
+def _word(token: Token, words: tuple[str, ...], first: int) -> str:
+    """Read a word of an enumeration, or its number."""
+    if token.kind == "word" and token.text.isdecimal() and 0 <= _integer(token) - first < len(words):
+        return words[_integer(token) - first]
+    if token.text not in words:
+        raise ValueError(f"one of {', '.join(words)}")
+    return token.text
 
 
 def _integer(token: Token) -> int:
     try:
-        value = int(token.text, 0)
+        value = int(token.text, 8 if _OCTAL.fullmatch(token.text) else 0)
     except ValueError:
         raise ValueError("a whole number") from None
     if abs(value) > LARGEST_INT:
@@ -172,15 +184,28 @@ def _tokens(text: str, path: str) -> Iterator[Token]:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
-            raise BadFile(f"{path}:{line}", f"unexpected {text[at : at + 20].splitlines()[0]!r}", "correct the line")
+            raise _unexpected(text[at : at + 20].splitlines()[0], f"{path}:{line}")
         kind, found = match.lastgroup or "", match.group()
         at = match.end()
         if kind == "newline":
             line += 1
         elif kind == "string":
+            if _is_coded(found):
+                raise _unexpected(found, f"{path}:{line}")
             yield Token(kind, _unescape(found[1:-1], f"{path}:{line}"), line)
         elif kind != "blank":
             yield Token(kind, found, line)
+
+
+def _is_coded(text: str) -> bool:
+    """Return whether a text has bytes that are no UTF-8, which Python carries as surrogates."""
+    return any(0xDC80 <= ord(letter) <= 0xDCFF for letter in text)
+
+
+def _unexpected(text: str, where: str) -> BadFile:
+    if _is_coded(text):
+        return BadFile(where, "not text in UTF-8", "give the .prototxt here, the .caffemodel second, saved as UTF-8")
+    return BadFile(where, f"unexpected {text!r}", "correct the line")
 
 
 def _unescape(raw: str, where: str) -> str:
@@ -266,12 +291,13 @@ def parse(path: Path | str) -> Message:
     try:
         if path.stat().st_size > LIMITS.text_bytes:
             raise BadFile(path, f"larger than {LIMITS.text_bytes} bytes", "a network's description is a few kilobytes")
-        text = path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise BadFile(path, "not text", "give the .prototxt here, the .caffemodel second") from None
+        content = path.read_bytes()
     except OSError as error:
         raise BadFile(path, f"not readable ({error.strerror})", "check the path") from None
-    return parse_text(text, str(path))
+    if b"\0" in content:
+        raise BadFile(path, "not text", "give the .prototxt here, the .caffemodel second")
+    # Comments may be in any encoding; bytes elsewhere are refused where they stand.
+    return parse_text(content.decode("utf-8-sig", "surrogateescape"), str(path))
 
 
 def parse_text(text: str, path: str) -> Message:

@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import nn
 
-from fullyconv.caffe.build import KINDS
+from fullyconv.caffe.build import kind_of
 from fullyconv.caffe.description import Layer
-from fullyconv.caffe.modules import Concat, Crop, Eltwise, InnerProduct, Pooling, Scale
+from fullyconv.caffe.modules import Eltwise, InnerProduct, Pooling, Scale
 from fullyconv.caffe.net import Net
+from fullyconv.caffe.reshaping import Concat, Crop
 
 Traits = tuple[Hashable, ...]
 
@@ -78,7 +79,7 @@ def traits(net: Net, layer: Layer) -> Traits:
     if isinstance(module, InnerProduct) and module.axis == 1 and not module.transpose:
         # A matrix over a C x h x w map is one position of an h x w convolution (paper, section 3.1).
         _, channels, *window = (*net.bottom_sizes[layer], 1, 1)[:4]
-        shape = (module.weight.shape[0], channels, *window)
+        shape = (module.outputs, channels, *window)
         return ("Convolution", layer.name, shape, (1, 1), (0, 0), (1, 1), 1, module.bias is not None)
     if isinstance(module, Pooling) and _averages_all(module, net.bottom_sizes[layer]):
         return (AVERAGE, max(net.bottom_sizes[layer][2:]) > 1)
@@ -115,7 +116,7 @@ class Numbering:
         used: set[str] = set()
         tops: set[str] = set()
         for layer in net.described:
-            if KINDS[layer.kind].observes or not layer.tops:
+            if kind_of(layer).observes or not layer.tops:
                 continue
             number = self._layer(net, layer, [blobs[bottom] for bottom in layer.bottoms])
             used.update(layer.bottoms)
@@ -160,7 +161,7 @@ def _is_pointwise(convolution: tuple[Any, ...]) -> bool:
 
 def _is_used(net: Net, name: str) -> bool:
     """Return whether an input feeds more than losses."""
-    return any(name in layer.bottoms and not KINDS[layer.kind].observes for layer in net.described)
+    return any(name in layer.bottoms and not kind_of(layer).observes for layer in net.described)
 
 
 def differences(net: Net, other: Net) -> list[str]:

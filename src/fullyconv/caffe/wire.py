@@ -2,12 +2,13 @@
 
 The schema is our own: the field numbers of the messages that carry weights. A blob's numbers are
 declared as ``bytes``, which has the same wire form as the packed floats that they are, so that a
-hundred million weights are one buffer and not a hundred million Python objects.
+hundred million weights are one buffer and not a hundred million Python objects. Snapshots in HDF5 hold the
+same blobs in another file format.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -21,6 +22,8 @@ from fullyconv.limits import LIMITS
 MOST_BYTES = 2**31 - 1  # protobuf's own limit on a message
 MOST_AXES = 32  # Caffe's own limit
 PACKAGE = "fullyconv.caffe"
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+RAW = {0: "<f8", 1: "<f4", 2: "<f2"}  # NVIDIA's numbers for types: double, float, half
 
 _OPTIONAL, _REPEATED = 1, 3
 _DOUBLE, _FLOAT, _INT64, _INT32, _STRING, _MESSAGE, _BYTES = 1, 2, 3, 5, 9, 11, 12
@@ -41,6 +44,9 @@ _SCHEMA: dict[str, _Fields] = {
         ("data", 5, _REPEATED, _BYTES, ""),
         ("shape", 7, _OPTIONAL, _MESSAGE, "Shape"),
         ("double_data", 8, _REPEATED, _BYTES, ""),
+        # NVIDIA's Caffe writes all numbers as bytes of a type, of ``RAW``.
+        ("raw_data_type", 10, _OPTIONAL, _INT32, ""),
+        ("raw_data", 12, _OPTIONAL, _BYTES, ""),
     ),
     # The same blob where the numbers were written one by one.
     "Unpacked": (("data", 5, _REPEATED, _FLOAT, ""), ("double_data", 8, _REPEATED, _DOUBLE, "")),
@@ -49,7 +55,12 @@ _SCHEMA: dict[str, _Fields] = {
         ("type", 2, _OPTIONAL, _STRING, ""),
         ("blobs", 7, _REPEATED, _MESSAGE, "Blob"),
     ),
-    "OldLayer": (("name", 4, _OPTIONAL, _STRING, ""), ("blobs", 6, _REPEATED, _MESSAGE, "Blob")),
+    "OldLayer": (
+        ("layer", 1, _OPTIONAL, _MESSAGE, "OldestLayer"),
+        ("name", 4, _OPTIONAL, _STRING, ""),
+        ("blobs", 6, _REPEATED, _MESSAGE, "Blob"),
+    ),
+    "OldestLayer": (("name", 1, _OPTIONAL, _STRING, ""), ("blobs", 50, _REPEATED, _MESSAGE, "Blob")),
     "Net": (
         ("name", 1, _OPTIONAL, _STRING, ""),
         ("layers", 2, _REPEATED, _MESSAGE, "OldLayer"),
@@ -80,24 +91,15 @@ def _messages() -> dict[str, Any]:
 def read_weights(path: Path | str) -> dict[str, list[np.ndarray]]:
     """Read a caffemodel: the blobs of every layer that has any, float32, shaped as the file says.
 
-    Old (V1) and new layer forms, legacy four-number shapes, packed and unpacked numbers. Raises
-    ``BadFile`` for a file that is damaged, too large, or whose shapes do not match its numbers, and
-    ``ImportError`` if protobuf is not installed.
+    New layer forms and old ones (V1, V0), legacy four-number shapes, packed and unpacked numbers, NVIDIA's raw ones,
+    and snapshots in HDF5 (``.caffemodel.h5``). Raises ``BadFile`` for a file that is damaged, too large, or whose
+    shapes do not match its numbers, and ``ImportError`` if protobuf (or h5py) is not installed.
     """
-    path, net = Path(path), _messages()["Net"]()
-    from google.protobuf.message import DecodeError
-
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise BadFile(path, f"larger than {MOST_BYTES} bytes", "no protobuf message can be")
-        content = path.read_bytes()
-        _check_entries(content, path)
-        net.ParseFromString(content)
-    except OSError as error:
-        raise BadFile(path, f"not readable ({error.strerror})", "check the path") from None
-    except DecodeError:
-        raise BadFile(path, "truncated, or not a caffemodel", "restore it from its source") from None
-    layers = [*net.layers, *net.layer]
+    path = Path(path)
+    if _is_hdf5(path):
+        return _read_hdf5(path)
+    net = _parse("Net", path)
+    layers = [*(entry.layer if entry.HasField("layer") else entry for entry in net.layers), *net.layer]
     if not layers:
         raise BadFile(path, "holds no layer", "give the .caffemodel here, the .prototxt first")
     weights: dict[str, list[np.ndarray]] = {}
@@ -105,6 +107,80 @@ def read_weights(path: Path | str) -> dict[str, list[np.ndarray]]:
         if layer.blobs:
             weights[layer.name] = [_array(blob, layer.name, path) for blob in layer.blobs]
     return weights
+
+
+def _parse(message: str, path: Path) -> Any:
+    """Read a file as a protobuf message; raises ``BadFile``."""
+    found = _messages()[message]()
+    from google.protobuf.message import DecodeError
+
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise BadFile(path, f"larger than {MOST_BYTES} bytes", "no protobuf message can be")
+        content = path.read_bytes()
+        _check_entries(content, path)
+        found.ParseFromString(content)
+    except OSError as error:
+        raise BadFile(path, f"not readable ({error.strerror})", "check the path") from None
+    except DecodeError:
+        raise BadFile(path, "truncated, or not a caffemodel", "restore it from its source") from None
+    return found
+
+
+def read_blob(path: Path | str) -> np.ndarray:
+    """Read one blob (``.binaryproto``: a mean image, a matrix), float32 and as it is shaped; raises ``BadFile``."""
+    return _array(_parse("Blob", Path(path)), "blob", Path(path))
+
+
+def _is_hdf5(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HDF5_MAGIC)) == HDF5_MAGIC
+    except OSError:
+        return False
+
+
+def _read_hdf5(path: Path) -> dict[str, list[np.ndarray]]:
+    """Read a snapshot in HDF5: ``data/LAYER/0``, ``1``, …; a layer's name may have slashes."""
+    try:
+        import h5py
+    except ImportError as missing:
+        raise ImportError("snapshots in HDF5 need h5py: pip install 'fullyconv[caffe]'") from missing
+    weights: dict[str, dict[int, np.ndarray]] = {}
+    try:
+        with h5py.File(path, "r") as file:
+            for name, values in _hdf5_values(file, path):
+                layer, _, number = name.rpartition("/")
+                weights.setdefault(layer, {})[int(number)] = values
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, BadFile):
+            raise
+        raise BadFile(path, f"a damaged HDF5 file ({error})", "restore it from its source") from None
+    if not weights:
+        raise BadFile(path, "holds no group 'data' with layers", "give a snapshot that Caffe wrote, .caffemodel.h5")
+    return {layer: [blobs[number] for number in sorted(blobs)] for layer, blobs in weights.items()}
+
+
+def _hdf5_values(file: Any, path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the numbered sets of numbers below ``data``; links and numbers kept in other files are not followed."""
+    import h5py
+
+    open_groups, count = [("", file["data"])] if "data" in file else [], 0
+    while open_groups:
+        prefix, group = open_groups.pop()
+        for name in group:
+            count += 1
+            if count > LIMITS.entries:
+                raise BadFile(path, f"holds over {LIMITS.entries} entries", "this is no caffemodel")
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise BadFile(path, f"{prefix}{name} is a link", "restore it from its source")
+            entry = group[name]
+            if isinstance(entry, h5py.Group):
+                open_groups.append((f"{prefix}{name}/", entry))
+            elif name.isdecimal() and prefix:
+                if entry.size > MOST_BYTES // 4 or entry.external or entry.is_virtual or entry.dtype.kind != "f":
+                    raise BadFile(path, f"{prefix}{name} is no array of weights", "restore it from its source")
+                yield f"{prefix}{name}", np.asarray(entry, np.float32)
 
 
 def _check_entries(content: bytes, path: Path) -> None:
@@ -141,6 +217,8 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _array(blob: Any, layer: str, path: Path) -> np.ndarray:
+    if blob.HasField("raw_data") and blob.raw_data_type not in RAW:
+        raise BadFile(path, f"layer {layer!r} has a blob of type {blob.raw_data_type}", "save it as float")
     if len(blob.shape.dim) > MOST_AXES or max(len(blob.data), len(blob.double_data)) > LIMITS.chunks:
         raise BadFile(path, f"layer {layer!r} has a blob of too many axes or pieces", "restore it from its source")
     shape = _shape(blob)
@@ -169,6 +247,8 @@ def _shape(blob: Any) -> tuple[int, ...]:
 
 def _numbers(blob: Any) -> np.ndarray:
     """Return a blob's numbers, 1-D float32 and writable; doubles are rounded as Caffe does."""
+    if blob.HasField("raw_data"):
+        return np.frombuffer(bytearray(blob.raw_data), RAW[blob.raw_data_type]).astype(np.float32, copy=False)
     for chunks, kind in ((blob.double_data, "<f8"), (blob.data, "<f4")):
         if len(chunks):
             return np.frombuffer(bytearray().join(chunks), kind).astype(np.float32, copy=False)

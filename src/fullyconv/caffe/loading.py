@@ -1,0 +1,130 @@
+"""A Caffe net from its files: its description, and its weights as a caffemodel or its fillers say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fullyconv.caffe import fields
+from fullyconv.caffe.description import Description, Layer, describe
+from fullyconv.caffe.dialects import with_stored_statistics
+from fullyconv.caffe.fill import assign, blobs_of, fill
+from fullyconv.caffe.modules import InnerProduct
+from fullyconv.caffe.net import USUAL_SIDE, Net
+from fullyconv.caffe.sources import WRITTEN, source_shapes
+from fullyconv.caffe.states import Phase, State
+from fullyconv.caffe.wire import read_weights
+from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
+
+
+def _shapes_of(description: Description, weights: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Sequence[int]]:
+    """Return the channels of pictures, which data layers do not say, from the weights of the convolutions on them."""
+    open_tops = {
+        top: shape
+        for layer in description.layers
+        if layer.is_source and layer.kind not in WRITTEN
+        for top, shape in source_shapes(layer).items()
+    }
+    shapes: dict[str, Sequence[int]] = {}
+    for layer in description.layers:
+        if layer.kind != "Convolution" or not layer.bottoms or layer.bottoms[0] not in open_tops:
+            continue
+        if layer.name in weights and weights[layer.name][0].ndim == 4:
+            groups = layer.block("convolution_param", fields.Convolution).group
+            given = open_tops[layer.bottoms[0]] or (1, 0, USUAL_SIDE, USUAL_SIDE)
+            shapes[layer.bottoms[0]] = (given[0], weights[layer.name][0].shape[1] * groups, *given[2:])
+    return shapes
+
+
+def load(
+    prototxt: Path | str,
+    caffemodel: Path | str | None = None,
+    *,
+    phase: Phase | None = None,
+    stage: str | Sequence[str] = (),
+    level: int = 0,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Net:
+    """Read a net from Caffe's files: ``load("deploy.prototxt", "net.caffemodel")({"data": x})["score"]``.
+
+    Args:
+        prototxt: The net's description.
+        caffemodel: Its weights, ``.caffemodel`` or ``.caffemodel.h5``; without them they start as the fillers say.
+        phase: Which layers to take of a file that serves both training and testing; default TEST.
+        stage: Or of one that serves several stages: the stage, or stages, of the net.
+        level: Or several levels: the level of the net.
+        shapes: The sizes of inputs that data layers leave open, by blob.
+
+    Returns:
+        The net in evaluation mode; weights whose ``lr_mult`` is 0 do not require gradients.
+
+    Raises:
+        BadFile: For layers, fields and weights that cannot be honoured.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     file = Path(place, "deploy.prototxt")
+    ...     _ = file.write_text(
+    ...         'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }'
+    ...         'layer { name: "score" type: "Convolution" bottom: "data" top: "score"'
+    ...         '        convolution_param { num_output: 2 kernel_size: 3 } }'
+    ...     )
+    ...     load(file)({"data": torch.zeros(1, 3, 10, 12)})["score"].shape
+    torch.Size([1, 2, 8, 10])
+    """
+    description = describe(prototxt, State(phase, level, (stage,) if isinstance(stage, str) else tuple(stage)))
+    weights = None if caffemodel is None else read_weights(caffemodel)
+    net = Net(description, {**_shapes_of(description, weights or {}), **(shapes or {})})
+    if weights is not None:
+        _fit(net, weights)
+    allowed = max(LIMITS.weights, sum(blob.size for blobs in (weights or {}).values() for blob in blobs))
+    if sum(tensor.numel() for tensor in net.state_dict().values()) > allowed:
+        raise BadFile(prototxt, f"a net of over {allowed} weights", f"correct its sizes, or {LIMITS.remedy('weights')}")
+    _set_weights(net, weights, str(caffemodel))
+    for layer in net.described:
+        _freeze(layer, net.module(layer))
+    return net.eval()
+
+
+def _freeze(layer: Layer, module: nn.Module) -> None:
+    """Let the weights whose factor on the learning rate is 0 require no gradients."""
+    params = layer.params
+    if isinstance(module, InnerProduct) and module.weight is None:  # its matrix is made, and trains, later
+        if params and params[0].lr_mult == 0:
+            raise layer.fail("does not train a matrix whose size is not known", "give load() the size: shapes={…}")
+        params = params[1:]
+    for spec, (_, tensor) in zip(params, blobs_of(module), strict=False):
+        if spec.lr_mult == 0 and isinstance(tensor, nn.Parameter):
+            tensor.requires_grad_(False)
+
+
+def _fit(net: Net, weights: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """Choose the form of layers that only their weights tell."""
+    for layer in net.described:
+        blobs = weights.get(layer.name, ())
+        module = with_stored_statistics(layer, net.module(layer), len(blobs))
+        if isinstance(module, InnerProduct) and module.weight is None and len(blobs):
+            with torch.device("meta"):
+                module.settle(blobs[0].size // module.outputs)
+        if module is not net.module(layer):
+            net.replace(layer, module)
+
+
+def _set_weights(net: Net, weights: dict[str, list[np.ndarray]] | None, path: str) -> None:
+    """Fill all weights, or take them from a file."""
+    names = [spec.name for layer in net.described for spec in layer.params if spec.name]
+    seen: set[str] = set()
+    for layer in net.described:
+        own = {spec.name for spec in layer.params if spec.name}
+        if weights is None:
+            fill(layer, net.module(layer))
+        else:
+            assign(layer, net.module(layer), weights, path, shared=bool(own) and own <= seen)
+        seen |= own
+    if len(names) > len(set(names)):
+        net.share()

@@ -1,0 +1,144 @@
+"""SegNet, ENet, DeepLab and PSPNet: small nets in their words, and the files their Caffes write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from fullyconv.caffe import load
+from fullyconv.caffe.wire import PACKAGE, _messages, read_weights, write_weights
+from fullyconv.files import BadFile
+
+SEGNET = """
+input: "data" input_dim: 1 input_dim: 3 input_dim: 9 input_dim: 12
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 4 kernel_size: 3 pad: 1 weight_filler { type: "msra" } } }
+layer { name: "bn" type: "BN" bottom: "conv" top: "conv" bn_param { bn_mode: INFERENCE
+  scale_filler { type: "constant" value: 2 } shift_filler { type: "constant" value: 0.001 } } }
+layer { name: "prelu" type: "PReLU" bottom: "conv" top: "conv" }
+layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool" top: "mask"
+  pooling_param { pool: MAX kernel_size: 2 stride: 2 } }
+layer { name: "drop" type: "Python" bottom: "pool" top: "drop" python_param {
+  module: "spatial_dropout" layer: "SpatialDropoutLayer" param_str: "{\\'phase\\': \\'TRAIN\\', \\'p\\': \\'0.5\\'}" } }
+layer { name: "up" type: "Upsample" bottom: "drop" bottom: "mask" top: "up"
+  upsample_param { scale: 2 pad_out_h: true } }
+"""
+
+
+def test_a_segnet_puts_maxima_back(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(SEGNET)
+    net, image = load(path), torch.randn(2, 3, 9, 12)
+    features = functional.prelu(net.layers["conv"](image) * 2 + 0.001, torch.tensor([0.25]))
+    padded = functional.pad(features, (0, 0, 0, 1), value=-1e9)
+    top, index = functional.max_pool2d(padded, 2, return_indices=True)
+    expected = functional.max_unpool2d(top, index, 2)[:, :, :9]
+    torch.testing.assert_close(net({"data": image})["up"], expected)
+    with pytest.raises(ValueError, match=r"plane of \(10, 12\), this layer makes \(9, 12\): feed the size"):
+        net({"data": torch.randn(1, 3, 10, 12)})
+    dropped = net.train()({"data": image})["up"]
+    maps = dropped.flatten(2).abs().sum(2)
+    assert ((maps == 0) | torch.isclose(maps, 2 * expected.flatten(2).abs().sum(2))).all()
+
+
+PSPNET = """
+layer { name: "data" type: "ImageSegData" top: "data" top: "label" image_data_param { label_type: PIXEL } }
+layer { name: "bn" type: "BN" bottom: "data" top: "bn" }
+layer { name: "up" type: "Interp" bottom: "bn" top: "up" interp_param { height: 9 width: 7 } }
+"""
+
+
+def test_the_number_of_blobs_tells_which_bn_it_is(tmp_path: Path) -> None:
+    path, image = tmp_path / "net.prototxt", torch.randn(2, 3, 5, 4)
+    path.write_text(PSPNET)
+    blobs = [np.abs(np.random.default_rng(1).normal(size=(1, 3, 1, 1))).astype(np.float32) for _ in range(4)]
+    write_weights(tmp_path / "w", "n", {"bn": ("BN", blobs)})
+    slope, bias, mean, variance = (torch.from_numpy(blob) for blob in blobs)
+    expected = slope * (image - mean) / (variance + 1e-5).sqrt() + bias
+    interpolated = functional.interpolate(expected, (9, 7), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(load(path, tmp_path / "w")({"data": image})["up"], interpolated)
+    write_weights(tmp_path / "w", "n", {"bn": ("BN", blobs[:2])})
+    deviation, centre = torch.std_mean(image, (0, 2, 3), correction=0, keepdim=True)
+    expected = slope * (image - centre) / deviation + bias
+    interpolated = functional.interpolate(expected, (9, 7), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(load(path, tmp_path / "w")({"data": image})["up"], interpolated, rtol=1e-4, atol=1e-4)
+
+
+DEEPLAB = """
+input: "data" input_dim: 1 input_dim: 3 input_dim: 9 input_dim: 9
+layers { name: "fc6" type: CONVOLUTION bottom: "data" top: "fc6" convolution_param {
+  num_output: 2 kernel_size: 3 hole: 2 pad: 2 weight_filler { type: "gaussian" } } }
+layers { name: "crop" type: CROP bottom: "fc6" bottom: "data" top: "crop" }
+layers { name: "shrink" type: INTERP bottom: "crop" top: "shrink" interp_param { shrink_factor: 4 } }
+"""
+
+
+def test_holes_and_crops_of_the_old_form(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(DEEPLAB)
+    net, image = load(path), torch.randn(1, 3, 9, 9)
+    conv = net.layers["fc6"]
+    assert conv.dilation == (2, 2)
+    torch.testing.assert_close(net({"data": image})["shrink"], conv(image)[:, :, ::4, ::4])
+    path.write_text(DEEPLAB + 'layers { name: "crf" type: MULTI_STAGE_MEANFIELD bottom: "crop" top: "crf" }')
+    with pytest.raises(BadFile, match=r"'crf' \(MultiStageMeanfield\): this type .*fullyconv\.crf\.dense_crf"):
+        load(path)
+
+
+WEIGHTS = np.random.default_rng(0).normal(size=(2, 3, 1, 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(0, "<f8"), (1, "<f4"), (2, "<f2")])
+def test_blobs_of_nvidias_caffe(tmp_path: Path, number: int, kind: str) -> None:
+    net = _messages()["Net"](name="n")
+    blob = net.layer.add(name="a", type="Convolution").blobs.add()
+    blob.shape.dim.extend(WEIGHTS.shape)
+    blob.raw_data_type, blob.raw_data = number, WEIGHTS.astype(kind).tobytes()
+    (tmp_path / "w").write_bytes(net.SerializeToString())
+    np.testing.assert_allclose(read_weights(tmp_path / "w")["a"][0], WEIGHTS, rtol=0 if number < 2 else 1e-3)
+    blob.raw_data = blob.raw_data[:-1]
+    (tmp_path / "w").write_bytes(net.SerializeToString())
+    with pytest.raises(BadFile, match="cut within a number"):
+        read_weights(tmp_path / "w")
+    blob.raw_data_type = 7
+    (tmp_path / "w").write_bytes(net.SerializeToString())
+    with pytest.raises(BadFile, match="a blob of type 7"):
+        read_weights(tmp_path / "w")
+
+
+def test_weights_of_the_oldest_form(tmp_path: Path) -> None:
+    net = _messages()["Net"](name="n")
+    entry = net.layers.add()
+    entry.layer.name = "a"
+    blob = entry.layer.blobs.add(num=2, channels=3, height=1, width=1)
+    blob.data.append(WEIGHTS.tobytes())
+    (tmp_path / "w").write_bytes(net.SerializeToString())
+    np.testing.assert_array_equal(read_weights(tmp_path / "w")["a"][0], WEIGHTS)
+    assert PACKAGE == "fullyconv.caffe"
+
+
+def test_snapshots_in_hdf5(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "w.caffemodel.h5"
+    with h5py.File(path, "w") as file:
+        file["data/inception/3x3/0"], file["data/inception/3x3/1"] = WEIGHTS, WEIGHTS[:, 0, 0, 0]
+        file["data/a/0"] = WEIGHTS.astype(np.float64)
+    found = read_weights(path)
+    assert found.keys() == {"inception/3x3", "a"}
+    np.testing.assert_array_equal(found["inception/3x3"][1], WEIGHTS[:, 0, 0, 0])
+    np.testing.assert_array_equal(found["a"][0], WEIGHTS)
+    with h5py.File(path, "a") as file:
+        file["data/b/0"] = h5py.ExternalLink("other.h5", "/data/a/0")
+    with pytest.raises(BadFile, match="b/0 is a link"):
+        read_weights(path)
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(BadFile, match="damaged HDF5"):
+        read_weights(path)
+    with h5py.File(path, "w") as file:
+        file["other"] = WEIGHTS
+    with pytest.raises(BadFile, match="no group 'data'"):
+        read_weights(path)

@@ -1,0 +1,145 @@
+"""Which layers are there, what data layers say about sizes, weights under one name, and files of older forms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fullyconv.caffe import load
+from fullyconv.caffe.net import Net
+from fullyconv.caffe.wire import write_weights
+from fullyconv.files import BadFile
+
+CONV = (
+    'layer { name: "%s" type: "Convolution" bottom: "data" top: "%s" %s '
+    "convolution_param { num_output: 2 kernel_size: 1 } }"
+)
+DATA = 'layer { name: "data" type: "Data" top: "data" top: "label" %s }'
+
+
+def net(folder: Path, *layers: str, **options: object) -> Net:
+    path = folder / "net.prototxt"
+    path.write_text("\n".join(layers))
+    return load(path, **options)
+
+
+def names(found: Net) -> list[str]:
+    return [layer.name for layer in found.described]
+
+
+def test_layers_of_stages_and_levels(tmp_path: Path) -> None:
+    layers = [
+        DATA % "",
+        CONV % ("a", "a", 'include { stage: "fit" stage: "gpu" }'),
+        CONV % ("b", "b", 'exclude { stage: "fit" } exclude { not_stage: "quiet" phase: TRAIN }'),
+        CONV % ("c", "c", "include { min_level: 2 max_level: 3 }"),
+        CONV % ("d", "d", 'include { phase: 0 } include { not_stage: "fit" level: 0 }'.replace(" level: 0", "")),
+    ]
+    assert names(net(tmp_path, *layers)) == ["b", "d"]
+    assert names(net(tmp_path, *layers, stage="fit")) == []
+    assert names(net(tmp_path, *layers, stage=("fit", "gpu"))) == ["a"]
+    assert names(net(tmp_path, *layers, phase="TRAIN", stage="fit")) == ["d"]
+    assert names(net(tmp_path, *layers, phase="TRAIN")) == ["d"]
+    assert names(net(tmp_path, *layers, phase="TRAIN", stage="quiet")) == ["b", "d"]
+    assert names(net(tmp_path, *layers, level=2)) == ["b", "c", "d"]
+    assert names(net(tmp_path, 'state { level: 3 stage: "fit" }', *layers)) == ["c"]
+
+
+def test_data_of_another_state_is_fed_all_the_same(tmp_path: Path) -> None:
+    fit = DATA % 'include { stage: "fit" } transform_param { crop_size: 7 } data_param { batch_size: 3 }'
+    found = net(tmp_path, fit, CONV % ("a", "a", ""))
+    assert found.inputs["data"] == (3, 3, 7, 7)
+    only = net(tmp_path, DATA % "include { phase: TRAIN }", CONV % ("a", "a", ""))
+    assert only({"data": torch.zeros(1, 3, 2, 2)})["a"].shape == (1, 2, 2, 2)
+    with pytest.raises(BadFile, match=r"'e'.* bottom 'a' is no top.*layer 'a' .* line 2 gives it in stage 'fit'"):
+        net(
+            tmp_path, DATA % "", CONV % ("a", "a", 'include { stage: "fit" }'),
+            'layer { name: "e" type: "ReLU" bottom: "a" top: "e" }',
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "shapes"),
+    [
+        ('type: "DummyData" dummy_data_param { shape { dim: 2 dim: 3 dim: 5 dim: 5 } shape { dim: 2 } }',
+         [(2, 3, 5, 5), (2,)]),
+        ('type: "DummyData" dummy_data_param { num: 2 num: 4 channels: 3 height: 5 width: 6 }',
+         [(2, 3, 5, 6), (4, 3, 5, 6)]),
+        ('type: "MemoryData" memory_data_param { batch_size: 4 channels: 1 height: 6 width: 7 }', [(4, 1, 6, 7), (4,)]),
+        ('type: "Data" transform_param { crop_size: 9 force_gray: true } data_param { batch_size: 4 }', [(4, 1, 9, 9)]),
+        ('type: "Data" transform_param { crop_size: 9 mean_value: [1, 2, 3, 4] }', [(1, 4, 9, 9)]),
+        ('type: "ImageData" image_data_param { new_height: 4 new_width: 5 is_color: false batch_size: 2 }',
+         [(2, 1, 4, 5)]),
+        ('type: "DenseImageData" dense_image_data_param { new_height: 4 new_width: 5 batch_size: 2 }',
+         [(2, 3, 4, 5), (2, 1, 4, 5)]),
+        ('type: "ImageSegData" transform_param { crop_size: 8 } image_data_param { batch_size: 2 label_type: PIXEL }',
+         [(2, 3, 8, 8), (2, 1, 8, 8)]),
+    ],
+)  # fmt: skip
+def test_data_layers_say_sizes(tmp_path: Path, source: str, shapes: list[tuple[int, ...]]) -> None:
+    found = net(tmp_path, f'layer {{ name: "d" top: "data" top: "label" {source} }}', CONV % ("a", "a", ""))
+    assert [found.inputs[name] for name in ("data", "label")][: len(shapes)] == shapes
+    assert found.layers["a"].weight.shape[1] == shapes[0][1]
+
+
+def test_weights_of_one_name_are_one(tmp_path: Path) -> None:
+    filler = 'weight_filler { type: "gaussian" }'
+    layers = [
+        'layer { name: "in" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 dim: 4 dim: 4 } } }',
+        *((CONV % (name, name, 'param { name: "w" } param { name: "b" }')).replace("size: 1", f"size: 1 {filler}")
+          for name in ("one", "two")),
+    ]  # fmt: skip
+    found = net(tmp_path, *layers)
+    assert found.layers["one"].weight is found.layers["two"].weight
+    assert len(list(found.parameters())) == 2
+    out = found({"data": torch.randn(1, 2, 4, 4)})
+    assert torch.equal(out["one"], out["two"])
+    weights = [np.full((2, 2, 1, 1), 3, np.float32), np.ones(2, np.float32)]
+    write_weights(tmp_path / "w", "n", {"one": ("Convolution", weights)})
+    taken = load(tmp_path / "net.prototxt", tmp_path / "w")
+    assert taken.layers["two"].weight is taken.layers["one"].weight
+    assert taken.layers["two"].weight.sum().item() == 12
+
+
+def test_a_layer_does_the_same_to_each_of_several_bottoms(tmp_path: Path) -> None:
+    layers = ['layer { name: "in" type: "Input" top: "data" top: "other" input_param { shape { dim: [1, 3, 2, 2] } } }']
+    found = net(tmp_path, *layers, (CONV % ("a", "a", 'bottom: "other" top: "b"')))
+    pair = {"data": torch.randn(1, 3, 2, 2), "other": torch.randn(1, 3, 2, 2)}
+    out, conv = found(pair), found.layers["a"]
+    assert torch.equal(out["a"], conv(pair["data"]))
+    assert torch.equal(out["b"], conv(pair["other"]))
+
+
+def test_old_layers_by_number_and_of_the_oldest_form(tmp_path: Path) -> None:
+    old = net(tmp_path, 'input: "data" input_dim: [1, 3, 4, 4] layers { name: "a" type: 4 bottom: "data" top: "a" '
+              'param: "w" blobs_lr: 0 convolution_param { num_output: 2 kernel_size: 1 } }')  # fmt: skip
+    assert [(layer.kind, layer.params[0].name, layer.params[0].lr_mult) for layer in old.described] == [
+        ("Convolution", "w", 0)
+    ]
+    oldest = net(
+        tmp_path,
+        """
+        input: "data" input_dim: 2 input_dim: 3 input_dim: 8 input_dim: 8
+        layers { layer { name: "pad" type: "padding" pad: 2 } bottom: "data" top: "pad" }
+        layers { layer { name: "conv" type: "conv" num_output: 4 kernelsize: 5 stride: 2 biasterm: false
+                 weight_filler { type: "gaussian" std: 0.1 } blobs_lr: 3 } bottom: "pad" top: "conv" }
+        layers { layer { name: "relu" type: "relu" } bottom: "conv" top: "conv" }
+        layers { layer { name: "pool" type: "pool" pool: MAX kernelsize: 2 stride: 2 } bottom: "conv" top: "pool" }
+        layers { layer { name: "drop" type: "dropout" dropout_ratio: 0.4 } bottom: "pool" top: "pool" }
+        layers { layer { name: "fc" type: "innerproduct" num_output: 3 } bottom: "pool" top: "fc" }
+        layers { layer { name: "prob" type: "softmax" } bottom: "fc" top: "prob" }
+    """,
+    )
+    conv = oldest.layers["conv"]
+    assert (conv.padding, conv.kernel_size, conv.bias, oldest.described[0].params[0].lr_mult) == (
+        (2, 2),
+        (5, 5),
+        None,
+        3,
+    )
+    assert oldest({"data": torch.randn(2, 3, 8, 8)})["prob"].shape == (2, 3)
+    with pytest.raises(BadFile, match="a relu layer with num_output"):
+        net(tmp_path, 'layers { layer { name: "r" type: "relu" num_output: 3 } bottom: "x" top: "y" }')
