@@ -204,6 +204,34 @@ def crop_offset(source: AxisMap, reference: AxisMap) -> int:
     return int(offset)
 
 
+def aligning_kernel(kernels: Iterable[int], factor: int, coarse: AxisMap, target: AxisMap) -> int:
+    """Choose the first kernel of a transposed convolution that puts the upsampled units on the target's grid.
+
+    Args:
+        kernels: Numbers of taps.
+        factor: Upsampled units per unit.
+        coarse: Where the units to upsample look.
+        target: The grid on which the upsampled units have to lie.
+
+    Returns:
+        The number of taps.
+
+    Raises:
+        ValueError: Where none aligns.
+
+    >>> aligning_kernel((2, 3), 2, Window(3, stride=2, pad=1).axis_map(), AxisMap())
+    3
+    """
+    for taps in kernels:
+        upsampled = coarse.then(Spread(taps, factor).axis_map())
+        if ((target.shift - upsampled.shift) / target.scale).denominator == 1:
+            return taps
+    raise ValueError(
+        f"no kernel of factor {factor} aligns a grid that starts at {coarse.shift} px "
+        f"with one that starts at {target.shift} px"
+    )
+
+
 def bilinear_kernel_size(factor: int, coarse: AxisMap, target: AxisMap) -> int:
     """Choose the bilinear kernel, 2f or 2f - 1 taps, that puts the upsampled units on the target's grid.
 
@@ -225,14 +253,7 @@ def bilinear_kernel_size(factor: int, coarse: AxisMap, target: AxisMap) -> int:
     >>> bilinear_kernel_size(2, pooled, AxisMap()), bilinear_kernel_size(2, AxisMap(Fraction(2)), AxisMap())
     (4, 3)
     """
-    for taps in (2 * factor, 2 * factor - 1):
-        upsampled = coarse.then(Spread(taps, factor).axis_map())
-        if ((target.shift - upsampled.shift) / target.scale).denominator == 1:
-            return taps
-    raise ValueError(
-        f"no bilinear kernel of factor {factor} aligns a grid that starts at {coarse.shift} px "
-        f"with one that starts at {target.shift} px"
-    )
+    return aligning_kernel((2 * factor, 2 * factor - 1), factor, coarse, target)
 
 
 def smallest_input(fits: Callable[[int], bool], *, period: int, bound: int) -> int:

@@ -144,7 +144,7 @@ def test_the_dilations_of_vgg_are_the_papers() -> None:
     with torch.device("meta"):
         layers = dict(to_atrous(build("fcn32s-vgg16")).named_modules())
     dilation = {
-        name.rpartition("_block")[2][2:] or name: (layer.dilation, layer.stride)
+        name.rpartition(".")[2]: (layer.dilation, layer.stride)
         for name, layer in layers.items()
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d)
     }
@@ -154,7 +154,7 @@ def test_the_dilations_of_vgg_are_the_papers() -> None:
         assert spread[f"conv{block}_1"] == expected
     pools = [layer for layer in layers.values() if isinstance(layer, nn.MaxPool2d)]
     assert [_first(pool.dilation) for pool in pools] == [1, 2, 4, 8, 16]
-    assert _first(layers["trunk_fc6"].dilation) == 32
+    assert _first(layers["trunk.fc6"].dilation) == 32
 
 
 def _first(value: int | tuple[int, int]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple, overload
@@ -13,16 +12,17 @@ from fullyconv.networks.architecture import (
     Upsampling,
     architecture_of,
     class_count,
-    decoder_of,
+    split_name,
 )
 from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.converted import from_classifier
+from fullyconv.networks.decoders import TRUNKS, decoded, family_names
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
 from fullyconv.networks.heads import TwoHeads
 from fullyconv.networks.pyramid import Pyramid
 from fullyconv.networks.reference import REFERENCES, Reference
-from fullyconv.networks.trunks import backbone
+from fullyconv.networks.trunks import backbone, read_channels
 from fullyconv.networks.trunks.caffenet import CaffeNet
 from fullyconv.networks.trunks.external import foreign_code, is_external
 from fullyconv.networks.trunks.googlenet import GoogLeNet
@@ -32,8 +32,8 @@ from fullyconv.surgery.trunk import Trunk
 from fullyconv.upsample import Border
 
 __all__ = [
-    "CLASSIFIERS", "REFERENCES", "Architecture", "architecture_of", "build", "external_trunk", "foreign_trunk",
-    "from_classifier", "generic_names", "network_names", "pyramid_names", "rebuild",
+    "CLASSIFIERS", "REFERENCES", "Architecture", "architecture_of", "build", "external_trunk", "family_names",
+    "foreign_trunk", "from_classifier", "generic_names", "network_names", "pyramid_names", "rebuild", "split_name",
 ]  # fmt: skip
 
 # Which FCNs each trunk has the maps for: of its coarsest map alone, with one skip, with two, …
@@ -108,28 +108,29 @@ def network_names() -> list[str]:
     """List the segmentation networks that ``build`` knows; it also knows ``CLASSIFIERS`` and trunks from elsewhere.
 
     Returns:
-        The names of variants and trunks, those of pyramids, then those of the papers.
+        The names of variants and trunks, those of pyramids, of the decoders after FCN, then those of the papers.
 
     >>> "voc-fcn8s" in network_names()
     True
     """
-    return [*generic_names(), *pyramid_names(), *REFERENCES]
+    return [*generic_names(), *pyramid_names(), *family_names(), *REFERENCES]
 
 
-def external_trunk(name: str) -> tuple[int, str] | None:
+def external_trunk(name: str) -> tuple[int | None, str] | None:
     """Split a network's name with a classifier from elsewhere into the stride of its finest scores and the classifier.
 
     Args:
         name: A network's name, as ``build`` takes it.
 
     Returns:
-        The stride in pixels and the classifier's name; ``None`` for networks on trunks of our own.
+        The stride in pixels (``None`` where the decoder says it) and the classifier's name; ``None`` for networks on
+        trunks of our own.
 
-    >>> external_trunk("fcn8s-timm:resnet50"), external_trunk("fpn4s-timm:resnet50"), external_trunk("fcn8s-vgg16")
-    ((8, 'timm:resnet50'), (4, 'timm:resnet50'), None)
+    >>> external_trunk("fcn8s-timm:resnet50"), external_trunk("unet-timm:resnet50"), external_trunk("fcn8s-vgg16")
+    ((8, 'timm:resnet50'), (None, 'timm:resnet50'), None)
     """
-    found = re.fullmatch(r"f[cp]n(\d+)s-(.+)", name)
-    return (int(found[1]), found[2]) if found and is_external(found[2]) else None
+    parts = split_name(name)
+    return (parts.stride, parts.trunk) if parts is not None and is_external(parts.trunk) else None
 
 
 def foreign_trunk(name: str) -> str | None:
@@ -162,8 +163,9 @@ def build(
     Args:
         name: A network of the papers (``REFERENCES``: ``voc-fcn8s``, ``siftflow-fcn16s``, …); or a variant, a hyphen
             and a trunk: ``fcn32s``, ``fcn16s`` or ``fcn8s`` and ``vgg16`` (the reference form), ``vgg16-same`` (padded
-            by 1 instead of 100), ``resnet18``, …; ``fpn8s`` for a feature pyramid (``networks.pyramid``); trunks from
-            elsewhere as ``from_classifier`` takes them, ``fcn8s-timm:convnext_tiny``. A trunk's name alone
+            by 1 instead of 100), ``resnet18``, …; ``fpn8s`` for a feature pyramid (``networks.pyramid``); ``segnet``,
+            ``deconvnet``, ``deeplab``, ``deeplab-largefov`` or ``unet`` for those decoders (``networks.decoders``);
+            trunks from elsewhere as ``from_classifier`` takes them, ``fcn8s-timm:convnext_tiny``. A trunk's name alone
             (``CLASSIFIERS``) gives a classifier of whole pictures.
         classes: The number of classes, 1 or more; default: those of the named network, else 21.
         upsampling: ``fixed`` bilinear kernels or ``learned`` ones; default: the named network's, else fixed.
@@ -184,12 +186,10 @@ def build(
     """
     network: FCN | Classifier
     classes = None if classes is None else class_count(classes)
-    external = external_trunk(name)
-    if external is not None:
-        stride, trunk = external
-        classes = USUAL_CLASSES if classes is None else classes
-        return from_classifier(
-            trunk, classes, stride, decoder=decoder_of(name), upsampling=upsampling or "fixed", channels=channels
+    parts = split_name(name)
+    if parts is not None and is_external(parts.trunk):
+        return rebuild(
+            Architecture(name, USUAL_CLASSES if classes is None else classes, upsampling or "fixed", channels)
         )
     if channels is not None and (name in CLASSIFIERS or name in REFERENCES):
         raise ValueError(f"{name} reads the channels it was published with: leave channels out")
@@ -200,7 +200,7 @@ def build(
         network = Classifier(known.trunk(), classes=known.classes if classes is None else classes)
     elif name in REFERENCES:
         network = _build_reference(REFERENCES[name], classes, upsampling)
-    elif name in generic_names() or name in pyramid_names():
+    elif name in generic_names() or name in pyramid_names() or name in family_names():
         network = _build_generic(name, classes, upsampling, channels)
     else:
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join([*network_names(), *CLASSIFIERS])}")
@@ -225,17 +225,16 @@ def rebuild(architecture: Architecture) -> FCN:
     >>> rebuild(Architecture("fcn8s-resnet18", classes=5)).classes
     5
     """
-    external = external_trunk(architecture.name)
-    if external is None:
+    parts = split_name(architecture.name)
+    if parts is None or not is_external(parts.trunk):
         return build(
             architecture.name, architecture.classes, upsampling=architecture.upsampling, channels=architecture.channels
         )
-    stride, trunk = external
     return from_classifier(
-        trunk,
+        parts.trunk,
         architecture.classes,
-        stride,
-        decoder=decoder_of(architecture.name),
+        parts.stride or 8,
+        decoder=parts.decoder,
         taps=architecture.taps,
         example=architecture.example,
         upsampling=architecture.upsampling,
@@ -244,16 +243,26 @@ def rebuild(architecture: Architecture) -> FCN:
 
 
 def _build_generic(name: str, classes: int | None, upsampling: Upsampling | None, channels: int | None) -> FCN:
-    variant, _, trunk = name.partition("-")
-    made, pyramid = backbone(trunk, channels), decoder_of(name) == "fpn"
-    skips = VARIANTS[trunk].index(variant.replace("fpn", "fcn"))
+    parts = split_name(name)
+    assert parts is not None  # one of the listed names
+    decoder, stride, trunk = parts
+    skips, single = 0, decoder != "fcn"
+    if decoder in TRUNKS:
+        made = TRUNKS[decoder][trunk]()
+        if channels is not None:
+            read_channels(made, channels)
+        made = decoded(decoder, made, trunk)
+    else:
+        skips = VARIANTS[trunk].index(f"fcn{stride}s")
+        made = backbone(trunk, channels)
+        made = Pyramid(made, skips + 1) if single else made
     return FCN(
-        Pyramid(made, skips + 1) if pyramid else made,
+        made,
         classes=USUAL_CLASSES if classes is None else classes,
-        skips=0 if pyramid else skips,
+        skips=0 if single else skips,
         upsampling=upsampling or "fixed",
-        border="replicate" if pyramid else BORDERS.get(trunk, "zero"),
-        cover=pyramid or trunk in COVERED,
+        border="replicate" if single else BORDERS.get(trunk, "zero"),
+        cover=single or trunk in COVERED,
     )
 
 

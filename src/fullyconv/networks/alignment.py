@@ -12,6 +12,7 @@ from fullyconv.geometry import (
     Path,
     Spread,
     Window,
+    aligning_kernel,
     axis_map,
     bilinear_kernel_size,
     crop_offset,
@@ -23,6 +24,7 @@ from fullyconv.upsample import Border
 
 LONGEST_MINIMUM = 4096  # a network that needs more pixels than this per axis is a mistake
 LONGEST_MARGIN = 1024
+FEW = 16  # units of the coarsest map that are enough for every layer before it
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,68 @@ class AxisPlan:
     def smallest_input(self, border: Border) -> int:
         """Find the shortest axis from which on every length can be labelled."""
         return smallest_input(lambda length: self.fits(length, border), period=self.stride, bound=LONGEST_MINIMUM)
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """How a coarse map is laid on the next finer one along an axis: upsampled, then cut (or padded) at both ends."""
+
+    kernel: int
+    factor: int
+    before: int
+    after: int
+
+    @classmethod
+    def derive(cls, coarse: Path, fine: Path, lengths: Sequence[int], *, learned: bool = False) -> Meeting:
+        """Find it from the layers behind the two maps.
+
+        Args:
+            coarse: Of the map to upsample.
+            fine: Of the map it is laid on.
+            lengths: Lengths of pictures, on all of which the ends have to be the same.
+            learned: Upsample by as few taps as align, of which each output reads one (or two); else by bilinear ones.
+
+        Raises:
+            ValueError: Where strides do not divide, or the ends depend on the picture's size.
+        """
+        low, high = axis_map(coarse), axis_map(fine)
+        ratio = low.scale / high.scale
+        if ratio.denominator != 1:
+            raise ValueError(f"stride {low.scale} px is not a multiple of the next finer one, {high.scale} px")
+        factor = int(ratio)
+        near = high.moved(-((high.shift - low.shift) % (high.scale / 2)))  # the grids meet but for a part of a step
+        kernels = (factor, factor + 1) if learned else (2 * factor, 2 * factor - 1)
+        spread = Spread(aligning_kernel(kernels, factor, low, near), factor)
+        before = crop_offset(low.then(spread.axis_map()), near)
+        ends = {spread.size(size(coarse, length)) - before - size(fine, length) for length in lengths}
+        if len(ends) != 1:
+            raise ValueError(f"the maps of strides {low.scale} and {high.scale} px end apart, depending on the size")
+        return cls(spread.kernel, factor, before, ends.pop())
+
+
+def meetings(
+    coarse: tuple[Path, Path], fine: tuple[Path, Path], coarsest: tuple[Path, Path], *, learned: bool = False
+) -> tuple[Meeting, Meeting]:
+    """Find how a map is laid on the next finer one, for pictures of whole numbers of the coarsest stride.
+
+    Args:
+        coarse: The layers behind it, along rows and along columns.
+        fine: The layers behind the finer map.
+        coarsest: The layers behind the coarsest map of all.
+        learned: As ``Meeting.derive`` takes it.
+
+    Returns:
+        Along rows and along columns.
+
+    Raises:
+        ValueError: Where the maps do not meet.
+    """
+    strides = [int(axis_map(path).scale) for path in coarsest]
+    rows, columns = (
+        Meeting.derive(low, high, [stride * units for units in range(FEW, FEW + 4)], learned=learned)
+        for low, high, stride in zip(coarse, fine, strides, strict=True)
+    )
+    return rows, columns
 
 
 def _aligned(lines: Sequence[AxisMap], drifts: Sequence[Fraction]) -> list[AxisMap]:

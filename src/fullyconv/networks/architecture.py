@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal
+from typing import Literal, NamedTuple, cast
 
 from torch import nn
 
 USUAL_CLASSES = 21
 
 Upsampling = Literal["fixed", "learned"]
-Decoder = Literal["fcn", "fpn"]
-"""What brings a trunk's maps together: the sum of their scores, or a feature pyramid (``networks.pyramid``)."""
+Decoder = Literal["fcn", "fpn", "segnet", "deconvnet", "deeplab", "deeplab-largefov", "unet"]
+"""What makes scores of a trunk's maps: the sum of those of several, a feature pyramid (``networks.pyramid``), …"""
+
+VARIANT = re.compile(r"(f[cp]n)(\d+)s|segnet|deconvnet|deeplab-largefov|deeplab|unet")
+"""What a network's name begins with: its decoder, and for some the stride of the finest map."""
 
 
 def class_count(classes: object) -> int:
@@ -64,13 +68,31 @@ class Architecture:
         class_count(self.classes)
 
 
-def decoder_of(name: str) -> Decoder:
-    """Return the decoder that a network's name begins with.
+class Name(NamedTuple):
+    """A network's name in parts; ``stride`` is that of the finest map, where the name says it."""
 
-    >>> decoder_of("fpn4s-timm:resnet18"), decoder_of("voc-fcn8s")
-    ('fpn', 'fcn')
+    decoder: Decoder
+    stride: int | None
+    trunk: str
+
+
+def split_name(name: str) -> Name | None:
+    """Split the name of a decoder on a trunk.
+
+    Args:
+        name: A network's name, as ``build`` takes it.
+
+    Returns:
+        Its parts; ``None`` for names of another form (networks of the papers, classifiers).
+
+    >>> split_name("fpn4s-timm:resnet18"), split_name("deeplab-largefov-vgg16").trunk, split_name("voc-fcn8s")
+    (Name(decoder='fpn', stride=4, trunk='timm:resnet18'), 'vgg16', None)
     """
-    return "fpn" if name.startswith("fpn") else "fcn"
+    found = VARIANT.match(name)
+    if found is None or not name[found.end() :].startswith("-"):
+        return None
+    decoder = cast("Decoder", found[1] or found[0])
+    return Name(decoder, int(found[2]) if found[2] else None, name[found.end() + 1 :])
 
 
 def architecture_of(network: nn.Module) -> Architecture:

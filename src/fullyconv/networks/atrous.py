@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from fullyconv.networks.rarefied import Applied, Average, Border, EachPhase, Laid, Pair, Windows, sides_of, times
@@ -76,19 +76,30 @@ class Rewriter:
         return made
 
     def _own(self, node: fx.Node) -> None:
-        """Give a node a layer of its own, with the same parameters: one used twice may need two dilations."""
+        """Give a node a layer of its own, with the same parameters: one used twice may need two dilations.
+
+        The first keeps its name, by which weights are found.
+        """
         if node.op == "call_module":
             layer = self.plan.steps[node].call.layer if node in self.plan.steps else None
-            self.root.add_module(node.name, copy.copy(layer or self.plan.recorded.get_submodule(str(node.target))))
-            node.target = node.name
-        elif node.op == "get_attr":
+            found = layer or self.plan.recorded.get_submodule(str(node.target))
+            node.target = node.name if _has(self.root, str(node.target)) else node.target
+            self._put(str(node.target), copy.copy(found))
+        elif node.op == "get_attr" and not _has(self.root, str(node.target)):
             home, _, leaf = str(node.target).rpartition(".")
-            tensor = getattr(self.plan.recorded.get_submodule(home), leaf)
-            if isinstance(tensor, nn.Parameter):
-                self.root.register_parameter(node.name, tensor)
-            else:
-                self.root.register_buffer(node.name, tensor)
-            node.target = node.name
+            self._put(str(node.target), getattr(self.plan.recorded.get_submodule(home), leaf))
+
+    def _put(self, name: str, value: nn.Module | Tensor) -> None:
+        """Put a layer, a parameter or a buffer under a dotted name."""
+        home, (*path, leaf) = self.root, name.split(".")
+        for part in path:
+            if not hasattr(home, part):
+                home.add_module(part, nn.Module())
+            home = cast("nn.Module", getattr(home, part))
+        if isinstance(value, nn.Module | nn.Parameter):
+            setattr(home, leaf, value)
+        else:
+            home.register_buffer(leaf, value)
 
     def _add(self, node: fx.Node, name: str, module: nn.Module, *inputs: fx.Node) -> fx.Node:
         """Put a module before a node."""
@@ -99,12 +110,13 @@ class Rewriter:
 
     def _become(self, node: fx.Node, module: nn.Module, *inputs: fx.Node) -> None:
         """Make a node call a module."""
-        self._register(node.name, module, node)
-        node.op, node.target, node.args, node.kwargs = "call_module", node.name, inputs, {}
+        name = str(node.target) if node.op == "call_module" else node.name
+        self._register(name, module, node)
+        node.op, node.target, node.args, node.kwargs = "call_module", name, inputs, {}
 
     def _register(self, name: str, module: nn.Module, node: fx.Node) -> None:
         layer = self.plan.steps[node].call.layer
-        self.root.add_module(name, module.train(self.plan.recorded.training if layer is None else layer.training))
+        self._put(name, module.train(self.plan.recorded.training if layer is None else layer.training))
 
     def _join(self, node: fx.Node, step: Step) -> None:
         """Cut maps to the shortest, and lay vectors on them."""
@@ -150,7 +162,7 @@ class Rewriter:
             conv = copy.copy(layer)  # the same parameters
             conv.stride, conv.padding, conv.dilation = (1, 1), padding, dilation
             conv.padding_mode = "zeros"
-            self._become(node, conv if plain else nn.Sequential(border, conv), source)
+            self._become(node, conv, source if plain else self._add(node, "border", border, source))
             return
         weight, bias, groups = (step.call.argument(*each) for each in ((1, "weight"), (2, "bias"), (6, "groups", 1)))
         padded = source if plain else self._add(node, "border", border, source)
@@ -185,7 +197,7 @@ class Rewriter:
         if any(VALUE in each.meta for each in others) or isinstance(node.meta[SHAPE], list):
             raise step.refuse("sees a whole map in a way that depends on its size, or with several results")
         inputs = [source, *others]
-        target = self.root.get_submodule(node.name) if node.op == "call_module" else node.target
+        target = self.root.get_submodule(str(node.target)) if node.op == "call_module" else node.target
         operation = Applied(target, node.args, node.kwargs, inputs)
         axes, gives_map = axes_of(positions[source]), bool(step.positions.axes)
         self._become(node, EachPhase(operation, axes=axes, lattice=step.lattice, gives_map=gives_map), *inputs)
@@ -206,6 +218,14 @@ class Rewriter:
         vector = node.all_input_nodes[0]
         self.phases[node] = self.phases[vector]
         node.op, node.target, node.args, node.kwargs = "call_method", "contiguous", (vector,), {}
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    for part in name.split("."):
+        if not hasattr(module, part):
+            return False
+        module = getattr(module, part)
+    return True
 
 
 def _pair(windows: Windows, name: str) -> Pair:

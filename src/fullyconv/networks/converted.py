@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import nn
 
 from fullyconv.networks.architecture import USUAL_CLASSES, Architecture, Decoder, Upsampling, class_count
+from fullyconv.networks.decoders import decoded
 from fullyconv.networks.fcn import FCN
-from fullyconv.networks.pyramid import Pyramid
 from fullyconv.networks.trunks.external import build_classifier, origins, usual_example
 from fullyconv.surgery.layers import widen, without_weights
-from fullyconv.surgery.subject import Example, example_size, uncompiled
+from fullyconv.surgery.subject import example_size, uncompiled
 from fullyconv.surgery.trunk import ClassifierTrunk, cut_trunk
 from fullyconv.trace.nodes import spelling
 from fullyconv.trace.operations import operation
@@ -51,7 +51,8 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
             ``my_package.nets:build``) stands for a fresh one.
         classes: The number of classes to score.
         stride: The stride in pixels of the finest map to score: 32 is FCN-32s, 8 FCN-8s.
-        decoder: ``fcn`` sums the scores of the maps; ``fpn`` lets coarse maps flow into finer ones, scores the finest.
+        decoder: ``fcn`` sums the scores of the maps; ``fpn`` lets coarse maps flow into finer ones, scores the finest;
+            the others are those of ``networks.decoders``, for which ``stride`` does not count.
         taps: The modules to tap instead, as in ``named_modules``.
         example: A size (C, H, W) that the classifier takes: timm's own for its models, else 3 x 224 x 224.
         upsampling: ``fixed`` bilinear kernels or ``learned`` ones.
@@ -79,31 +80,30 @@ def from_classifier(  # noqa: PLR0913 (the choices of one network)
         origin, classifier = classifier, build_classifier(classifier)
     classifier = uncompiled(classifier)
     size = usual_example(classifier) if example is None else example_size(example, classifier)
-    trunk = cut_trunk(classifier, stride=stride, taps=taps, example=size, copied=not named)
-    origin = origin or _origin(classifier, trunk, stride=stride, taps=taps, example=size)
+    strided = decoder in ("fcn", "fpn")
+    cut = partial(
+        cut_trunk, stride=stride if strided else None, taps=taps, example=size, hidden=strided or decoder == "deconvnet"
+    )
+    trunk = cut(classifier, copied=not named)
+    origin = origin or _origin(classifier, trunk, cut)
     if channels is not None:
         widen(trunk, channels)
-    maps = Pyramid(trunk) if decoder == "fpn" else trunk
+    maps = trunk if decoder == "fcn" else decoded(decoder, trunk)
     network = FCN(
         maps, classes=classes, skips=len(maps.channels) - 1, upsampling=upsampling, border="replicate", cover=True
     )
     network.remarks += tuple(trunk.remarks)
     like = next((each for each in trunk.parameters() if each.is_floating_point()), torch.empty(0))
-    made = [network.heads, network.upsamplers]
-    if isinstance(maps, Pyramid):
-        made += [maps.laterals, maps.enlarge, maps.mixers]
-    for part in made:  # in the classifier's precision, where it is
+    made = [] if maps is trunk else [part for name, part in maps.named_children() if name != "trunk"]
+    for part in (network.heads, network.upsamplers, *made):  # in the classifier's precision, where it is
         part.to(like.device, like.dtype)
     if origin is not None:
-        network.architecture = Architecture(
-            f"{decoder}{stride}s-{origin}", classes, upsampling, channels, tuple(taps), size
-        )
+        variant = f"{decoder}{stride}s" if strided else decoder
+        network.architecture = Architecture(f"{variant}-{origin}", classes, upsampling, channels, tuple(taps), size)
     return network
 
 
-def _origin(
-    classifier: nn.Module, trunk: ClassifierTrunk, *, stride: int, taps: Sequence[str], example: Example | None
-) -> str | None:
+def _origin(classifier: nn.Module, trunk: ClassifierTrunk, cut: Callable[..., ClassifierTrunk]) -> str | None:
     """Find a name that builds the same trunk."""
     shapes = _shapes(classifier)
     for exact in (True, False):  # with other parameters only when none has the same: those are larger, most of them
@@ -111,7 +111,7 @@ def _origin(
             theirs = _shapes(rebuilt)
             if (theirs == shapes) if exact else (theirs != shapes and shapes.keys() <= theirs.keys()):
                 try:
-                    other = cut_trunk(rebuilt, stride=stride, taps=taps, example=example, copied=False)
+                    other = cut(rebuilt, copied=False)
                 except ValueError:
                     continue
                 if _operations(other) == _operations(trunk) and _shapes(other) == _shapes(trunk):

@@ -68,8 +68,8 @@ def shifted(model: nn.Module, image: Tensor, phase: Pair) -> Tensor:
     return _answer(plan, image, phase)
 
 
-def _plan(model: nn.Module) -> Strided:
-    return Strided.of(ScoreMap(model) if isinstance(model, FCN) else model)
+def _plan(model: nn.Module, keep: int = 1) -> Strided:
+    return Strided.of(ScoreMap(model) if isinstance(model, FCN) else model, keep)
 
 
 def _answer(plan: Strided, image: Tensor, phase: Pair) -> Tensor:
@@ -77,7 +77,7 @@ def _answer(plan: Strided, image: Tensor, phase: Pair) -> Tensor:
         return cast("Tensor", _Shifted(plan, phase).run(image))
 
 
-def to_atrous(model: nn.Module) -> nn.Module:
+def to_atrous(model: nn.Module, keep: int = 1) -> fx.GraphModule:
     """Remove a network's strides and rarefy its later filters: the result of ``shift_and_stitch`` in one pass.
 
     Convolutions and pools get stride 1, and dilation and padding times the strides removed before
@@ -86,11 +86,14 @@ def to_atrous(model: nn.Module) -> nn.Module:
     what ``shift_and_stitch`` takes and raises what it raises. The new network shares its parameters with
     ``model``: training one trains the other.
 
+    With ``keep`` the strides stay up to that one, in pixels, and only those beyond it are removed: the trunk of DeepLab
+    (``keep=8``), whose every so-manieth unit is the network's own answer. What sees a whole map then sees all of it.
+
     >>> net = nn.Sequential(nn.Conv2d(1, 1, 3, stride=2, padding=1), nn.MaxPool2d(2, 2), nn.Conv2d(1, 1, 3))
     >>> [layer.dilation for layer in to_atrous(net).children()]
     [(1, 1), (2, 2), (4, 4)]
     """
-    made = Rewriter(_plan(model)).run()
+    made = Rewriter(_plan(model, keep)).run()
     made.training = model.training
     return made
 

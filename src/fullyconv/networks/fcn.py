@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullyconv.geometry import Window
 from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.architecture import Architecture, Upsampling, class_count
 from fullyconv.surgery.trunk import Trunk
@@ -18,16 +19,24 @@ from fullyconv.upsample import Border, LastStep, Upsample
 
 
 def score_heads(trunk: Trunk, classes: int, skips: int) -> nn.ModuleList:
-    """Make a 1 x 1 convolution for each map that is scored, coarse to fine.
+    """Make a convolution for each map that is scored, coarse to fine: 1 x 1, or of the window that the trunk states.
 
     They start at zero, which leaves the coarse prediction untouched until a skip has learned
     (paper, section 4.2).
     """
     classes = class_count(classes)
-    heads = nn.ModuleList(nn.Conv2d(wide, classes, 1) for wide in trunk.channels[_coarsest(skips)])
+    rows, columns = score_window(trunk)
+    kernel, pad = (rows.kernel, columns.kernel), (rows.pad, columns.pad)
+    heads = nn.ModuleList(nn.Conv2d(wide, classes, kernel, padding=pad) for wide in trunk.channels[_coarsest(skips)])
     for parameter in heads.parameters():
         nn.init.zeros_(parameter)
     return heads
+
+
+def score_window(trunk: nn.Module) -> tuple[Window, Window]:
+    """Return the window of the convolutions that score a trunk's maps, on rows and columns."""
+    rows, columns = getattr(trunk, "score_window", Trunk.score_window)
+    return rows, columns
 
 
 def _coarsest(skips: int) -> slice:
@@ -90,11 +99,11 @@ class FCN(nn.Module):
         plan = partial(AxisPlan.covering, border=border) if cover else AxisPlan.derive
         rows, columns = (
             plan(
-                traced.along(axis)[_coarsest(skips)],
+                [path if scored == Window(1) else (*path, scored) for path in traced.along(axis)[_coarsest(skips)]],
                 traced.drifts_along(axis)[_coarsest(skips)],
                 multiple=traced.multiples[axis],
             )
-            for axis in (0, 1)
+            for axis, scored in enumerate(score_window(trunk))
         )
         self.plans = rows, columns
         self.upsamplers = self._upsamplers(classes)

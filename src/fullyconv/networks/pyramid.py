@@ -2,57 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.geometry import Path, Spread, axis_map, bilinear_kernel_size, crop_offset, size
+from fullyconv.networks.alignment import Meeting, meetings
 from fullyconv.surgery.trunk import Trunk
 from fullyconv.trace import input_channels, outputs
 from fullyconv.trace.recording import usual_size
 from fullyconv.upsample import bilinear_taps
 
 WIDTH = 96
-Pair = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """How a coarse map is laid on the next finer one along an axis: upsampled, then cut (or padded) at both ends."""
-
-    kernel: int
-    factor: int
-    before: int
-    after: int
-
-    @classmethod
-    def derive(cls, coarse: Path, fine: Path, lengths: Sequence[int]) -> Meeting:
-        """Find it from the layers behind the two maps.
-
-        Args:
-            coarse: Of the map to upsample.
-            fine: Of the map it is laid on.
-            lengths: Lengths of pictures, on all of which the ends have to be the same.
-
-        Raises:
-            ValueError: Where strides do not divide, or the ends depend on the picture's size.
-        """
-        low, high = axis_map(coarse), axis_map(fine)
-        ratio = low.scale / high.scale
-        if ratio.denominator != 1:
-            raise ValueError(f"stride {low.scale} px is not a multiple of the next finer one, {high.scale} px")
-        near = high.moved(-((high.shift - low.shift) % (high.scale / 2)))  # the grids meet but for a part of a step
-        kernel = bilinear_kernel_size(int(ratio), low, near)
-        spread = Spread(kernel, int(ratio))
-        before = crop_offset(low.then(spread.axis_map()), near)
-        ends = {spread.size(size(coarse, length)) - before - size(fine, length) for length in lengths}
-        if len(ends) != 1:
-            raise ValueError(f"the maps of strides {low.scale} and {high.scale} px end apart, depending on the size")
-        return cls(kernel, int(ratio), before, ends.pop())
 
 
 class Enlarge(nn.Module):
@@ -110,16 +72,9 @@ class Pyramid(Trunk):
         self.trunk, self.channels = trunk, (width,)
         self.in_channels, self.example = input_channels(trunk), (input_channels(trunk), *usual_size(trunk))
         paths = outputs(trunk).paths[::-1][:maps]  # coarse to fine
-        coarsest = [int(axis_map(path).scale) for path in paths[0]]
-        meetings = [
-            tuple(
-                Meeting.derive(coarse[axis], fine[axis], [coarsest[axis] * units for units in range(8, 12)])
-                for axis in (0, 1)
-            )
-            for coarse, fine in pairwise(paths)
-        ]
+        pairs = [meetings(coarse, fine, paths[0]) for coarse, fine in pairwise(paths)]
         self.laterals = nn.ModuleList(_normalised(channels, width, 1) for channels in trunk.channels[::-1][:maps])
-        self.enlarge = nn.ModuleList(Enlarge(width, *meeting) for meeting in meetings)
+        self.enlarge = nn.ModuleList(Enlarge(width, *pair) for pair in pairs)
         self.mixers = nn.ModuleList(_normalised(width, width, 3) for _ in paths)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

@@ -118,14 +118,14 @@ class Average(nn.Module):
         """Sum over the taps: each channel by a convolution, a large window along one axis after the other."""
         (rows, columns), channels = (window.kernel for window in self.windows), padded.shape[-3]
         for kernel in [(rows, columns)] if rows * columns <= MOST_TAPS else [(rows, 1), (1, columns)]:
-            taps = padded.new_full((channels, 1, *kernel), weight)
+            taps = torch.full((channels, 1, *kernel), weight, dtype=padded.dtype, device=padded.device)
             padded, weight = functional.conv2d(padded, taps, dilation=self.lattice, groups=channels), 1.0
         return padded
 
 
 def weights_of(windows: Windows, features: Tensor, lattice: Pair, pads_count: bool) -> Tensor:
     """Return what each unit of a padded map counts in an average: what sticks out in ceil mode nothing."""
-    ones = features.new_ones(1, 1, *features.shape[-2:])
+    ones = torch.ones_like(features[:1, :1])
     pads = [(window.pad * step, window.after * step) for window, step in zip(windows, lattice, strict=True)]
     padded = Border((pads[0], pads[1]), value=float(pads_count))(ones)
     (_, bottom), (_, right) = sides_of(windows, lattice)

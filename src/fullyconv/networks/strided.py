@@ -24,8 +24,8 @@ with maps."""
 class Step:
     """One operation that depends on the picture; ``placed`` are those of its ``sources`` that are maps.
 
-    ``lattice`` is the product of the strides before it. Its ``windows`` have one unit and padding, which is negative
-    for crops, where it puts on or cuts off borders.
+    ``lattice`` is the product of the strides removed before it, ``keep`` the stride up to which they stay. Its
+    ``windows`` have one unit and padding, which is negative for crops, where it puts on or cuts off borders.
     """
 
     call: Call
@@ -35,24 +35,42 @@ class Step:
     placed: tuple[fx.Node, ...]
     lattice: Pair
     windows: Windows | None
+    keep: int = 1
 
     @classmethod
-    def of(cls, call: Call) -> Step:
+    def of(cls, call: Call, keep: int = 1) -> Step:
         """Measure an operation."""
         found = call.walk.positions
         sources = tuple(call.sources)
         placed = tuple(source for source in sources if found[source].axes)
         trails = found[call.node].trails
         moves = bool(placed) and bool(found[call.node].axes) and found[placed[0]].trails != trails
+        rows, columns = _stride(found[placed[0]]) if placed else (1, 1)
         return cls(
             call,
             operation(call.node, call.layer),
             found[call.node],
             sources,
             placed,
-            _stride(found[placed[0]]) if placed else (1, 1),
+            (max(rows // keep, 1), max(columns // keep, 1)),
             cast("Windows", tuple(trail.path[-1] for trail in trails)) if moves else None,
+            keep,
         )
+
+    @property
+    def stays(self) -> bool:
+        """Whether the step stays as it is: a window on maps that keep their stride, or what sees a whole map.
+
+        Where some strides are kept, what sees a whole map goes on to see all of it, not every phase by itself.
+        """
+        if self.keep == 1:
+            return False
+        if not self.placed or not self.positions.axes or self.call.node in self.call.walk.wide:
+            return True
+        before, after = _stride(self.call.walk.positions[self.placed[0]]), _stride(self.positions)
+        if any(b < self.keep < a or a % min(a, self.keep) for b, a in zip(before, after, strict=True)):
+            raise self.refuse(f"it goes from stride {before[0]} px to {after[0]}, and {self.keep} is asked for")
+        return self.windows is not None and max(after) <= self.keep
 
     @property
     def kind(self) -> Kind:
@@ -60,6 +78,8 @@ class Step:
         row, axes = self.row, self.positions.axes
         if any(stride.denominator != 1 for stride in self.positions.stride):
             raise self.refuse("enlarges a map to less than a pixel between its units")
+        if self.stays:
+            return "same"
         if row is not None and row.atrous == "expand" and not axes:
             return "expand"
         if not self.placed:
@@ -71,7 +91,8 @@ class Step:
         return "same" if self.windows is None else self._moved()
 
     def _moved(self) -> Kind:
-        if any(new < old for new, old in zip(_stride(self.positions), self.lattice, strict=True)):
+        before = _stride(self.call.walk.positions[self.placed[0]])
+        if any(new < old for new, old in zip(_stride(self.positions), before, strict=True)):
             raise self.refuse("enlarges a map")
         if isinstance(self.call.node.meta[SHAPE], list):
             raise self.refuse("gives several results")
@@ -120,8 +141,8 @@ class Strided:
     output: fx.Node
 
     @classmethod
-    def of(cls, model: nn.Module) -> Strided:
-        """Record a network; raises ``ValueError`` naming what has no form without strides."""
+    def of(cls, model: nn.Module, keep: int = 1) -> Strided:
+        """Record a network; raises ``ValueError`` naming what has no form without strides beyond ``keep``."""
         recorded = record(model)
         output = next(node for node in recorded.graph.nodes if node.op == "output").args[0]
         if not isinstance(output, fx.Node):
@@ -129,7 +150,8 @@ class Strided:
         found = walk(recorded)
         if output not in found.positions or not found.positions[output].is_map:
             raise NotFollowed(f"{output}: the network's output is no map with rows and columns")
-        steps = {node: Step.of(call_of(recorded, node, found)) for node in found.positions if node.op != "placeholder"}
+        nodes = [node for node in found.positions if node.op != "placeholder"]
+        steps = {node: Step.of(call_of(recorded, node, found), keep) for node in nodes}
         kinds = {node: step.kind for node, step in steps.items()}
         stride = _stride(found.positions[output])
         return cls(recorded, found, steps, kinds, _extents(found, steps, kinds), stride, output)

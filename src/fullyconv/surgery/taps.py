@@ -16,10 +16,13 @@ from fullyconv.trace.positions import shape_of
 from fullyconv.trace.walking import layer_of
 
 
-def at_strides(maps: Mapping[Fraction, fx.Node], coarsest: Fraction, finest: int) -> list[fx.Node]:
-    """Choose one map for each stride from ``coarsest`` down to ``finest``, coarse to fine; both must be there."""
-    strides = sorted((stride for stride in maps if finest <= stride <= coarsest), reverse=True)
-    if not strides or strides[-1] != finest:
+def at_strides(maps: Mapping[Fraction, fx.Node], coarsest: Fraction, finest: int | None) -> list[fx.Node]:
+    """Choose one map for each stride from ``coarsest`` down to ``finest``, coarse to fine; both must be there.
+
+    ``None`` goes down to the finest there is.
+    """
+    strides = sorted((stride for stride in maps if (finest or 1) <= stride <= coarsest), reverse=True)
+    if not strides or finest not in (None, strides[-1]):
         known = ", ".join(str(stride) for stride in sorted(maps) if stride > 1)
         raise ValueError(f"the classifier has no map at stride {finest}: it has maps at strides {known}")
     return [maps[stride] for stride in strides]
@@ -72,7 +75,7 @@ def _weighted(rows: Sequence[Operation | None]) -> int:
     )
 
 
-def by_stride(recorded: fx.GraphModule, found: Walk, coarsest: fx.Node, finest: int) -> list[fx.Node]:
+def by_stride(recorded: fx.GraphModule, found: Walk, coarsest: fx.Node, finest: int | None) -> list[fx.Node]:
     """Choose the last map at each stride that ``coarsest`` is computed from, coarse to fine."""
     ancestors, dominators = (
         {
@@ -115,10 +118,10 @@ def _before_scores(head: Head) -> fx.Node:
 
 
 def _is_features(recorded: fx.GraphModule, node: fx.Node) -> bool:
-    """Return whether a node is a map of features, not several of them and not one with a border put on or cut off."""
+    """Return whether a node is a map of features: not pixels, not several, not one with a border put on or cut off."""
     row = row_of(recorded, node)
     frames = row is not None and row.atrous in ("border", "crop")
-    return isinstance(node.meta[SHAPE], tuple) and len(shape_of(node)) == 4 and not frames
+    return node.op != "placeholder" and isinstance(node.meta[SHAPE], tuple) and len(shape_of(node)) == 4 and not frames
 
 
 def by_name(recorded: fx.GraphModule, found: Walk, taps: Sequence[str]) -> list[fx.Node]:

@@ -7,6 +7,7 @@ from typing import cast
 
 from torch import Tensor, fx, nn
 
+from fullyconv.geometry import Window
 from fullyconv.surgery.head import Head, given_maps
 from fullyconv.surgery.promise import (
     HeadDiffers,
@@ -19,9 +20,10 @@ from fullyconv.surgery.promise import (
 from fullyconv.surgery.recast import recast, slide_whole
 from fullyconv.surgery.subject import Example, Subject, in_words, random_pictures
 from fullyconv.surgery.taps import at_strides, by_name, by_stride, last_map, map_before
-from fullyconv.trace import NotFollowed, Remark, Walk, complete, record, walk
+from fullyconv.trace import NotFollowed, Remark, Walk, complete, input_channels, record, walk
 from fullyconv.trace.nodes import PATH
 from fullyconv.trace.positions import shape_of
+from fullyconv.trace.recording import usual_size
 
 
 class Trunk(nn.Module):
@@ -29,9 +31,11 @@ class Trunk(nn.Module):
 
     ``channels`` has one number for each map. Any ``nn.Module`` that has it and gives as many maps will do;
     this class tells type checkers so. Strides, windows and the channels read are found in its graph.
+    ``score_window`` is the window, on rows and columns, of the convolutions that score its maps.
     """
 
     channels: tuple[int, ...]
+    score_window: tuple[Window, Window] = (Window(1), Window(1))
 
 
 class ClassifierTrunk(Trunk):
@@ -61,7 +65,13 @@ class ClassifierTrunk(Trunk):
 
 
 def cut_trunk(
-    classifier: nn.Module, *, stride: int, taps: Sequence[str] = (), example: object = None, copied: bool = True
+    classifier: nn.Module,
+    *,
+    stride: int | None,
+    taps: Sequence[str] = (),
+    example: object = None,
+    copied: bool = True,
+    hidden: bool = True,
 ) -> ClassifierTrunk:
     """Cut a classifier off before its scores and tap its maps.
 
@@ -76,10 +86,11 @@ def cut_trunk(
 
     Args:
         classifier: Takes N x C x H x W pictures.
-        stride: Of the finest map.
+        stride: Of the finest map; ``None``: of the finest there is.
         taps: Names of modules, as in ``named_modules``, whose last maps are tapped instead.
         example: A size the classifier takes, as ``convolutionize`` reads it.
         copied: Take a copy of the classifier; else it is taken apart itself.
+        hidden: Whether fully connected layers before the last one belong to the trunk; else it ends with the last map.
 
     Returns:
         The trunk, in the classifier's mode, precision and place.
@@ -92,24 +103,64 @@ def cut_trunk(
     subject = Subject.of(classifier, example, copied=copied)
     with subject.hooks_aside():
         try:
-            trunk = _cut(subject, stride, taps)
+            trunk = _cut(subject, stride, taps, hidden=hidden)
         except HeadDiffers:
-            trunk = _cut(subject, stride, taps, whole=True)
+            trunk = _cut(subject, stride, taps, hidden=hidden, whole=True)
     trunk.remarks += subject.hand_on(trunk.classifier)
     return trunk.train(subject.training)
 
 
-def _cut(subject: Subject, stride: int, taps: Sequence[str], *, whole: bool = False) -> ClassifierTrunk:
+def _cut(
+    subject: Subject, stride: int | None, taps: Sequence[str], *, hidden: bool, whole: bool = False
+) -> ClassifierTrunk:
     recorded = record(subject.network, subject.example, hooks=True)
     found, nodes, head = _choose(recorded, stride, taps)
-    hidden, window = _hidden(head)
-    check_steady(subject, recorded, nodes if hidden is None else [*nodes, hidden])
-    answer = check_recording(subject, recorded, hidden)
+    head = head if hidden else None
+    vector, window = _hidden(head)
+    check_steady(subject, recorded, nodes if vector is None else [*nodes, vector])
+    answer = check_recording(subject, recorded, vector)
     strides, multiples = found.positions[nodes[0]].stride, found.multiples
     if head is not None:
         last = head.last_linear
         sliding = slide_whole(head, pad=True, until=last) if whole else None
         nodes[0] = sliding or recast(head, slide=False, pad=True, until=last)[0]
+    try:
+        trunk = _tapped(recorded, found, nodes, subject.example)
+    except Exception as error:  # whatever a layer raises that was made for a vector
+        raise HeadDiffers(f"the head's dense form does not run: {in_words(error)}") from error
+    if subject.pictures is not None:
+        if answer is not None:
+            check_hidden(trunk, answer, window, subject.pictures)
+        sides = another_size(subject.example, strides, multiples)
+        check_sizes(recorded, found, random_pictures(subject.network, (subject.example[0], *sides)))
+    return trunk
+
+
+def retap(trunk: Trunk, stride: int | None = None) -> ClassifierTrunk:
+    """Tap a trunk at other strides than those of the maps it gives.
+
+    Args:
+        trunk: Gives feature maps fine to coarse; its layers are shared.
+        stride: Of the finest map; ``None``: of the finest there is.
+
+    Returns:
+        The same trunk, which gives its last map at each stride from there on.
+
+    Raises:
+        ValueError: For a stride that is not there.
+        NotFollowed: For operations that cannot be followed.
+
+    """
+    recorded = record(trunk)
+    found = walk(recorded)
+    *_, coarsest = next(node for node in recorded.graph.nodes if node.op == "output").args[0]
+    nodes = by_stride(recorded, found, coarsest, stride)
+    example = input_channels(trunk), *usual_size(trunk)
+    return _tapped(recorded, found, nodes, example).train(trunk.training)
+
+
+def _tapped(recorded: fx.GraphModule, found: Walk, nodes: Sequence[fx.Node], example: Example) -> ClassifierTrunk:
+    """Let a recorded network give these of its maps, which come coarse to fine, and nothing else."""
     names = [str(node.meta[PATH] or node.name) for node in reversed(nodes)]
     end = next(node for node in recorded.graph.nodes if node.op == "output")
     with recorded.graph.inserting_before(end):
@@ -118,17 +169,8 @@ def _cut(subject: Subject, stride: int, taps: Sequence[str], *, whole: bool = Fa
     recorded.graph.eliminate_dead_code()
     recorded.delete_all_unused_submodules()
     recorded.recompile()
-    try:
-        complete(recorded)
-    except Exception as error:  # whatever a layer raises that was made for a vector
-        raise HeadDiffers(f"the head's dense form does not run: {in_words(error)}") from error
-    trunk = ClassifierTrunk(recorded, example=subject.example, tapped=names)
-    if subject.pictures is not None:
-        if answer is not None:
-            check_hidden(trunk, answer, window, subject.pictures)
-        sides = another_size(subject.example, strides, multiples)
-        check_sizes(recorded, found, random_pictures(subject.network, (subject.example[0], *sides)))
-    return trunk
+    complete(recorded)
+    return ClassifierTrunk(recorded, example=example, tapped=names)
 
 
 def _hidden(head: Head | None) -> tuple[fx.Node | None, tuple[int, int]]:
@@ -139,7 +181,9 @@ def _hidden(head: Head | None) -> tuple[fx.Node | None, tuple[int, int]]:
     return head.inputs(head.last_linear)[0], (sizes["H"], sizes["W"])
 
 
-def _choose(recorded: fx.GraphModule, stride: int, taps: Sequence[str]) -> tuple[Walk, list[fx.Node], Head | None]:
+def _choose(
+    recorded: fx.GraphModule, stride: int | None, taps: Sequence[str]
+) -> tuple[Walk, list[fx.Node], Head | None]:
     """Find where to tap, coarse to fine; with the head where hidden layers of it belong to the trunk."""
     found = Walk()
     try:

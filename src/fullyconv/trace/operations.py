@@ -217,9 +217,10 @@ WINDOWS = (
         atrous="", multiply_adds=products.spread, frame=frames.transposed,
     ),
     Operation(
-        ("max_pool2d",), (nn.MaxPool2d,),
+        ("max_pool2d", "max_pool2d_with_indices"), (nn.MaxPool2d,),
         _window(frames.max_pool), "", atrous="window", frame=frames.max_pool, caffe="Pooling",
     ),
+    Operation(("max_unpool2d",), (nn.MaxUnpool2d,), windows.unpool, "", atrous=""),
     Operation(
         ("avg_pool2d",), (nn.AvgPool2d,), _window(frames.average_pool), "reshape",
         "always", "window", pools="mean", frame=frames.average_pool,

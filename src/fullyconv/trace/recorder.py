@@ -31,7 +31,7 @@ def is_leaf(module: nn.Module) -> bool:
     if isinstance(module, (*CONTAINERS, fx.GraphModule)):
         return False
     kind = type(module)
-    ours = isinstance(module, _BatchNorm | SlidingWindow) or kind.__name__ in BY_CLASS
+    ours = isinstance(module, _BatchNorm | SlidingWindow | nn.MaxUnpool2d) or kind.__name__ in BY_CLASS
     return ours or kind.__module__.startswith("torch.nn.modules")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from fullyconv.trace import windows
 from fullyconv.trace.nodes import SHAPE, spelling
 from fullyconv.trace.operations import NOT_KNOWN, operation
 from fullyconv.trace.positions import POOLED, Call, NotFollowed, Positions, Walk
@@ -63,6 +64,8 @@ def _follow(call: Call) -> Positions | None:
         if any(call.walk.positions[source].axes for source in call.sources):
             raise call.refuse(NOT_KNOWN)
         return POOLED  # whatever happens to a vector, it has no positions
+    if row.positions is not windows.unpool and any(windows.is_places(source, call) for source in call.sources):
+        raise call.refuse("computes with the places of maxima, which are numbers of a map of one size")
     try:
         return row.positions(call)
     except NotFollowed:

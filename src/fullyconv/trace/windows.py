@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 from torch import fx, nn
 
-from fullyconv.geometry import Layer, Spread, Window
-from fullyconv.trace.frames import Frame
-from fullyconv.trace.nodes import FROZEN
+from fullyconv.geometry import Layer, Spread, Window, size
+from fullyconv.trace import joins
+from fullyconv.trace.frames import Frame, pair
+from fullyconv.trace.nodes import FROZEN, SHAPE
 from fullyconv.trace.positions import COLUMNS, POOLED, ROWS, Call, Given, Positions
 
 CIRCULAR = "pads with the opposite border, which is no window of a larger picture"
@@ -40,6 +42,52 @@ def frame(call: Call, read: Callable[[Given], Frame | None]) -> Positions:
     if found.mode == "circular":
         raise call.refuse(CIRCULAR)
     return _slide(call, found.along)
+
+
+def unpool(call: Call) -> Positions:
+    """Follow max-unpooling: each unit goes to the place of its window where the pool had found the largest.
+
+    What stands at a place depends on the unit that goes there, and on all of the window in which the pool looked.
+    Places are numbers of the map that was pooled, so that has to be as large as the one that is made: whole windows.
+    """
+    source, kernel, stride, padding = (
+        call.argument(1, "indices"), *(call.argument(index, name) for index, name in enumerate(UNPOOLS, 2))
+    )  # fmt: skip
+    if not (isinstance(source, fx.Node) and is_places(source, call)):
+        raise call.refuse("puts units at places that are not those of a max pool's maxima")
+    pooled = call.walk.positions[source]
+    windows = tuple(trail.path[-1] for trail in pooled.trails)
+    sides = pair(kernel), pair(kernel if stride is None else stride), pair(padding or 0)
+    wanted = tuple(zip(*sides, strict=True))
+    if any(not isinstance(each, Window) for each in windows) or wanted != tuple(map(_separate, windows)):
+        raise call.refuse("undoes a pool of other windows, of windows that overlap or of padded ones")
+    joined = joins.joined(call)
+    for axis, trail in enumerate(pooled.trails):
+        call.require(axis, trail.line.scale)
+        before, step = trail.path[:-1], call.walk.multiples[axis]
+        if any(size(before, step * units) % wanted[axis][1] for units in range(LONG, LONG + wanted[axis][1])):
+            raise call.refuse("undoes a pool whose windows do not fill the map it looked at")
+    return joined.then(*(Spread(each[0], each[1]) for each in wanted))
+
+
+UNPOOLS = ("kernel_size", "stride", "padding")
+LONG = 64  # windows on a map that is long enough for every layer before
+
+
+def _separate(window: Layer) -> tuple[int, int, int] | None:
+    """Return kernel, stride and padding of a pool whose windows meet without overlap; else ``None``."""
+    if not isinstance(window, Window) or window.pad or window.after or window.dilation > 1:
+        return None
+    return (window.kernel, window.stride, 0) if window.kernel == window.stride else None
+
+
+def is_places(node: fx.Node, call: Call) -> bool:
+    """Return whether a tensor holds the places of the maxima that a pool found: numbers of a map of one size."""
+    pool = node.args[0] if node.target is operator.getitem and node.args[1:] == (1,) else None
+    if not isinstance(pool, fx.Node) or not isinstance(pool.meta.get(SHAPE), list):
+        return False
+    found = call.walk.positions
+    return pool in found and found[pool].trails != found[pool.all_input_nodes[0]].trails
 
 
 class SlidingWindow(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -15,12 +14,12 @@ from fullyconv.documents import format_yaml, parse_yaml, read_yaml
 from fullyconv.files import BadFile
 from fullyconv.losses import Normalization
 from fullyconv.machine import DeviceName, Precision
-from fullyconv.networks import external_trunk, network_names
+from fullyconv.networks import external_trunk, network_names, split_name
+from fullyconv.networks.architecture import VARIANT
 from fullyconv.networks.trunks.external import is_external
 from fullyconv.train.optim import Descent
 from fullyconv.types import ClassSet, Preprocess
 
-VARIANT = re.compile(r"f[cp]n\d+s")  # of a network whose trunk stands apart
 Positive = Annotated[int, Field(ge=1)]
 Choices = TypeVar("Choices", bound=BaseModel)
 """A ``Recipe``, or another frozen value of choices."""
@@ -213,7 +212,11 @@ class Recipe(Descent):
     @property
     def network_name(self) -> str:
         """The network with its trunk, as ``build`` takes it."""
-        return f"{self.network.partition('-')[0]}-{self.trunk}" if self.trunk else self.network
+        if self.trunk is None:
+            return self.network
+        parts = split_name(self.network)
+        variant = self.network if parts is None else self.network[: -len(parts.trunk) - 1]
+        return f"{variant}-{self.trunk}"
 
     @field_validator("scale")
     @classmethod

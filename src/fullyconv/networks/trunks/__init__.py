@@ -43,12 +43,12 @@ def backbone(name: str, channels: int | None = None) -> Trunk:
         raise ValueError(f"unknown trunk {name!r}: choose one of {', '.join(BACKBONES)}")
     trunk = BACKBONES[name]()
     if channels is not None:
-        _read(trunk, channels)
+        read_channels(trunk, channels)
     return trunk
 
 
-def _read(trunk: nn.Module, channels: int) -> None:
-    """Return the first layer fresh weights for ``channels`` inputs, of a size that keeps its responses alike."""
+def read_channels(trunk: nn.Module, channels: int) -> None:
+    """Give the first layer fresh weights for ``channels`` inputs, of a size that keeps its responses alike."""
     if channels < 1:
         raise ValueError(f"an image has at least one channel, not {channels}")
     conv = next(layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d))
