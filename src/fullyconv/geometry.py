@@ -44,6 +44,15 @@ class AxisMap:
             self.field + self.scale * (deeper.field - 1),
         )
 
+    def before(self, deeper: AxisMap) -> AxisMap:
+        """Take the last layer off: ``line.then(deeper).before(deeper)`` is ``line``.
+
+        >>> AxisMap(shift=Fraction(3)).then(AxisMap(Fraction(2))).before(AxisMap(Fraction(2))).shift
+        Fraction(3, 1)
+        """
+        scale = self.scale / deeper.scale
+        return AxisMap(scale, self.shift - scale * deeper.shift, self.field - scale * (deeper.field - 1))
+
     def moved(self, pixels: Fraction) -> AxisMap:
         """Look ``pixels`` further; the field grows to the one around the new centres that holds the old."""
         return AxisMap(self.scale, self.shift + pixels, self.field + 2 * abs(pixels))

@@ -17,7 +17,7 @@ from fullyconv.networks import build, family_names, from_classifier, rebuild, sp
 from fullyconv.networks.architecture import Architecture, architecture_of
 from fullyconv.networks.decoders import decoded
 from fullyconv.networks.deeplab import Holes
-from fullyconv.networks.fcn import FCN
+from fullyconv.networks.fcn import FCN, continue_from
 from fullyconv.networks.inspection import inspect
 from fullyconv.networks.trunks import backbone
 from fullyconv.networks.trunks.classic import SegNetBasic
@@ -323,3 +323,22 @@ def test_a_trunk_of_ours_is_tapped_at_every_stride() -> None:
     trunk = retap(backbone("resnet18"))
     assert [axis_map(rows).scale for rows in outputs(trunk).along(0)] == [2, 4, 8, 16, 32]
     assert trunk.channels == (64, 64, 128, 256, 512)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_trunk_moves_from_one_decoder_to_another(decoder: str) -> None:
+    """By its names, wherever they stand; and from a file of the classifier's own."""
+    torch.manual_seed(1)
+    classifier = Chain()
+    plain = from_classifier(classifier, 3, example=(3, 32, 32))
+    network = small(decoder)
+    moved = continue_from(plain, network)
+    inner = [name for name in network.state_dict() if "features." in name]
+    assert len(inner) > 20
+    for name, tensor in classifier.state_dict().items():
+        if name.startswith("features."):
+            (place,) = (own for own in inner if own.endswith(f".{name}"))
+            assert torch.equal(network.state_dict()[place], tensor)
+    assert not [name for name in moved.moved if name.startswith("heads")]
+    back = from_classifier(Chain(), 4, example=(3, 32, 32))
+    assert len(continue_from(network, back).moved) >= len(inner)

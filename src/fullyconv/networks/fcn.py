@@ -13,7 +13,7 @@ from fullyconv.geometry import Window
 from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.architecture import Architecture, Upsampling, class_count
 from fullyconv.surgery.trunk import Trunk
-from fullyconv.surgery.weights import Transplant, transplant
+from fullyconv.surgery.weights import Transplant, prefixes_of_trunks, transplant
 from fullyconv.trace import input_channels, outputs
 from fullyconv.upsample import Border, LastStep, Upsample
 
@@ -270,8 +270,15 @@ def continue_from(coarser: FCN, finer: FCN) -> Transplant:
 
     Trunk, score layers and intermediate upsampling move; the source's last upsampling, whose factor
     no longer fits, stays behind, and new score layers keep their zeros. Between networks of different
-    classes only the trunk moves.
+    classes, or of different decoders, only the trunk moves.
     """
+    given = coarser.state_dict()
+    source, target = prefixes_of_trunks(given, finer.state_dict())
+    if source != target:
+        named = {
+            target + name.removeprefix(source): tensor for name, tensor in given.items() if name.startswith(source)
+        }
+        return transplant(named, finer)
     if coarser.classes != finer.classes:
         return transplant(coarser, finer, skip=[*coarser.score_layers, *coarser.ladders])
     same = len(coarser.upsamplers) == len(finer.upsamplers)

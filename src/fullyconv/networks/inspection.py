@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from fullyconv.geometry import AxisMap
 from fullyconv.networks.alignment import AxisPlan, UpsamplingStage
-from fullyconv.networks.fcn import FCN
+from fullyconv.networks.fcn import FCN, score_window
 from fullyconv.surgery.convolutionize import FullyConvolutional
 from fullyconv.surgery.trunk import ClassifierTrunk
 from fullyconv.trace import Positions, Remark, Walk, input_channels, record, walk
@@ -242,7 +242,10 @@ def _taps(network: FCN, graph: _Graph) -> tuple[Tap, ...]:
     trunk = network.trunk
     names = [graph._path(node, {}) for node in graph.outputs()]
     names = list(trunk.tapped) if isinstance(trunk, ClassifierTrunk) else names
-    rows, columns = (plan.lines for plan in network.plans)
+    rows, columns = (
+        [line.before(window.axis_map()) for line in plan.lines]
+        for plan, window in zip(network.plans, score_window(trunk), strict=True)
+    )
     return tuple(
         Tap(name, wide, (down, across))
         for name, wide, down, across in zip(names[::-1], trunk.channels[::-1], rows, columns, strict=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,41 @@ def _check(name: str, given: torch.Size, wanted: torch.Size) -> None:
             f"{name}: {tuple(given)} in the source cannot fill {tuple(wanted)} in flat order: "
             "they have different numbers of outputs"
         )
+
+
+def prefixes_of_trunks(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> tuple[str, str]:
+    """Find below which names two networks have a trunk in common: decoders stand around it in different ways.
+
+    Args:
+        source: Named tensors.
+        target: Those of another network.
+
+    Returns:
+        The prefix of the source and that of the target, behind which most tensors have the same names and shapes.
+
+    >>> prefixes_of_trunks({"trunk.a.weight": torch.zeros(2)}, {"trunk.layers.a.weight": torch.zeros(2)})
+    ('trunk.', 'trunk.layers.')
+    """
+    pairs = [(first, second) for first in _wrappings(source) for second in _wrappings(target)]
+
+    def common(pair: tuple[str, str]) -> int:
+        first, second = pair
+        names = ((name, second + name.removeprefix(first)) for name in source if name.startswith(first))
+        return sum(source[name].shape == target[other].shape for name, other in names if other in target)
+
+    return max(sorted(pairs, key=lambda pair: len(pair[0] + pair[1])), key=common)
+
+
+def _wrappings(names: Collection[str]) -> set[str]:
+    """List what names may have in front of a trunk's own: parts that say nothing but that it is one."""
+    found = {""}
+    for name in names:
+        for end in accumulate(len(part) + 1 for part in takewhile(WRAPPERS.__contains__, name.split("."))):
+            found.add(name[:end])
+    return found
+
+
+WRAPPERS = ("trunk", "layers", "classifier")
 
 
 def merge_streams(streams: Mapping[str, Weights], *, drop: Collection[str] = ()) -> dict[str, Tensor]:

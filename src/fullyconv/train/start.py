@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,17 +14,20 @@ from torch import Tensor, nn
 
 from fullyconv.checkpoint import load_network, read_weights
 from fullyconv.files import BadFile
-from fullyconv.networks import foreign_trunk
+from fullyconv.networks import foreign_trunk, split_name
 from fullyconv.networks.fcn import FCN, continue_from
+from fullyconv.networks.trunks import BACKBONES
 from fullyconv.networks.trunks.external import build_classifier, usual_preprocess
 from fullyconv.surgery import Transplant, transplant
 from fullyconv.surgery.layers import without_weights
-from fullyconv.train.optim import trunk_of
+from fullyconv.surgery.weights import prefixes_of_trunks
 from fullyconv.train.recipe import Recipe
 from fullyconv.types import Preprocess
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPINGS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # the best of a checkpoint first
+
+CLASSIFIERS = re.compile(r"^(trunk\.|layers\.)+classifier\.")  # before the names of one from elsewhere
 
 Start = tuple[Transplant, Preprocess | None]
 """What was taken over, and the normalisation it was trained with, where that is known."""
@@ -94,9 +98,10 @@ def _of_classifier(network: FCN, recipe: Recipe, tensors: dict[str, Tensor], sou
         moved = transplant(_named_as_in(network, tensors), network)
     except ValueError as error:
         raise BadFile(source, str(error), f"use the weights of {recipe.classifier} itself") from None
-    lost = [name for name in moved.missing if "trunk.classifier." in name and not name.endswith("num_batches_tracked")]
+    missing = (CLASSIFIERS.sub("", name) for name in moved.missing if CLASSIFIERS.match(name))
+    lost = [name for name in missing if not name.endswith("num_batches_tracked")]
     if lost:
-        what = f"lacks {len(lost)} tensors of {recipe.classifier}, first {lost[0].partition('classifier.')[2]}"
+        what = f"lacks {len(lost)} tensors of {recipe.classifier}, first {lost[0]}"
         raise BadFile(source, what, f"use the weights of {recipe.classifier} itself, under its library's names")
     return moved, _normalisation(recipe)
 
@@ -120,8 +125,9 @@ def _normalisation(recipe: Recipe) -> Preprocess:
 
 def _stated(network: FCN) -> Preprocess | None:
     """Return the normalisation of a trunk of our own whose published weights have one."""
-    (trunk, *_) = trunk_of(network)
-    found = getattr(trunk, "preprocess", None)
+    parts = split_name(network.architecture.name) if network.architecture is not None else None
+    maker = BACKBONES.get(parts.trunk) if parts is not None else None
+    found = getattr(maker, "preprocess", None)
     return found if isinstance(found, Preprocess) else None
 
 
@@ -133,12 +139,8 @@ def _checked(moved: Transplant, source: Path) -> Transplant:
 
 
 def _named_as_in(network: FCN, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name a classifier's weights as its trunk's, where they are the trunk's by their own names."""
-    known = network.state_dict()
-    if any(name in known for name in tensors):
+    """Name a trunk's weights as this network does."""
+    source, target = prefixes_of_trunks(tensors, network.state_dict())
+    if source == target:
         return tensors
-    # Below a pyramid there is one trunk more.
-    for prefix in ("trunk.classifier.", "trunk.trunk.classifier.", "trunk.", "trunk.trunk."):
-        if any(prefix + name in known for name in tensors):
-            return {prefix + name: tensor for name, tensor in tensors.items()}
-    return tensors
+    return {target + name.removeprefix(source): each for name, each in tensors.items() if name.startswith(source)}
