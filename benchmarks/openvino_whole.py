@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fullyconv import Predictor, load
 from fullyconv.machine import frozen
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.openvino_graph import import_openvino
+from fullyconv.openvino import import_openvino
 from fullyconv.types import Preprocess
 
 HINTS = {"float32": "f32", "bfloat16": "bf16"}

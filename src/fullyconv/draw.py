@@ -179,7 +179,11 @@ def legend(classes: ClassSet, *, width: int, row_px: int = 22) -> np.ndarray:
 
 def map_with_legend(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
     """Paint H x W labels above their legend, as wide as the map or as its names need; H' x W' x 3 uint8."""
-    painted = colourise(labels, classes)
-    names = legend(classes, width=max(painted.shape[1], LEGEND_PX))
-    margin = np.full((len(painted), names.shape[1] - painted.shape[1], 3), 255, np.uint8)
-    return np.concatenate([np.concatenate([painted, margin], axis=1), names])
+    return with_legend(colourise(labels, classes), classes)
+
+
+def with_legend(picture: np.ndarray, classes: ClassSet) -> np.ndarray:
+    """Put the classes' names below an H x W x 3 picture, as wide as it or as they need; H' x W' x 3 uint8."""
+    names = legend(classes, width=max(picture.shape[1], LEGEND_PX))
+    margin = np.full((len(picture), names.shape[1] - picture.shape[1], 3), 255, np.uint8)
+    return np.concatenate([np.concatenate([picture, margin], axis=1), names])

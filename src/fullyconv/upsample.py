@@ -78,7 +78,9 @@ class AxisUpsampling(NamedTuple):
         >>> AxisUpsampling(3, 2, "zero").matrix(units=2, offset=1, size=3).tolist()
         [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]
         """
-        return _interpolation_matrix(self, units, offset, size)
+        # While a network is recorded for export sizes are no numbers yet, and nothing may be kept for them.
+        written = _interpolation_matrix if isinstance(size, int) and isinstance(units, int) else _written_out
+        return written(self, units, offset, size)
 
 
 @lru_cache(maxsize=64)
@@ -89,15 +91,18 @@ def _interpolation_matrix(axis: AxisUpsampling, units: int, offset: int, size: i
 
 
 def _written_out(axis: AxisUpsampling, units: int, offset: int, size: int) -> Tensor:
-    outputs = torch.arange(size)[:, None] + offset  # position in the uncropped output
-    ghosts = 1 if axis.border == "replicate" else 0
-    tap = outputs - axis.stride * torch.arange(-ghosts, units + ghosts)[None, :]
-    inside = (tap >= 0) & (tap < axis.kernel)
-    weights = torch.where(inside, bilinear_taps(axis.kernel)[tap.clamp(0, axis.kernel - 1)], torch.zeros(()).double())
-    if ghosts:  # the ghost unit beyond each edge repeats the edge unit
-        weights[:, 1] += weights[:, 0]
-        weights[:, -2] += weights[:, -1]
-        weights = weights[:, 1:-1]
+    """Write the hat of each unit as a column: what ``bilinear_taps`` holds, and 0 beyond its ends."""
+    reach = (axis.kernel + 1) // 2
+    centre = reach - 1 if axis.kernel % 2 else reach - 0.5
+    place = torch.arange(size, dtype=torch.float64)[:, None] + (offset - centre)
+    column = torch.arange(units, dtype=torch.float64)
+
+    def hat(unit: Tensor | int) -> Tensor:
+        return (1 - (place - axis.stride * unit).abs() / reach).clamp(min=0)
+
+    weights = hat(column)
+    if axis.border == "replicate":  # the ghost unit beyond each edge repeats the edge unit
+        weights = weights + hat(-1) * (column == 0) + hat(units) * (column == units - 1)
     return weights
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from pathlib import Path
 
@@ -43,3 +45,58 @@ def test_the_seconds_of_computing_and_waiting_are_printed(tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["predict", str(model), str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert re.search(r"3 images in \d+\.\d s: \d+\.\d computing, \d+\.\d waiting", result.output)
+
+
+def test_what_maps_and_annotation_tools_need_is_written_beside(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    (tmp_path / "in").mkdir()
+    dice = np.random.default_rng(0)
+    pixels = dice.integers(1, 256, (20, 30, 3), np.uint8)
+    pixels[:3, :4] = 0
+    Image.fromarray(pixels).save(tmp_path / "in" / "a b.png")
+    place = rasterio.Affine(2, 0, 100, 0, -2, 300)
+    with rasterio.open(
+        tmp_path / "in" / "geo.tif", "w", driver="GTiff", height=20, width=30, count=3, dtype="uint8", crs="EPSG:32633",
+        transform=place, nodata=0,
+    ) as file:  # fmt: skip
+        file.write(pixels.transpose(2, 0, 1))
+    network = build("fcn32s-resnet18", 2)
+    network.heads[0].bias.data[1] = 1.0
+    model = save(network, tmp_path / "model")
+    command = [
+        "predict",
+        str(model),
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "out"),
+        "--areas",
+        "--sheet",
+        "--legend",
+    ]
+    tools = [word for tool in ("coco", "yolo", "labelme") for word in ("--polygons-to", tool)]
+    result = CliRunner().invoke(app, [*command, *tools])
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
+    each = {
+        f"{stem}{suffix}" for stem in ("a b", "geo") for suffix in (".png", "_overlay.jpg", ".geojson", ".txt", ".json")
+    }
+    assert names == each | {"geo_classes.tif", "coco.json", "data.yaml", "areas.csv", "index.html"}
+    with rasterio.open(tmp_path / "out" / "geo_classes.tif") as file:
+        assert (file.crs.to_epsg(), file.transform, file.nodata) == (32633, place, 255)
+        values = file.read(1)
+    assert (values[:3, :4] == 255).all()
+    assert (values == 1).sum() == 20 * 30 - 12
+    polygon = json.loads((tmp_path / "out" / "geo.geojson").read_text())
+    assert polygon["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    assert sorted(map(tuple, polygon["features"][0]["geometry"]["coordinates"][0]))[:2] == [(100, 260), (100, 260)]
+    rows = list(csv.DictReader((tmp_path / "out" / "areas.csv").open()))
+    whole = {row["picture"]: (row["pixels"], row["area"], row["unit"]) for row in rows if row["region"] == "0"}
+    assert whole == {"a b": ("600", "600", "px"), "geo": ("588", "2352", "m2")}
+    labelme = json.loads((tmp_path / "out" / "a b.json").read_text())
+    assert (tmp_path / "out" / labelme["imagePath"]).resolve() == tmp_path / "in" / "a b.png"
+    assert Image.open(tmp_path / "out" / "a b_overlay.jpg").size[1] > 20
+    assert "a%20b_overlay.jpg" in (tmp_path / "out" / "index.html").read_text()
+    again = CliRunner().invoke(app, [*command, *tools])  # what is ours may be written again
+    assert again.exit_code == 0, again.output
+    wrong = CliRunner().invoke(app, [*command, "--polygons-to", "svg"])
+    assert "polygons are written for coco, yolo, labelme, not for 'svg'" in str(wrong.exception)

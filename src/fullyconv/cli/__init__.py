@@ -15,6 +15,7 @@ from fullyconv.cli.bench import bench
 from fullyconv.cli.compress import compress
 from fullyconv.cli.console import complain, show_warning
 from fullyconv.cli.evaluate import evaluate
+from fullyconv.cli.export import export
 from fullyconv.cli.inspect import inspect
 from fullyconv.cli.models import models
 from fullyconv.cli.predict import predict
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, demo, inspect, compress, quantize, reproduce, bench, models):
+for command in (train, evaluate, predict, export, demo, inspect, compress, quantize, reproduce, bench, models):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(caffe.app, name="caffe")

@@ -39,6 +39,24 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write C x H x W float16 class probabilities (.npz).")
     ] = False,
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="Also write each picture's regions as polygons (.geojson).")
+    ] = False,
+    polygons_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="coco|yolo|labelme",
+            help="Also write them for annotation tools: coco.json, or a .txt or .json each; may be repeated.",
+        ),
+    ] = None,
+    simplify: Annotated[
+        float, typer.Option(min=0, metavar="PIXELS", help="How far outlines may move to have fewer corners.")
+    ] = 0.0,
+    areas: Annotated[
+        bool, typer.Option("--areas", help="Also write pixels and area of each class and region (areas.csv).")
+    ] = False,
+    legend: Annotated[bool, typer.Option("--legend", help="Put the classes' names below each overlay.")] = False,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Also write a page of all overlays (index.html).")] = False,
     crf: CRFOption = False,
     tta: ViewsOption = None,
     cube_key: Annotated[
@@ -60,6 +78,10 @@ def predict(
     `fullyconv predict runs/photos/model photos/ "scans/*.tif" --out labelled --probabilities`.
     A bad file is reported and skipped; exit status 1 then.
 
+    For maps and for correcting in annotation tools:
+    `fullyconv predict camvid photos/ --out labelled --polygons --polygons-to labelme --areas --sheet`. A GeoTIFF gets
+    a map that lies where it does (_classes.tif), and polygons and areas in its reference system.
+
     A model of hyperspectral scenes takes MATLAB, ENVI (.hdr), GeoTIFF and NumPy files, and writes the map as PNG,
     with a legend, as ENVI Classification and as GeoTIFF (where the scene lies), and the scene in false colours:
     `fullyconv predict runs/pavia/model PaviaU.mat --out maps`.
@@ -69,8 +91,11 @@ def predict(
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.machine import arithmetic, keep_freed_memory
     from fullyconv.opening import load
-    from fullyconv.predict.folder import find_images
+    from fullyconv.outputs import Outputs
+    from fullyconv.predict.beside import Beside
+    from fullyconv.predict.folder import find_images, predict_files
     from fullyconv.predict.work import Pace
+    from fullyconv.report.sheet import SHEET, write_sheet
 
     if (out_ / CONFIG).is_file() and (out_ / WEIGHTS).is_file():
         raise BadFile(out_, "is a model's folder, which training replaces as a whole", "choose another --out")
@@ -80,13 +105,20 @@ def predict(
     if precision != "auto" or engine != "auto":
         segmenter.prepared()  # what cannot be had is said once, not of every picture
     of_scenes = isinstance(segmenter, SceneSegmenter)
-    if ((crf or tta) and of_scenes) or ((cube_key or rgb) and not of_scenes):
-        wrong = "--crf and --tta are for pictures" if of_scenes else "--cube-key and --rgb are for scenes"
-        raise ValueError(f"{wrong}, which this model's inputs are not: leave it out")
+    beside = Beside(polygons or bool(polygons_to), tuple(polygons_to or ()), simplify, areas=areas, legend=legend)
+    _refuse_others(
+        of_scenes,
+        pictures={
+            "--crf": crf, "--tta": tta, "--polygons": beside.polygons, "--areas": areas, "--legend": legend,
+            "--sheet": sheet,
+        },
+        scenes={"--cube-key": cube_key, "--rgb": rgb},
+    )  # fmt: skip
     if not isinstance(segmenter, SceneSegmenter):
         segmenter = with_views(segmenter, tta)
         segmenter = with_crf(segmenter, model) if crf else segmenter
     pace = Pace()
+    what = "scenes" if of_scenes else "images"
     if isinstance(segmenter, SceneSegmenter):
         from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
         from fullyconv.hsi.pictures import RGB_NM
@@ -96,12 +128,34 @@ def predict(
         bad = follow("predicting", predict_scenes(segmenter, tasks, out_, output, pace=pace), len(tasks))
     else:
         tasks = find_images(inputs, out=out_)
-        bad = predict_tasks(segmenter, tasks, out_, probabilities=probabilities, overwrite=overwrite, pace=pace)
-    what = "scenes" if of_scenes else "images"
+        outputs = Outputs(out_, overwrite=overwrite)
+        outputs.check([SHEET] if sheet else [])
+        outcomes = predict_files(
+            segmenter, tasks, out_, probabilities=probabilities, overwrite=overwrite, pace=pace, beside=beside
+        )
+        done: list[Outcome] = []
+        bad = follow("predicting", _noted(outcomes, done), len(tasks))
+        if sheet:
+            out.print(f"{write_sheet(outputs, done, segmenter.classes)}")
     out.print(f"{len(tasks) - bad} of {len(tasks)} {what} labelled in {out_}")
     out.print(pace.words(what))
     if bad:
         raise typer.Exit(1)
+
+
+def _refuse_others(of_scenes: bool, *, pictures: dict[str, object], scenes: dict[str, object]) -> None:
+    """Refuse options that are for what the model does not label."""
+    given = [option for option, value in (pictures if of_scenes else scenes).items() if value]
+    if given:
+        wrong = f"{' and '.join(given)}: for {'pictures' if of_scenes else 'scenes'}"
+        raise ValueError(f"{wrong}, which this model's inputs are not: leave it out")
+
+
+def _noted(outcomes: Iterator[Outcome], done: list[Outcome]) -> Iterator[Outcome]:
+    """Pass outcomes on, and keep them."""
+    for outcome in outcomes:
+        done.append(outcome)
+        yield outcome
 
 
 def predict_tasks(

@@ -121,7 +121,8 @@ class AxisPlan:
 
     def padding(self, length: int) -> tuple[int, int]:
         """Return how many zeros come before and after an axis of ``length`` pixels."""
-        whole = -(-(length + 2 * self.margin) // self.multiple) * self.multiple
+        # Of numbers above 0 alone: other formats that networks are exported to divide towards 0, Python downwards.
+        whole = (length + 2 * self.margin + self.multiple - 1) // self.multiple * self.multiple
         return self.margin, whole - length - self.margin
 
     def _padded(self, length: int) -> int:

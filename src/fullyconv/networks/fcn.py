@@ -186,8 +186,10 @@ class FCN(nn.Module):
         Returns:
             N x K x H' x W'.
         """
+        if not any(plan.margin or plan.multiple > 1 for plan in self.plans):
+            return image
         rows, columns = (plan.padding(length) for plan, length in zip(self.plans, image.shape[-2:], strict=True))
-        return functional.pad(image, (*columns, *rows)) if any((*rows, *columns)) else image
+        return functional.pad(image, (*columns, *rows))
 
     def check(self, image: Tensor) -> None:
         """Refuse an image that the network cannot take.

@@ -17,9 +17,11 @@ from fullyconv.data.images import SUFFIXES
 from fullyconv.draw import palette_image, save_picture
 from fullyconv.files import BadFile, whole_file
 from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
+from fullyconv.predict.beside import Beside, Written
 from fullyconv.predict.image import COLOURS, Picture, Prediction, Segmenter, as_pixels
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
 
+NOTHING = Beside()
 BYTES_PER_PIXEL = 8  # of a picture on its way: itself, its labels, the overlay and the mask's numbers
 
 
@@ -159,7 +161,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def predict_files(
+def predict_files(  # noqa: PLR0913 (the choices of one command)
     segmenter: Segmenter,
     tasks: Sequence[Task],
     out: Path,
@@ -167,6 +169,7 @@ def predict_files(
     probabilities: bool = False,
     overwrite: bool = False,
     pace: Pace | None = None,
+    beside: Beside = NOTHING,
 ) -> Iterator[Outcome]:
     """Predict each input and write its pictures: ``STEM.png``, ``STEM_overlay.jpg`` and perhaps ``STEM.npz``.
 
@@ -180,6 +183,8 @@ def predict_files(
         probabilities: Write ``STEM.npz`` as well.
         overwrite: Replace outputs of earlier runs that have been changed since or were made of another input, too.
         pace: Takes the seconds of computing and waiting.
+        beside: What else is written. Of pictures that lie somewhere (GeoTIFF) always a map that lies there, too:
+            ``STEM_classes.tif``.
 
     Yields:
         One outcome per input, in their order.
@@ -190,24 +195,32 @@ def predict_files(
     """
     per_pixel = BYTES_PER_PIXEL + (2 * len(segmenter.classes) if probabilities else 0)
     colours = segmenter.network.in_channels == COLOURS  # a network of more channels takes no files, and says so
+    outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)
+    written = Written(beside, segmenter.classes, outputs, tasks)
+
+    def write(prediction: Prediction, target: Path) -> Path:
+        mask = write_prediction(prediction, target, legend=beside.legend)
+        written.write(prediction, target)
+        return mask
+
     work: Work[Picture, Prediction] = Work(
         suffixes=(".png", "_overlay.jpg", *((".npz",) if probabilities else ())),
         read=lambda task: as_pixels(task.image) if colours else task.image,
         predict=lambda picture: segmenter.predict(picture, probabilities=probabilities),
-        write=write_prediction,
+        write=write,
+        more=beside.suffixes,
         size=lambda picture: picture.size // COLOURS * per_pixel if isinstance(picture, np.ndarray) else 0,
     )
-    outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)
-    yield from work_through(tasks, outputs, work, pace=pace)
+    yield from work_through(tasks, outputs, work, pace=pace, once=beside.once(), finish=written.finish)
 
 
-def write_prediction(prediction: Prediction, target: Path) -> Path:
+def write_prediction(prediction: Prediction, target: Path, *, legend: bool = False) -> Path:
     """Write the pictures of one prediction beside ``target``; each appears whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     mask = write_mask(prediction, target)
     picture = target.with_name(target.name + "_overlay.jpg")
     with whole_file(picture) as draft:
-        prediction.overlay().save(draft, "JPEG", quality=90)
+        prediction.overlay(legend=legend).save(draft, "JPEG", quality=90)
     write_probabilities(prediction, target)
     return mask
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv.data.images import read_image, to_rgb
-from fullyconv.draw import overlay
+from fullyconv.draw import overlay, with_legend
 from fullyconv.machine import (
     ArithmeticName,
     DeviceName,
@@ -30,8 +30,14 @@ from fullyconv.networks.fcn import FCN
 from fullyconv.predict.engines import Choice, Engine, Snapshot, make_engine
 from fullyconv.predict.ladder import Ladder, NotFinite
 from fullyconv.predict.trusted import trusted_precision
+from fullyconv.regions import Polygon, trace
+from fullyconv.regions import simplify as simpler
 from fullyconv.tiles import plan_tiles
 from fullyconv.types import ClassSet, Preprocess
+
+if TYPE_CHECKING:
+    from fullyconv.export import Exported
+    from fullyconv.export.formats import Format
 
 WHOLE_PIXELS = 1_500_000  # larger images go through the network tile by tile
 TILE_CORE = 1024
@@ -81,16 +87,40 @@ class Prediction:
     classes: ClassSet
     probabilities: np.ndarray | None = field(default=None, repr=False)
 
-    def overlay(self, *, alpha: float = 0.5) -> Image.Image:
+    def overlay(self, *, alpha: float = 0.5, legend: bool = False) -> Image.Image:
         """Paint the classes over the image.
 
         Args:
             alpha: The colours' share, 0 (the image alone) to 1 (the colours alone).
+            legend: Put the classes' names below.
 
         Returns:
-            A picture of the image's size.
+            A picture of the image's size; with a legend larger.
         """
-        return Image.fromarray(overlay(self.image, self.labels, self.classes, alpha=alpha))
+        painted = overlay(self.image, self.labels, self.classes, alpha=alpha)
+        return Image.fromarray(with_legend(painted, self.classes) if legend else painted)
+
+    def polygons(self, *, simplify: float = 0.0, least: int = 1) -> list[Polygon]:
+        """Find the outlines of all regions, exactly on the edges of pixels.
+
+        Args:
+            simplify: Pixels by which an outline may move to have fewer corners.
+            least: Pixels; smaller regions are left out.
+
+        Returns:
+            The polygons of all classes, with their holes; ``fullyconv.regions.documents`` writes them as GeoJSON,
+            COCO, YOLO and LabelMe.
+        """
+        return [simpler(each, simplify) for each in trace(self.labels, least=least)]
+
+    def areas(self) -> dict[str, int]:
+        """Count the pixels of each class.
+
+        Returns:
+            Pixels by the classes' names; 0 where a class does not occur.
+        """
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+        return dict(zip(self.classes.names, counts.tolist(), strict=True))
 
 
 class Segmenter:
@@ -314,6 +344,29 @@ class Segmenter:
             yield
         except NotFinite as error:
             raise ValueError(f"{error}: {self._culprit()}") from None
+
+    def export(
+        self, out: Path | str, *, to: Format = "onnx", with_preprocessing: bool = False, labels: bool = False
+    ) -> Exported:
+        """Write the network for other programs, checked at ten sizes; see ``fullyconv.export``.
+
+        Args:
+            out: The folder for the file, which is called after the model.
+            to: ``onnx``, ``openvino`` or ``torch``.
+            with_preprocessing: Put the normalisation inside: the input is pixels then.
+            labels: Put the choice of the best class inside: the output is labels then.
+
+        Returns:
+            Where the file is, and how far it agrees with the model.
+
+        Raises:
+            ImportError: If a package is missing.
+            ValueError: For a network that cannot be converted, or does not compute the same then.
+        """
+        from fullyconv.export import Inside, Source, export
+
+        source = Source(self.network, self.classes, self.preprocess, self.folder)
+        return export(source, out, to=to, inside=Inside(with_preprocessing, labels))
 
     def prepared(self) -> Prepared:
         """Return the network as it is now, prepared for prediction: nobody else changes its mode.

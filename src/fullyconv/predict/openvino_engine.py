@@ -20,9 +20,9 @@ from fullyconv.geometry import size
 from fullyconv.machine import Arithmetic, fast_bf16
 from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.fcn import FCN
+from fullyconv.openvino import import_openvino
 from fullyconv.predict.openvino_graph import (
     fixed_graph,
-    import_openvino,
     make_graph,
     reads_bytes,
     round_first_weights,

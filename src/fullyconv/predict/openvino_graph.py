@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.fcn import FCN
+from fullyconv.openvino import import_openvino
 from fullyconv.predict.rounding import round_to_sums
 from fullyconv.types import Preprocess
 
@@ -22,30 +21,6 @@ COLOURS = 3
 FRONT = ("Transpose", "Convert", "Gather", "Multiply", "Subtract", "Add", "Pad")  # between pixels and convolutions
 NORMALISED = "normalised"  # what the network itself begins with
 _TRACING = threading.Lock()  # the recorder of PyTorch has one state for the process
-
-
-@contextmanager
-def quiet_import() -> Iterator[None]:
-    """Keep OpenVINO and NNCF, while they are imported, from a package that reports their use over the network."""
-    name = "openvino_telemetry"
-    before = sys.modules.get(name)
-    if before is None:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if before is None:
-            sys.modules.pop(name, None)
-
-
-def import_openvino() -> Any:
-    """Return the module ``openvino``; raises ``ImportError`` in one sentence where it is not installed."""
-    try:
-        with quiet_import():
-            import openvino
-    except ImportError:
-        raise ImportError("engine 'openvino' needs OpenVINO: pip install 'fullyconv[openvino]'") from None
-    return openvino
 
 
 class _Maps(nn.Module):

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from fullyconv.checkpoint import find_model, find_own_model, read_tensors, write_tensors
 from fullyconv.files import BadFile
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.openvino_graph import import_openvino, make_graph, quiet_import
+from fullyconv.openvino import import_openvino, quiet_import
+from fullyconv.predict.openvino_graph import make_graph
 from fullyconv.types import Preprocess
 
 INT8 = "int8.safetensors"

@@ -54,6 +54,7 @@ class Work(Generic[Read, Found]):
         write: Writes behind a target, in a thread of its own; returns the mask's path.
         size: The bytes that an input takes between reading and writing, with what is computed from it.
         most: How many inputs may be on their way at once; 1 for one after the other, in one thread at a time.
+        more: Further suffixes, of what is written of some inputs alone.
     """
 
     suffixes: Sequence[str]
@@ -62,6 +63,11 @@ class Work(Generic[Read, Found]):
     write: Callable[[Found, Path], Path]
     size: Callable[[Read], int] = lambda _: 0
     most: int = FLYING
+    more: Callable[[Task], Sequence[str]] = lambda _: ()
+
+    def names(self, task: Task) -> list[str]:
+        """Return what is written of an input, relative to the output folder."""
+        return [f"{task.target.as_posix()}{suffix}" for suffix in (*self.suffixes, *self.more(task))]
 
 
 @dataclass
@@ -115,7 +121,13 @@ class Pace:
 
 
 def work_through(
-    tasks: Sequence[Task], outputs: Outputs, work: Work[Read, Found], *, pace: Pace | None = None
+    tasks: Sequence[Task],
+    outputs: Outputs,
+    work: Work[Read, Found],
+    *,
+    pace: Pace | None = None,
+    once: Sequence[str] = (),
+    finish: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome]:
     """Read, predict and write many inputs; what is wrong with one does not stop the rest.
 
@@ -124,6 +136,8 @@ def work_through(
         outputs: Where they are written; it keeps the list of what is ours.
         work: What is done with each.
         pace: Takes the seconds of computing and waiting.
+        once: Names of what is written of all inputs together, relative to the output folder.
+        finish: Writes it, after the last input.
 
     Yields:
         One outcome per input, in their order.
@@ -133,8 +147,8 @@ def work_through(
             after some if the disk has become full.
     """
     # A list, for names that are needed twice would be one key.
-    names = [(f"{task.target.as_posix()}{suffix}", task.image) for task in tasks for suffix in work.suffixes]
-    outputs.check([name for name, _ in names], made_of=dict(names))
+    names = [(name, task.image) for task in tasks for name in work.names(task)]
+    outputs.check([*once, *(name for name, _ in names)], made_of=dict(names))
     line = _Line(outputs, work, len(tasks), pace or Pace())
     reading = reading_ahead(tasks, work.read, size=work.size, room=Room(most=work.most))
     with outputs.alone(), line.writing(), reading as carried:
@@ -149,6 +163,7 @@ def work_through(
                 raise
             yield from line.outcomes()
         yield from line.outcomes(every=True)
+        finish()
 
 
 class _Line(Generic[Read, Found]):
@@ -206,7 +221,7 @@ class _Line(Generic[Read, Found]):
 
     def _write(self, task: Task, found: Found, each: Carried[Read], before: int) -> Outcome:
         """Write one prediction, in the writer's thread."""
-        names = [f"{task.target.as_posix()}{suffix}" for suffix in self._work.suffixes]
+        names = self._work.names(task)
         try:
             if self._full is not None:
                 raise self._full

@@ -1,0 +1,133 @@
+"""The graph of a network: what goes into the file, recorded for every number, height and width of images."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import warnings
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import torch.fx.experimental._config as symbolic
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from fullyconv.networks.fcn import FCN
+from fullyconv.types import Preprocess, SpectralPreprocess
+
+COLOURS = 3
+RECORDING = threading.Lock()  # the recorder of PyTorch has one state for the process
+ASSERTIONS = ("_assert_scalar.default", "sym_constrain_range_for_size.default", "_assert_tensor_metadata.default")
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a file holds beside the network.
+
+    Attributes:
+        preprocessing: The normalisation: the input is then pixels, 0..255 RGB, instead of normalised numbers.
+        labels: The choice of the best class: the output is then labels instead of scores.
+    """
+
+    preprocessing: bool = False
+    labels: bool = False
+
+
+class Graph(nn.Module):
+    """A network with what goes into the file beside it.
+
+    Takes N x K x H x W: normalised float32; with ``preprocessing`` pixels, uint8 where they are colours alone. Returns
+    N x C x H x W float32 scores of the first task, or N x H x W labels (uint8; int32 of more than 256 classes).
+    """
+
+    def __init__(self, network: FCN, preprocess: Preprocess | SpectralPreprocess, inside: Inside) -> None:
+        super().__init__()
+        if not isinstance(network, FCN):
+            raise ValueError(f"a {type(network).__name__} does not label pixels: export a segmentation network")
+        # Of its own in float32, planes first, on the CPU: the original may train on, elsewhere, in another arithmetic.
+        own = copy.deepcopy(network).float().cpu().eval()
+        self.network: FCN = own.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.best = inside.labels
+        self.kind = torch.uint8 if network.classes <= 256 else torch.int32
+        self.preprocess: Preprocess | None = None
+        if inside.preprocessing:
+            if not isinstance(preprocess, Preprocess):
+                raise ValueError("this model normalises spectra, which is no part of the graph: normalise them outside")
+            self.preprocess = preprocess
+            std, mean = torch.tensor(preprocess.std), torch.tensor(preprocess.mean)
+            self.register_buffer("scale", (1 / std)[:, None, None])
+            self.register_buffer("shift", (mean / std)[:, None, None])
+
+    @property
+    def bytes(self) -> bool:
+        """Whether pixels are uint8."""
+        return self.preprocess is not None and self.network.in_channels == COLOURS
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Score or label every pixel."""
+        size = image.shape[2], image.shape[3]
+        if self.preprocess is not None:
+            if self.preprocess.order == "BGR":
+                image = torch.cat([image[:, :COLOURS].flip(1), image[:, COLOURS:]], 1)
+            image = image.float() * self.get_buffer("scale") - self.get_buffer("shift")
+        # Without ``check``: it compares sizes, which would tie the graph to those of the example.
+        scores = self.network.upsampled(self.network.fused(self.network.scored(self.network.padded(image))), size)
+        found: Tensor = scores.argmax(1).to(self.kind) if self.best else scores
+        return found
+
+    def example(self, number: int, height: int, width: int) -> Tensor:
+        """Make images of random numbers, the same for the same size."""
+        dice = torch.Generator().manual_seed(height * 10_000 + width)
+        shape = number, self.network.in_channels, height, width
+        if self.bytes:
+            return torch.randint(0, 256, shape, generator=dice, dtype=torch.uint8)
+        noise = torch.randn(shape, generator=dice)
+        return noise if self.preprocess is None else 127.5 + 60 * noise
+
+
+def record(graph: Graph) -> ExportedProgram:
+    """Record a graph with free number, height and width of images.
+
+    Raises:
+        ValueError: For a network whose operations cannot be recorded so.
+    """
+    rows, columns = graph.network.plans
+    least = graph.network.smallest_input
+    example = graph.example(2, least[0] + 2 * rows.stride + 1, least[1] + 3 * columns.stride + 3)
+    free = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    try:
+        with RECORDING, torch.no_grad(), warnings.catch_warnings(), _sizes_of_one():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(
+                graph, (example,), dynamic_shapes=(free,), prefer_deferred_runtime_asserts_over_guards=True
+            )
+    except Exception as error:  # whatever a foreign operation makes the recorder raise
+        raise ValueError(f"this network cannot be recorded for every size ({reason(error)})") from error
+    return _without_assertions(program)
+
+
+def _sizes_of_one() -> AbstractContextManager[None]:
+    """Let the recorder allow for sizes of 0 and 1, too, which it otherwise takes for constants."""
+    patched: AbstractContextManager[None] = symbolic.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    return patched
+
+
+def _without_assertions(program: ExportedProgram) -> ExportedProgram:
+    """Take out what only says that no size is 1: the recorder's assumption, not the operations'.
+
+    That every size is computed rightly is checked afterwards.
+    """
+    nodes = program.graph_module.graph
+    for node in list(nodes.nodes):
+        if node.op == "call_function" and str(node.target).removeprefix("aten.") in ASSERTIONS:
+            nodes.erase_node(node)
+    nodes.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of what a library says, which may be pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:300]
