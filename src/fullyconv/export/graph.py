@@ -28,6 +28,9 @@ class Inside:
     Attributes:
         preprocessing: The normalisation: the input is then pixels, 0..255 RGB, instead of normalised numbers.
         labels: The choice of the best class: the output is then labels instead of scores.
+
+    >>> Inside(labels=True).preprocessing
+    False
     """
 
     preprocessing: bool = False

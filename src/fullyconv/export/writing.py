@@ -37,6 +37,9 @@ class Agreement:
         apart: The largest difference of scores, as a share of the largest score; of labels 0, or infinity where one
             differs that is no tie.
         changed: Pixels whose label differs, by rounding where scores are equal.
+
+    >>> Agreement((1, 700, 500), apart=3e-7, changed=0).apart <= EXACT
+    True
     """
 
     size: tuple[int, int, int]
@@ -53,6 +56,9 @@ class Exported:
         input: What the graph takes, in words.
         output: What it returns, in words.
         agreements: How far it agreed with the model, at each size that was tried.
+
+    >>> Exported(Path("out/photos.onnx"), "N x 3 x H x W float32", "N x 2 x H x W float32 scores", ()).path.name
+    'photos.onnx'
     """
 
     path: Path
@@ -70,6 +76,10 @@ class Source:
         classes: What its labels mean.
         preprocess: Its normalisation.
         folder: The model's folder, which gives the file its name.
+
+    >>> from fullyconv.networks import build
+    >>> Source(build("fcn4s-lenet", 2), ClassSet(("a", "b")), Preprocess(), Path("runs/photos/model")).name
+    'photos'
     """
 
     network: FCN
@@ -79,12 +89,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What the file is called, without its suffix: as the model's folder, or the run it lies in.
-
-        >>> from fullyconv.networks import build
-        >>> Source(build("fcn4s-lenet", 2), ClassSet(("a", "b")), Preprocess(), Path("runs/photos/model")).name
-        'photos'
-        """
+        """What the file is called, without its suffix: as the model's folder, or the run it lies in."""
         if self.folder is None:
             return "model"
         folder = self.folder.absolute()

@@ -18,6 +18,9 @@ class Polygon:
         pixels: How many there are.
         rings: K x 2 corners (x, y) each, in pixels from the upper left corner of the image, the last not repeated: the
             outline, clockwise on the screen, then the holes, counterclockwise.
+
+    >>> Polygon(0, 2, (np.array([[2, 0], [2, 1], [0, 1], [0, 0]]),)).box
+    (0.0, 0.0, 2.0, 1.0)
     """
 
     label: int
