@@ -98,6 +98,7 @@ def test_a_picture_that_memory_does_not_suffice_for_stops_no_other(
         return score_maps(pixels)
 
     monkeypatch.setattr(engine, "score_maps", little)
+    monkeypatch.setattr(engine, "bands", lambda: None)
     outcomes = list(predict_files(model, find_images([tmp_path / "in"]), tmp_path / "out"))
     assert [outcome.problem is None for outcome in outcomes] == [True, False, True]
     assert "b.png: not enough memory for 500 x 17 pixels" in str(outcomes[1].problem)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -93,14 +94,17 @@ def test_grey_and_alpha_are_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "core"),
+    ("name", "size"),
     [
-        ("fcn8s-resnet18", (660, 40), 64),
-        ("fcn32s-resnet18", (30, 641), 64),
-        pytest.param("fcn8s-vgg16", (650, 20), 128, marks=pytest.mark.slow),
+        ("fcn8s-resnet18", (660, 40)),
+        ("fcn32s-resnet18", (30, 900)),
+        pytest.param("fcn8s-vgg16", (650, 20), marks=pytest.mark.slow),
     ],
 )
-def test_tiled_equals_whole(name: str, size: tuple[int, int], core: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_bands", [True, False])
+def test_parts_give_what_one_pass_gives(
+    name: str, size: tuple[int, int], in_bands: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = segmenter(name)
     model.network.double()
     seen: list[tuple[int, ...]] = []
@@ -114,7 +118,10 @@ def test_tiled_equals_whole(name: str, size: tuple[int, int], core: int, monkeyp
     whole = model.predict(pixels, probabilities=True)
     assert seen == [size]
     monkeypatch.setattr(module, "WHOLE_PIXELS", 1)
-    monkeypatch.setattr(module, "TILE_CORE", core)
+    monkeypatch.setattr(module, "WORKING_BYTES", 1)
+    monkeypatch.setattr("fullyconv.predict.bands.LEAST_ROWS", 1)
+    if not in_bands:
+        monkeypatch.setattr(model.prepared().engine, "bands", lambda: None)
     tiled = model.predict(pixels, probabilities=True)
     assert len(seen) > 2
     assert size not in seen[1:]
@@ -166,13 +173,20 @@ def test_networks_that_see_more_than_colour_take_arrays_of_their_channels(
         model.predict(image)
 
 
-def test_tiles_of_a_network_that_sees_everything_are_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_of_a_network_that_sees_everything_are_refused_or_approximated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     network = from_classifier("timm:mobilenetv3_small_050", 3, 32)
     segmenter = Segmenter(network, classes=ClassSet(("a", "b", "c")), preprocess=Preprocess())
-    segmenter.predict(np.zeros((40, 50, 3), np.uint8))
+    image = RNG.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+    whole = segmenter.predict(image).labels
     monkeypatch.setattr("fullyconv.predict.image.WHOLE_PIXELS", 1)
-    with pytest.warns(UserWarning, match=r"se: sees the whole picture at every position \(\d+ such operations\)"):
-        segmenter.predict(np.zeros((40, 50, 3), np.uint8))
+    np.testing.assert_array_equal(segmenter.predict(image).labels, whole)  # it fits into memory
+    segmenter.memory = 1
+    with pytest.raises(ValueError, match=r"se: sees the whole picture .* \(\d+ such operations\), so an image"):
+        segmenter.predict(image)
+    segmenter.approximate = True
+    assert segmenter.predict(image).labels.shape == (40, 50)
 
 
 def test_predictions_do_not_rest_on_a_mode_that_others_change(model: Segmenter) -> None:
@@ -280,20 +294,23 @@ def test_where_memory_runs_out_smaller_tiles_give_the_same(
     pixels = RNG.integers(0, 256, (120, 700, 3)).astype(np.uint8)
     expected = model.predict(pixels, probabilities=True)
     engine, room = model.prepared().engine, 75_000
-    score_maps = engine.score_maps
 
-    def little(pixels: np.ndarray) -> list[torch.Tensor]:
-        if pixels.size > 3 * room:
-            raise error
-        return score_maps(pixels)
+    def few(function: Callable[..., list[torch.Tensor]]) -> Callable[..., list[torch.Tensor]]:
+        def compute(pixels: np.ndarray, *given: object) -> list[torch.Tensor]:
+            if pixels.size > 3 * room:
+                raise error
+            return function(pixels, *given)
 
-    monkeypatch.setattr(engine, "score_maps", little)
+        return compute
+
+    monkeypatch.setattr(engine, "score_maps", few(engine.score_maps))
+    monkeypatch.setattr(engine.bands(), "maps", few(engine.bands().maps))
     found = model.predict(pixels, probabilities=True)
     np.testing.assert_array_equal(model.labels(np.stack([pixels, pixels]))[1], expected.labels)
     np.testing.assert_array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-3)
     room = 0
-    with pytest.raises(MemoryError, match="not enough memory for 120 x 700 pixels, even in tiles"):
+    with pytest.raises(MemoryError, match="not enough memory for 120 x 700 pixels, even in parts"):
         model.predict(pixels)
     monkeypatch.setattr(engine, "score_maps", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):

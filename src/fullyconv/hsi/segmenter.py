@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from math import isqrt
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from fullyconv.checkpoint import load_network
 from fullyconv.files import BadFile
@@ -18,17 +15,17 @@ from fullyconv.hsi.formats.mapped import release
 from fullyconv.hsi.normalise import missing_pixels, normalise
 from fullyconv.hsi.pictures import false_colour
 from fullyconv.hsi.scene import Scene
-from fullyconv.machine import ArithmeticName, DeviceName, EngineName, frozen
+from fullyconv.machine import ArithmeticName, DeviceName, EngineName
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.image import Look, Picture, Piece, Prediction, Segmenter
 from fullyconv.types import VOID, ClassSet, SpectralPreprocess
 
-WHOLE_BYTES = 256 << 20  # of float32 spectra; larger scenes go through the network tile by tile
-TILE_BYTES = 256 << 20  # of memory that a tile may take, about
+WHOLE_BYTES = 256 << 20  # of float32 spectra; larger scenes go through the network in bands
+TILE_BYTES = 256 << 20  # of memory that what is computed at a time may take, about
 
 
 class SceneSegmenter(Segmenter):
-    """A ``Segmenter`` of hyperspectral scenes: it reads spectra, and tiles by memory instead of pixels."""
+    """A ``Segmenter`` of hyperspectral scenes: it reads spectra, and cuts by memory instead of pixels."""
 
     preprocess: SpectralPreprocess  # type: ignore[assignment]
 
@@ -58,8 +55,7 @@ class SceneSegmenter(Segmenter):
     def predict(self, image: Picture | Scene, *, probabilities: bool = False) -> Prediction:
         """Label every pixel of a scene.
 
-        Large scenes are cut into tiles that overlap by what the network sees, as ``Segmenter.predict`` cuts
-        images.
+        Large scenes flow through the network in bands of rows, as images do in ``Segmenter.predict``.
 
         Args:
             image: The path of a scene, a ``Scene``, or an H x W x B array, memory-mapped too.
@@ -90,39 +86,15 @@ class SceneSegmenter(Segmenter):
             yield piece
             release(pixels.cube)
 
-    def _tile_core(self, pixels: Scene) -> int:  # type: ignore[override]
+    def _area(self, pixels: Scene) -> int:  # type: ignore[override]
         area, bands = pixels.shape[0] * pixels.shape[1], pixels.shape[2]
         if 4 * area * bands <= WHOLE_BYTES:
             return 0
-        side = isqrt(TILE_BYTES // (4 * bands * 4 + working_bytes(self.network)))
-        halo = max(plan.reach + plan.stride for plan in self.network.plans)
-        return int(max(side - 2 * halo, halo))  # a halo wider than the core would be computed nine times over
+        return max(1, TILE_BYTES // (4 * bands * 4 + self.prepared().per_pixel))
 
     def _read(self, pixels: Scene | np.ndarray) -> np.ndarray:
         scene = Scene(pixels) if isinstance(pixels, np.ndarray) else pixels
         return normalise(scene, self.preprocess)[0].transpose(1, 2, 0)
-
-
-def working_bytes(network: FCN) -> int:
-    """Measure what a network's layers take per pixel of the image, by a small one.
-
-    Thrice the widest layer's input and output: the maps that wait for their fusion, and the convolutions' own copies.
-    """
-    most, network = 0, frozen(network)  # hooks of our own, where others may be predicting
-
-    def note(_: nn.Module, given: tuple[Tensor, ...], result: object) -> None:
-        nonlocal most
-        most = max(most, sum(t.numel() for t in (*given, result) if isinstance(t, Tensor)))
-
-    hooks = [module.register_forward_hook(note) for module in network.modules() if not list(module.children())]
-    size = [max(64, smallest) for smallest in network.smallest_input]
-    try:
-        with torch.inference_mode():
-            network(next(network.parameters()).new_zeros(1, network.in_channels, *size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return 3 * 4 * most // (size[0] * size[1])
 
 
 def as_scene(image: Picture | Scene, bands: int) -> Scene:

@@ -22,3 +22,4 @@ class Around(Segmenter):
             engine=segmenter.engine,
         )
         self.folder, self.soon = segmenter.folder, segmenter.soon
+        self.memory, self.approximate = segmenter.memory, segmenter.approximate

@@ -13,13 +13,16 @@ from typing import Any, Protocol, cast, get_args
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fullyconv.machine import Arithmetic, EngineName
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.packed import pack
+from fullyconv.predict.carry import Flow
+from fullyconv.predict.packed import flowing, pack
 from fullyconv.types import Preprocess
 
 CPU = torch.device("cpu")
+Sides = tuple[int, int, int, int]
 _version = attrgetter("_version")
 SAMPLES = 16  # of a tensor; 0.02 ms for all of a compact network's
 WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an element
@@ -49,6 +52,41 @@ class Engine(Protocol):
 
         Raises:
             ValueError: For pictures of other channels or smaller than the network's ``smallest_input``.
+        """
+        ...
+
+    def bands(self) -> Bands | None:
+        """Return the network for pictures that come in bands of rows; ``None`` where it takes whole pictures alone.
+
+        Raises:
+            NotStreamed: For a network that sees the whole picture, or otherwise cannot be computed in bands.
+        """
+        ...
+
+
+class Bands(Protocol):
+    """Computes the score maps of pictures that come in bands of rows; many threads may ask at once."""
+
+    @property
+    def align(self) -> int:
+        """Of how many rows of the padded picture each band but the last is a multiple."""
+        ...
+
+    @property
+    def first(self) -> int:
+        """The fewest rows of the first band of a padded picture. The last one has at least ``align``."""
+        ...
+
+    def maps(self, rows: np.ndarray, flow: Flow, sides: Sides) -> list[Tensor]:
+        """Score what the rows that have come allow.
+
+        Args:
+            rows: N x h x W x K new rows of pictures, as ``Engine.score_maps`` takes pictures.
+            flow: Of these pictures.
+            sides: The zeros around the rows: left, right, above the first and below the last.
+
+        Returns:
+            One N x C x h x w float32 tensor of new rows per map, coarse to fine.
         """
         ...
 
@@ -203,20 +241,27 @@ class PyTorchEngine:
             swapped = [2, 1, 0, *range(3, len(preprocess.mean))]
             self._order = swapped if preprocess.order == "BGR" else None
         self.packed = pack(network, self.kind) if self.device.type == "cpu" else None
+        self._bands: PyTorchBands | None = None
+
+    def bands(self) -> Bands:
+        """Return the network for pictures that come in bands of rows; see ``Engine``."""
+        if self._bands is None:
+            self._bands = PyTorchBands(self)
+        return self._bands
 
     def score_maps(self, pixels: np.ndarray) -> list[Tensor]:
         """Score the maps of N x H x W x K pixels; see ``Engine``."""
         short = self.kind == torch.bfloat16
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=short):
             if self.packed is None:
-                maps = self.network.score_maps(self._normalised(pixels))
+                maps = self.network.score_maps(self.normalised(pixels))
             else:
-                image = self._channels_last(pixels)
+                image = self.channels_last(pixels)
                 self.network.check(image)
                 maps = self.packed(self.network.padded(image))
         return [each if each.dtype == torch.float64 else each.float() for each in maps]
 
-    def _normalised(self, pixels: np.ndarray) -> Tensor:
+    def normalised(self, pixels: np.ndarray) -> Tensor:
         """Normalise N x H x W x K to N x K x H x W, as ``Preprocess`` does."""
         if self.preprocess is None:
             batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
@@ -225,7 +270,7 @@ class PyTorchEngine:
         like = next(self.network.parameters())
         return batch.to(self.device, like.dtype).contiguous(memory_format=torch.channels_last)
 
-    def _channels_last(self, pixels: np.ndarray) -> Tensor:
+    def channels_last(self, pixels: np.ndarray) -> Tensor:
         """Normalise in the order in which pixels and the packed network's maps lie in memory."""
         if self.preprocess is None:
             laid = np.ascontiguousarray(pixels)
@@ -236,3 +281,20 @@ class PyTorchEngine:
         lines = torch.from_numpy(ordered).view(pictures * height, width * channels).to(torch.float32)
         lines = torch.addcmul(shift.repeat(width), lines, scale.repeat(width)).to(self.kind)
         return lines.view(pictures, height, width, channels).permute(0, 3, 1, 2)
+
+
+class PyTorchBands:
+    """PyTorch's operations on bands of rows; see ``Bands``."""
+
+    def __init__(self, engine: PyTorchEngine) -> None:
+        self._engine, self._streamed = engine, flowing(engine.network, engine.kind)
+        self.align, self.first = self._streamed.align, self._streamed.first
+
+    def maps(self, rows: np.ndarray, flow: Flow, sides: Sides) -> list[Tensor]:
+        """Score what the rows that have come allow."""
+        engine = self._engine
+        short = engine.kind == torch.bfloat16
+        with torch.inference_mode(), torch.autocast(engine.device.type, torch.bfloat16, enabled=short):
+            image = engine.normalised(rows) if engine.packed is None else engine.channels_last(rows)
+            maps = self._streamed.graph(functional.pad(image, sides) if any(sides) else image, flow)
+        return [each if each.dtype == torch.float64 else each.float() for each in maps]

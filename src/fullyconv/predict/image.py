@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import isqrt
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,25 +24,29 @@ from fullyconv.machine import (
     EngineName,
     arithmetic,
     choose_device,
+    free_memory,
     frozen,
     out_of_memory,
 )
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.engines import Choice, Engine, Snapshot, make_engine
+from fullyconv.predict.bands import Layout, flow_through, working_bytes
+from fullyconv.predict.engines import Bands, Choice, Engine, Snapshot, make_engine
 from fullyconv.predict.ladder import Ladder, NotFinite
+from fullyconv.predict.streamed import NotStreamed
 from fullyconv.predict.trusted import trusted_precision
 from fullyconv.regions import Polygon, trace
 from fullyconv.regions import simplify as simpler
-from fullyconv.tiles import plan_tiles
+from fullyconv.tiles import Tile, plan_tiles
+from fullyconv.trace import NotFollowed
 from fullyconv.types import ClassSet, Preprocess
 
 if TYPE_CHECKING:
     from fullyconv.export import Exported
     from fullyconv.export.formats import Format
 
-WHOLE_PIXELS = 1_500_000  # larger images go through the network tile by tile
-TILE_CORE = 1024
-SMALLEST_CORE = 32  # of tiles that are made smaller because memory has run out
+WHOLE_PIXELS = 1_500_000  # larger images go through the network in bands of rows
+WORKING_BYTES = 512 << 20  # that the maps of a part may take, where the machine has it
+SMALLEST_AREA = 32 * 32  # pixels of parts that are made smaller because memory has run out
 COLOURS = 3
 
 Picture = Path | str | Image.Image | np.ndarray
@@ -50,17 +55,32 @@ Picture = Path | str | Image.Image | np.ndarray
 Piece = tuple[slice, slice, Tensor]
 """Rows and columns of an image, and what was found there, ... x h x w."""
 
-Look = Callable[[np.ndarray], Iterator[tuple[slice, Tensor]]]
-"""Finds something of every pixel of H x W x K: some rows at a time, ... x rows x W."""
+Look = Callable[[list[Tensor], tuple[int, int]], Iterator[tuple[slice, Tensor]]]
+"""Finds something of every pixel of a size from its score maps: some rows at a time, ... x rows x W."""
 
 PREPARING = Lock()
 
 
-class Prepared(NamedTuple):
+@dataclass(frozen=True)
+class Prepared:
     """A network as predictions use it: what gives its score maps, and what makes labels of these."""
 
+    network: FCN
     engine: Engine
     ladder: Ladder
+
+    @cached_property
+    def per_pixel(self) -> int:
+        """The bytes of memory that its layers take per pixel of the image."""
+        return working_bytes(self.network)
+
+    @cached_property
+    def bands(self) -> Bands | None:
+        """The network for bands of rows; ``None`` where it cannot be computed so."""
+        try:
+            return self.engine.bands()
+        except (NotStreamed, NotFollowed):
+            return None
 
     def labels(self, maps: list[Tensor], size: tuple[int, ...]) -> Tensor:
         """Label the pixels of images of a size, N x H x W; PyTorch's threads are left asleep if they are."""
@@ -165,14 +185,16 @@ class Segmenter:
         self.device = choose_device(device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.folder: Path | None = None  # of the model, if it came from one
+        self.memory: int | None = None  # bytes that the maps of a part of an image may take; ``None``: by the machine
+        self.approximate = False  # whether networks that see the whole image may be given tiles of it
         self.soon = False  # whether much is to be predicted: see ``engines.Choice``
         self._made: tuple[Snapshot, Prepared] | None = None
 
     def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
         """Label every pixel.
 
-        Images of over 1.5 million pixels are cut into tiles that overlap by what the network sees, so the result is
-        that of the whole image in a fraction of the memory.
+        Images of over 1.5 million pixels flow through the network in bands of rows, so the result is that of the whole
+        image in a fraction of the memory.
 
         Args:
             image: A path, a PIL image, or an H x W (x C) uint8 array (RGB, RGBA or grey). A network of K > 3 channels
@@ -209,7 +231,7 @@ class Segmenter:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _part_labels(self, pixels: np.ndarray) -> np.ndarray:
-        if len(pixels) > 1 or not self._tile_core(pixels[0]):
+        if len(pixels) > 1 or not self._area(pixels[0]):
             try:
                 maps, prepared = self._maps(pixels if len(pixels) > 1 else self._read(pixels[0])[None])
                 with self._explained():
@@ -223,7 +245,7 @@ class Segmenter:
     def _labels(self, pixels: np.ndarray) -> np.ndarray:
         """Label H x W x K pixels."""
         labels = np.empty(pixels.shape[:2], np.min_scalar_type(len(self.classes) - 1))
-        for rows, columns, found in self._looked(pixels, self._label_band):
+        for rows, columns, found in self._looked(pixels, self._find_labels):
             labels[rows, columns] = found.cpu().numpy()
         return labels
 
@@ -240,64 +262,95 @@ class Segmenter:
 
     def _tiles(self, pixels: np.ndarray) -> Iterator[Piece]:
         """Return the scores of every pixel, some at a time: where they belong, and C x h x w."""
-        return self._looked(pixels, self._score_bands)
+        return self._looked(pixels, self._find_scores)
 
     def _looked(self, pixels: np.ndarray, look: Look) -> Iterator[Piece]:
-        """Return what ``look`` finds, in one pass or tile by tile: where it belongs, and ... x h x w.
+        """Return what ``look`` finds, in one pass or part by part: where it belongs, and ... x h x w.
 
-        Where memory runs out, it begins again in smaller tiles, where the same is found.
+        Where memory runs out, it begins again in smaller parts, where the same is found.
         """
-        core = self._tile_core(pixels)
+        area = self._area(pixels)
         while True:
             try:
-                yield from self._tiles_of(pixels, core, look)
+                for tile, maps in self._parts(pixels, area):
+                    yield from self._cores(tile, maps, look)
                 return
             except (MemoryError, RuntimeError) as error:
-                core = (core or max(pixels.shape[:2])) // 2
                 if not out_of_memory(error):
                     raise
-                if core < SMALLEST_CORE:
-                    what = f"not enough memory for {pixels.shape[0]} x {pixels.shape[1]} pixels, even in tiles"
+                area = (area or pixels.shape[0] * pixels.shape[1]) // 4
+                if area < SMALLEST_AREA:
+                    what = f"not enough memory for {pixels.shape[0]} x {pixels.shape[1]} pixels, even in parts"
                     raise MemoryError(f"{what}: close other programs, or cut it into parts") from None
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _tiles_of(self, pixels: np.ndarray, core: int, look: Look) -> Iterator[Piece]:
-        height, width = pixels.shape[:2]
-        everywhere = [str(remark) for remark in self.network.remarks if remark.kind == "global"]
-        if everywhere and core:
-            warnings.warn(
-                f"{everywhere[0]} ({len(everywhere)} such operations): cut into tiles, an image of {height} x {width} "
-                "gets labels that can differ from those of one pass",
-                stacklevel=4,
-            )
-        rows, columns = self.network.plans
-        reach, align = (rows.reach, columns.reach), (rows.stride, columns.stride)
-        for tile in plan_tiles(height, width, core=core or max(height, width), reach=reach, align=align):
-            y, x = tile.rows, tile.columns
-            across = slice(x.core_start - x.start, x.core_stop - x.start)
-            for band, found in look(pixels[y.start : y.stop, x.start : x.stop]):
+    def _cores(self, tile: Tile, maps: list[Tensor], look: Look) -> Iterator[Piece]:
+        """Return what is found in a tile's core."""
+        y, x = tile.rows, tile.columns
+        across = slice(x.core_start - x.start, x.core_stop - x.start)
+        with self._explained():
+            for band, found in look(maps, (y.stop - y.start, x.stop - x.start)):
                 first = max(band.start + y.start, y.core_start)
                 last = min(band.stop + y.start, y.core_stop)
                 if first < last:
                     down = slice(first - y.start - band.start, last - y.start - band.start)
                     yield slice(first, last), slice(x.core_start, x.core_stop), found[..., down, across]
 
-    def _tile_core(self, pixels: np.ndarray) -> int:
-        """Choose the side of the tiles' cores; 0: no tiles."""
-        return 0 if pixels.shape[0] * pixels.shape[1] <= WHOLE_PIXELS else TILE_CORE
+    def _parts(self, pixels: np.ndarray, area: int) -> Iterator[tuple[Tile, list[Tensor]]]:
+        """Compute score maps: of the whole, in bands of rows, or in tiles with what the network sees around them.
 
-    def _label_band(self, pixels: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
-        maps, prepared = self._maps(self._read(pixels)[None])
-        with self._explained():
-            labels = prepared.labels(maps, pixels.shape[:2])[0]
-        yield slice(0, pixels.shape[0]), labels
+        In parts, ``area`` pixels are computed at a time, about.
+        """
+        height, width = pixels.shape[:2]
+        rows, columns = self.network.plans
+        bands = self.prepared().bands if area and not self._sees_all() else None
+        if bands is not None:
+            layout = Layout.choose(bands, self.network, width, area=area)
+            yield from flow_through(bands, self.network.plans, pixels, self._read, layout)
+            return
+        if area and self._sees_all() and not self.approximate:
+            raise ValueError(self._too_wide(height, width))
+        reach, align = (rows.reach, columns.reach), (rows.stride, columns.stride)
+        halo = max(plan.reach + plan.stride for plan in self.network.plans)
+        # A halo wider than the core would be computed nine times over.
+        core = max(isqrt(area) - 2 * halo, halo) if area else max(height, width)
+        for tile in plan_tiles(height, width, core=core, reach=reach, align=align):
+            y, x = tile.rows, tile.columns
+            maps, _ = self._maps(self._read(pixels[y.start : y.stop, x.start : x.stop])[None])
+            yield tile, maps
 
-    def _score_bands(self, pixels: np.ndarray) -> Iterator[tuple[slice, Tensor]]:
-        maps, prepared = self._maps(self._read(pixels)[None])
-        with self._explained():
-            bands = prepared.ladder.bands(maps, pixels.shape[:2])
-        for rows, scores in bands:
+    def _area(self, pixels: np.ndarray) -> int:
+        """Choose how many pixels are computed at a time; 0: all."""
+        area = pixels.shape[0] * pixels.shape[1]
+        if area <= WHOLE_PIXELS:
+            return 0
+        fits = max(SMALLEST_AREA, self._budget() // self.prepared().per_pixel)
+        return 0 if self._sees_all() and area <= fits else fits
+
+    def _budget(self) -> int:
+        """Return the bytes that the maps of a part may take."""
+        if self.memory is not None:
+            return self.memory
+        return min(free_memory() // 2, WORKING_BYTES if not self._sees_all() else 1 << 62)
+
+    def _sees_all(self) -> bool:
+        """Return whether some operation sees the whole picture at every position."""
+        return any(remark.kind == "global" for remark in self.network.remarks)
+
+    def _too_wide(self, height: int, width: int) -> str:
+        everywhere = [str(remark) for remark in self.network.remarks if remark.kind == "global"]
+        return (
+            f"{everywhere[0]} ({len(everywhere)} such operations), so an image of {height} x {width} needs one pass, "
+            "for which the memory does not suffice: make it smaller, allow more (--memory), or accept "
+            "--approximate, which looks at each tile as a picture of its own"
+        )
+
+    def _find_labels(self, maps: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+        yield slice(0, size[0]), self.prepared().labels(maps, size)[0]
+
+    def _find_scores(self, maps: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+        for rows, scores in self.prepared().ladder.bands(maps, size):
             yield rows, scores[0]
 
     def _read(self, pixels: np.ndarray) -> np.ndarray:
@@ -316,7 +369,11 @@ class Segmenter:
         Raises:
             ValueError: Where a score is NaN or infinite.
         """
-        return torch.cat([scores for _, scores in self._score_bands(pixels)], 1)
+        return torch.cat([scores for *_, scores in self._scored_whole(pixels)], 1)
+
+    def _scored_whole(self, pixels: np.ndarray) -> Iterator[Piece]:
+        for tile, maps in self._parts(pixels, 0):
+            yield from self._cores(tile, maps, self._find_scores)
 
     def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Return the logarithms of every class's probability.
@@ -384,7 +441,7 @@ class Segmenter:
                 preprocess = self.preprocess if isinstance(self.preprocess, Preprocess) else None
                 choice = self._choice()
                 engine = make_engine(still, preprocess, choice)
-                self._made = made = snapshot, Prepared(engine, Ladder(still))
+                self._made = made = snapshot, Prepared(still, engine, Ladder(still))
         return made[1]
 
     def _choice(self) -> Choice:

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.files import BadFile
-from fullyconv.geometry import size
 from fullyconv.machine import Arithmetic, fast_bf16
-from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.fcn import FCN
 from fullyconv.openvino import import_openvino
+from fullyconv.predict.bands import map_sizes
+from fullyconv.predict.engines import Bands, PyTorchEngine
 from fullyconv.predict.openvino_graph import (
     fixed_graph,
     make_graph,
@@ -154,6 +154,13 @@ class OpenVINOEngine:
         given = np.ascontiguousarray(pixels, np.uint8 if self._bytes else np.float32)
         return self._form(given).score_maps(given, self._empty(given.shape))
 
+    def bands(self) -> Bands | None:
+        """Return PyTorch's form for pictures in bands, which no compiled graph takes; there is none in 8 bits."""
+        if self.precision == "int8":
+            return None
+        precision: Arithmetic = "bfloat16" if self.precision == "bfloat16" else "float32"
+        return PyTorchEngine(self.network, self.preprocess, precision).bands()
+
     def _empty(self, shape: tuple[int, ...]) -> list[np.ndarray]:
         """Return what the maps of images are written into, N x h x w x C.
 
@@ -243,17 +250,6 @@ class _Form:
         return [torch.from_numpy(found).permute(0, 3, 1, 2) for found in maps]
 
 
-def map_sizes(plan: AxisPlan, length: int) -> list[int]:
-    """Count the units of each map along an axis of ``length`` pixels, coarse to fine.
-
-    >>> from fullyconv.networks import build
-    >>> map_sizes(build("fcn8s-resnet18", 2).plans[0], 65)
-    [3, 5, 9]
-    """
-    before, after = plan.padding(length)
-    return [size(path, length + before + after - 2 * plan.margin) for path in plan.taps]
-
-
 def available() -> bool:
     """Return whether OpenVINO is installed."""
     return find_spec("openvino") is not None
@@ -312,6 +308,10 @@ class Growing:
                     self._engine, self._settled = prepared_or(self._made, self._prepare), True
         maps: list[Tensor] = self._now().score_maps(pixels)
         return maps
+
+    def bands(self) -> Any:
+        """Return the network for pictures that come in bands; the engine that computes now decides."""
+        return self._now().bands()
 
     def _now(self) -> Any:
         if self._engine is None:

@@ -16,8 +16,10 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fullyconv.networks.fcn import FCN
+from fullyconv.predict.carry import Carry
 from fullyconv.predict.frame import frame
 from fullyconv.predict.rounding import round_to_sums
+from fullyconv.predict.streamed import NotStreamed, Streamed, stream
 from fullyconv.surgery.trunk import ClassifierTrunk
 from fullyconv.trace import NotFollowed, record
 from fullyconv.trace.activations import Activation
@@ -25,6 +27,8 @@ from fullyconv.trace.nodes import SHAPE, spelling
 from fullyconv.trace.operations import BY_SPELLING, operation, row_of
 from fullyconv.trace.positions import Given
 from fullyconv.trace.recording import usual_size
+
+SAME = 1e-4  # of a map's largest score: how far rounding may carry
 
 
 class PackedConvolution(nn.Module):
@@ -136,17 +140,11 @@ def pack(network: FCN, kind: torch.dtype) -> nn.Module | None:
         network must run as it is: the machine lacks the kernels, hooks want to see every layer, or what it does
         changes with the size of the pictures.
     """
-    tensors = [*network.parameters(), *network.buffers()]
-    if any(each.is_inference() or (each.is_floating_point() and each.dtype != torch.float32) for each in tensors):
-        return None
-    if not (can_pack(kind) and can_pack(torch.float32)) or any(map(_hooked, network.modules())):
-        return None
-    scored = Scored(network)
     try:
-        recorded = record(scored)
-        if any(_text(record(scored, size)) != _text(recorded) for size in scored.other_sizes()):
-            return None
+        recorded = recorded_scores(network) if _is_packable_network(network, kind) else None
     except NotFollowed:
+        return None
+    if recorded is None:
         return None
     layers = [layer for bank in network.score_layers.values() for layer in bank]
     parts = frame(recorded, network.plans)
@@ -155,6 +153,73 @@ def pack(network: FCN, kind: torch.dtype) -> nn.Module | None:
             return Packer(recorded, kind, scores=layers).run()
         shallow = Packer(parts.shallow, kind, scores=layers).run()
         return parts.with_parts(shallow, Packer(parts.deep, kind, scores=layers, sees_pixels=False).run())
+
+
+def recorded_scores(network: FCN) -> fx.GraphModule:
+    """Record what gives a network's score maps, for pictures of every size.
+
+    Raises:
+        NotFollowed: Also where what it does changes with the size of the pictures.
+    """
+    scored = Scored(network)
+    recorded = record(scored)
+    if any(_text(record(scored, size)) != _text(recorded) for size in scored.other_sizes()):
+        raise NotFollowed(f"{type(network.trunk).__name__}: what it does changes with the size of the picture")
+    return recorded
+
+
+def flowing(network: FCN, kind: torch.dtype) -> Streamed:
+    """Write a network's score maps for pictures that come in bands of rows, with packed convolutions where possible.
+
+    It is run on a picture of noise first, in one pass and in bands, which must give the same scores.
+
+    Args:
+        network: In evaluation mode; nobody else changes it.
+        kind: As for ``pack``.
+
+    Returns:
+        (N x K x h x w rows of pictures with their margin, ``Flow``) -> the rows of each map, coarse to fine.
+
+    Raises:
+        NotStreamed: For what sees the whole picture, or otherwise cannot be computed in bands.
+        NotFollowed: For what cannot be recorded.
+    """
+    streamed = stream(recorded_scores(network))
+    _check_bands(network, streamed)
+    if _is_packable_network(network, kind):
+        layers = [layer for bank in network.score_layers.values() for layer in bank]
+        with torch.inference_mode():
+            Packer(streamed.graph, kind, scores=layers).run()
+    return streamed
+
+
+def _check_bands(network: FCN, streamed: Streamed) -> None:
+    """Refuse what computes something else in bands than in one pass."""
+    like = next(network.parameters())
+    height = streamed.first + 2 * streamed.align + 5
+    width = max(network.smallest_input[1], 2 * network.plans[1].stride) + 3
+    noise = torch.Generator().manual_seed(0)
+    picture = torch.randn(1, network.in_channels, height, width, generator=noise).to(like)
+    with torch.inference_mode():
+        padded = network.padded(picture)
+        wanted = network.scored(padded)
+        try:
+            found = streamed.run(padded, 1)
+        except (RuntimeError, ValueError) as error:
+            raise NotStreamed(f"this network does not run in bands of rows: {error}") from error
+    for one, other in zip(found, wanted, strict=True):
+        if one.shape != other.shape or not float((one - other).abs().max()) <= SAME * float(other.abs().max()):
+            raise NotStreamed("this network gives other scores in bands of rows")
+
+
+def _is_packable_network(network: FCN, kind: torch.dtype) -> bool:
+    """Return whether the machine has the kernels, and nobody wants to see the layers run."""
+    tensors = [*network.parameters(), *network.buffers()]
+    if any(each.is_inference() or (each.is_floating_point() and each.dtype != torch.float32) for each in tensors):
+        return False
+    if any(each.device.type != "cpu" for each in tensors) or any(map(_hooked, network.modules())):
+        return False
+    return can_pack(kind) and can_pack(torch.float32)
 
 
 def _is_ours(trunk: nn.Module) -> bool:
@@ -206,6 +271,12 @@ class Packer:
     def _layer(self, node: fx.Node) -> nn.Module | None:
         return self.recorded.get_submodule(str(node.target)) if node.op == "call_module" else None
 
+    def _reads_pixels(self, node: fx.Node) -> bool:
+        """Return whether a node is the picture, or some rows of it."""
+        if isinstance(self._layer(node), Carry):
+            node = cast("fx.Node", node.args[0])
+        return node.op == "placeholder"
+
     def _replace(self, node: fx.Node, layer: nn.Module) -> None:
         self.recorded.add_submodule(f"own_{node.name}", layer)
         node.target = f"own_{node.name}"
@@ -230,7 +301,7 @@ class Packer:
         kind = torch.float32 if id(layer) in self.scores else self.kind
         bias = None if bias is None else bias.detach().float()
         weight = weight.detach()
-        if kind == torch.bfloat16 and self.sees_pixels and cast("fx.Node", node.args[0]).op == "placeholder":
+        if kind == torch.bfloat16 and self.sees_pixels and self._reads_pixels(cast("fx.Node", node.args[0])):
             weight = torch.from_numpy(round_to_sums(weight.numpy()))
         packed = PackedConvolution(layer, weight, bias, kind, activation)
         place = node if other is None else joined

@@ -70,6 +70,7 @@ class Predictor:
             engine=model.engine if engine == "auto" else engine,
         )
         self.segmenter.soon, self.segmenter.folder = True, model.folder
+        self.segmenter.memory, self.segmenter.approximate = model.memory, model.approximate
         self.segmenter.prepared()
 
     @property

@@ -41,6 +41,11 @@ AtrousForm = Literal["", "same", "window", "border", "crop", "expand"]
 padding are spread out and its stride is removed, "border" and "crop" what it puts on or cuts off is enlarged,
 "expand" a vector is not repeated, since each phase has its own; "" there is no such form."""
 
+StreamForm = Literal["", "window", "sliding", "border", "crop", "spread", "resize"]
+"""What an operation does to the rows of a picture that comes in bands (``fullyconv.predict.streamed``): "" answers each
+row from that row (or from a block of rows, or makes several of each), "window" and "sliding" move a window over them,
+"border" adds or cuts, "crop" takes some, "spread" and "resize" enlarge."""
+
 Role = Literal["", "norm", "drop", "idle"]
 """What else is to be known: it normalises; it drops something in training alone; it does nothing."""
 
@@ -64,6 +69,7 @@ class Operation:
     caffe: str = ""  # the type of Caffe's layer for it
     foreign: tuple[str, ...] = ()  # the classes that libraries write for it as modules of their own
     fused: activations.Reads | None = None  # reads it as an activation behind one of oneDNN's convolutions
+    stream: StreamForm = ""
 
     @property
     def unitwise(self) -> bool:
@@ -207,23 +213,23 @@ REDUCTIONS = (
 
 CONVOLUTION = Operation(
     ("conv2d",), (nn.Conv2d,), _window(frames.convolution), "convolution", "always", "window",
-    products.weighted, frame=frames.convolution, caffe="Convolution",
+    products.weighted, frame=frames.convolution, caffe="Convolution", stream="window",
 )  # fmt: skip
 
 WINDOWS = (
     CONVOLUTION,
     Operation(
         ("conv_transpose2d",), (nn.ConvTranspose2d,), _window(frames.transposed), "",
-        atrous="", multiply_adds=products.spread, frame=frames.transposed,
+        atrous="", multiply_adds=products.spread, frame=frames.transposed, stream="spread",
     ),
     Operation(
         ("max_pool2d", "max_pool2d_with_indices"), (nn.MaxPool2d,),
-        _window(frames.max_pool), "", atrous="window", frame=frames.max_pool, caffe="Pooling",
+        _window(frames.max_pool), "", atrous="window", frame=frames.max_pool, caffe="Pooling", stream="window",
     ),
     Operation(("max_unpool2d",), (nn.MaxUnpool2d,), windows.unpool, "", atrous=""),
     Operation(
         ("avg_pool2d",), (nn.AvgPool2d,), _window(frames.average_pool), "reshape",
-        "always", "window", pools="mean", frame=frames.average_pool,
+        "always", "window", pools="mean", frame=frames.average_pool, stream="window",
     ),
     Operation(
         ("adaptive_avg_pool2d",), (nn.AdaptiveAvgPool2d,), windows.adaptive, "reshape", "always", "", pools="mean",
@@ -235,12 +241,12 @@ WINDOWS = (
     ),
     Operation(
         ("sliding_mean", "sliding_max"), (windows.SlidingWindow,), windows.sliding, "",
-        atrous="", multiply_adds=products.windowed,
+        atrous="", multiply_adds=products.windowed, stream="sliding",
     ),
-    Operation(("pad",), tuple(windows.PADDING), windows.pad, "", atrous="border"),
+    Operation(("pad",), tuple(windows.PADDING), windows.pad, "", atrous="border", stream="border"),
     Operation(
         ("interpolate",), (nn.Upsample,),
-        windows.resize, "", atrous="",
+        windows.resize, "", atrous="", stream="resize",
     ),
     Operation(("pixel_shuffle",), (nn.PixelShuffle,), windows.shuffle, "", atrous=""),
     Operation(("pixel_unshuffle",), (nn.PixelUnshuffle,), windows.shuffle, "", atrous=""),
@@ -263,8 +269,8 @@ AXES = (
     _moves("unbind select", axes.unbind, head=""),
     Operation(("expand", "expand_as", "broadcast_to"), (), axes.expand, "", atrous="expand"),
     _moves("repeat tile", axes.repeat, head=""),
-    Operation(("getitem",), (), axes.item, "reshape", "always", "crop"),
-    Operation(("narrow", "narrow_copy"), (), axes.narrow, "", atrous="crop"),
+    Operation(("getitem",), (), axes.item, "reshape", "always", "crop", stream="crop"),
+    Operation(("narrow", "narrow_copy"), (), axes.narrow, "", atrous="crop", stream="crop"),
 )
 
 NOT_KNOWN = "how this operation treats positions is not known"
