@@ -97,7 +97,8 @@ def test_tiles_give_what_the_whole_gives(scene: Scene, tmp_path: Path, monkeypat
         assert len(seen) > 1
         assert tiled.probabilities is not None
         np.testing.assert_array_equal(tiled.labels, whole.labels)
-        np.testing.assert_array_equal(tiled.probabilities, whole.probabilities)  # float16 of what agrees to 1e-12
+        # float16 of float32 sums of what agrees to 1e-12
+        np.testing.assert_allclose(tiled.probabilities, whole.probabilities, rtol=0, atol=5e-4)
 
 
 def test_the_usual_scene_goes_through_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
