@@ -123,6 +123,8 @@ def test_every_other_command_of_a_script_is_known_and_names_what_exists(case: tu
         assert words[1] in targets, f"{page}: no target {words[1]}"
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file(), f"{page}: no file {words[1]}"
+    elif words[0] == "torchrun":
+        parse(words[words.index("fullyconv") + 1 :])
     elif words[:2] == ["pip", "install"]:
         known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         for extras in re.findall(r"\[([\w,]+)\]", " ".join(words)):

@@ -45,8 +45,14 @@ out = _Plain()
 err = _Plain(stderr=True)
 
 
+def hush() -> None:
+    """Print nothing any more, for a process beside one that speaks; its own errors are still told."""
+    out.quiet = err.quiet = True
+
+
 def complain(what: str, message: object) -> None:
     """Print a message to standard error behind a red word."""
+    err.quiet = err.quiet and what != "error"
     err.print(behind(what, "red", message))
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fullyconv.cli.console import err, out
 from fullyconv.cli.options import SetOption
-from fullyconv.cli.train import prepare_data, train_stages
+from fullyconv.cli.train import Way, prepare_data, train_stages
 
 if TYPE_CHECKING:
     from fullyconv.recipes.published import Published
@@ -44,6 +44,7 @@ def reproduce(
     from fullyconv.train.chain import change_chain
     from fullyconv.train.folder import hold
     from fullyconv.train.recipe import nearest, parse_settings
+    from fullyconv.train.team import ALONE
 
     if network not in REPRODUCTIONS:
         raise ValueError(f"nothing is published for{nearest(network, REPRODUCTIONS)}")
@@ -55,7 +56,7 @@ def reproduce(
     chain = change_chain(REPRODUCTIONS[network], settings, source="--set")
     with hold(out_):
         prepared = prepare_data(next(iter(chain.stages.values())), open_pascal(voc, sbdd), skip_problems=False)
-        files = train_stages(chain, prepared, out_, resume=resume)
+        files = train_stages(chain, prepared, Way(voc, out_, resume, team=ALONE))
     ours = {stage: json.loads(file.read_text()) for stage, file in files.items()}
     _print_comparison(ours, PUBLISHED)
 

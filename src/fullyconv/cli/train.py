@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -12,7 +16,9 @@ from fullyconv.cli.console import (
     AGAIN,
     Bars,
     TrainingBars,
+    complain,
     err,
+    hush,
     out,
     print_evaluation,
     print_folds,
@@ -29,10 +35,14 @@ if TYPE_CHECKING:
     from fullyconv.data.pairs import Folder
     from fullyconv.evaluation import Evaluation
     from fullyconv.evaluation.folds import Folds
+    from fullyconv.predict.image import Segmenter
     from fullyconv.train.assemble import Prepared
     from fullyconv.train.chain import Chain
     from fullyconv.train.folder import RunFolder
     from fullyconv.train.recipe import Recipe
+    from fullyconv.train.team import Team
+
+Found = TypeVar("Found")
 
 
 def train(
@@ -50,6 +60,10 @@ def train(
     folds: Annotated[
         int | None, typer.Option(min=2, help="Pictures: train so often, each time with another part held out.")
     ] = None,
+    devices: Annotated[
+        int,
+        typer.Option(min=1, help="Processes on this machine that share every update, one per GPU or part of the CPU."),
+    ] = 1,
     trust: TrustOption = None,
 ) -> None:
     """Train a model and measure it: RUN/model (the best), RUN/report.html, RUN/metrics.jsonl, TensorBoard events.
@@ -62,10 +76,11 @@ def train(
     parts in turn: RUN/fold-K, and their mean in RUN/folds.json.
     Ctrl-C saves the run; `--resume` continues it. One hyperspectral scene: `fullyconv train hsi --data scene.mat
     --set labels=gt.mat --out runs/scene --runs 5`.
+    `--devices 4` trains in four processes; on several machines, `torchrun --nnodes 2 --nproc-per-node 8 … -m fullyconv
+    train …`. The recipe means the same whatever their number: they share the batches of every update.
     """
-    from fullyconv.recipes import find_chain, find_recipe, find_scene_recipe
-    from fullyconv.train.chain import change_chain
-    from fullyconv.train.folder import hold, open_run
+    from fullyconv.recipes import find_scene_recipe
+    from fullyconv.train.launch import launched, run_together
     from fullyconv.train.recipe import change, parse_settings
 
     settings = parse_settings(set_ or [])
@@ -73,6 +88,8 @@ def train(
     import_from_here(*words)
     scene_recipe = find_scene_recipe(recipe)
     if scene_recipe is not None:
+        if devices > 1 or launched():
+            raise ValueError("several processes are for pictures: a scene trains in one")
         changed_scene = change(scene_recipe, settings, source="--set")
         _check_trust(recipe, [changed_scene.network], words)
         train_scenes(changed_scene, data, out_, runs=runs, resume=resume)
@@ -80,23 +97,68 @@ def train(
     _check_pictures(recipe, data)
     if runs > 1:
         raise ValueError(f"--runs is for scene recipes (hsi); {recipe} is none: train it again with --set seed=…")
+    work = _picture_training(recipe, settings, words, folds=folds)
+    if devices > 1 and not launched():
+        status, said = run_together(devices, sys.argv[1:])
+        if said:
+            complain("error", said)
+        raise typer.Exit(status)
+    with _team() as team:
+        work(Way(data, out_, resume, team, skip_problems, tuple(trust or ())))
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where and how a command trains, whatever it trains."""
+
+    data: Path
+    out: Path
+    resume: bool
+    team: Team
+    skip_problems: bool = False
+    trust: tuple[str, ...] = ()
+
+
+def _picture_training(
+    recipe: str, settings: dict[str, Any], words: Sequence[str], *, folds: int | None
+) -> Callable[[Way], object]:
+    """Choose what a recipe's or a chain's name and settings stand for."""
+    from fullyconv.recipes import find_chain, find_recipe
+    from fullyconv.train.chain import change_chain
+    from fullyconv.train.recipe import change
+
     chain = find_chain(recipe)
-    if folds is not None and chain is not None:
-        raise ValueError("--folds is for recipes, not for chains of them")
     if chain is not None:
+        if folds is not None:
+            raise ValueError("--folds is for recipes, not for chains of them")
         changed = change_chain(chain, settings, source="--set")
         _check_trust(recipe, [stage.network_name for stage in changed.stages.values()], words)
-        with hold(out_):
-            prepared = prepare_data(next(iter(changed.stages.values())), data, skip_problems=skip_problems)
-            train_stages(changed, prepared, out_, resume=resume, trust=trust or ())
-        return
+        return lambda way: _train_chain(changed, way)
     chosen = change(find_recipe(recipe), settings, source="--set")
     _check_trust(recipe, [chosen.network_name], words)
     if folds is not None:
-        train_folds(chosen, data, out_, folds=folds, skip_problems=skip_problems, resume=resume, trust=trust or ())
-        return
-    with open_run(out_, resume=resume) as folder:
-        train_recipe(chosen, prepare_data(chosen, data, skip_problems=skip_problems), folder, trust=trust or ())
+        return lambda way: train_folds(chosen, way, folds=folds)
+    return lambda way: _train_one(chosen, way)
+
+
+@contextmanager
+def _team() -> Iterator[Team]:
+    """Join the processes that train together; all but the first keep silent."""
+    from fullyconv.train.team import joined
+
+    with joined() as team:
+        if not team.first:
+            hush()
+        yield team
+
+
+@contextmanager
+def _by_first(team: Team, opened: Callable[[], AbstractContextManager[Found]]) -> Iterator[Found | None]:
+    """Enter a context in the first process alone; the others get nothing, and end if it cannot be."""
+    with ExitStack() as stack:
+        found: list[Found] = []
+        team.told(lambda: found.append(stack.enter_context(opened())))
+        yield found[0] if found else None
 
 
 def _check_pictures(recipe: str, data: Path) -> None:
@@ -120,53 +182,73 @@ def _check_trust(source: str, networks: Sequence[str], words: Sequence[str]) -> 
             raise BadFile(source, what, f"if you know that function, say so: --trust {code}")
 
 
-def train_stages(
-    chain: Chain, prepared: Prepared, out_: Path, *, resume: bool, trust: Sequence[str] = ()
-) -> dict[str, Path]:
+def _train_one(recipe: Recipe, way: Way) -> None:
+    from fullyconv.train.folder import open_run
+
+    with _by_first(way.team, lambda: open_run(way.out, resume=way.resume)) as folder:
+        train_recipe(recipe, _prepared(recipe, way), folder, trust=way.trust, team=way.team)
+
+
+def _train_chain(chain: Chain, way: Way) -> None:
+    from fullyconv.train.folder import hold
+
+    with _by_first(way.team, lambda: hold(way.out)):
+        train_stages(chain, _prepared(next(iter(chain.stages.values())), way), way)
+
+
+def train_stages(chain: Chain, prepared: Prepared, way: Way) -> dict[str, Path]:
     """Train the stages of a chain that are not finished; gives each stage's evaluation file."""
     from fullyconv.train.chain import place
     from fullyconv.train.folder import EVALUATION, open_run
 
     files = {}
-    for stage in place(chain, out_):
+    stages = way.team.told(lambda: [(each, (each.run / EVALUATION).is_file()) for each in place(chain, way.out)])
+    for stage, scored in stages:
         files[stage.name] = stage.run / EVALUATION
-        if resume and stage.finished and files[stage.name].is_file():
+        if way.resume and stage.finished and scored:
             err.print(f"{stage.name}: finished before, {stage.run}")
             continue
         err.print(f"{stage.name}: {stage.run}")
-        with open_run(stage.run, resume=resume and stage.begun) as folder:
-            train_recipe(stage.recipe, prepared, folder, trust=trust)
+        resume = way.resume and stage.begun
+        with _by_first(way.team, partial(open_run, stage.run, resume=resume)) as folder:
+            train_recipe(stage.recipe, prepared, folder, trust=way.trust, team=way.team)
     return files
 
 
-def train_folds(
-    recipe: Recipe,
-    data: Path,
-    out_: Path,
-    *,
-    folds: int,
-    skip_problems: bool = False,
-    resume: bool = False,
-    trust: Sequence[str] = (),
-) -> Folds:
+def train_folds(recipe: Recipe, way: Way, *, folds: int) -> Folds:
     """Train and score with each of the parts held out in turn, into RUN/fold-K; writes the mean into RUN/folds.json."""
     from fullyconv.evaluation.folds import FOLDS, Folds
     from fullyconv.files import write_json
-    from fullyconv.train.folder import begun, hold, open_run
+    from fullyconv.train.folder import hold
 
-    evaluations = []
-    with hold(out_, names=(FOLDS,)):
+    evaluations, team = [], way.team
+    with _by_first(team, lambda: hold(way.out, names=(FOLDS,))):
         for part in range(1, folds + 1):
-            one, run = recipe.model_copy(update={"fold": (part, folds)}), out_ / f"fold-{part}"
+            one, run = recipe.model_copy(update={"fold": (part, folds)}), way.out / f"fold-{part}"
             err.print(f"part {part} of {folds}: {run}")
-            prepared = prepare_data(one, data, skip_problems=skip_problems)
-            with open_run(run, resume=resume and begun(run)) as folder:
-                evaluations.append(train_recipe(one, prepared, folder, trust=trust))
+            prepared = _prepared(one, way)
+            with _by_first(team, partial(_open_begun, run, resume=way.resume)) as folder:
+                evaluations.append(train_recipe(one, prepared, folder, trust=way.trust, team=team))
         found = Folds(tuple(evaluations))
-        write_json(out_ / FOLDS, found.document())
+        if team.first:
+            write_json(way.out / FOLDS, found.document())
     print_folds(found)
-    out.print(f"scores {out_ / FOLDS}")
+    out.print(f"scores {way.out / FOLDS}")
     return found
+
+
+def _open_begun(run: Path, *, resume: bool) -> AbstractContextManager[RunFolder]:
+    from fullyconv.train.folder import begun, open_run
+
+    return open_run(run, resume=resume and begun(run))
+
+
+def _prepared(recipe: Recipe, way: Way) -> Prepared:
+    """Let the first process check the data for all."""
+    from fullyconv.machine import keep_freed_memory
+
+    keep_freed_memory()
+    return way.team.told(lambda: prepare_data(recipe, way.data, skip_problems=way.skip_problems))
 
 
 def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) -> Prepared:
@@ -191,29 +273,54 @@ def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) ->
 
 
 def train_recipe(
-    recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Sequence[str] = (), again: str = AGAIN
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: RunFolder | None,
+    *,
+    trust: Sequence[str] = (),
+    again: str = AGAIN,
+    team: Team | None = None,
 ) -> Evaluation:
-    """Train with progress bars, score the best model, write the report."""
-    from fullyconv.evaluation import evaluate
-    from fullyconv.files import write_json
+    """Train with progress bars, score the best model, write the report.
+
+    Of several processes the first has the folder, which all must see: a disk that their machines share.
+    """
     from fullyconv.networks import foreign_trunk
     from fullyconv.opening import load
-    from fullyconv.report import plot_confusion, save_figure, write_report
     from fullyconv.train.assemble import assemble
-    from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, RECIPE, REPORT
+    from fullyconv.train.folder import BEST
     from fullyconv.train.job import precision_of
+    from fullyconv.train.pictures import evaluate_together
     from fullyconv.train.run import Run
+    from fullyconv.train.team import ALONE
 
-    job, run = assemble(recipe, prepared, folder, trust=trust), folder.path
+    team = team or ALONE
+    run = team.told(lambda: cast("RunFolder", folder).path)
+    job = assemble(recipe, prepared, folder, trust=trust, team=team)
+    shared = f", {team.size} processes, each {job.share.words}" if team.size > 1 else ""
     err.print(
         f"{recipe.network_name}, {len(job.classes)} classes, {len(prepared.train)} training and {len(prepared.val)} "
-        f"validation pairs, {job.fabric.device.type}, {precision_of(job.fabric)}"
+        f"validation pairs, {job.fabric.device.type}, {precision_of(job.fabric)}{shared}"
     )
     with Bars() as bars, stopped_in_words(again):
         Run(job, folder, TrainingBars(bars, recipe.epochs)).train()
     segmenter = load(run / BEST, device=recipe.device, trust=foreign_trunk(recipe.network_name) or ())
     with Bars() as bars:
-        evaluation = evaluate(segmenter, prepared.val, progress=lambda n, total: bars("evaluating", n, total))
+        evaluation = evaluate_together(
+            segmenter, prepared.val, team, progress=lambda n, total: bars("evaluating", n, total)
+        )
+    if folder is not None:
+        _write_scores(folder, segmenter, evaluation, prepared)
+    return evaluation
+
+
+def _write_scores(folder: RunFolder, segmenter: Segmenter, evaluation: Evaluation, prepared: Prepared) -> None:
+    """Write the scores of a run's best model and its report, and print them."""
+    from fullyconv.files import write_json
+    from fullyconv.report import plot_confusion, save_figure, write_report
+    from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, RECIPE, REPORT
+
+    run = folder.path
     write_json(run / EVALUATION, evaluation.document())
     save_figure(plot_confusion(evaluation), run / CONFUSION)
     write_report(
@@ -221,7 +328,6 @@ def train_recipe(
     )
     print_evaluation(evaluation)
     out.print(f"model {run / BEST}\nreport {run / REPORT}")
-    return evaluation
 
 
 def demo(

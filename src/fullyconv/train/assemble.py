@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from fullyconv.augment import Augmentation
 from fullyconv.data.check import Progress, Report, check_folder
@@ -22,7 +22,7 @@ from fullyconv.data.groups import EACH, regroup
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.files import write_json
 from fullyconv.losses import class_weights, dice_loss, lovasz_loss
-from fullyconv.machine import DeviceName
+from fullyconv.machine import DeviceName, free_memory
 from fullyconv.networks import build
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.heads import TwoHeads
@@ -35,8 +35,10 @@ from fullyconv.train.job import Job, Schedule, make_fabric, precision_of
 from fullyconv.train.optim import make_optimizer, trunk_of
 from fullyconv.train.pictures import Judge, PixelLoss
 from fullyconv.train.recipe import Recipe
+from fullyconv.train.share import Share, synchronised
 from fullyconv.train.smallest import check_views
 from fullyconv.train.start import take_weights
+from fullyconv.train.team import ALONE, Team
 from fullyconv.types import ClassSet, Preprocess
 from fullyconv.upsample import LastStep
 
@@ -85,25 +87,35 @@ def prepare(
     return Prepared(report, train, val)
 
 
-def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Sequence[str] = ()) -> Job:
+def assemble(
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: RunFolder | None,
+    *,
+    trust: Sequence[str] = (),
+    team: Team = ALONE,
+) -> Job:
     """Build every part of a run and write down what was decided (``recipe.yaml``, ``classes.yaml``, ``data.json``).
 
     Where the run does not start from fresh weights, ``transplant.json`` lists which were taken over and which not;
-    ``trust`` names the functions that loading that model may call.
+    ``trust`` names the functions that loading that model may call. Where several processes train together, the first
+    of the ``team`` has the folder.
 
     Raises ``BadFile`` if the run to resume was another one or on other data, or if what it starts from has
     nothing for this network.
     """
     recipe = recipe.model_copy(update={"classes": prepared.report.classes})
-    folder.begin(recipe, data_print(prepared))
-    write_classes(prepared.report.classes, folder.path / CLASSES)
-    torch.manual_seed(recipe.seed)
-    fabric = make_fabric(recipe.device, recipe.precision)
-    network, preprocess = _make_network(recipe, prepared.report, folder, trust)
+    share = _share(recipe, team)
+    if folder is not None:
+        folder.begin(recipe, data_print(prepared))
+        write_classes(prepared.report.classes, folder.path / CLASSES)
+    fabric = make_fabric(recipe.device, recipe.precision, team)
+    network, preprocess = team.in_turn(lambda: _make_network(recipe, prepared.report, folder, trust))
     optimizer = make_optimizer(network.to(fabric.device), recipe)
     average = Average(network, recipe.average) if recipe.average else None
-    read = SampleCache(None if recipe.cache_gib is None else int(recipe.cache_gib * 2**30))
-    batching = _make_batching(recipe, prepared, preprocess, read)
+    room = free_memory() // 4 if recipe.cache_gib is None else int(recipe.cache_gib * 2**30)
+    read = SampleCache(room // team.local)
+    batching = _make_batching(recipe, prepared, preprocess, read, share)
     sizes = {pair.image: prepared.report.sizes[pair.image] for pair in prepared.train}
     check_views(network, sizes, batching.views.options, recipe.batch)
     delivered = network if average is None else cast("FCN", average.network)
@@ -115,17 +127,34 @@ def assemble(recipe: Recipe, prepared: Prepared, folder: RunFolder, *, trust: Se
         seed=recipe.seed,
         batches=batching,
         loss=_make_loss(recipe, prepared.report, fabric.device, network.last_step),
-        form=partial(FusedScores, checkpointing=recipe.checkpointing),
+        form=partial(_form, recipe=recipe, team=team),
         classes=prepared.report.classes,
         preprocess=preprocess,
         clip=recipe.clip,
         average=average,
         settle=_settling(recipe, delivered, batching, fabric),
-        validate=Judge(_segmenter(delivered, prepared.report.classes, preprocess, fabric), prepared.val, read),
+        validate=Judge(_segmenter(delivered, prepared.report.classes, preprocess, fabric), prepared.val, read, team),
         validate_every=recipe.validate_every,
         notes={TRAINED_ON: remember(prepared.report.pictures[pair.image] for pair in prepared.train)},
         smaller="batch (and raise accumulate as much), or crop",
+        share=share,
     )
+
+
+def _share(recipe: Recipe, team: Team) -> Share:
+    return Share.fitting(
+        team, batch=recipe.batch, accumulate=_batches(recipe), together=recipe.sync_batchnorm and team.size > 1
+    )
+
+
+def _form(network: FCN, *, recipe: Recipe, team: Team) -> nn.Module:
+    formed = FusedScores(network, checkpointing=recipe.checkpointing)
+    return synchronised(formed, team) if recipe.sync_batchnorm else formed
+
+
+def _batches(recipe: Recipe) -> int:
+    """Return the batches of an update; a loss of which a share is sampled takes as many more to see as many terms."""
+    return max(1, round(recipe.accumulate / recipe.sampling))
 
 
 def data_print(prepared: Prepared) -> dict[str, Any]:
@@ -151,12 +180,15 @@ def _name(pair: Pair, report: Report) -> str:
     return pair.image.relative_to(root).as_posix() if pair.image.is_relative_to(root) else str(pair.image)
 
 
-def _make_network(recipe: Recipe, report: Report, folder: RunFolder, trust: Sequence[str]) -> tuple[FCN, Preprocess]:
+def _make_network(
+    recipe: Recipe, report: Report, folder: RunFolder | None, trust: Sequence[str]
+) -> tuple[FCN, Preprocess]:
     """Build the network with the weights it starts from; gives it and the normalisation that goes with them."""
+    torch.manual_seed(recipe.seed)
     network = build(recipe.network_name, len(report.classes), upsampling=recipe.upsampling)
     _check_trainable(network, recipe.network_name)
     moved, learned_on = take_weights(network, recipe, trust) or (None, None)
-    if moved is not None:
+    if moved is not None and folder is not None:
         write_json(folder.path / TRANSPLANT, asdict(moved))
     if recipe.train_only == "scores":
         for trunk in trunk_of(network):
@@ -171,19 +203,16 @@ def _settling(recipe: Recipe, delivered: FCN, batching: Batching, fabric: Fabric
     )
     if not wanted:
         return None
-    groups = -(-SETTLING_VIEWS // (batching.batch * batching.accumulate))
 
     def settle(epoch: int) -> None:
-        with closing(batching(epoch, 0)) as prepared, fabric.autocast():  # type: ignore[type-var]
-            images = (image for group in islice(prepared, groups) for image in group[0])
-            measure_statistics(
-                delivered, (each.to(fabric.device, memory_format=torch.channels_last) for each in images)
-            )
+        with closing(batching.some(epoch, SETTLING_VIEWS)) as images, fabric.autocast():  # type: ignore[type-var]
+            sent = (each.to(fabric.device, memory_format=torch.channels_last) for each in images)
+            measure_statistics(delivered, sent, batching.share.team)
 
     return settle
 
 
-def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess, read: Reader) -> Batching:
+def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess, read: Reader, share: Share) -> Batching:
     options = Augmentation(
         crop=recipe.crop,
         scale=recipe.scale,
@@ -196,8 +225,7 @@ def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess, r
         noise=recipe.noise,
     )
     views = Views(prepared.train, prepared.report.classes, preprocess, options, seed=recipe.seed, read=read)
-    # A loss of which a share is sampled takes as many more pictures to see as many terms.
-    return Batching(views, recipe.batch, max(1, round(recipe.accumulate / recipe.sampling)), recipe.workers)
+    return Batching(views, recipe.batch, _batches(recipe), recipe.workers, share)
 
 
 def _make_loss(recipe: Recipe, report: Report, device: torch.device, step: LastStep) -> PixelLoss:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.machine import evaluating
+from fullyconv.train.team import ALONE, Team
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -47,7 +48,7 @@ class Average:
             old[name].copy_(new[name])
 
 
-def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
+def measure_statistics(network: nn.Module, batches: Iterable[Tensor], team: Team = ALONE) -> int:
     """Measure the batch statistics of normalisation layers anew: those of all batches together, exactly.
 
     Running averages lag behind the weights, by hundreds of updates where a layer's momentum is 0.01, and do not belong
@@ -57,7 +58,8 @@ def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
 
     Args:
         network: Its layers' ``running_mean`` and ``running_var`` are changed in place.
-        batches: N x K x H x W each, normalised; at least one.
+        batches: N x K x H x W each, normalised; at least one in all processes.
+        team: The processes, each of which has other batches.
 
     Returns:
         The number of layers that were measured.
@@ -72,6 +74,7 @@ def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     sums: dict[nn.Module, list[Tensor]] = {}
     hooks = [layer.register_forward_pre_hook(partial(_add, sums)) for layer in layers]
     kept = {layer: (layer.running_mean.clone(), layer.running_var.clone()) for layer in layers}  # type: ignore[union-attr]
+    seen = {layer: layer.num_batches_tracked.clone() for layer in layers if layer.num_batches_tracked is not None}
     try:
         with evaluating(network, kept=True):
             for layer in layers:
@@ -81,15 +84,29 @@ def measure_statistics(network: nn.Module, batches: Iterable[Tensor]) -> int:
     finally:
         for hook in hooks:
             hook.remove()
+    measured = 0
     for layer in layers:
         mean, variance = kept[layer]
-        if layer in sums:
-            count, total, squares = sums[layer]
+        count, total, squares = _over_all(sums.get(layer), mean, team)
+        if count > 0:
+            measured += 1
             mean = total / count
             variance = (squares / count - mean**2).clamp(min=0) * (count / (count - 1).clamp(min=1))
+        if layer.num_batches_tracked is not None:
+            before = seen[layer]
+            layer.num_batches_tracked.copy_(before + team.add(layer.num_batches_tracked - before))
         layer.running_mean.copy_(mean)  # type: ignore[union-attr]
         layer.running_var.copy_(variance)  # type: ignore[union-attr]
-    return len(sums)
+    return measured
+
+
+def _over_all(sums: list[Tensor] | None, like: Tensor, team: Team) -> list[Tensor]:
+    """Add up the sums of all processes, of which some may have seen no batch."""
+    channels = len(like)
+    own = like.new_zeros(1 + 2 * channels, dtype=torch.float64)
+    if sums is not None:
+        own = torch.cat([each.to(own).reshape(-1) for each in sums])
+    return list(torch.split(team.add(own), [1, channels, channels]))
 
 
 def lagging(network: nn.Module, *, momentum: float = 0.05) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fullyconv.data.dataset import Views, epoch_order
+from fullyconv.train.share import EVERYTHING, Share
 from fullyconv.train.stop import leave_signals_to_parent
 
 Group = tuple[list[Tensor], list[Tensor]]
@@ -25,13 +26,15 @@ Group = tuple[list[Tensor], list[Tensor]]
 class Batching:
     """How views come together: ``accumulate`` batches of ``batch`` views for each update.
 
-    ``workers`` processes prepare them or, with 0, a thread.
+    ``workers`` processes prepare them or, with 0, a thread. Where several processes train, each has its ``share`` of
+    every update.
     """
 
     views: Views
     batch: int
     accumulate: int
     workers: int
+    share: Share = EVERYTHING
 
     @property
     def updates(self) -> int:
@@ -43,13 +46,22 @@ class Batching:
 
         Raises ``BadFile`` for a pair that cannot be read any more, whoever was to read it.
         """
+        chosen = self.choose(epoch, start)
+        own = [self.share.of(chosen[at : at + self.accumulate]) for at in range(0, len(chosen), self.accumulate)]
         group: Group = ([], [])
-        for images, labels in self._prepared(self.choose(epoch, start)):
+        for images, labels in self._prepared([batch for update in own for batch in update]):
             group[0].append(images)
             group[1].append(labels)
-            if len(group[0]) == self.accumulate:
+            if len(group[0]) == len(own[0]):
                 yield group
                 group = ([], [])
+
+    def some(self, epoch: int, count: int) -> Iterator[Tensor]:
+        """Give images of an epoch's first batches, of ``count`` views or more; each process has other batches."""
+        team, updates = self.share.team, -(-count // (self.batch * self.accumulate))
+        chosen = self.choose(epoch, 0)[: updates * self.accumulate]
+        for images, _ in self._prepared(chosen[team.rank :: team.size]):
+            yield images
 
     def choose(self, epoch: int, start: int) -> list[list[int]]:
         """Choose the views of each batch of an epoch, from update ``start`` on."""

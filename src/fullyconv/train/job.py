@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -9,13 +10,18 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 from pydantic import ConfigDict
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from fullyconv.machine import DeviceName, Precision, choose_device, fast_bf16
 from fullyconv.train.average import Average
 from fullyconv.train.batches import Group
+from fullyconv.train.share import EVERYTHING, Share
+from fullyconv.train.team import ALONE, Team
 from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
 
 
@@ -116,6 +122,8 @@ class Job:
     """Plain values that go into every model folder of the run."""
     smaller: str = "batch"
     """The choices that take less memory when lowered."""
+    share: Share = EVERYTHING
+    """What this process does of each update; ``batches`` gives no more than that."""
 
     @property
     def delivered(self) -> nn.Module:
@@ -137,14 +145,40 @@ class Position:
     losses: list[float] = field(default_factory=list)  # of the epoch under way
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     finished: bool = False
+    processes: int = 1  # that share the updates; which changes nothing about them
 
 
-def make_fabric(device: DeviceName, precision: Precision | Literal["auto"]) -> Fabric:
-    """Choose the device and the precision of a run; ``auto`` takes bf16 where the machine has instructions for it."""
+def make_fabric(device: DeviceName, precision: Precision | Literal["auto"], team: Team = ALONE) -> Fabric:
+    """Choose the device and the precision of a run; ``auto`` takes bf16 where the machine has instructions for it.
+
+    Raises:
+        ValueError: For a device that is not there, or for more processes on a machine than it has GPUs.
+    """
     place = choose_device(device)
     short = precision == "bf16" or (precision == "auto" and fast_bf16(place))
     accelerator = "cuda" if place.type == "cuda" else "cpu"
-    return Fabric(accelerator=accelerator, devices=1, precision="bf16-mixed" if short else "32-true")
+    if place.type == "cuda" and team.local > torch.cuda.device_count():
+        raise ValueError(
+            f"{team.local} processes on a machine with {torch.cuda.device_count()} GPUs: start one for each, "
+            "or compute on the CPU with --set device=cpu"
+        )
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=team.local,
+        num_nodes=team.size // team.local,
+        # Buffers are brought together after each update (``Norms``), not before each batch.
+        strategy=_strategy() if team.size > 1 else "auto",
+        precision="bf16-mixed" if short else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def _strategy() -> DDPStrategy:
+    known = inspect.signature(DistributedDataParallel).parameters  # PyTorch 2.13 has another name for it
+    silent = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: Any = {silent: False}
+    return DDPStrategy(cluster_environment=TorchElasticEnvironment(), **options)
 
 
 def precision_of(fabric: Fabric) -> Precision:

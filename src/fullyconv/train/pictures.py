@@ -12,11 +12,12 @@ from torch import Tensor
 from fullyconv.data.dataset import Reader, read_sample
 from fullyconv.data.pairs import Pair
 from fullyconv.draw import colourise
-from fullyconv.evaluation import evaluate
+from fullyconv.evaluation.scoring import Evaluation, Progress, evaluate, merge
 from fullyconv.files import without_nan
 from fullyconv.losses import Normalization, hardest_terms, pixel_loss, sample_terms, upsampled_loss
 from fullyconv.predict.image import Segmenter
 from fullyconv.train.job import Validation
+from fullyconv.train.team import ALONE, Team
 from fullyconv.upsample import LastStep
 
 FIGURES = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class_iu")
@@ -64,17 +65,22 @@ class PixelLoss:
 
 @dataclass(frozen=True)
 class Judge:
-    """Validates the network of ``segmenter`` on pairs, as it is whenever it is asked; the best has most mean IU."""
+    """Validates the network of ``segmenter`` on pairs, as it is whenever it is asked; the best has most mean IU.
+
+    Each process of the ``team`` scores other pairs; the counts are added.
+    """
 
     segmenter: Segmenter
     pairs: Sequence[Pair]
     read: Reader = read_sample
+    team: Team = ALONE
 
     def __call__(self) -> Validation:
         """Score every pair and show the first few."""
-        scores = evaluate(self.segmenter, self.pairs, read=self.read).scores
+        scores = evaluate_together(self.segmenter, self.pairs, self.team, read=self.read).scores
         figures = without_nan({key: getattr(scores, key) for key in FIGURES})
-        return Validation(scores.mean_iu, figures, self._picture(), "validation: image, truth, prediction")
+        picture = self._picture() if self.team.first else None
+        return Validation(scores.mean_iu, figures, picture, "validation: image, truth, prediction")
 
     def _picture(self) -> np.ndarray:
         """Put image, truth and prediction side by side, one row per pair, all as large as the smallest."""
@@ -86,3 +92,22 @@ class Judge:
             rows.append(np.concatenate(painted, axis=1))
         height, width = min(row.shape[0] for row in rows), min(row.shape[1] for row in rows)
         return np.concatenate([row[:height, :width] for row in rows])
+
+
+def evaluate_together(
+    segmenter: Segmenter,
+    pairs: Sequence[Pair],
+    team: Team,
+    *,
+    groups: Sequence[str] = (),
+    progress: Progress | None = None,
+    read: Reader = read_sample,
+) -> Evaluation:
+    """Score pairs as ``evaluate`` does, each process of a team every so-manieth; all get the same evaluation.
+
+    Raises:
+        BadFile: For a pair that cannot be read, in the first process; ``Elsewhere`` in the others.
+    """
+    own = pairs[team.rank :: team.size]
+    found = team.each(lambda: evaluate(segmenter, own, progress=progress, read=read))
+    return merge(found, pairs, groups)

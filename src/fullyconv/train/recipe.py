@@ -35,12 +35,14 @@ ELSEWHERE = {
     "clip_grad": "clip", "max_norm": "clip", "gradient_clip_val": "clip", "backbone_lr": "trunk_rate",
     "init_from": "start_from", "finetune": "start_from", "freeze": "train_only", "backbone": "trunk",
     "encoder": "trunk", "arch": "network", "architecture": "network", "model": "network", "amp": "precision",
-    "fp16": "precision", "half": "precision", "gpu": "device", "gpus": "device", "cuda": "device",
+    "fp16": "precision", "half": "precision", "gpu": "device", "gpus": "it is an option, --devices", "cuda": "device",
     "num_workers": "workers", "color": "colour", "color_jitter": "colour", "jitter": "colour", "hflip": "flip",
     "horizontal_flip": "flip", "fliplr": "flip", "vflip": "upside_down", "vertical_flip": "upside_down",
     "flipud": "upside_down", "rotate": "rotation", "degrees": "rotation",
     "val_every": "validate_every", "val_interval": "validate_every",
     "gradient_checkpointing": "checkpointing", "cache": "cache_gib",
+    "sync_bn": "sync_batchnorm", "syncbn": "sync_batchnorm", "devices": "it is an option, --devices",
+    "num_gpus": "it is an option, --devices", "nproc_per_node": "it is an option, --devices",
     "random_seed": "seed", "manual_seed": "seed", "time": "minutes", "zoom": "scale", "random_scale": "scale",
     "patience": "nothing stops a run early; the best model is kept in RUN/model all the same: shorten it by "
     "'epochs' or 'minutes'",
@@ -150,6 +152,9 @@ class Recipe(Descent):
     checkpointing: bool = False
     """Forget the trunk's intermediate maps and compute them again for the gradient (gradient checkpointing): a fraction
     of the memory, for about a third more time. Results are the same."""
+    sync_batchnorm: bool = False
+    """Where several processes share a batch (``--devices``, ``torchrun``): take batch statistics over all of it, as in
+    one process, not over each process's part."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0 prepares them in a thread beside the training."""
     cache_gib: Annotated[float, Field(ge=0)] | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
 
 from fullyconv.checkpoint import WEIGHTS, read_tensors, save, write_tensors
@@ -25,7 +27,9 @@ from fullyconv.train.checkpoints import OPTIMIZER, STATE
 from fullyconv.train.folder import LAST, RunFolder
 from fullyconv.train.job import Job, Position, Quiet, Validation, Watcher
 from fullyconv.train.optim import optimizer_tensors, restore_optimizer, set_rates
+from fullyconv.train.share import Norms
 from fullyconv.train.stop import StopRequest
+from fullyconv.train.team import Lost, is_lost, lost_words
 
 AVERAGE = "average."  # before the names of averaged weights, which a checkpoint keeps beside the optimiser's
 SAVE_SECONDS = 600.0  # the most that a death costs, where an epoch takes longer
@@ -60,16 +64,20 @@ class _Loss:
 
 
 class Run:
-    """A training under way; without a folder it leaves nothing behind but the trained network."""
+    """A training under way; without a folder it leaves nothing behind but the trained network.
+
+    Of several processes that train together the first has the folder; where one ends, all do.
+    """
 
     def __init__(self, job: Job, folder: RunFolder | None = None, watcher: Watcher | None = None) -> None:
         self.job, self.folder, self.watcher = job, folder, watcher or Quiet()
         network = job.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._network, self._optimizer = job.fabric.setup(job.form(network), job.optimizer)
+        self._team, self._norms = job.share.team, Norms(self._network, job.share)
         self._losses: deque[_Loss] = deque()
         self._waited = self._trained = 0.0
-        self._stop = StopRequest()
-        self.position = Position()
+        self._stop, self._stopped = StopRequest(relayed=self._team.size > 1), False  # asked for here; agreed on by all
+        self.position = Position(processes=self._team.size)
 
     def train(self) -> Position:
         """Train to the end of the schedule, or until stopped.
@@ -82,21 +90,23 @@ class Run:
         Raises:
             BadFile: The state cannot be written, or a picture cannot be read any more.
             ValueError: The loss is not finite, or memory ran out; says what to change.
+            Lost: Another of the processes has ended; the state before is saved.
 
         """
+        self._restore()
         if self.folder is not None:
-            self._restore(self.folder)
             self.folder.check_room(self._bytes())
         self._begun = self._saved = time.monotonic()
         self._begun -= self.position.seconds
         self._kept = self._done
-        with self._stop, Board(self.folder, self.position, self.watcher) as board:
+        with self._stop, Board(self.folder, self.position, self.watcher) as board, self._saved_if_lost():
             while not self.position.finished:
                 self._train_epoch()
-                if self._stop.asked:
+                if self._stopped:
                     self._save()
                     raise KeyboardInterrupt
                 self._end_epoch(board)
+            self._team.meet()  # the first has written what the others may now read
         if self._done < self.job.schedule.updates:
             self.watcher.remark(self._cut_short())
         if self._waited > max(LONG_WAIT_SECONDS, LONG_WAIT * self._trained):
@@ -110,7 +120,8 @@ class Run:
         return self.position.epoch * self.job.schedule.per_epoch + self.position.step
 
     def _progress(self) -> float:
-        return self.job.schedule.progress(self._done, time.monotonic() - self._begun)
+        """Return the progress by this process's clock, if it is the first; of the others it does not count."""
+        return self.job.schedule.progress(self._done, time.monotonic() - self._begun) if self._team.first else 0.0
 
     def _cut_short(self) -> str:
         schedule = self.job.schedule
@@ -135,16 +146,14 @@ class Run:
         begun, waited = time.monotonic(), self._waited
         self._network.train()
         with closing(self.job.batches(position.epoch, position.step)) as groups:  # type: ignore[type-var]
-            while (progress := self._progress()) < 1 and not self._stop.asked:
-                group = self._next(groups)
-                if group is None:
+            while True:
+                group, progress = self._next(groups)
+                if group is None or progress >= 1:
                     break
                 loss = self._update(group, progress)
                 position.step += 1
                 self._losses.append(_Loss.read_later(self._done, loss))
                 self._hear(behind=LOSSES_BEHIND[loss.device.type])
-                if time.monotonic() - self._saved > SAVE_SECONDS:
-                    self._save()
         self._hear()
         trained = time.monotonic() - begun
         self._trained += trained
@@ -169,21 +178,57 @@ class Run:
             position.losses.append(loss)
             self.watcher.step(epoch=position.epoch, done=heard.update, total=schedule.updates, loss=loss)
 
-    def _next(self, groups: Iterator[Group]) -> Group | None:
+    def _next(self, groups: Iterator[Group]) -> tuple[Group | None, float]:
+        """Fetch the batches of the next update, and agree with the other processes on whether there will be one.
+
+        Gives no batches at the epoch's end and when a stop was asked for, and the progress; saves when it is time.
+        """
+        group, problem = None, None
         begun = time.monotonic()
-        with self._saving_first():
-            try:
-                return next(groups, None)
-            except (RuntimeError, ConnectionError, EOFError) as error:  # a dead worker's batches cannot be fetched
-                # A signal to the whole process group ends the workers too: that is a stop, not a failure.
-                if self._stop.soon():
-                    return None
-                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                    raise
-                what = (str(error) or type(error).__name__).splitlines()[0]
-                raise ValueError(f"a process that prepares batches has died ({what}): lower workers") from None
-            finally:
-                self._waited += time.monotonic() - begun
+        try:
+            group = self._fetched(groups)
+        except Exception as error:  # raised below, in all processes
+            problem = error
+        self._waited += time.monotonic() - begun
+        due = self._team.first and time.monotonic() - self._saved > SAVE_SECONDS
+        words = problem is not None, self._stop.asked, group is None, due, self._progress()
+        failed, asked, over, save, progress = self._team.agree(*words)
+        if failed:
+            with self._saving_first():
+                self._team.each(partial(_raise, problem))
+        self._stopped = bool(asked)
+        if save:
+            self._save()
+        return (None if over or asked else group), progress
+
+    def _fetched(self, groups: Iterator[Group]) -> Group | None:
+        if self._stop.asked:
+            return None
+        try:
+            return next(groups, None)
+        except (RuntimeError, ConnectionError, EOFError) as error:  # a dead worker's batches cannot be fetched
+            # A signal to the whole process group ends the workers too: that is a stop, not a failure.
+            if self._stop.soon():
+                return None
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                raise
+            what = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"a process that prepares batches has died ({what}): lower workers") from None
+
+    @contextmanager
+    def _saved_if_lost(self) -> Iterator[None]:
+        """Save the state before the update under way when another process has ended."""
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            if self._team.size == 1 or not is_lost(error):
+                raise
+            self._norms.put_back()
+            self._losses.clear()
+            if self._done > self._kept:
+                self._save()
+            kept = f"{self._done} updates are saved" if self.folder is not None else "see the first process"
+            raise Lost(f"{lost_words(self._team)}; {kept}: the same command with --resume continues") from None
 
     @contextmanager
     def _saving_first(self) -> Iterator[None]:
@@ -200,36 +245,63 @@ class Run:
     def _update(self, group: Group, progress: float) -> Tensor:
         """Make one update from the mean loss of its batches; gives that, on its device."""
         job, position = self.job, self.position
-        # Dropout follows from the position, not from what was drawn before: a resumed run draws the same.
-        seed = int(np.random.SeedSequence((job.seed, position.epoch, position.step)).generate_state(1)[0])
-        torch.manual_seed(seed)
-        generator = torch.Generator(job.fabric.device).manual_seed(seed)
         position.rate = job.schedule.rate(progress)
         set_rates(self.job.optimizer, position.rate, progress)
         _rest_frozen_norms(self._network)
         try:
-            return self._descend(group, generator)
+            return self._descend(group)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             place = f"update {position.step + 1} of epoch {position.epoch + 1}"
             raise ValueError(f"out of memory in {place}: lower {job.smaller}; what was saved before is kept") from None
 
-    def _descend(self, group: Group, generator: torch.Generator) -> Tensor:
+    def _descend(self, group: Group) -> Tensor:
         self._optimizer.zero_grad(set_to_none=True)
-        device = self.job.fabric.device
-        total = torch.zeros((), device=device)
-        for inputs, labels in zip(*group, strict=True):
-            scores = self._network(_sent(inputs, device).contiguous(memory_format=torch.channels_last))
-            loss = self.job.loss(scores, _sent(labels, device), generator) / len(group[0])
-            self.job.fabric.backward(loss)
+        total = torch.zeros((), device=self.job.fabric.device)
+        together = self._team.size > 1
+        if together:
+            self._norms.remember()
+        for index, batch in enumerate(zip(*group, strict=True)):
+            with self._alone(index + 1 < len(group[0])):
+                loss = self._loss(batch, self._seed(index, len(group[0]))) / len(group[0])
+                self.job.fabric.backward(loss)
             total += loss.detach()
+        if together:  # before the update, after which a state would not be whole without it
+            total = self._team.add(total) / self._team.size
+            self._norms.combine(len(group[0]))
         if self.job.clip is not None:
             nn.utils.clip_grad_norm_(self.job.network.parameters(), self.job.clip)
         self._optimizer.step()
         if self.job.average is not None:
             self.job.average.follow(self.job.network, self._done)
         return total
+
+    def _seed(self, index: int, count: int) -> tuple[int, int]:
+        """Return the seeds of a batch, of dropout and of the loss; dropout differs where a batch is cut.
+
+        They follow from the position, not from what was drawn before: a resumed run draws the same.
+        """
+        position, share = self.position, self.job.share
+        words = (self.job.seed, position.epoch, position.step, share.place(index, count))
+        own = (*words, 1 + self._team.rank) if share.parts else words
+        drop, lose = (int(np.random.SeedSequence(each).generate_state(1)[0]) for each in (own, words))
+        return drop, lose
+
+    def _loss(self, batch: tuple[Tensor, Tensor], seeds: tuple[int, int]) -> Tensor:
+        """Compute the loss of a batch, or of one of which this process has a part."""
+        device = self.job.fabric.device
+        torch.manual_seed(seeds[0])
+        images, labels = (_sent(each, device) for each in batch)
+        scores = self._network(images.contiguous(memory_format=torch.channels_last))
+        generator = torch.Generator(device).manual_seed(seeds[1])
+        return self.job.loss(*self.job.share.whole(scores, labels), generator)
+
+    def _alone(self, wanted: bool) -> AbstractContextManager[None]:
+        """Leave gradients to each process until an update's last batch."""
+        if self._team.size == 1:
+            return nullcontext()
+        return self.job.fabric.no_backward_sync(self._network, enabled=wanted)
 
     def _end_epoch(self, board: Board) -> None:
         """Validate, keep the best, save the state, write the figures down.
@@ -238,7 +310,7 @@ class Run:
         found again, and a line of metrics that is missing is in the state.
         """
         position, schedule = self.position, self.job.schedule
-        last = self._progress() >= 1
+        last = self._team.agree(self._progress())[0] >= 1
         figures: dict[str, Any] = {
             "epoch": position.epoch + 1,
             "loss": float(np.mean(position.losses)) if position.losses else None,
@@ -313,29 +385,48 @@ class Run:
             fix = "make room or make it writable, then continue with --resume: what was saved before is kept"
             raise BadFile(place, what, fix) from None
 
-    def _restore(self, folder: RunFolder) -> None:
+    def _restore(self) -> None:
         """Put weights, optimiser and position back as the newest whole checkpoint has them, if there is one."""
-        found, remarks = folder.checkpoints.newest() if folder.resume else (None, [])
-        for remark in remarks:
-            self.watcher.remark(remark)
+        found = self._team.told(self._newest)
         if found is not None:
-            self.position = _read_position(found / STATE)
-            self.job.network.load_state_dict(read_tensors(found / WEIGHTS))
-            tensors = read_tensors(found / OPTIMIZER)
-            averaged = {name: tensors.pop(name) for name in list(tensors) if name.startswith(AVERAGE)}
-            restore_optimizer(self.job.optimizer, tensors)
-            if self.job.average is not None:
-                weights = {name.removeprefix(AVERAGE): tensor for name, tensor in averaged.items()}
-                self.job.average.network.load_state_dict(weights)
-        elif folder.resume:
-            self.watcher.remark(f"{folder.path}: nothing whole was saved: training from the start")
+            self._read(found)
         position = self.position
         if self.job.schedule.progress(self._done, position.seconds) < 1:
             position.finished = False  # it may have been given more epochs or minutes
             position.history = [line for line in position.history if line["epoch"] <= position.epoch]
-        if position.finished:
-            folder.checkpoints.keep_newest()  # death may have come between the last save and this
-        folder.write_metrics(position.history)
+        self._team.meet()  # all have read what the first may now remove
+        if self.folder is not None:
+            if position.finished:
+                self.folder.checkpoints.keep_newest()  # death may have come between the last save and this
+            self.folder.write_metrics(position.history)
+
+    def _newest(self) -> Path | None:
+        if self.folder is None or not self.folder.resume:
+            return None
+        found, remarks = self.folder.checkpoints.newest()
+        if found is None:
+            remarks.append(f"{self.folder.path}: nothing whole was saved: training from the start")
+        for remark in remarks:
+            self.watcher.remark(remark)
+        return found
+
+    def _read(self, found: Path) -> None:
+        self.position = _read_position(found / STATE)
+        before, self.position.processes = self.position.processes, self._team.size
+        if before != self._team.size:
+            self.watcher.remark(f"begun with {before} process(es), goes on with {self._team.size}: the same updates")
+        self.job.network.load_state_dict(read_tensors(found / WEIGHTS))
+        tensors = read_tensors(found / OPTIMIZER)
+        averaged = {name: tensors.pop(name) for name in list(tensors) if name.startswith(AVERAGE)}
+        restore_optimizer(self.job.optimizer, tensors)
+        if self.job.average is not None:
+            weights = {name.removeprefix(AVERAGE): tensor for name, tensor in averaged.items()}
+            self.job.average.network.load_state_dict(weights)
+
+
+def _raise(problem: Exception | None) -> None:
+    if problem is not None:
+        raise problem
 
 
 def _read_position(path: Path) -> Position:
@@ -355,5 +446,5 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
 def _rest_frozen_norms(network: nn.Module) -> None:
     """Keep the batch statistics of frozen layers as they are."""
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
+        if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
             module.eval()

@@ -16,10 +16,14 @@ class StopRequest:
 
     Use as a context manager and look at ``asked``; a second signal interrupts at once. Outside the
     main thread signals cannot be caught, and nothing is changed.
+
+    Args:
+        relayed: Whether a launcher passes signals on that the terminal has sent here, too: what follows within a
+            second is then the same request.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, *, relayed: bool = False) -> None:
+        self.asked, self._relayed, self._since = False, relayed, 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -42,8 +46,10 @@ class StopRequest:
         return self.asked
 
     def _note(self, *_: object) -> None:
-        if self.asked:
+        if self.asked and not (self._relayed and time.monotonic() - self._since < GRACE_SECONDS):
             raise KeyboardInterrupt
+        if not self.asked:
+            self._since = time.monotonic()
         self.asked = True
 
 
