@@ -82,7 +82,7 @@ class _Interp:
 
 
 @dataclass(frozen=True)
-class _Python:
+class PythonLayer:
     """``python_param``."""
 
     module: str = ""
@@ -261,11 +261,11 @@ def _interp(layer: Layer, shapes: Shapes) -> nn.Module:
 
 def is_spatial_dropout(layer: Layer) -> bool:
     """Return whether a Python layer is ENet's, which drops whole maps while training."""
-    return layer.kind == "Python" and layer.block("python_param", _Python).layer == "SpatialDropoutLayer"
+    return layer.kind == "Python" and layer.block("python_param", PythonLayer).layer == "SpatialDropoutLayer"
 
 
 def _spatial_dropout(layer: Layer, shapes: Shapes) -> nn.Module:
-    text = layer.block("python_param", _Python).param_str
+    text = layer.block("python_param", PythonLayer).param_str
     try:
         ratio = float(ast.literal_eval(text)["p"])
     except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):

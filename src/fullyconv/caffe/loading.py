@@ -85,7 +85,7 @@ def load(
     allowed = max(LIMITS.weights, sum(blob.size for blobs in (weights or {}).values() for blob in blobs))
     if sum(tensor.numel() for tensor in net.state_dict().values()) > allowed:
         raise BadFile(prototxt, f"a net of over {allowed} weights", f"correct its sizes, or {LIMITS.remedy('weights')}")
-    _set_weights(net, weights, str(caffemodel))
+    set_weights(net, weights, str(caffemodel))
     for layer in net.described:
         _freeze(layer, net.module(layer))
     return net.eval()
@@ -115,8 +115,8 @@ def _fit(net: Net, weights: Mapping[str, Sequence[np.ndarray]]) -> None:
             net.replace(layer, module)
 
 
-def _set_weights(net: Net, weights: dict[str, list[np.ndarray]] | None, path: str) -> None:
-    """Fill all weights, or take them from a file."""
+def set_weights(net: Net, weights: dict[str, list[np.ndarray]] | None, path: str) -> None:
+    """Fill all weights as fillers say, or take them from a file (``path`` in errors); join the shared ones."""
     names = [spec.name for layer in net.described for spec in layer.params if spec.name]
     seen: set[str] = set()
     for layer in net.described:

@@ -9,6 +9,7 @@ same blobs in another file format.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -61,6 +62,12 @@ _SCHEMA: dict[str, _Fields] = {
         ("blobs", 6, _REPEATED, _MESSAGE, "Blob"),
     ),
     "OldestLayer": (("name", 1, _OPTIONAL, _STRING, ""), ("blobs", 50, _REPEATED, _MESSAGE, "Blob")),
+    "SolverState": (
+        ("iter", 1, _OPTIONAL, _INT32, ""),
+        ("learned_net", 2, _OPTIONAL, _STRING, ""),
+        ("history", 3, _REPEATED, _MESSAGE, "Blob"),
+        ("current_step", 4, _OPTIONAL, _INT32, ""),
+    ),
     "Net": (
         ("name", 1, _OPTIONAL, _STRING, ""),
         ("layers", 2, _REPEATED, _MESSAGE, "OldLayer"),
@@ -79,8 +86,8 @@ def _messages() -> dict[str, Any]:
     file = descriptor_pb2.FileDescriptorProto(name="fullyconv/caffe.proto", package=PACKAGE, syntax="proto2")
     for name, fields in _SCHEMA.items():
         message = file.message_type.add(name=name)
-        for field, number, label, kind, target in fields:
-            entry = message.field.add(name=field, number=number, label=label, type=kind)
+        for own, number, label, kind, target in fields:
+            entry = message.field.add(name=own, number=number, label=label, type=kind)
             if target:
                 entry.type_name = f".{PACKAGE}.{target}"
     pool = descriptor_pool.DescriptorPool()
@@ -130,6 +137,47 @@ def _parse(message: str, path: Path) -> Any:
 def read_blob(path: Path | str) -> np.ndarray:
     """Read one blob (``.binaryproto``: a mean image, a matrix), float32 and as it is shaped; raises ``BadFile``."""
     return _array(_parse("Blob", Path(path)), "blob", Path(path))
+
+
+@dataclass(frozen=True)
+class SolverState:
+    """A training on its way: its iteration, the file of its weights, and what the solver remembers."""
+
+    iteration: int
+    learned_net: str
+    history: Sequence[np.ndarray] = field(repr=False)
+    current_step: int = 0
+
+
+def read_solverstate(path: Path | str) -> SolverState:
+    """Read a solver's snapshot, ``.solverstate``; raises ``BadFile``."""
+    path = Path(path)
+    if _is_hdf5(path):
+        raise BadFile(path, "a solver's state in HDF5", "write snapshots with snapshot_format: BINARYPROTO")
+    found = _parse("SolverState", path)
+    if not found.HasField("iter") or found.iter < 0 or found.current_step < 0:
+        raise BadFile(path, "no state of a solver", "give the .solverstate of a snapshot")
+    history = [_array(blob, "history", path) for blob in found.history]
+    return SolverState(found.iter, found.learned_net, history, found.current_step)
+
+
+def write_solverstate(path: Path, state: SolverState) -> None:
+    """Write a solver's snapshot, under a temporary name first."""
+    message = _messages()["SolverState"](
+        iter=state.iteration, learned_net=state.learned_net, current_step=state.current_step
+    )
+    if sum(blob.nbytes for blob in state.history) > MOST_BYTES - (1 << 20):
+        raise ValueError(f"{path}: a solver's state holds less than 2 GiB")
+    for blob in state.history:
+        _add_blob(message.history, blob)
+    with whole_file(path) as draft:
+        draft.write_bytes(message.SerializeToString())
+
+
+def _add_blob(blobs: Any, values: np.ndarray) -> None:
+    message = blobs.add()
+    message.shape.dim.extend(values.shape)
+    message.data.append(np.ascontiguousarray(values, "<f4").tobytes())
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -270,8 +318,6 @@ def write_weights(path: Path, name: str, layers: Mapping[str, tuple[str, Sequenc
     for layer, (kind, blobs) in layers.items():
         entry = net.layer.add(name=layer, type=kind)
         for blob in blobs:
-            message = entry.blobs.add()
-            message.shape.dim.extend(blob.shape)
-            message.data.append(np.ascontiguousarray(blob, "<f4").tobytes())
+            _add_blob(entry.blobs, blob)
     with whole_file(path) as draft:
         draft.write_bytes(net.SerializeToString())

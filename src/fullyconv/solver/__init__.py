@@ -1,0 +1,1 @@
+"""Trainings of Caffe's years, run as their solver files say."""

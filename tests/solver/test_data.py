@@ -1,0 +1,161 @@
+"""What data layers bring: those of the release on miniatures of their data sets, and lists of files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fullyconv import facts
+from fullyconv.caffe.description import describe
+from fullyconv.caffe.states import Phase, State
+from fullyconv.files import BadFile
+from fullyconv.solver.feeds import Feed, feed_of
+from fullyconv.solver.released import Roots
+from miniatures import SIZE, context, nyud, siftflow
+
+
+def feed(folder: Path, layer: str, roots: Roots | None = None, *, phase: Phase = "TRAIN", seed: int = 0) -> Feed:
+    path = folder / "net.prototxt"
+    path.write_text(f"layer {{ name: 'data' {layer} }}")
+    return feed_of(describe(path, State(phase)), roots or Roots(), seed)
+
+
+def python(module: str, layer: str, values: object, *tops: str) -> str:
+    named = " ".join(f"top: '{top}'" for top in tops)
+    text = repr(values).replace('"', '\\"')
+    return f"type: 'Python' {named} python_param {{ module: '{module}' layer: '{layer}' param_str: \"{text}\" }}"
+
+
+def test_siftflow_brings_a_picture_and_both_labels(tmp_path: Path) -> None:
+    values = {"siftflow_dir": str(siftflow(tmp_path)), "split": "trainval", "seed": 1337}
+    found = feed(tmp_path, python("siftflow_layers", "SIFTFlowSegDataLayer", values, "data", "sem", "geo"))
+    blobs = [found.batch(number) for number in range(8)]
+    random = Random(1337)
+    drawn = [int(random.random() * found.items) for _ in range(8)]
+    assert [math.isclose(float(b["data"][0, 0, 0, 0]), float(blobs[drawn.index(d)]["data"][0, 0, 0, 0]))
+            for b, d in zip(blobs, drawn, strict=True)] == [True] * 8  # fmt: skip
+    assert blobs[0]["data"].shape == (1, 3, *SIZE)
+    assert set(np.unique(blobs[0]["sem"])) <= {*range(33), 255}
+    assert set(np.unique(blobs[0]["geo"])) <= {0, 1, 2, 255}
+    again = feed(tmp_path, python("siftflow_layers", "SIFTFlowSegDataLayer", values, "data", "sem", "geo"))
+    np.testing.assert_array_equal(again.batch(5)["data"], blobs[5]["data"])
+
+
+def test_nyud_brings_what_its_tops_say(tmp_path: Path) -> None:
+    values = {"nyud_dir": "nowhere", "split": "trainval", "tops": ["color", "depth", "hha", "label"], "seed": 1}
+    root = nyud(tmp_path)
+    found = feed(
+        tmp_path, python("nyud_layers", "NYUDSegDataLayer", values, "color", "depth", "hha", "label"), Roots(nyud=root)
+    )
+    blobs = found.batch(0)
+    assert found.items == 2
+    assert {name: blob.shape for name, blob in blobs.items()} == {
+        "color": (1, 3, *SIZE), "depth": (1, 1, *SIZE), "hha": (1, 3, *SIZE), "label": (1, 1, *SIZE),
+    }  # fmt: skip
+    assert float(blobs["depth"][0, 0, 0, 0]) == pytest.approx(math.log(900) - 7.844, abs=1e-4)
+    assert set(np.unique(blobs["label"])) == {*range(40), 255}
+    with pytest.raises(BadFile, match="the folder 'nowhere' is not there: give it by --nyud"):
+        feed(tmp_path, python("nyud_layers", "NYUDSegDataLayer", values, "color"))
+
+
+def test_context_counts_its_rest_and_takes_pictures_in_order_where_nothing_trains(tmp_path: Path) -> None:
+    root = context(tmp_path)
+    values = {"voc_dir": "nowhere", "context_dir": "nowhere", "split": "val", "seed": 1337}
+    layer = python("pascalcontext_layers", "PASCALContextSegDataLayer", values, "data", "label")
+    found = feed(tmp_path, layer, Roots(context=root, voc=tmp_path / "VOCdevkit"))
+    blobs = found.batch(0)
+    picture = np.asarray(Image.open(tmp_path / "VOCdevkit/VOC2010/JPEGImages/2008_000003.jpg").convert("RGB"))
+    expected = picture[..., ::-1].astype(np.float32) - np.float32(facts.CONTEXT.mean)
+    np.testing.assert_allclose(blobs["data"][0].transpose(1, 2, 0), expected, atol=1e-4)
+    assert blobs["label"].max() <= 59
+    np.testing.assert_array_equal(found.batch(3)["data"], blobs["data"])  # one picture, again and again
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (python("my_layers", "Mine", {"split": "train"}, "data"), "my_layers.Mine is not run here: known by name are"),
+        (
+            python("voc_layers", "VOCSegDataLayer", {"voc_dir": "x"}, "data"),
+            "write a dict of plain values with a split",
+        ),
+        (
+            "type: 'Data' top: 'data' data_param { source: 'lmdb' }",
+            "its data are not read here: write the pictures as files",
+        ),
+        ("type: 'Input' top: 'data'", "a training needs a layer that brings data"),
+        ("type: 'ImageData' top: 'data' image_data_param { source: 'no.txt' }", "not a list of pictures"),
+    ],
+)
+def test_data_that_are_not_read_say_what_is(tmp_path: Path, layer: str, message: str) -> None:
+    with pytest.raises(BadFile, match=message):
+        feed(tmp_path, layer)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> np.ndarray:
+    """Four pictures with a class each, and a mask that holds the picture's red."""
+    values = np.random.default_rng(1).integers(0, 200, (4, 6, 8, 3), np.uint8)
+    classes, masks = [], []
+    for index, picture in enumerate(values):
+        Image.fromarray(picture).save(tmp_path / f"a {index}.png")
+        Image.fromarray(picture[..., 0] // 8).save(tmp_path / f"m{index}.png")
+        classes.append(f"a {index}.png {index + 5}\n")
+        masks.append(f"a {index}.png m{index}.png\n")
+    (tmp_path / "classes.txt").write_text("".join(classes))
+    (tmp_path / "masks.txt").write_text("\n".join(masks))
+    return values
+
+
+def test_a_list_of_classes(tmp_path: Path, pictures: np.ndarray) -> None:
+    layer = ("type: 'ImageData' top: 'data' top: 'label' transform_param { scale: 0.5 mean_value: [1, 2, 3] } "
+             "image_data_param { source: 'classes.txt' batch_size: 3 }")  # fmt: skip
+    blobs = feed(tmp_path, layer).batch(1)
+    assert blobs["label"].tolist() == [8, 5, 6]  # the list again from its start
+    expected = (pictures[3][..., ::-1].transpose(2, 0, 1) - np.array([1.0, 2, 3])[:, None, None]) / 2
+    np.testing.assert_allclose(blobs["data"][0], expected)
+    shuffled = feed(tmp_path, layer.replace("batch_size: 3", "batch_size: 4 shuffle: true"))
+    orders = [tuple(shuffled.batch(number)["label"]) for number in range(4)]
+    assert all(sorted(order) == [5, 6, 7, 8] for order in orders)
+    assert len(set(orders)) > 1
+
+
+def test_crops_and_mirrors_take_mask_and_picture_together(tmp_path: Path, pictures: np.ndarray) -> None:
+    layer = ("type: 'ImageSegData' top: 'data' top: 'label' top: 'size' transform_param { crop_size: 7 mirror: true "
+             "mean_value: 10 } image_data_param { source: 'masks.txt' batch_size: 4 label_type: PIXEL }")  # fmt: skip
+    found = feed(tmp_path, layer)
+    for number in range(6):
+        blobs = found.batch(number)
+        red = blobs["data"][:, 2] + 10
+        inside = blobs["label"][:, 0] != 255
+        assert blobs["data"].shape == (4, 3, 7, 7)
+        assert (blobs["label"][:, 0, 6] == 255).all()  # a row is lacking
+        assert (red[~inside] == 10).all()  # the mean, filled up
+        np.testing.assert_array_equal(red[inside] // 8, blobs["label"][:, 0][inside])
+        assert blobs["size"].reshape(4, 2).tolist() == [[6, 8]] * 4
+    middle = feed(tmp_path, layer.replace("mirror: true", "").replace("crop_size: 7", "crop_size: 4"), phase="TEST")
+    np.testing.assert_array_equal(middle.batch(0)["data"][0, 2] + 10, pictures[0, 1:5, 2:6, 0])
+
+
+def test_dense_labels_are_resized_and_divided(tmp_path: Path, pictures: np.ndarray) -> None:
+    layer = ("type: 'DenseImageData' top: 'data' top: 'label' dense_image_data_param { source: 'masks.txt' "
+             "new_height: 3 new_width: 4 label_divide_factor: 2 }")  # fmt: skip
+    blobs = feed(tmp_path, layer).batch(2)
+    assert blobs["data"].shape == (1, 3, 3, 4)
+    np.testing.assert_array_equal(blobs["label"][0, 0], pictures[2, ::2, ::2, 0] // 8 // 2)
+    means = pictures[2].reshape(3, 2, 4, 2, 3).mean((1, 3))  # half the size: the middle of four pixels
+    np.testing.assert_allclose(blobs["data"][0].transpose(1, 2, 0)[..., ::-1], means, atol=0.5)
+
+
+def test_dummy_data_are_drawn_anew_for_each_batch(tmp_path: Path) -> None:
+    layer = ("type: 'DummyData' top: 'data' top: 'label' dummy_data_param { shape { dim: [2, 3] } shape { dim: 2 } "
+             "data_filler { type: 'gaussian' std: 2 } data_filler { value: 4 } }")  # fmt: skip
+    found = feed(tmp_path, layer)
+    assert found.batch(0)["label"].tolist() == [4, 4]
+    assert not np.array_equal(found.batch(0)["data"], found.batch(1)["data"])
+    np.testing.assert_array_equal(found.batch(1)["data"], feed(tmp_path, layer).batch(1)["data"])
