@@ -23,6 +23,7 @@ class Limits:
     """The most that a file may ask for; all are whole numbers of at least 1."""
 
     pixels: int = 400_000_000  # of a picture, a mask or a scene's plane: 20,000 x 20,000
+    streamed_pixels: int = 100_000_000_000  # of a picture that is read by rows and never held
     bands: int = 10_000  # of a scene
     array_bytes: int = 1 << 30  # of one array that has to be read whole
     unpacked_bytes: int = 512 << 20  # of a compressed MATLAB file of labels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,22 @@ def free_memory() -> int:
         return min(found, max(0, int(limit) - int(used)))
     except (OSError, ValueError, StopIteration):
         return found
+
+
+def read_bytes(words: str) -> int:
+    """Read an amount of memory: a number of bytes, or one of KiB, MiB, GiB, kB, MB, GB.
+
+    Raises:
+        ValueError: For anything else.
+
+    >>> read_bytes("2GiB"), read_bytes("1.5 MB"), read_bytes("512")
+    (2147483648, 1500000, 512)
+    """
+    units = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", words.lower())
+    if found is None or found[2] not in units or not float(found[1]):
+        raise ValueError(f"an amount of memory is like 2GiB or 800MB, not {words!r}")
+    return int(float(found[1]) * units[found[2]])
 
 
 def keep_freed_memory() -> bool:

@@ -134,6 +134,20 @@ class Outputs:
         finally:
             self._note([found | origin for name in names if (found := _describe(self.folder, name)) is not None])
 
+    def note(self, name: str, **facts: Any) -> None:
+        """Note something of a file of ours that is not whole yet.
+
+        Args:
+            name: The file, relative to the folder.
+            facts: What is to be known when the work goes on.
+        """
+        self._note([{"file": name} | ({"by": self._by} if self._by else {}) | facts])
+
+    def noted(self, name: str) -> dict[str, Any]:
+        """Return what was noted last of a file; nothing of one that is not ours."""
+        entries = self._listed.get(name)
+        return dict(entries[-1]) if entries else {}
+
     def wrote(self, path: Path) -> bool:
         """Return whether a file is an output of this folder from an earlier command."""
         try:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fullyconv.predict.image import Segmenter
     from fullyconv.predict.work import Outcome, Pace, Task
 
+LIBRARIES = 500 << 20  # bytes that Python, PyTorch and NumPy take
+LEAST_LEFT = 96 << 20
 AT_ONCE = 20  # problems that are printed one by one
 
 
@@ -69,6 +71,20 @@ def predict(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     engine: EngineOption = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="2GiB",
+            help="Memory to use; what needs more is read, labelled and written by rows. Default: what is free.",
+        ),
+    ] = None,
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate",
+            help="Show tiles to networks in which every position sees the whole picture, where that needs more memory.",
+        ),
+    ] = False,
     overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
@@ -77,6 +93,9 @@ def predict(
     Examples: `fullyconv predict runs/photos/model holiday.jpg --out labelled`,
     `fullyconv predict runs/photos/model photos/ "scans/*.tif" --out labelled --probabilities`.
     A bad file is reported and skipped; exit status 1 then.
+
+    Pictures of any size: `fullyconv predict camvid mosaic.tif --out labelled --memory 2GiB` reads a TIFF or PNG by
+    rows, gives the labels of one pass, and goes on where it was if it is killed and started again.
 
     For maps and for correcting in annotation tools:
     `fullyconv predict camvid photos/ --out labelled --polygons --polygons-to labelme --areas --sheet`. A GeoTIFF gets
@@ -102,6 +121,9 @@ def predict(
     import_from_here(*(trust or ()))
     keep_freed_memory()
     segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
+    segmenter.approximate = approximate
+    if memory is not None:
+        allow_memory(segmenter, memory)
     if precision != "auto" or engine != "auto":
         segmenter.prepared()  # what cannot be had is said once, not of every picture
     of_scenes = isinstance(segmenter, SceneSegmenter)
@@ -141,6 +163,23 @@ def predict(
     out.print(pace.words(what))
     if bad:
         raise typer.Exit(1)
+
+
+def allow_memory(segmenter: Segmenter, words: str) -> None:
+    """Share an amount of memory among what a prediction takes: PyTorch and the model, maps, the picture.
+
+    Raises:
+        ValueError: For what is no amount, or less than the model itself takes.
+    """
+    from fullyconv.machine import read_bytes
+
+    amount = read_bytes(words)
+    weights = sum(each.numel() * each.element_size() for each in segmenter.network.parameters())
+    left = amount - 2 * weights - LIBRARIES
+    if left < LEAST_LEFT:
+        needed = (2 * weights + LIBRARIES + LEAST_LEFT) / 2**20
+        raise ValueError(f"--memory {words}: this model needs {needed:.0f} MiB to begin with")
+    segmenter.memory, segmenter.picture_memory = left // 3, left // 3
 
 
 def _refuse_others(of_scenes: bool, *, pictures: dict[str, object], scenes: dict[str, object]) -> None:

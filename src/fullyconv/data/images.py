@@ -71,10 +71,10 @@ def read_raster(path: Path) -> Raster:
     except MemoryError:
         raise BadFile(path, "more pixels than this machine has memory for", "split it") from None
     except Exception as error:  # decoders raise many kinds for broken files
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
-def _unreadable(path: Path, error: Exception) -> BadFile:
+def unreadable(path: Path, error: Exception) -> BadFile:
     """Say what is wrong with a file and what to do: whole files of a kind that is not read are not broken ones."""
     if isinstance(error, Refused):
         return BadFile(path, error.what, error.fix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import atanh, radians, sin, sqrt
 from pathlib import Path
@@ -16,6 +16,7 @@ from fullyconv.types import ClassSet
 SCALE, TIEPOINT, TRANSFORM, KEYS, DOUBLES, WORDS = 33550, 33922, 34264, 34735, 34736, 34737
 CARRIED = (SCALE, TIEPOINT, TRANSFORM, KEYS, DOUBLES, WORDS)
 NO_DATA = 42113
+TILE = 512  # pixels of a side
 RASTER_TYPE, GEOGRAPHIC, PROJECTED, UNITS = 1025, 2048, 3072, 3076  # keys of the GeoTIFF standard (OGC 19-008r4)
 POINT = 2  # a pixel's numbers are those of its middle
 METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # of EPSG's units of length
@@ -169,7 +170,9 @@ def missing(path: Path, place: Place) -> np.ndarray | None:
     return np.asarray(empty.all(bands) if bands else empty)
 
 
-def write_class_tiff(path: Path, values: np.ndarray, classes: ClassSet, place: Place) -> None:
+def write_class_tiff(
+    path: Path, values: np.ndarray, classes: ClassSet, place: Place, *, tiles: Iterator[np.ndarray] | None = None
+) -> None:
     """Write mask values where a picture lies: GeoTIFF, compressed, with colours, its "no data" the ignored value.
 
     Args:
@@ -177,6 +180,8 @@ def write_class_tiff(path: Path, values: np.ndarray, classes: ClassSet, place: P
         values: H x W mask values of the classes, uint8 or uint16.
         classes: What they mean.
         place: Where the picture lies.
+        tiles: The values of maps that are too large to be held, TILE x TILE each, row by row; of ``values`` then only
+            shape and type are read. The file is a BigTIFF in tiles where it needs to be.
     """
     extra = [(code, kind, count, value, True) for code, kind, count, value in place.tags]
     extra.append((NO_DATA, 2, 0, str(classes.ignore_index), True))
@@ -185,4 +190,8 @@ def write_class_tiff(path: Path, values: np.ndarray, classes: ClassSet, place: P
         colours = np.zeros((3, 256), np.uint16)
         colours[:, list(classes.values)] = np.array(classes.colours, np.uint16).T * 257
         options = {"photometric": "palette", "colormap": colours}
-    tifffile.imwrite(path, values, compression="zlib", metadata=None, extratags=extra, **options)
+    options |= {"compression": "zlib", "metadata": None, "extratags": extra}
+    if tiles is not None:
+        options |= {"shape": values.shape, "dtype": values.dtype, "tile": (TILE, TILE)}
+        options["bigtiff"] = values.nbytes >= 1 << 32
+    tifffile.imwrite(path, values if tiles is None else tiles, **options)

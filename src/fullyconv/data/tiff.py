@@ -57,13 +57,13 @@ def read_tiff(path: Path) -> Raster:
     from tifffile import TiffFile
 
     with TiffFile(path, _multifile=False) as file:
-        page = _only_page(file)
-        _check(page, file)
+        page = only_page(file)
+        check_page(page, file)
         values = _in_order(page.asarray(maxworkers=1), page.axes)
-        return _raster(page, values)
+        return raster_of(page, values)
 
 
-def _only_page(file: TiffFile) -> TiffPage:
+def only_page(file: TiffFile) -> TiffPage:
     """Return the page of full size; raises ``Refused`` if there are several.
 
     Pages are looked at one by one: tifffile's ``series`` would follow OME-XML into other files.
@@ -72,6 +72,8 @@ def _only_page(file: TiffFile) -> TiffPage:
     full = [page for page in pages if not (page.is_reduced or page.is_mask)]
     if not full:
         raise Refused("no picture of full size in it", "save it as PNG")
+    if file.is_svs:
+        full = full[:1]  # a slide scanner's: the slide, then its label and thumbnails
     page = full[0]
     planes = (file.imagej_metadata or {}).get("images", 1) if file.is_imagej else 1  # all behind one page
     if len(full) > 1 or planes != 1 or file.is_stk or page.is_volumetric:
@@ -79,13 +81,24 @@ def _only_page(file: TiffFile) -> TiffPage:
     return page
 
 
-def _check(page: TiffPage, file: TiffFile) -> None:
-    """Refuse from the header what would not fit, be read wrongly, or is not there."""
+def check_page(page: TiffPage, file: TiffFile, *, pixels: int | None = None) -> None:
+    """Refuse from the header what would not fit, be read wrongly, or is not there.
+
+    Args:
+        page: The picture.
+        file: Its file.
+        pixels: The most that it may have; default: the limit of what is read whole.
+
+    Raises:
+        Refused: With what to do about it.
+        ValueError: For files that end too early.
+    """
+    pixels = LIMITS.pixels if pixels is None else pixels
     height, width = page.imagelength, page.imagewidth
     if height < 1 or width < 1:
         raise Refused("no pixels in it", "save it anew")
     segment = page.tilewidth * page.tilelength if page.is_tiled else page.rowsperstrip * width
-    if height * width > LIMITS.pixels or (page.is_tiled and segment > LIMITS.pixels):
+    if height * width > pixels or (page.is_tiled and segment > LIMITS.pixels):
         raise Refused(f"{width} x {height} pixels", LIMITS.remedy("pixels"))
     if page.compression not in COMPRESSIONS:
         raise Refused(f"compression {page.compression}", "save it with LZW or deflate")
@@ -93,17 +106,17 @@ def _check(page: TiffPage, file: TiffFile) -> None:
         raise Refused(f"colours of kind {page.photometric}", "save it as grey or RGB")
     if page.photometric == 6 and page.compression != JPEG:
         raise Refused("YCbCr without JPEG", "save it as RGB")
-    _check_samples(page, file)
+    _check_samples(page, file, pixels)
     _check_segments(page, file)
 
 
-def _check_samples(page: TiffPage, file: TiffFile) -> None:
+def _check_samples(page: TiffPage, file: TiffFile, pixels: int) -> None:
     """Refuse kinds of numbers that no picture has, that are read wrongly, or that would not fit."""
     if page.dtype is None or page.dtype.kind not in "buif" or not isinstance(page.bitspersample, int):
         raise Refused(f"samples of {page.bitspersample} bits", "save it as whole numbers or floating point")
     if page.bitspersample == 24 and page.dtype.kind in "iu" and file.byteorder == ">":
         raise Refused("big-endian numbers of 24 bits, which tifffile reads wrongly", "save it with 16 or 32 bits")
-    if page.size * page.dtype.itemsize > MOST_BYTES * LIMITS.pixels:
+    if page.size * page.dtype.itemsize > MOST_BYTES * pixels:
         raise Refused(f"{page.size * page.dtype.itemsize} bytes of numbers", LIMITS.remedy("pixels"))
 
 
@@ -157,7 +170,16 @@ def _in_order(values: np.ndarray, axes: str) -> np.ndarray:
     return np.moveaxis(values, 0, 2) if axes == "SYX" else values
 
 
-def _raster(page: TiffPage, values: np.ndarray) -> Raster:
+def raster_of(page: TiffPage, values: np.ndarray) -> Raster:
+    """Say what the numbers of a page, or of some rows of it, stand for.
+
+    Args:
+        page: The page.
+        values: H x W x C.
+
+    Raises:
+        Refused: For bands that no picture has.
+    """
     kind, found = KINDS[page.photometric], values.shape[2]
     if page.photometric == 1 and found in (3, 4):
         kind = "rgb"  # three bands that are not said to be colours: R, G, B, as every viewer takes them

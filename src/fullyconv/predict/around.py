@@ -22,4 +22,5 @@ class Around(Segmenter):
             engine=segmenter.engine,
         )
         self.folder, self.soon = segmenter.folder, segmenter.soon
-        self.memory, self.approximate = segmenter.memory, segmenter.approximate
+        self.memory, self.picture_memory = segmenter.memory, segmenter.picture_memory
+        self.approximate = segmenter.approximate

@@ -63,6 +63,14 @@ class Beside:
         found = [suffix for suffix, wanted in own.items() if wanted]
         return (*found, MAP) if read_place(task.image) is not None else tuple(found)
 
+    def asked(self, *, probabilities: bool = False) -> tuple[str, ...]:
+        """Return the options for what is made of all labels of a picture at once."""
+        own = {
+            "--probabilities": probabilities, "--polygons": self.polygons, "--polygons-to": bool(self.tools),
+            "--areas": self.areas, "--legend": self.legend,
+        }  # fmt: skip
+        return tuple(option for option, wanted in own.items() if wanted)
+
     def once(self) -> tuple[str, ...]:
         """Return the names of the files that are written of all pictures together."""
         own = {COCO: "coco" in self.tools, CLASSES: "yolo" in self.tools, AREAS: self.areas}

@@ -14,11 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from fullyconv.data.images import SUFFIXES
+from fullyconv.data.place import Place, read_place
+from fullyconv.data.rows import Rows, open_rows
 from fullyconv.draw import palette_image, save_picture
 from fullyconv.files import BadFile, whole_file
+from fullyconv.machine import free_memory
 from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
 from fullyconv.predict.beside import Beside, Written
 from fullyconv.predict.image import COLOURS, Picture, Prediction, Segmenter, as_pixels
+from fullyconv.predict.large import Draft, label_large, refuse_beside, write_large
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
 
 NOTHING = Beside()
@@ -197,21 +201,66 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
     colours = segmenter.network.in_channels == COLOURS  # a network of more channels takes no files, and says so
     outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)
     written = Written(beside, segmenter.classes, outputs, tasks)
+    by_rows = ByRows(segmenter, outputs, tasks, beside.asked(probabilities=probabilities))
 
-    def write(prediction: Prediction, target: Path) -> Path:
+    def write(prediction: Prediction | Draft, target: Path) -> Path:
+        if isinstance(prediction, Draft):
+            return by_rows.write(prediction, target)
         mask = write_prediction(prediction, target, legend=beside.legend)
         written.write(prediction, target)
         return mask
 
-    work: Work[Picture, Prediction] = Work(
+    def predict(picture: Picture | Rows) -> Prediction | Draft:
+        if isinstance(picture, Rows):
+            return by_rows.predict(picture)
+        return segmenter.predict(picture, probabilities=probabilities)
+
+    work: Work[Picture | Rows, Prediction | Draft] = Work(
         suffixes=(".png", "_overlay.jpg", *((".npz",) if probabilities else ())),
-        read=lambda task: as_pixels(task.image) if colours else task.image,
-        predict=lambda picture: segmenter.predict(picture, probabilities=probabilities),
+        read=lambda task: by_rows.read(task) if colours else task.image,
+        predict=predict,
         write=write,
         more=beside.suffixes,
         size=lambda picture: picture.size // COLOURS * per_pixel if isinstance(picture, np.ndarray) else 0,
     )
     yield from work_through(tasks, outputs, work, pace=pace, once=beside.once(), finish=written.finish)
+
+
+class ByRows:
+    """Pictures that are too large to be held, among others.
+
+    Args:
+        segmenter: The model; its ``picture_memory`` says what is too large.
+        outputs: The folder.
+        tasks: All pictures.
+        refused: What was asked for that is made of all labels at once.
+    """
+
+    def __init__(self, segmenter: Segmenter, outputs: Outputs, tasks: Sequence[Task], refused: Sequence[str]) -> None:
+        self._segmenter, self._outputs, self._refused = segmenter, outputs, refused
+        self._tasks = {task.image: task for task in tasks}
+        self._places: dict[str, Place | None] = {}
+
+    def read(self, task: Task) -> np.ndarray | Rows:
+        """Read a picture, or open one that is too large."""
+        memory = self._segmenter.picture_memory
+        budget = free_memory() // 4 if memory is None else memory
+        found = open_rows(task.image, budget)
+        if found is None:
+            return as_pixels(task.image)
+        refuse_beside(found, *self._refused)
+        place = read_place(task.image)
+        self._places[task.target.as_posix()] = place
+        found.no_data = None if place is None else place.no_data
+        return found
+
+    def predict(self, rows: Rows) -> Draft:
+        """Label it."""
+        return label_large(self._segmenter, rows, self._outputs, self._tasks[rows.path].target)
+
+    def write(self, draft: Draft, target: Path) -> Path:
+        """Write its labels."""
+        return write_large(draft, target, self._segmenter.classes, self._places[draft.name])
 
 
 def write_prediction(prediction: Prediction, target: Path, *, legend: bool = False) -> Path:

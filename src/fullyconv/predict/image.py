@@ -9,7 +9,7 @@ from functools import cached_property
 from math import isqrt
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -186,6 +186,7 @@ class Segmenter:
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.folder: Path | None = None  # of the model, if it came from one
         self.memory: int | None = None  # bytes that the maps of a part of an image may take; ``None``: by the machine
+        self.picture_memory: int | None = None  # bytes that an image from a file may take with all made of it
         self.approximate = False  # whether networks that see the whole image may be given tiles of it
         self.soon = False  # whether much is to be predicted: see ``engines.Choice``
         self._made: tuple[Snapshot, Prepared] | None = None
@@ -248,6 +249,30 @@ class Segmenter:
         for rows, columns, found in self._looked(pixels, self._find_labels):
             labels[rows, columns] = found.cpu().numpy()
         return labels
+
+    def labelled_bands(self, pixels: Any) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Label a picture of any size from the top to the bottom.
+
+        Args:
+            pixels: H x W x K, as ``predict`` takes arrays; or whatever gives such pieces, sliced by rows and columns
+                from the top to the bottom, and has their ``shape``.
+
+        Yields:
+            The first row, the one after the last, and their labels, h x W.
+
+        Raises:
+            ValueError: Where a score is NaN or infinite.
+        """
+        kind, width = np.min_scalar_type(len(self.classes) - 1), pixels.shape[1]
+        band: tuple[int, int] | None = None
+        for rows, columns, found in self._looked(pixels, self._find_labels):
+            if band != (rows.start, rows.stop):
+                band, filled = (rows.start, rows.stop), 0
+                labels = np.empty((rows.stop - rows.start, width), kind)
+            labels[:, columns] = found.cpu().numpy()
+            filled += columns.stop - columns.start
+            if filled == width:
+                yield *band, labels
 
     def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
         """Label H x W x K pixels, which are shown as the H x W x 3 picture ``seen``."""

@@ -1,0 +1,262 @@
+"""Pictures that are too large to be held: read by rows, labelled in bands, written by rows, continued after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from fullyconv.data.place import TILE, Place, write_class_tiff
+from fullyconv.data.rows import Rows
+from fullyconv.draw import overlay, palette_image
+from fullyconv.files import BadFile, whole_file
+from fullyconv.outputs import Outputs
+from fullyconv.predict.image import Segmenter
+from fullyconv.predict.quantised import weights_sum
+from fullyconv.types import ClassSet
+
+VIEW_SIDE = 4096  # pixels of the overlay, at most
+WRITE_ROWS = 256
+NOTE_ROWS = 512  # labelled rows after which the manifest is told
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The labels of a large picture on their way, in files beside where they will be.
+
+    Attributes:
+        folder: The output folder.
+        name: The picture's stem, relative to the folder.
+        size: Height and width.
+        kind: Of the labels.
+        holes: Whether the picture says which pixels hold nothing.
+    """
+
+    folder: Path
+    name: str
+    size: tuple[int, int]
+    kind: np.dtype[Any]
+    holes: bool
+
+    @property
+    def step(self) -> int:
+        """Every how many pixels the overlay shows one."""
+        return ceil(max(self.size) / VIEW_SIDE)
+
+    def part(self, what: str) -> str:
+        """Return the name of a file, relative to the folder."""
+        path = Path(self.name)
+        return path.with_name(f".{path.name}.{what}.part").as_posix()
+
+    @property
+    def labels(self) -> np.memmap[Any, Any]:
+        """H x W, in a file."""
+        return self._mapped("labels", self.size, self.kind)
+
+    @property
+    def holding(self) -> np.ndarray | None:
+        """H x W bool, which pixels hold something; ``None`` where all do."""
+        return self._mapped("data", self.size, np.dtype(bool)) if self.holes else None
+
+    @property
+    def view(self) -> np.ndarray:
+        """The picture made smaller, h x w x 3."""
+        return self._mapped("view", (*(-(-side // self.step) for side in self.size), 3), np.dtype(np.uint8))
+
+    def _mapped(self, what: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> np.memmap[Any, Any]:
+        path = self.folder / self.part(what)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        wanted = int(np.prod(shape)) * kind.itemsize
+        there = path.is_file() and path.stat().st_size == wanted
+        return np.memmap(path, kind, "r+" if there else "w+", shape=shape)
+
+    def remove(self) -> None:
+        """Remove the files."""
+        for what in ("labels", "data", "view"):
+            (self.folder / self.part(what)).unlink(missing_ok=True)
+
+
+class _Below:
+    """A picture from some row on; what is shown of it, and where it holds nothing, is noted as it is read."""
+
+    def __init__(self, rows: Rows, first: int, draft: Draft) -> None:
+        self._rows, self._first, self._step = rows, first, draft.step
+        self.shape = rows.shape[0] - first, *rows.shape[1:]
+        self._view, self._holding = draft.view, draft.holding
+        self._read = (0, 0)
+
+    def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
+        first, last, _ = index[0].indices(self.shape[0])
+        first, last = first + self._first, last + self._first
+        piece = self._rows[first:last, index[1]]
+        if (first, last) != self._read:
+            self._read = first, last
+            shown = slice(-(-first // self._step), -(-last // self._step))
+            self._view[shown] = self._rows[first:last, 0 : self.shape[1]][
+                -first % self._step :: self._step, :: self._step
+            ]
+            empty = self._rows.empty(first, last)
+            if self._holding is not None and empty is not None:
+                self._holding[first:last] = ~empty
+        return piece
+
+    def flush(self) -> None:
+        """Bring what was noted to the files."""
+        for each in (self._view, self._holding):
+            if isinstance(each, np.memmap):
+                each.flush()
+
+
+def label_large(segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path) -> Draft:
+    """Label a picture that is read by rows; what an earlier run has finished is not done again.
+
+    Args:
+        segmenter: The model.
+        rows: The picture.
+        outputs: The folder; its manifest says how many rows are finished.
+        target: The stem of what will be written, relative to the folder.
+
+    Returns:
+        The labels.
+
+    Raises:
+        BadFile: For a picture that ends too early.
+        ValueError: For segmenters whose labels are no matter of some rows (views, CRF).
+    """
+    if type(segmenter) is not Segmenter:
+        raise ValueError(f"{rows.shape[1]} x {rows.shape[0]} pixels are labelled in bands, without --crf and --tta")
+    height, width = rows.shape[:2]
+    kind = np.min_scalar_type(len(segmenter.classes) - 1)
+    draft = Draft(outputs.folder, target.as_posix(), (height, width), kind, rows.no_data is not None)
+    key = _key(segmenter, rows)
+    noted = outputs.noted(draft.part("labels"))
+    done = int(noted.get("rows", 0)) if noted.get("key") == key and _whole(draft) else 0
+    plan = segmenter.network.plans[0]
+    start = max(0, done - plan.reach - plan.stride) // plan.stride * plan.stride
+    labels, below = draft.labels, _Below(rows, start, draft)
+    for first, last, found in segmenter.labelled_bands(below):
+        first, last = first + start, last + start
+        if last <= done:
+            continue  # was seen again for the sake of what is below it
+        skip = max(0, done - first)
+        labels[first + skip : last] = found[skip:]
+        if last == height or last // NOTE_ROWS > first // NOTE_ROWS:
+            below.flush()
+            labels.flush()
+            outputs.note(draft.part("labels"), rows=last, of_rows=height, key=key)
+    return draft
+
+
+def _whole(draft: Draft) -> bool:
+    """Return whether an earlier run's files are there."""
+    wanted = ["labels", "view", *(["data"] if draft.holes else [])]
+    return all((draft.folder / draft.part(what)).is_file() for what in wanted)
+
+
+def _key(segmenter: Segmenter, rows: Rows) -> str:
+    """Return what changes with the picture, the model and the arithmetic."""
+    found = rows.path.stat()
+    facts = [str(rows.path.resolve()), found.st_size, found.st_mtime_ns, *rows.shape, rows.no_data]
+    facts += [weights_sum(segmenter.network), segmenter.prepared().engine.precision, repr(segmenter.preprocess)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def write_large(draft: Draft, target: Path, classes: ClassSet, place: Place | None) -> Path:
+    """Write a large picture's labels: ``STEM.png``, a small ``STEM_overlay.jpg``, where it lies ``STEM_classes.tif``.
+
+    Args:
+        draft: The labels; their files are removed in the end.
+        target: The folder and ``STEM``.
+        classes: What labels mean.
+        place: Where the picture lies.
+
+    Returns:
+        The path of ``STEM.png``.
+    """
+    labels, step = draft.labels, draft.step
+    mask = target.with_name(target.name + ".png")
+    with whole_file(mask) as path, path.open("wb") as file:
+        write_png(file, draft.size, lambda first, last: palette_image(labels[first:last], classes))
+    with whole_file(target.with_name(target.name + "_overlay.jpg")) as path:
+        shown = overlay(np.asarray(draft.view), np.asarray(labels[::step, ::step]), classes)
+        Image.fromarray(shown).save(path, "JPEG", quality=90)
+    if place is not None:
+        table = np.array([*classes.values, classes.ignore_index])
+        table = table.astype(np.uint8 if table.max() < 256 else np.uint16)
+        with whole_file(target.with_name(target.name + "_classes.tif")) as path:
+            like = np.broadcast_to(table[:1], draft.size)
+            write_class_tiff(path, like, classes, place, tiles=_tiles(draft, table))
+    draft.remove()
+    return mask
+
+
+def _tiles(draft: Draft, table: np.ndarray) -> Iterator[np.ndarray]:
+    """Return mask values tile by tile, those of pixels that hold nothing the last of the table."""
+    labels, holding, (height, width) = draft.labels, draft.holding, draft.size
+    for top in range(0, height, TILE):
+        values = table[labels[top : top + TILE]]
+        if holding is not None:
+            values[~holding[top : top + TILE]] = table[-1]
+        for left in range(0, width, TILE):
+            tile = np.zeros((TILE, TILE), table.dtype)
+            piece = values[:, left : left + TILE]
+            tile[: piece.shape[0], : piece.shape[1]] = piece
+            yield tile
+
+
+def write_png(file: BinaryIO, size: tuple[int, int], rows: Callable[[int, int], Image.Image]) -> None:
+    """Write a palette or grey PNG by rows.
+
+    Args:
+        file: Where it goes.
+        size: Height and width.
+        rows: Returns some rows as a picture, from the first of them to the one that is left: all of one mode, ``P``,
+            ``L`` or ``I;16``, and one palette.
+
+    >>> from io import BytesIO
+    >>> picture, file = Image.new("P", (3, 2), 7), BytesIO()
+    >>> write_png(file, (2, 3), lambda first, last: picture.crop((0, first, 3, last)))
+    >>> Image.open(file).getpixel((2, 1))
+    7
+    """
+    height, width = size
+    sample = rows(0, 1)
+    depth, colour = {"P": (8, 3), "L": (8, 0)}.get(sample.mode, (16, 0))
+    file.write(b"\x89PNG\r\n\x1a\n")
+    _chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    if sample.mode == "P":
+        _chunk(file, b"PLTE", bytes(sample.getpalette("RGB") or b""))
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    for first in range(0, height, WRITE_ROWS):
+        values = np.asarray(rows(first, min(first + WRITE_ROWS, height)))
+        lines = values.astype(">u2").view(np.uint8) if depth == 16 else values
+        filtered = np.zeros((len(lines), 1 + lines.shape[1]), np.uint8)  # each row begins with its filter: none
+        filtered[:, 1:] = lines
+        if packed := packer.compress(filtered.tobytes()):
+            _chunk(file, b"IDAT", packed)
+    _chunk(file, b"IDAT", packer.flush())
+    _chunk(file, b"IEND", b"")
+
+
+def _chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
+    file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
+
+
+def refuse_beside(rows: Rows, *asked: str) -> None:
+    """Refuse what is made of all labels at once.
+
+    Raises:
+        BadFile: Where something was asked for.
+    """
+    if asked:
+        what = f"{rows.shape[1]} x {rows.shape[0]} pixels are labelled in bands, without {' and '.join(asked)}"
+        raise BadFile(rows.path, what, "leave it out, give more --memory, or cut the picture into parts")
