@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,6 +32,8 @@ def tune(
     search: Annotated[Literal["random", "grid"], typer.Option(help="How to choose candidates.")] = "random",
     trials: Annotated[int, typer.Option(min=1, help="Candidates of a random search.")] = 40,
     seed: int = 0,
+    diagonal: Annotated[bool, typer.Option(help="Count a pixel's message to itself (the paper does not).")] = True,
+    exact: Annotated[bool, typer.Option("--exact", help="Compute smoothness exactly, not on a lattice.")] = False,
     device: DeviceOption = "auto",
     trust: TrustOption = None,
 ) -> None:
@@ -49,11 +52,11 @@ def tune(
     segmenter = CRFSegmenter(load(model, device=device, trust=trust or ()), CRFParameters())
     _, pairs = pairs_to_score(data, split, segmenter.classes)
     pairs = [pairs[index * len(pairs) // min(images, len(pairs))] for index in range(min(images, len(pairs)))]
-    base = CRFParameters()
+    base = CRFParameters(keep_diagonal=diagonal, exact_smoothness=exact)
     candidates = grid_candidates(base) if search == "grid" else random_candidates(base, count=trials, seed=seed)
     with Bars() as bars:
         plain, found = score(segmenter, pairs, candidates, progress=lambda n, total: bars("trying", n, total))
-    names = list(CRFParameters.__dataclass_fields__)
+    names = [name for name, value in asdict(base).items() if not isinstance(value, bool)]
     table = Table("mean IU", *(name.replace("_", " ") for name in names), title=f"best of {len(found)} trials")
     for trial in found[:10]:
         table.add_row(f"{trial.mean_iu:.4f}", *(f"{getattr(trial.parameters, name):g}" for name in names))

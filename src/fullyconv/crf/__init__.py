@@ -1,12 +1,12 @@
-"""Conditional random fields that sharpen what a network says: fully connected ones, and those of a pixel grid.
+"""Fully connected conditional random fields, which sharpen what a network says.
 
 The dense CRF compiles its loops with numba when it is first used.
 """
 
 from fullyconv.crf.dense import dense_crf, image_crf
-from fullyconv.crf.grid import icm
 from fullyconv.crf.meanfield import DenseCRF
 from fullyconv.crf.parameters import CRFParameters
+from fullyconv.crf.stepwise import Inference
 from fullyconv.crf.terms import (
     Gaussian,
     GridGaussian,
@@ -22,9 +22,9 @@ __all__ = [
     "DenseCRF",
     "Gaussian",
     "GridGaussian",
+    "Inference",
     "appearance",
     "dense_crf",
-    "icm",
     "image_crf",
     "positions",
     "unary_from_labels",

@@ -9,21 +9,23 @@ import torch
 
 from fullyconv.crf.meanfield import DenseCRF
 from fullyconv.crf.parameters import CRFParameters
-from fullyconv.crf.terms import Gaussian, appearance, positions
+from fullyconv.crf.terms import Gaussian, GridGaussian, along_axes, appearance, as_array, positions
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
-def dense_crf(  # noqa: PLR0913 (six numbers make the model)
+def dense_crf(  # noqa: PLR0913 (these numbers make the model)
     unary: Array,
     image: np.ndarray | torch.Tensor,
     *,
     iterations: int,
     smoothness_weight: float,
-    smoothness_sxy: float,
+    smoothness_sxy: float | tuple[float, ...],
     appearance_weight: float,
-    appearance_sxy: float,
-    appearance_srgb: float,
+    appearance_sxy: float | tuple[float, ...],
+    appearance_srgb: float | tuple[float, ...],
+    keep_diagonal: bool = True,
+    exact_smoothness: bool = False,
 ) -> Array:
     """Infer each pixel's marginals from its own energies and from all other pixels (Krähenbühl & Koltun 2011).
 
@@ -36,10 +38,12 @@ def dense_crf(  # noqa: PLR0913 (six numbers make the model)
         image: H x W x K or N x H x W x K of any range, usually uint8 RGB.
         iterations: Mean-field updates, 5 to 10.
         smoothness_weight: Weight of the kernel over positions.
-        smoothness_sxy: Its standard deviation in pixels.
+        smoothness_sxy: Its standard deviation in pixels, or two: along x and y.
         appearance_weight: Weight of the kernel over positions and colours.
-        appearance_sxy: Its standard deviation in pixels.
-        appearance_srgb: Its standard deviation of colours, on the image's scale.
+        appearance_sxy: Its standard deviation in pixels, or two.
+        appearance_srgb: Its standard deviation of colours, on the image's scale, or one for each channel.
+        keep_diagonal: Whether a pixel's message to itself counts.
+        exact_smoothness: Compute the kernel over positions exactly, not on a lattice.
 
     Returns:
         Marginals, float32, in the shape, kind and place of ``unary``; they add up to 1 over the labels.
@@ -57,7 +61,14 @@ def dense_crf(  # noqa: PLR0913 (six numbers make the model)
     [0, 0, 0, 0, 1, 1, 1, 1]
     """
     parameters = CRFParameters(
-        iterations, smoothness_weight, smoothness_sxy, appearance_weight, appearance_sxy, appearance_srgb
+        iterations,
+        smoothness_weight,
+        smoothness_sxy,
+        appearance_weight,
+        appearance_sxy,
+        appearance_srgb,
+        keep_diagonal,
+        exact_smoothness,
     )
     energies, pixels = as_array(unary), as_array(image)
     single = energies.ndim != 4
@@ -92,19 +103,12 @@ def image_crf(image: np.ndarray, parameters: CRFParameters, *, mask: np.ndarray 
     (2, 4, 5)
     """
     height, width = image.shape[:2]
-    terms = []
+    terms: list[Gaussian | GridGaussian] = []
     if parameters.smoothness_weight:
-        deviations = (parameters.smoothness_sxy, parameters.smoothness_sxy)
-        terms.append(Gaussian(positions((height, width), deviations), parameters.smoothness_weight))
+        deviations, weight = along_axes(parameters.smoothness_sxy), parameters.smoothness_weight
+        smooth = GridGaussian(deviations, weight) if parameters.exact_smoothness else None
+        terms.append(smooth or Gaussian(positions((height, width), deviations), weight))
     if parameters.appearance_weight:
         features = appearance(image, parameters.appearance_sxy, parameters.appearance_srgb)
         terms.append(Gaussian(features, parameters.appearance_weight))
-    return DenseCRF((height, width), terms, mask=mask)
-
-
-def as_array(values: np.ndarray | torch.Tensor) -> np.ndarray:
-    """Look at a tensor as an array, without a copy where it is on the CPU (and NumPy knows its type)."""
-    if not isinstance(values, torch.Tensor):
-        return values
-    values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return DenseCRF((height, width), terms, keep_diagonal=parameters.keep_diagonal, mask=mask)

@@ -17,6 +17,7 @@ import numpy as np
 from fullyconv.crf.exchange import Exchange
 from fullyconv.crf.grid_filter import GridFilter, norms
 from fullyconv.crf.lattice import Lattice, build_lattice, kernels
+from fullyconv.crf.stepwise import Inference
 from fullyconv.crf.terms import Gaussian, GridGaussian, Normalization, check_energies
 from fullyconv.threads import Team, shares
 
@@ -171,6 +172,60 @@ class DenseCRF:
             update = self._update_on_lattices if simple else self._update_with_beliefs
             update(exchange, rows, (planes, found.reshape(labels, -1)), iterations)
         return found
+
+    def start(self, unary: np.ndarray) -> Inference:
+        """Begin an inference that goes step by step.
+
+        Args:
+            unary: As ``marginals`` takes it.
+
+        Returns:
+            The marginals without any update; ``step`` updates them.
+
+        Raises:
+            ValueError: As ``marginals`` does.
+        """
+        self.marginals(unary, iterations=0)  # checks
+        return Inference(self, np.asarray(unary, np.float32))
+
+    def map(self, unary: np.ndarray, *, iterations: int) -> np.ndarray:
+        """Return the label of the largest marginal at every point.
+
+        Args:
+            unary: As ``marginals`` takes it.
+            iterations: Likewise.
+
+        Returns:
+            Labels of the grid's shape, int64.
+        """
+        labels: np.ndarray = self.marginals(unary, iterations=iterations).argmax(0)
+        return labels
+
+    def messages(self, marginals: np.ndarray) -> np.ndarray:
+        """Return what all points say of each label at every point, as a change of its negative energy.
+
+        Args:
+            marginals: C x shape float32.
+
+        Returns:
+            C x shape float32; with Potts labels without what all labels share, which the softmax does not see.
+        """
+        planes = np.ascontiguousarray(marginals, np.float32).reshape(len(marginals), -1)
+        labels = len(planes)
+        with Team() as team:
+            exchange = Exchange(self._lattices, self._offsets, labels=max(2, labels), team=team)
+            rows = np.zeros(self.points * exchange.width, np.float32)
+            self._share(team, self._kernels.to_rows, planes, 1.0, rows, exchange.width)
+            rows.reshape(self.points, -1)[:, labels:] = 0
+            changed = np.zeros((self.points, labels), np.float32)
+            self._add_other_messages(changed, rows.reshape(self.points, -1)[:, :labels])
+            if self._lattices:
+                exchange.splat(rows, self._splats)
+                self._blur(exchange, labels)
+                rows[:] = 0
+                exchange.slice(rows, self._slices)
+                changed += rows.reshape(self.points, -1)[:, :labels]
+        return np.ascontiguousarray(changed.T).reshape(marginals.shape)
 
     def _share(self, team: Team, kernel: Any, *given: Any) -> None:
         team.run([partial(kernel, *given, *part) for part in shares(self.points, team.size)])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
 
 Normalization = Literal["symmetric", "before", "after", "none"]
 
@@ -22,8 +23,10 @@ class Gaussian:
     Attributes:
         features: d x shape: positions, colours, bands, divided by their standard deviations.
         weight: What the kernel is multiplied by.
-        compatibility: C x C, the penalty for each pair of labels, times ``weight``; ``None`` is Potts: 1 for
-            different labels, 0 for the same.
+        compatibility: C x C, times ``weight``: row l, column k is the penalty of label l where others have label k.
+            It is taken as it is: the authors' package takes the mean of a matrix and its transpose. A vector of C is a
+            diagonal, as there: what a label pays (or, below 0, gains) where others have the same. ``None`` is Potts: 1
+            for different labels, 0 for the same.
 
     Raises:
         ValueError: For a weight or a compatibility that is NaN or infinite.
@@ -37,7 +40,7 @@ class Gaussian:
     compatibility: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_strength(self.weight, self.compatibility)
+        object.__setattr__(self, "compatibility", _checked(self.weight, self.compatibility))
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,14 @@ class GridGaussian:
     compatibility: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        _check_strength(self.weight, self.compatibility)
+        object.__setattr__(self, "compatibility", _checked(self.weight, self.compatibility))
 
 
-def _check_strength(weight: float, compatibility: np.ndarray | None) -> None:
-    """Raise ``ValueError`` for a weight or compatibilities that would make every marginal NaN."""
+def _checked(weight: float, compatibility: np.ndarray | None) -> np.ndarray | None:
+    """Return compatibilities as C x C; raises ``ValueError`` for numbers that would make every marginal NaN."""
     if not np.isfinite(weight) or (compatibility is not None and not np.isfinite(compatibility).all()):
         raise ValueError("the weight and the compatibilities of a kernel must be finite numbers")
+    return np.diag(compatibility) if compatibility is not None and np.ndim(compatibility) == 1 else compatibility
 
 
 def check_deviations(shape: Sequence[int], deviations: Sequence[float]) -> None:
@@ -112,16 +116,29 @@ def positions(shape: Sequence[int], deviations: Sequence[float]) -> np.ndarray:
     return features
 
 
-def appearance(image: np.ndarray, sxy: float, srgb: float) -> np.ndarray:
+def along_axes(sxy: float | tuple[float, ...]) -> tuple[float, float]:
+    """Return the deviations along rows and columns: of one number, or of (x, y) as the authors' package has it.
+
+    >>> along_axes(3.0), along_axes((5.0, 2.0))
+    ((3.0, 3.0), (2.0, 5.0))
+    """
+    across, down = sxy if isinstance(sxy, tuple | list) else (sxy, sxy)
+    return float(down), float(across)
+
+
+def appearance(image: np.ndarray, sxy: float | tuple[float, ...], srgb: float | tuple[float, ...]) -> np.ndarray:
     """Return positions and colours in standard deviations, the features of an appearance kernel.
 
     Args:
         image: H x W or H x W x K, of any range: RGB, depth, spectral bands.
-        sxy: Standard deviation of the positions in pixels.
-        srgb: Standard deviation of the channels, on the image's scale.
+        sxy: Standard deviation of the positions in pixels, or two: along x and y.
+        srgb: Standard deviation of the channels, on the image's scale, or one for each.
 
     Returns:
         (2 + K) x H x W float32.
+
+    Raises:
+        ValueError: Unless there is one deviation, or one for each channel.
 
     >>> appearance(np.array([[0, 26]], np.uint8), sxy=2.0, srgb=13.0).tolist()
     [[[0.0, 0.5]], [[0.0, 0.0]], [[0.0, 2.0]]]
@@ -129,38 +146,57 @@ def appearance(image: np.ndarray, sxy: float, srgb: float) -> np.ndarray:
     image = image[..., None] if image.ndim == 2 else image
     height, width, channels = image.shape
     features = np.empty((2 + channels, height, width), np.float32)
-    features[:2] = positions((height, width), (sxy, sxy))
-    for channel in range(channels):
-        np.multiply(image[..., channel], np.float32(1 / srgb), out=features[2 + channel], casting="unsafe")
+    features[:2] = positions((height, width), along_axes(sxy))
+    deviations = srgb if isinstance(srgb, tuple | list) else (srgb,) * channels
+    if len(deviations) != channels:
+        raise ValueError(f"an image of {channels} channels needs one deviation or as many, not {len(deviations)}")
+    for channel, deviation in enumerate(deviations):
+        np.multiply(image[..., channel], np.float32(1 / deviation), out=features[2 + channel], casting="unsafe")
     return features
 
 
-def unary_from_probabilities(probabilities: np.ndarray) -> np.ndarray:
-    """Return the energies -log p of probabilities.
+def as_array(values: np.ndarray | torch.Tensor) -> np.ndarray:
+    """Look at a tensor as an array, without a copy where it is on the CPU (and NumPy knows its type)."""
+    if not isinstance(values, torch.Tensor):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def unary_from_probabilities(
+    probabilities: np.ndarray | torch.Tensor, *, scale: float = 1.0, clip: float = LEAST_PROBABILITY
+) -> np.ndarray:
+    """Return the energies -log p of probabilities, such as a softmax.
 
     Args:
-        probabilities: C x ..., from 0 to 1; 1e-8 at least is granted to every label.
+        probabilities: C x ..., from 0 to 1; an array or a tensor of any floating type.
+        scale: How certain they are, above 0 to 1: they are mixed with (1 - scale) / C.
+        clip: The least that is granted to every label, above 0.
 
     Returns:
         C x ... float32.
 
     Raises:
-        ValueError: For values that are no probabilities, NaN among them.
+        ValueError: For values that are no probabilities, NaN among them, and for a scale or clip out of range.
 
     >>> unary_from_probabilities(np.array([1.0, 0.0])).round(2).tolist()
     [-0.0, 18.420000076293945]
     """
+    probabilities = as_array(probabilities)
+    if not (0 < scale <= 1 and 0 < clip < 1):
+        raise ValueError(f"scale lies above 0 up to 1, clip between 0 and 1, not {scale} and {clip}")
     # Rounding in half precision may leave a softmax a little above 1.
     if probabilities.size and not (probabilities.min() >= 0 and probabilities.max() <= 1.01):
         raise ValueError(
             f"probabilities lie between 0 and 1, not {probabilities.min()}..{probabilities.max()}: "
             "look for NaN in the network's scores, or use unary_from_scores"
         )
-    granted = np.maximum(probabilities, LEAST_PROBABILITY, dtype=np.float32)
+    mixed = scale * probabilities + (1 - scale) / len(probabilities) if scale < 1 else probabilities
+    granted = np.maximum(mixed, clip, dtype=np.float32)
     return np.asarray(-np.log(granted))
 
 
-def unary_from_scores(scores: np.ndarray) -> np.ndarray:
+def unary_from_scores(scores: np.ndarray | torch.Tensor) -> np.ndarray:
     """Return the energies -log softmax of class scores.
 
     Args:
@@ -175,6 +211,7 @@ def unary_from_scores(scores: np.ndarray) -> np.ndarray:
     >>> np.exp(-unary_from_scores(np.zeros((4, 1)))).ravel().tolist()
     [0.25, 0.25, 0.25, 0.25]
     """
+    scores = as_array(scores)
     if not np.isfinite(scores).all():
         raise ValueError("class scores must be finite (no NaN, no infinity): look for NaN in the network's weights")
     # Less the largest score, so that no exponential overflows.
@@ -187,7 +224,8 @@ def unary_from_labels(labels: np.ndarray, *, classes: int, confidence: float) ->
     """Return the energies of labels that are right with a given probability.
 
     Args:
-        labels: Integers of any shape; where they lie outside 0..C-1 all classes are alike.
+        labels: Integers of any shape; where they lie outside 0..C-1 all classes are alike. (The authors' package takes
+            0 for "unsure" and counts from 1: give it ``labels - 1``.)
         classes: How many classes there are.
         confidence: The probability of the label, between 0 and 1; the other classes share the rest.
 

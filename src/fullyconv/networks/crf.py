@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from fullyconv.crf.filtering import LatticeFilter
 from fullyconv.crf.parameters import CRFParameters
-from fullyconv.crf.terms import appearance, positions
+from fullyconv.crf.terms import along_axes, appearance, positions
 from fullyconv.types import Preprocess
 
 
@@ -84,7 +84,7 @@ class CRFLayer(nn.Module):
         settings, shape = self.settings, tuple(image.shape[1:])
         pixels = image.detach().cpu().float().numpy().transpose(1, 2, 0)
         spaces = (
-            positions(shape, (settings.smoothness_sxy, settings.smoothness_sxy)),
+            positions(shape, along_axes(settings.smoothness_sxy)),
             appearance(pixels, settings.appearance_sxy, settings.appearance_srgb),
         )
         lattices = []
