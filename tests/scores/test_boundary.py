@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fullyconv.scores.boundary import WIDTHS, boundaries, count_boundaries, squared_distance
+from fullyconv.scores.boundary import boundaries, count_boundaries, squared_distance
 from fullyconv.scores.metrics import confusion
 
 
@@ -20,17 +20,46 @@ def test_distances_are_those_of_all_pairs(reach: int, share: float) -> None:
 
 
 def test_trimaps_are_bands_around_the_true_boundaries() -> None:
+    """At most w px from a pixel of another class, w included, fractions too, by all pairs; wide void bounds nothing."""
     rng = np.random.default_rng(0)
     truth = np.repeat(np.repeat(rng.integers(0, 4, (4, 5)), 12, 0), 12, 1)
-    truth[:8, 20:30] = -1
+    truth[:8, 20:30] = 255
     guess = rng.integers(0, 4, truth.shape)
-    counts = count_boundaries(truth, guess, classes=4)
-    for width, found in zip(WIDTHS, counts.trimap, strict=True):
+    widths = (1, 1.5, 2**0.5 * 2, 4.5, 20**0.5, 20)
+    counts = count_boundaries(truth, guess, classes=4, widths=widths)
+    places, labels = np.argwhere(truth < 255), truth[truth < 255]
+    apart = ((places[:, None] - places[None]) ** 2).sum(2)
+    nearest = np.where(labels[:, None] != labels[None], apart, 10**6).min(1)
+    for width, found in zip(widths, counts.trimap, strict=True):
         band = np.zeros(truth.shape, bool)
-        for row, column in np.argwhere(boundaries(truth)):
-            rows, columns = np.ogrid[: truth.shape[0], : truth.shape[1]]
-            band |= (rows - row) ** 2 + (columns - column) ** 2 <= (width - 1) ** 2
+        band[tuple(places[nearest <= width**2 + 1e-9].T)] = True
         np.testing.assert_array_equal(found, confusion(np.where(band, truth, -1), guess, classes=4))
+    with pytest.raises(ValueError, match="widths above 0"):
+        count_boundaries(truth, guess, classes=4, widths=(0,))
+
+
+@pytest.mark.parametrize("void", [-1, 255])
+def test_a_ring_of_void_is_where_boundaries_are(void: int) -> None:
+    """VOC's masks have no two classes side by side: five void pixels lie between them."""
+    truth = np.zeros((120, 160), np.int16)
+    truth[30:90, 40:120] = void
+    truth[33:87, 43:117] = 5
+    perfect = np.zeros_like(truth)
+    perfect[31:89, 41:119] = 5
+    counts = count_boundaries(truth, perfect, classes=6)
+    assert counts.f_score == 1.0
+    assert counts.trimap_iu[1] == 1.0
+    inside, around = 2 * (54 + 74) - 4, 2 * (60 + 80)  # 4-neighbours of the ring, on either side
+    assert counts.trimap[0].sum() == inside + around
+    shifted = count_boundaries(truth, np.roll(perfect, 20, 1), classes=6)
+    assert shifted.f_score < 0.8
+    assert shifted.trimap_iu[20] < shifted.trimap_iu[1] + 1
+    nothing = count_boundaries(truth, np.zeros_like(truth), classes=6)
+    assert nothing.f_scores[5] == 0
+    blob = np.zeros((120, 160), np.int16)
+    blob[30:90, 40:120] = void  # an area that nobody labelled has no boundary
+    assert np.isnan(count_boundaries(blob, np.zeros_like(blob), classes=6).f_score)
+    assert count_boundaries(blob, np.zeros_like(blob), classes=6).trimap.sum() == 0
 
 
 def test_a_perfect_prediction_scores_one_and_void_is_no_boundary() -> None:
