@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -55,6 +55,7 @@ class Config(BaseModel):
     classes: ClassSet
     preprocess: AnyPreprocess
     crf: CRFParameters | None = None  # what `fullyconv crf tune` found
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0  # what makes its probabilities mean what they say
     notes: dict[str, Any] = {}  # how the model came to be: recipe, scores, versions
 
     @model_validator(mode="after")
@@ -245,6 +246,13 @@ def store_crf(folder: Path, parameters: CRFParameters) -> None:
     """Put CRF parameters into a model's ``config.json``; raises ``BadFile`` if there is none."""
     folder = find_own_model(folder)
     config = read_config(folder).model_copy(update={"crf": parameters})
+    write_json(folder / CONFIG, config.model_dump())
+
+
+def store_temperature(folder: Path, temperature: float) -> None:
+    """Put the temperature of the probabilities into a model's ``config.json``; raises ``BadFile`` if there is none."""
+    folder = find_own_model(folder)
+    config = read_config(folder).model_copy(update={"temperature": temperature})
     write_json(folder / CONFIG, config.model_dump())
 
 

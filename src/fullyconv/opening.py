@@ -64,5 +64,5 @@ def load(
         precision=precision,
         engine=engine,
     )
-    segmenter.folder = find_model(Path(folder))
+    segmenter.folder, segmenter.temperature = find_model(Path(folder)), config.temperature
     return segmenter

@@ -22,6 +22,7 @@ from fullyconv.data.pairs import Pair
 from fullyconv.data.synthetic import CLASSES
 from fullyconv.draw import ERROR_COLOURS, errors
 from fullyconv.evaluation import evaluate
+from fullyconv.evaluation.confidence import fit
 from fullyconv.hsi.plots import plot_spectra
 from fullyconv.hsi.synthetic import make_scene, random_map
 from fullyconv.predict.refine import CRFSegmenter
@@ -65,11 +66,14 @@ def odd(shapes: Path) -> tuple[Segmenter, list[Pair]]:
 def test_names_appear_as_they_are(odd: tuple[Segmenter, list[Pair]], tmp_path: Path) -> None:
     segmenter, pairs = odd
     evaluation = evaluate(segmenter, pairs)
-    page = Page(write_report(tmp_path, segmenter, evaluation, pairs, title="<i>run</i>", recipe="a: <u>").read_text())
+    (tmp_path / "recipe.yaml").write_text("a: <u>")
+    (tmp_path / "choices.json").write_text('[{"key": "crop", "value": [1, 2], "reason": "<i>why</i>"}]')
+    page = Page(write_report(tmp_path, segmenter, evaluation, pairs, title="<i>run</i>").read_text())
     for name in ODD:
         assert page.words.count(name) == 2, f"{name}: once in the table of classes, once in the key of colours"
     assert "<i>run</i>" in page.words
     assert "a: <u>" in page.words
+    assert {"[1, 2]", "<i>why</i>"} <= set(page.words)
     assert not {"script", "b", "i", "u"} & {tag for tag, _ in page.elements} - {"b"}
     words = svg_words(page.pictures["confusion matrix"])
     assert set(ODD) <= set(words)
@@ -143,7 +147,17 @@ def test_with_a_crf_before_and_after_are_shown(odd: tuple[Segmenter, list[Pair]]
     crf = CRFSegmenter(segmenter, CRFParameters(iterations=1))
     page = Page(write_report(tmp_path, crf, evaluate(segmenter, pairs[:1]), pairs[:1], title="run").read_text())
     views = [alt.removesuffix(f" of {pairs[0].name}") for alt in page.pictures if alt.endswith(pairs[0].name)]
-    assert views == ["image", "truth", "before the CRF", "after the CRF", "errors"]
+    assert views == ["image", "truth", "before the CRF", "after the CRF", "errors", "uncertainty (entropy)"]
+
+
+def test_confidence_is_shown_with_its_figures(odd: tuple[Segmenter, list[Pair]], tmp_path: Path) -> None:
+    segmenter, pairs = odd
+    found = fit(segmenter, pairs[:3])
+    page = Page(
+        write_report(tmp_path, segmenter, evaluate(segmenter, []), [], title="run", confidence=found).read_text()
+    )
+    assert f"{found.before.error:.3f} as the network gives its probabilities" in " ".join(" ".join(page.words).split())
+    assert f"at temperature {found.temperature:.2f}" in " ".join(svg_words(page.pictures["reliability diagram"]))
 
 
 def test_the_colour_bar_has_the_unit_of_the_cells() -> None:

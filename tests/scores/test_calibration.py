@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fullyconv.scores.calibration import BINS, Calibration, count_calibration
+from fullyconv.scores.calibration import BINS, Calibration, count_calibration, fit_temperature, temper
 
 
 def draw(seed: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,3 +47,28 @@ def test_the_least_certain_tenth_holds_the_errors_that_are_in_it() -> None:
     assert found.caught == pytest.approx(6 / 8)
     assert np.isnan(Calibration().error)
     assert np.isnan(count_calibration(np.ones((1, 2, 2)), np.zeros((2, 2))).caught)
+
+
+@given(seed=st.integers(0, 9999), sharpness=st.floats(0.2, 5), classes=st.integers(2, 5))
+def test_the_fitted_temperature_is_the_best_of_a_grid_and_undoes_what_sharpened(
+    seed: int, sharpness: float, classes: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 2, (classes, 4000))
+    chances = temper(scores, 1.0)
+    truth = (rng.random(4000) > chances.cumsum(0)).sum(0).clip(max=classes - 1)
+    found = fit_temperature(scores * sharpness, truth)
+    assert found == pytest.approx(sharpness, rel=0.25)
+
+    def cost(temperature: float) -> float:
+        return -float(np.log(temper(scores * sharpness, temperature)[truth, np.arange(4000)]).mean())
+
+    assert cost(found) <= min(map(cost, np.geomspace(found / 2, found * 2, 9))) + 1e-9
+
+
+@given(seed=st.integers(0, 9999), temperature=st.floats(0.05, 20))
+def test_a_temperature_never_changes_labels(seed: int, temperature: float) -> None:
+    scores = np.random.default_rng(seed).normal(0, 3, (4, 50))
+    tempered = temper(scores, temperature)
+    assert np.allclose(tempered.sum(0), 1)
+    assert np.array_equal(tempered[scores.argmax(0), np.arange(50)], tempered.max(0))

@@ -163,6 +163,19 @@ def test_convolutions_by_channel_have_their_gradient_within_bfloat16(
         assert torch.equal(one, plain)
 
 
+@pytest.mark.parametrize("name", ["fpn4s-lite0", "fcn8s-lite0"])
+def test_layers_that_pad_unevenly_still_do_in_training(name: str) -> None:
+    network = build(name, 3)
+    for head in network.heads:
+        nn.init.normal_(head.weight)
+    form_, image = FusedScores(network).eval(), torch.randn(1, 3, 64, 96)
+    assert any(isinstance(module, ByChannel) for module in form_.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(form_(image), network.eval().fused(network.score_maps(image)))
+    form_.train()(image).sum().backward()
+    assert all(weight.grad is not None for weight in network.parameters())
+
+
 @pytest.mark.skipif(find_spec("timm") is None, reason="needs timm")
 def test_convolutions_by_channel_are_found_as_modules_and_as_calls() -> None:
     network = build("fcn8s-timm:tf_efficientnet_lite0", 4)

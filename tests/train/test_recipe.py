@@ -110,4 +110,4 @@ def test_a_truth_value_is_no_number(key: str, value: bool) -> None:
 
 def test_settings_that_do_not_go_together_are_said_without_all_others() -> None:
     with pytest.raises(ValueError, match=r"^--set: weights is for a classifier from elsewhere: name it"):
-        change(RECIPES["default"], {"weights": "a.pth"}, source="--set")
+        change(Recipe(), {"weights": "a.pth"}, source="--set")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ from fullyconv.files import printable
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
     from fullyconv.evaluation import Evaluation
+    from fullyconv.evaluation.confidence import Fit
     from fullyconv.evaluation.folds import Folds
     from fullyconv.files import BadFile
     from fullyconv.hsi.files import SceneReport
     from fullyconv.scores.bounds import Bounds
+    from fullyconv.train.auto import Choice
     from fullyconv.types import ClassSet
 
 
@@ -143,6 +146,12 @@ class SceneBars(TrainingBars):
         """Keep silent."""
 
 
+def print_choices(choices: Sequence[Choice]) -> None:
+    """Print what was chosen for a run, and why."""
+    for choice in choices:
+        err.print(f"{choice.key}={json.dumps(choice.value)}: {choice.reason}")
+
+
 def print_report(report: Report) -> None:
     """Print what a data set holds and what is wrong with it."""
     splits = Table("split", "pairs", "smallest", "largest", "void", title="pairs (sizes are width x height)")
@@ -251,6 +260,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
     out.print(f"convention: {CONVENTION}")
     if intervals is not None:
         out.print(intervals.convention)
+
+
+def print_fit(fit: Fit) -> None:
+    """Print what a temperature does to a model's probabilities."""
+    error = f"{fit.before.error:.4f} before, {fit.after.error:.4f} after (of {fit.pictures} pictures)"
+    out.print(f"temperature of the probabilities {fit.temperature:.3f}; expected calibration error {error}")
+    out.print(f"the 10 % least certain pixels hold {fit.after.caught:.1%} of all errors")
 
 
 def print_folds(folds: Folds) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fullyconv.cli.console import Bars, complain, out, print_evaluation
+from fullyconv.cli.console import Bars, complain, out, print_evaluation, print_fit
 from fullyconv.cli.crf import print_comparison, with_crf
 from fullyconv.cli.hsi import ScoreFiles, evaluate_on_scene
 from fullyconv.cli.opening import pairs_to_score, with_views
@@ -27,6 +27,7 @@ from fullyconv.cli.options import (
 if TYPE_CHECKING:
     from fullyconv.data.pairs import Pair
     from fullyconv.evaluation import Evaluation
+    from fullyconv.evaluation.confidence import Fit
     from fullyconv.predict.image import Segmenter
     from fullyconv.predict.refine import CRFSegmenter
 
@@ -51,6 +52,10 @@ def evaluate(
     calibration: Annotated[
         bool, typer.Option("--calibration", help="Also tell whether probabilities mean what they say (a second pass).")
     ] = False,
+    fit_temperature: Annotated[
+        bool,
+        typer.Option("--fit-temperature", help="Fit the probabilities on these pictures; kept with the model."),
+    ] = False,
     report: Annotated[
         Path | None, typer.Option("--report", help="Write report.html with the best and worst images into this folder.")
     ] = None,
@@ -66,6 +71,7 @@ def evaluate(
     Example: `fullyconv evaluate runs/camvid/model camvid/val --json scores.json` also writes scores.png,
     the confusion matrix. Every score has a 95 % interval (bootstrap over pictures; with --group '^[^_]+' over groups).
     Of a folder without splits, the pictures that the model was trained on are left out.
+    `--fit-temperature` makes probabilities mean what they say and keeps that with the model; labels stay.
     With --crf all scores, and those of boundaries, before and after a dense CRF.
     `fullyconv evaluate runs/scene/model scene.mat --labels gt.mat` scores the run's test pixels and prints the leakage.
     """
@@ -93,6 +99,7 @@ def evaluate(
         complain("not scored", problem)
     pairs = _unseen(model, pairs, everything=split is None and pairs is folder.splits.get("all"))
     groups = group_names(pairs, group) if group else []
+    confidence = _fit(segmenter, model, pairs) if fit_temperature else None  # of the network alone
     segmenter = with_views(segmenter, tta)
     if crf:
         segmenter = with_crf(segmenter, model)
@@ -102,13 +109,30 @@ def evaluate(
             evaluation = score(segmenter, pairs, groups=groups, progress=lambda n, total: bars("evaluating", n, total))
         print_evaluation(evaluation)
         document = evaluation.document()
+    if confidence is not None:
+        document["confidence"] = confidence.document()
     if calibration:
         document["calibration"] = _calibrate(segmenter, pairs)
     if page is not None:
         with page.writing(FILE_NAME):
-            written = write_report(page.folder, segmenter, evaluation, pairs, title=f"fullyconv: {data}")
+            written = write_report(
+                page.folder, segmenter, evaluation, pairs, title=f"fullyconv: {data}", confidence=confidence
+            )
         out.print(f"report {written}")
     figures.write(document, evaluation)
+
+
+def _fit(segmenter: Segmenter, model: Path, pairs: list[Pair]) -> Fit:
+    """Fit the temperature of the network's probabilities and keep it with the model."""
+    from fullyconv.checkpoint import store_temperature
+    from fullyconv.evaluation.confidence import fit
+
+    with Bars() as bars:
+        found = fit(segmenter, pairs, progress=lambda n, total: bars("calibrating", n, total))
+    store_temperature(model, found.temperature)
+    segmenter.temperature = found.temperature
+    print_fit(found)
+    return found
 
 
 def _calibrate(segmenter: Segmenter, pairs: list[Pair]) -> dict[str, Any]:

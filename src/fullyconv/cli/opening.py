@@ -161,3 +161,13 @@ def with_views(segmenter: Segmenter, tta: str | None) -> Segmenter:
     from fullyconv.predict.views import Views, ViewsSegmenter
 
     return ViewsSegmenter(segmenter, Views.read(tta))
+
+
+def with_doubt(segmenter: Segmenter) -> Segmenter:
+    """Let a segmenter look several times, to tell how certain it is, as ``--uncertainty`` says; says how."""
+    from fullyconv.cli.console import err
+    from fullyconv.predict.uncertainty import Doubter
+
+    doubter = Doubter(segmenter)
+    err.print(f"uncertainty by {doubter.how}")
+    return doubter

@@ -10,7 +10,7 @@ import typer
 
 from fullyconv.cli.console import Bars, complain, out
 from fullyconv.cli.crf import with_crf
-from fullyconv.cli.opening import with_views
+from fullyconv.cli.opening import with_doubt, with_views
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
@@ -59,6 +59,9 @@ def predict(
     ] = False,
     legend: Annotated[bool, typer.Option("--legend", help="Put the classes' names below each overlay.")] = False,
     sheet: Annotated[bool, typer.Option("--sheet", help="Also write a page of all overlays (index.html).")] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write how uncertain each pixel is (several looks: slower).")
+    ] = False,
     crf: CRFOption = False,
     tta: ViewsOption = None,
     cube_key: Annotated[
@@ -93,6 +96,8 @@ def predict(
     Examples: `fullyconv predict runs/photos/model holiday.jpg --out labelled`,
     `fullyconv predict runs/photos/model photos/ "scans/*.tif" --out labelled --probabilities`.
     A bad file is reported and skipped; exit status 1 then.
+    `--uncertainty` writes NAME_entropy.png and NAME_spread.png, 0 certain to 255: dropout samples where the network has
+    dropout, else mirrored and resized views.
 
     Pictures of any size: `fullyconv predict camvid mosaic.tif --out labelled --memory 2GiB` reads a TIFF or PNG by
     rows, gives the labels of one pass, and goes on where it was if it is killed and started again.
@@ -131,14 +136,15 @@ def predict(
     _refuse_others(
         of_scenes,
         pictures={
-            "--crf": crf, "--tta": tta, "--polygons": beside.polygons, "--areas": areas, "--legend": legend,
-            "--sheet": sheet,
+            "--crf": crf, "--tta": tta, "--uncertainty": uncertainty, "--polygons": beside.polygons, "--areas": areas,
+            "--legend": legend, "--sheet": sheet,
         },
         scenes={"--cube-key": cube_key, "--rgb": rgb},
     )  # fmt: skip
     if not isinstance(segmenter, SceneSegmenter):
         segmenter = with_views(segmenter, tta)
         segmenter = with_crf(segmenter, model) if crf else segmenter
+        segmenter = with_doubt(segmenter) if uncertainty else segmenter
     pace = Pace()
     what = "scenes" if of_scenes else "images"
     if isinstance(segmenter, SceneSegmenter):

@@ -20,7 +20,9 @@ from fullyconv.cli.console import (
     err,
     hush,
     out,
+    print_choices,
     print_evaluation,
+    print_fit,
     print_folds,
     print_report,
     print_warnings,
@@ -288,6 +290,7 @@ def train_recipe(
     from fullyconv.networks import foreign_trunk
     from fullyconv.opening import load
     from fullyconv.train.assemble import assemble
+    from fullyconv.train.configure import configure
     from fullyconv.train.folder import BEST
     from fullyconv.train.job import precision_of
     from fullyconv.train.pictures import evaluate_together
@@ -295,6 +298,9 @@ def train_recipe(
     from fullyconv.train.team import ALONE
 
     team = team or ALONE
+    with Bars() as bars:
+        recipe, choices = team.told(lambda: configure(recipe, prepared, cast("RunFolder", folder), progress=bars))
+    print_choices(choices)
     run = team.told(lambda: cast("RunFolder", folder).path)
     job = assemble(recipe, prepared, folder, trust=trust, team=team)
     shared = f", {team.size} processes, each {job.share.words}" if team.size > 1 else ""
@@ -316,17 +322,22 @@ def train_recipe(
 
 def _write_scores(folder: RunFolder, segmenter: Segmenter, evaluation: Evaluation, prepared: Prepared) -> None:
     """Write the scores of a run's best model and its report, and print them."""
+    from fullyconv.checkpoint import store_temperature
+    from fullyconv.evaluation.confidence import fit
     from fullyconv.files import write_json
     from fullyconv.report import plot_confusion, save_figure, write_report
-    from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, RECIPE, REPORT
+    from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, REPORT
 
     run = folder.path
-    write_json(run / EVALUATION, evaluation.document())
+    with Bars() as bars:
+        confidence = fit(segmenter, prepared.val, progress=lambda n, total: bars("calibrating", n, total))
+    store_temperature(run / BEST, confidence.temperature)
+    segmenter.temperature = confidence.temperature
+    write_json(run / EVALUATION, evaluation.document() | {"confidence": confidence.document()})
     save_figure(plot_confusion(evaluation), run / CONFUSION)
-    write_report(
-        run, segmenter, evaluation, prepared.val, title=f"fullyconv: {run.name}", recipe=(run / RECIPE).read_text()
-    )
+    write_report(run, segmenter, evaluation, prepared.val, title=f"fullyconv: {run.name}", confidence=confidence)
     print_evaluation(evaluation)
+    print_fit(confidence)
     out.print(f"model {run / BEST}\nreport {run / REPORT}")
 
 

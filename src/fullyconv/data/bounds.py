@@ -41,14 +41,14 @@ def sample_bounds(
     """
     empty = np.zeros((len(strides), len(classes), len(classes)), np.int64)
     found, left = Bounds(tuple(strides), empty, empty), pixels
-    order = _spread(len(pairs))
+    order = spread_order(len(pairs))
     for done, place in enumerate(order, start=1):
         try:
             labels = read_labels(pairs[place], classes)
         except BadFile:
             continue  # whoever reads all pairs has complained of it
         if pixels:
-            labels = _middle(labels)
+            labels = middle(labels)
         found += count_bounds(labels, classes=len(classes), strides=strides)
         left -= labels.size
         if progress is not None:
@@ -58,10 +58,10 @@ def sample_bounds(
     return found
 
 
-def _spread(count: int) -> list[int]:
+def spread_order(count: int) -> list[int]:
     """Return 0..count-1 in an order whose beginnings are spread evenly, however long they are.
 
-    >>> _spread(6)
+    >>> spread_order(6)
     [0, 4, 2, 1, 5, 3]
     """
     bits = max(1, (count - 1).bit_length())
@@ -69,6 +69,7 @@ def _spread(count: int) -> list[int]:
     return [place for place in turned if place < count]
 
 
-def _middle(labels: np.ndarray) -> np.ndarray:
+def middle(labels: np.ndarray) -> np.ndarray:
+    """Return what is looked at of a label map: all of it, or the middle of a large one."""
     top, left = (max(0, (side - SIDE) // 2) for side in labels.shape)
     return labels[top : top + SIDE, left : left + SIDE]

@@ -40,7 +40,7 @@ __all__ = [
 VARIANTS: dict[str, tuple[str, ...]] = {
     "vgg16": ("fcn32s", "fcn16s", "fcn8s"),
     "vgg16-same": ("fcn32s", "fcn16s", "fcn8s"),
-    "resnet18": ("fcn32s", "fcn16s", "fcn8s"),
+    "resnet18": ("fcn32s", "fcn16s", "fcn8s", "fcn4s", "fcn2s"),
     "lite0": ("fcn32s", "fcn16s", "fcn8s", "fcn4s"),
     "caffenet": ("fcn32s",),
     "alexnet": ("fcn32s",),

@@ -24,3 +24,4 @@ class Around(Segmenter):
         self.folder, self.soon = segmenter.folder, segmenter.soon
         self.memory, self.picture_memory = segmenter.memory, segmenter.picture_memory
         self.approximate = segmenter.approximate
+        self.temperature = segmenter.temperature

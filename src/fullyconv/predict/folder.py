@@ -23,6 +23,7 @@ from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
 from fullyconv.predict.beside import Beside, Written
 from fullyconv.predict.image import COLOURS, Picture, Prediction, Segmenter, as_pixels
 from fullyconv.predict.large import Draft, label_large, refuse_beside, write_large
+from fullyconv.predict.uncertainty import Doubter
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
 
 NOTHING = Beside()
@@ -178,7 +179,8 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
     """Predict each input and write its pictures: ``STEM.png``, ``STEM_overlay.jpg`` and perhaps ``STEM.npz``.
 
     The mask has palette indices and exactly the input's size; ``STEM.npz`` holds ``probabilities``,
-    C x H x W float16. Pictures are read and written in threads beside the computing.
+    C x H x W float16. A ``Doubter`` writes ``STEM_entropy.png`` and ``STEM_spread.png``, too: grey, 255 is an
+    uncertainty of 1. Pictures are read and written in threads beside the computing.
 
     Args:
         segmenter: The model.
@@ -198,10 +200,12 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
             made of another input, or if the folder takes no files; after some if the disk has become full.
     """
     per_pixel = BYTES_PER_PIXEL + (2 * len(segmenter.classes) if probabilities else 0)
+    extras = (".npz",) * probabilities + ("_entropy.png", "_spread.png") * isinstance(segmenter, Doubter)
     colours = segmenter.network.in_channels == COLOURS  # a network of more channels takes no files, and says so
     outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)
     written = Written(beside, segmenter.classes, outputs, tasks)
-    by_rows = ByRows(segmenter, outputs, tasks, beside.asked(probabilities=probabilities))
+    asked = [*beside.asked(probabilities=probabilities), *(["--uncertainty"] * isinstance(segmenter, Doubter))]
+    by_rows = ByRows(segmenter, outputs, tasks, asked)
 
     def write(prediction: Prediction | Draft, target: Path) -> Path:
         if isinstance(prediction, Draft):
@@ -216,7 +220,7 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
         return segmenter.predict(picture, probabilities=probabilities)
 
     work: Work[Picture | Rows, Prediction | Draft] = Work(
-        suffixes=(".png", "_overlay.jpg", *((".npz",) if probabilities else ())),
+        suffixes=(".png", "_overlay.jpg", *extras),
         read=lambda task: by_rows.read(task) if colours else task.image,
         predict=predict,
         write=write,
@@ -271,6 +275,10 @@ def write_prediction(prediction: Prediction, target: Path, *, legend: bool = Fal
     with whole_file(picture) as draft:
         prediction.overlay(legend=legend).save(draft, "JPEG", quality=90)
     write_probabilities(prediction, target)
+    if prediction.uncertainty is not None:
+        for name in ("entropy", "spread"):
+            levels = np.rint(255 * getattr(prediction.uncertainty, name)).astype(np.uint8)
+            save_picture(levels, target.with_name(f"{target.name}_{name}.png"))
     return mask
 
 

@@ -88,6 +88,20 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Uncertainty:
+    """What several looks at one picture say of every pixel (``fullyconv.predict.uncertainty``).
+
+    Attributes:
+        entropy: Of the looks' mean probabilities, H x W float32, 0 (certain) to 1 (all classes alike).
+        spread: The part of it that comes from the looks' disagreement (mutual information), on the same scale: high
+            where the model lacks knowledge, low where the picture itself is unclear.
+    """
+
+    entropy: np.ndarray
+    spread: np.ndarray
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a network says of one image.
 
@@ -96,6 +110,7 @@ class Prediction:
         labels: The class of every pixel, H x W, the smallest unsigned integer type that holds the classes.
         classes: What the labels mean.
         probabilities: C x H x W float16, 0..1, if they were asked for.
+        uncertainty: How certain the model is of every pixel, where a ``Doubter`` predicts.
 
     >>> pixels, labels = np.zeros((2, 2, 3), np.uint8), np.array([[0, 1], [1, 1]], np.uint8)
     >>> Prediction(pixels, labels, ClassSet(("road", "sky"))).overlay().size
@@ -106,6 +121,7 @@ class Prediction:
     labels: np.ndarray = field(repr=False)
     classes: ClassSet
     probabilities: np.ndarray | None = field(default=None, repr=False)
+    uncertainty: Uncertainty | None = field(default=None, repr=False)
 
     def overlay(self, *, alpha: float = 0.5, legend: bool = False) -> Image.Image:
         """Paint the classes over the image.
@@ -188,6 +204,7 @@ class Segmenter:
         self.memory: int | None = None  # bytes that the maps of a part of an image may take; ``None``: by the machine
         self.picture_memory: int | None = None  # bytes that an image from a file may take with all made of it
         self.approximate = False  # whether networks that see the whole image may be given tiles of it
+        self.temperature = 1.0  # of the probabilities: fitted, it makes them mean what they say; labels stay
         self.soon = False  # whether much is to be predicted: see ``engines.Choice``
         self._made: tuple[Snapshot, Prepared] | None = None
 
@@ -282,7 +299,7 @@ class Segmenter:
         chances = np.empty((len(self.classes), *pixels.shape[:2]), np.float16)
         for rows, columns, scores in self._tiles(pixels):
             labels[rows, columns] = scores.max(0).indices.cpu().numpy()
-            chances[:, rows, columns] = scores.softmax(0).half().cpu().numpy()
+            chances[:, rows, columns] = (scores / self.temperature).softmax(0).half().cpu().numpy()
         return Prediction(seen, labels, self.classes, chances)
 
     def _tiles(self, pixels: np.ndarray) -> Iterator[Piece]:
@@ -401,7 +418,7 @@ class Segmenter:
             yield from self._cores(tile, maps, self._find_scores)
 
     def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the logarithms of every class's probability.
+        """Return the logarithms of every class's probability, as the network gives them: at temperature 1.
 
         Args:
             pixels: H x W x K, as ``predict`` takes arrays.

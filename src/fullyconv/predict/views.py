@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fullyconv.predict.around import Around
 from fullyconv.predict.image import COLOURS, Prediction, Segmenter
+from fullyconv.scores.calibration import temper
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,20 @@ class ViewsSegmenter(Around):
 
     def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Average the classes' probabilities over the views; C x H x W float32, their logarithms."""
+        total, count = np.zeros((len(self.classes), *pixels.shape[:2]), np.float32), 0
+        for found in self.each(pixels):
+            total += found
+            count += 1
+        return np.log(np.maximum(total / count, np.finfo(np.float32).tiny), dtype=np.float32)
+
+    def each(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
+        """Return the classes' probabilities by each view, laid over the picture; C x H x W float32 each."""
         height, width = pixels.shape[:2]
-        total = np.zeros((len(self.classes), height, width), np.float32)
-        shown = list(self._shown(pixels))
-        for view, mirrored in shown:
+        for view, mirrored in self._shown(pixels):
             found = torch.from_numpy(super().log_probabilities(view)).exp_()
             if found.shape[1:] != (height, width):
                 found = functional.interpolate(found[None], size=(height, width), mode="bilinear")[0]
-            total += (found.flip(2) if mirrored else found).numpy()
-        return np.log(np.maximum(total / len(shown), np.finfo(np.float32).tiny), dtype=np.float32)
+            yield (found.flip(2) if mirrored else found).numpy()
 
     def _shown(self, pixels: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
         for scale in self.views.scales:
@@ -107,4 +113,6 @@ class ViewsSegmenter(Around):
     def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
         chances = self.log_probabilities(pixels)
         labels = chances.argmax(0).astype(np.min_scalar_type(len(self.classes) - 1))
-        return Prediction(seen, labels, self.classes, np.exp(chances).astype(np.float16) if probabilities else None)
+        # Tempered as a whole: their order, and so the labels, stay.
+        tempered = temper(chances, self.temperature).astype(np.float16) if probabilities else None
+        return Prediction(seen, labels, self.classes, tempered)

@@ -12,7 +12,8 @@ from fullyconv.train.chain import Chain, read_chain
 from fullyconv.train.recipe import Recipe, make_recipe, nearest, read_document, read_recipe
 
 RECIPES: dict[str, Recipe] = {
-    "default": Recipe(),
+    "default": Recipe(auto=True),
+    "auto": Recipe(auto=True),
     "camvid": CAMVID,
     "camvid-pretrained": PRETRAINED,
     "demo": DEMO,

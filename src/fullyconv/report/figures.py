@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fullyconv.evaluation import Evaluation
+from fullyconv.evaluation.confidence import Fit
 from fullyconv.files import whole_file
 
 MOST_NUMBERED = 40  # classes of a confusion matrix whose cells have room for a number
@@ -74,6 +75,34 @@ def plot_confusion(evaluation: Evaluation) -> Figure:
             shade = "white" if value > 50 else "black"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=shade, size=8)
     figure.colorbar(cells, ax=axes, shrink=0.8, label="share of the true class's pixels, %")
+    return figure
+
+
+def plot_reliability(fit: Fit) -> Figure:
+    """Plot how often the model is right against how certain it is, as the network gives it and tempered.
+
+    Args:
+        fit: Calibrations before and after.
+
+    >>> from fullyconv.scores.calibration import Calibration, count_calibration
+    >>> seen = count_calibration(np.array([[[0.75]], [[0.25]]]), np.array([[0]]))
+    >>> [line.get_label() for line in plot_reliability(Fit(1.0, seen, seen, 1)).axes[0].lines[1:]]
+    ['as the network gives them: error 0.250', 'at temperature 1.00: error 0.250']
+    """
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="#999", linestyle=":")
+    found = {"as the network gives them": fit.before, f"at temperature {fit.temperature:.2f}": fit.after}
+    for name, calibration in found.items():
+        filled = [(mean, share) for count, mean, share in calibration.bins if count]
+        left.plot(*zip(*filled, strict=True), marker=".", label=f"{name}: error {calibration.error:.3f}")
+    left.set(xlabel="probability of the most probable class", ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+    left.legend()
+    left.grid(alpha=0.3)
+    pixels = np.array([count for count, _, _ in fit.after.bins])
+    places = (np.arange(len(pixels)) + 0.5) / len(pixels)
+    right.bar(places, pixels / max(1, pixels.sum()), width=0.9 / len(pixels))
+    right.set(xlabel="probability of the most probable class, tempered", ylabel="share of the pixels", xlim=(0, 1))
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +11,21 @@ import numpy as np
 
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.pairs import Pair
-from fullyconv.draw import ERROR_COLOURS, colourise, errors
+from fullyconv.draw import ERROR_COLOURS, colourise, errors, heat
 from fullyconv.evaluation import Evaluation
+from fullyconv.evaluation.confidence import Fit
+from fullyconv.files import parse_json
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.refine import CRFSegmenter
-from fullyconv.report.figures import embed, plot_confusion, plot_curves
+from fullyconv.predict.uncertainty import entropy
+from fullyconv.report.figures import embed, plot_confusion, plot_curves, plot_reliability
 from fullyconv.report.page import FILE_NAME, Key, class_keys, class_rows, picture, write_page
 from fullyconv.scores.metrics import CONVENTION
-from fullyconv.train.folder import METRICS, read_metrics
+from fullyconv.train.folder import CHOICES, METRICS, RECIPE, read_metrics
 
 SHOWN = 4  # best and worst pictures each
+ENTROPY = "uncertainty (entropy)"
+PHOTOGRAPHS = ("image", ENTROPY)  # views that need not keep their colours exactly
 LONGEST_PX = 480  # of the pictures on the page: sharp on a phone too
 
 
@@ -33,17 +39,24 @@ class Shown:
 
 
 def write_report(
-    out: Path, segmenter: Segmenter, evaluation: Evaluation, pairs: Sequence[Pair], *, title: str, recipe: str = ""
+    out: Path,
+    segmenter: Segmenter,
+    evaluation: Evaluation,
+    pairs: Sequence[Pair],
+    *,
+    title: str,
+    confidence: Fit | None = None,
 ) -> Path:
     """Write ``out/report.html``.
 
     Args:
-        out: The run's folder; its ``metrics.jsonl``, if there is one, gives the curves.
+        out: The run's folder; its ``metrics.jsonl``, if there is one, gives the curves, ``choices.json`` what ``auto``
+            chose, ``recipe.yaml`` the recipe.
         segmenter: The model that was scored; it predicts the shown pictures again.
         evaluation: Its scores.
         pairs: The pictures that were scored, by the names in ``evaluation.image_iu``.
         title: The page's heading.
-        recipe: The run's recipe as text; empty: none is shown.
+        confidence: Whether the model's probabilities mean what they say, where that was measured.
 
     Returns:
         The page's path.
@@ -62,6 +75,7 @@ def write_report(
     'report.html'
     """
     epochs, damaged = read_metrics(out / METRICS)
+    choices = parse_json((out / CHOICES).read_bytes()) if (out / CHOICES).is_file() else []
     scores = evaluation.scores
     worst, best = worst_and_best(evaluation.image_iu)
     by_name = {pair.name: pair for pair in pairs}
@@ -83,7 +97,10 @@ def write_report(
         "error_keys": [Key(colour, meaning) for meaning, colour in ERROR_COLOURS.items()],
         "worst": [_shown(segmenter, by_name[name], evaluation.image_iu[name]) for name in worst],
         "best": [_shown(segmenter, by_name[name], evaluation.image_iu[name]) for name in best],
-        "recipe": recipe,
+        "recipe": (out / RECIPE).read_text("utf-8") if (out / RECIPE).is_file() else "",
+        "confidence": confidence,
+        "reliability": None if confidence is None else embed(plot_reliability(confidence)),
+        "choices": [{**choice, "value": json.dumps(choice["value"])} for choice in choices],
         "convention": CONVENTION,
         "intervals": evaluation.intervals,
     }
@@ -114,12 +131,15 @@ def _shown(segmenter: Segmenter, pair: Pair, iu: float) -> Shown:
     painted = {
         name: colourise(labels, segmenter.classes) for name, labels in {"truth": sample.labels, **guesses}.items()
     }
+    chances = segmenter.predict(sample.image, probabilities=True).probabilities
     views = {"image": sample.image, **painted, "errors": errors(sample.labels, after)}
+    if chances is not None:
+        views[ENTROPY] = heat(sample.image, entropy(chances.astype(np.float32)), low=0, high=1)
     return Shown(
         pair.name,
         iu,
         {
-            name: picture(pixels, longest=LONGEST_PX, kind="JPEG" if name == "image" else "PNG")
+            name: picture(pixels, longest=LONGEST_PX, kind="JPEG" if name in PHOTOGRAPHS else "PNG")
             for name, pixels in views.items()
         },
     )

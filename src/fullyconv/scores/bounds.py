@@ -138,23 +138,28 @@ class Bounds:
         >>> count_bounds(np.repeat([0, 1], 32)[None], classes=2, strides=(32, 64)).advice
         32
         """
+        return self.coarsest(ENOUGH, THIN)
+
+    def coarsest(self, mean: float, least: float) -> int:
+        """Return the coarsest stride at which the mean IU and every class's can reach so much, else the finest."""
         blocks, smooth = (
             np.array([score(counts).per_class_iu for counts in each]) for each in (self.blocks, self.bilinear)
         )
         fine = [
             stride
             for stride, values in zip(self.strides, np.fmax(blocks, smooth), strict=True)
-            if self.mean_iu[stride] >= ENOUGH and not (values < THIN).any()
+            if self.mean_iu[stride] >= mean and not (values < least).any()
         ]
         return max(fine, default=min(self.strides))
 
 
-def advise(bounds: Bounds, names: Sequence[str]) -> str:
+def advise(bounds: Bounds, names: Sequence[str], stride: int | None = None) -> str:
     """Say in a sentence which stride to take, and what a coarser one costs.
 
     Args:
         bounds: What was counted.
         names: Of the classes, in their order.
+        stride: The one to take; default: ``bounds.advice``.
 
     Returns:
         A sentence with the class that a coarser stride hurts most.
@@ -163,7 +168,7 @@ def advise(bounds: Bounds, names: Sequence[str]) -> str:
     >>> print(advise(count_bounds(lines, classes=2), ("road", "pole")))
     advice: stride 2; at stride 4 'pole' reaches an IU of 0.00 at most, the mean 0.47 (1 mask looked at)
     """
-    chosen = bounds.advice
+    chosen = bounds.advice if stride is None else stride
     coarser = min((stride for stride in bounds.strides if stride > chosen), default=None)
     looked = f"({bounds.pictures} mask{'s' * (bounds.pictures != 1)} looked at)"
     if coarser is None:

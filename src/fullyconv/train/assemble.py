@@ -225,7 +225,7 @@ def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess, r
         noise=recipe.noise,
     )
     views = Views(prepared.train, prepared.report.classes, preprocess, options, seed=recipe.seed, read=read)
-    return Batching(views, recipe.batch, _batches(recipe), recipe.workers, share)
+    return Batching(views, recipe.batch, _batches(recipe), recipe.workers, share, recipe.repeat)
 
 
 def _make_loss(recipe: Recipe, report: Report, device: torch.device, step: LastStep) -> PixelLoss:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class Batching:
     """How views come together: ``accumulate`` batches of ``batch`` views for each update.
 
     ``workers`` processes prepare them or, with 0, a thread. Where several processes train, each has its ``share`` of
-    every update.
+    every update. An epoch has ``repeat`` views of every picture.
     """
 
     views: Views
@@ -35,11 +36,12 @@ class Batching:
     accumulate: int
     workers: int
     share: Share = EVERYTHING
+    repeat: int = 1
 
     @property
     def updates(self) -> int:
         """The updates of an epoch; what does not fill a last one is left to the next epoch's shuffle."""
-        return max(1, len(self.views) // (self.batch * self.accumulate))
+        return max(1, self.repeat * len(self.views) // (self.batch * self.accumulate))
 
     def __call__(self, epoch: int, start: int) -> Iterator[Group]:
         """Give each update of an epoch its batches, from update ``start`` on.
@@ -65,7 +67,9 @@ class Batching:
 
     def choose(self, epoch: int, start: int) -> list[list[int]]:
         """Choose the views of each batch of an epoch, from update ``start`` on."""
-        order = epoch_order(count=len(self.views), epoch=epoch, seed=self.views.seed)
+        rounds = range(epoch * self.repeat, (epoch + 1) * self.repeat)
+        shuffled = (epoch_order(count=len(self.views), epoch=each, seed=self.views.seed) for each in rounds)
+        order = list(chain.from_iterable(shuffled))
         while len(order) < self.batch * self.accumulate:  # a set smaller than one update: go round again
             order = order + order
         batches = range(start * self.accumulate, self.updates * self.accumulate)

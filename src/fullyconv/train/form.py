@@ -85,17 +85,24 @@ def conv_by_channel(
 
 
 class ByChannel(nn.Module):
-    """``conv_by_channel`` in the place of a layer, whose tensors it takes."""
+    """``conv_by_channel`` in the place of a layer, whose tensors it takes.
+
+    What a layer of a kind of its own does before it convolves, such as to pad unevenly, it still does.
+    """
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
-        self.convolution = convolution
+        self.convolution = twin(convolution)
+        self.convolution._conv_forward = self._convolve  # type: ignore[assignment, method-assign]
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolve N x C x h x w."""
+        return cast("Tensor", self.convolution(features))
+
+    def _convolve(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         own = self.convolution
         window = cast("tuple[Pair, Pair, Pair]", (own.stride, own.padding, own.dilation))
-        return conv_by_channel(features, own.weight, own.bias, *window)
+        return conv_by_channel(features, weight, bias, *window)
 
 
 class _ByChannel(torch.autograd.Function):
@@ -161,7 +168,7 @@ def _call_by_channel(module: fx.GraphModule, node: fx.Node) -> None:
 
 def _multiply_large(network: nn.Module) -> None:
     for name, module in list(network.named_modules()):
-        plain = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
+        plain = type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
         if not plain or not isinstance(module, nn.Conv2d) or module.weight.numel() < LARGE:
             continue
         if set(module.stride) == set(module.dilation) == {1} and not isinstance(module.padding, str):

@@ -75,6 +75,9 @@ class Recipe(Descent):
     model_config = ConfigDict(arbitrary_types_allowed=True)
     changeable: ClassVar[tuple[str, ...]] = ("epochs", "minutes", "device", "workers", "cache_gib", "validate_every")
 
+    auto: bool = False
+    """Choose all that is not set from what the data and the machine are like (recipe ``auto``); the values below are
+    those of recipes without."""
     network: str = "fcn8s-resnet18"
     """What ``build`` calls it; with ``trunk`` its variant is enough: ``fcn8s``, ``fpn4s``."""
     trunk: str | None = None
@@ -126,6 +129,8 @@ class Recipe(Descent):
 
     epochs: Positive = 60
     """Passes over the training pairs."""
+    repeat: Positive = 1
+    """Views of every picture in an epoch: above 1 where pictures are few, so that an epoch is worth a validation."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """A budget: the schedule is shortened where the machine would need longer than this."""
     batch: Positive = 8
@@ -203,7 +208,8 @@ class Recipe(Descent):
         given = [key for key in ("weights", "pretrained", "start_from") if getattr(self, key)]
         if len(given) > 1:
             raise ValueError(f"{given[0]} and {given[1]} both say where weights come from: leave one out")
-        if VARIANT.fullmatch(self.network_name) or ((self.weights or self.pretrained) and self.classifier is None):
+        named = self.classifier is not None or (self.auto and not self.pretrained)  # which weights they are, auto sees
+        if VARIANT.fullmatch(self.network_name) or ((self.weights or self.pretrained) and not named):
             key = given[0] if given else f"network={self.network}"
             raise ValueError(f"{key} is for a classifier from elsewhere: name it, trunk=timm:NAME")
         return self
@@ -248,7 +254,8 @@ def change(recipe: Choices, settings: dict[str, Any], *, source: str) -> Choices
         if key not in fields:
             raise ValueError(f"{source}: unknown key{_ours(key, fields)}")
     try:
-        return type(recipe).model_validate(recipe.model_dump() | settings)
+        # What nobody has set stays unset: ``auto`` may still choose it.
+        return type(recipe).model_validate(recipe.model_dump(exclude_unset=True) | settings)
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # two settings that do not go together

@@ -35,6 +35,7 @@ AVERAGE = "average."  # before the names of averaged weights, which a checkpoint
 SAVE_SECONDS = 600.0  # the most that a death costs, where an epoch takes longer
 
 
+CUT_SHORT = 0.6  # of the updates, below which a schedule that the clock shortened is worth a word
 LOSSES_BEHIND = {"cpu": 0, "cuda": 2}  # updates whose losses may still be on their way, by the kind of device
 LONG_WAIT_SECONDS, LONG_WAIT = 30.0, 0.05  # waiting for pictures that is worth a word: in all, and of the training
 
@@ -107,7 +108,7 @@ class Run:
                     raise KeyboardInterrupt
                 self._end_epoch(board)
             self._team.meet()  # the first has written what the others may now read
-        if self._done < self.job.schedule.updates:
+        if self._done < CUT_SHORT * self.job.schedule.updates:
             self.watcher.remark(self._cut_short())
         if self._waited > max(LONG_WAIT_SECONDS, LONG_WAIT * self._trained):
             share = f"{self._waited / self._trained:.0%}"

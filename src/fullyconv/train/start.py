@@ -58,7 +58,7 @@ def take_weights(network: FCN, recipe: Recipe, trust: Sequence[str] = ()) -> Sta
     if recipe.weights:
         return _of_classifier(network, recipe, read_named(path), source)
     if path.suffix == ".safetensors" or path.suffix in PICKLED:
-        moved = transplant(_named_as_in(network, read_named(path)), network)
+        moved = transplant(named_as_in(network.state_dict(), read_named(path)), network)
         return _checked(moved, path), _normalisation(recipe) if recipe.classifier else _stated(network)
     trained, config = load_network(path, trust=[*trust, foreign_trunk(recipe.network_name) or ""])
     # Of a classifier there is only a trunk to take.
@@ -95,7 +95,7 @@ def read_named(path: Path) -> dict[str, Tensor]:
 def _of_classifier(network: FCN, recipe: Recipe, tensors: dict[str, Tensor], source: str) -> Start:
     """Take over a classifier's weights; its whole trunk has to be among them."""
     try:
-        moved = transplant(_named_as_in(network, tensors), network)
+        moved = transplant(named_as_in(network.state_dict(), tensors), network)
     except ValueError as error:
         raise BadFile(source, str(error), f"use the weights of {recipe.classifier} itself") from None
     missing = (CLASSIFIERS.sub("", name) for name in moved.missing if CLASSIFIERS.match(name))
@@ -138,9 +138,9 @@ def _checked(moved: Transplant, source: Path) -> Transplant:
     return moved
 
 
-def _named_as_in(network: FCN, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Name a trunk's weights as this network does."""
-    source, target = prefixes_of_trunks(tensors, network.state_dict())
+def named_as_in(known: Mapping[str, Tensor], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Name a trunk's weights as a network does whose tensors are ``known``."""
+    source, target = prefixes_of_trunks(tensors, known)
     if source == target:
         return tensors
     return {target + name.removeprefix(source): each for name, each in tensors.items() if name.startswith(source)}

@@ -34,16 +34,15 @@ class Residual(nn.Module):
 class ResNet18(Trunk):
     """Eight residual blocks, 11.2 million parameters, no fully connected layer.
 
-    Takes N x 3 x H x W, gives the last maps at strides 8, 16 and 32 (128, 256, 512 channels).
+    Takes N x 3 x H x W, gives the last maps at strides 2, 4, 8, 16 and 32 (64, 64, 128, 256, 512 channels).
     """
 
-    channels = (128, 256, 512)
+    channels = (64, 64, 128, 256, 512)
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            _conv(3, 64, 7, 2), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, padding=1)
-        )
+        self.stem = nn.Sequential(_conv(3, 64, 7, 2), nn.BatchNorm2d(64), nn.ReLU(inplace=True))
+        self.pool = nn.MaxPool2d(3, 2, padding=1)
         self.stage1 = nn.Sequential(Residual(64, 64, 1), Residual(64, 64, 1))
         self.stage2 = nn.Sequential(Residual(64, 128, 2), Residual(128, 128, 1))
         self.stage3 = nn.Sequential(Residual(128, 256, 2), Residual(256, 256, 1))
@@ -55,8 +54,10 @@ class ResNet18(Trunk):
                 # Each block starts as its shortcut; deep trunks train faster from there (Goyal et al. 2017).
                 nn.init.zeros_(module.norm2.weight)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the maps at strides 8, 16 and 32."""
-        stride8 = self.stage2(self.stage1(self.stem(image)))
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps at strides 2, 4, 8, 16 and 32."""
+        stride2 = self.stem(image)
+        stride4 = self.stage1(self.pool(stride2))
+        stride8 = self.stage2(stride4)
         stride16 = self.stage3(stride8)
-        return stride8, stride16, self.stage4(stride16)
+        return stride2, stride4, stride8, stride16, self.stage4(stride16)
