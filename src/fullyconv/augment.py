@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, cos, radians, sin
 
@@ -9,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from fullyconv.types import VOID, Sample
+
+COLOURS = 3
 
 
 @dataclass(frozen=True)
@@ -44,13 +47,13 @@ def sample_rng(*, seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng((seed, epoch, index))
 
 
-def augment(sample: Sample, options: Augmentation, *, fill: tuple[int, int, int], rng: np.random.Generator) -> Sample:
+def augment(sample: Sample, options: Augmentation, *, fill: tuple[int, ...], rng: np.random.Generator) -> Sample:
     """Draw one view.
 
     Args:
         sample: An image with its labels.
         options: What may happen to it.
-        fill: RGB of what lies outside the image; its labels are void.
+        fill: The colour (of all channels) of what lies outside the image; its labels are void.
         rng: Where the randomness comes from; ``sample_rng`` derives it from a view's position in a run.
 
     Returns:
@@ -76,7 +79,7 @@ def augment(sample: Sample, options: Augmentation, *, fill: tuple[int, int, int]
     return Sample(np.ascontiguousarray(image), np.ascontiguousarray(labels), sample.name)
 
 
-def _placed(sample: Sample, options: Augmentation, fill: tuple[int, int, int], rng: np.random.Generator) -> Sample:
+def _placed(sample: Sample, options: Augmentation, fill: tuple[int, ...], rng: np.random.Generator) -> Sample:
     """Zoom, turn and cut a sample."""
     factor = float(np.exp(rng.uniform(*np.log(options.scale))))
     angle = float(rng.uniform(-options.rotation, options.rotation)) if options.rotation else 0.0
@@ -95,7 +98,7 @@ def _placed(sample: Sample, options: Augmentation, fill: tuple[int, int, int], r
 
 
 def zoom_crop(
-    sample: Sample, *, factor: float, crop: tuple[int, int], place: np.ndarray, fill: tuple[int, int, int]
+    sample: Sample, *, factor: float, crop: tuple[int, int], place: np.ndarray, fill: tuple[int, ...]
 ) -> Sample:
     """Enlarge a sample and cut a view out of it.
 
@@ -106,7 +109,7 @@ def zoom_crop(
         factor: Of the enlargement; below 1 it reduces.
         crop: Height and width of the view.
         place: Vertical and horizontal place of the view, 0 (top, left) to 1 (bottom, right).
-        fill: RGB of what lies outside the image; its labels are void.
+        fill: The colour (of all channels) of what lies outside the image; its labels are void.
 
     Returns:
         The view, of size ``crop``.
@@ -115,7 +118,7 @@ def zoom_crop(
     >>> zoom_crop(sample, factor=2, crop=(1, 6), place=np.zeros(2), fill=(0, 0, 0)).labels.tolist()
     [[0, 0, 1, 1, 2, 2]]
     """
-    image = np.empty((*crop, 3), np.uint8)
+    image = np.empty((*crop, sample.image.shape[2]), np.uint8)
     image[:] = fill
     labels = np.full(crop, VOID, np.int16)
     windows = []
@@ -130,8 +133,10 @@ def zoom_crop(
         windows.append((first * ratio, last * ratio, slice(first - start, last - start), centres))
     (top, bottom, rows, row_centres), (left, right, columns, column_centres) = windows
     size = (column_centres.size, row_centres.size)
-    patch = Image.fromarray(sample.image).resize(size, Image.Resampling.BILINEAR, (left, top, right, bottom))
-    image[rows, columns] = np.asarray(patch)
+    box = (left, top, right, bottom)
+    image[rows, columns] = _by_threes(
+        sample.image, lambda picture, _: picture.resize(size, Image.Resampling.BILINEAR, box)
+    )
     labels[rows, columns] = sample.labels[row_centres[:, None], column_centres]
     return Sample(image, labels, sample.name)
 
@@ -147,14 +152,14 @@ def turned_size(size: tuple[int, int], angle: float) -> tuple[int, int]:
     return ceil(height * along + width * across - 1e-9) + 2, ceil(height * across + width * along - 1e-9) + 2
 
 
-def turn(sample: Sample, *, angle: float, size: tuple[int, int], fill: tuple[int, int, int]) -> Sample:
+def turn(sample: Sample, *, angle: float, size: tuple[int, int], fill: tuple[int, ...]) -> Sample:
     """Turn a sample about its centre and cut a view out of the middle.
 
     Args:
         sample: An image with its labels.
         angle: In degrees, against the clock.
         size: Height and width of the view.
-        fill: RGB of what lies outside the image; its labels are void.
+        fill: The colour (of all channels) of what lies outside the image; its labels are void.
 
     Returns:
         The view: pixels bilinear, labels those of the pixel that a pixel's centre falls into.
@@ -169,20 +174,33 @@ def turn(sample: Sample, *, angle: float, size: tuple[int, int], fill: tuple[int
     down, right = size[0] / 2, size[1] / 2
     left = width / 2 - along * right + across * down
     top = height / 2 - across * right - along * down
-    picture = Image.fromarray(sample.image).transform(
-        (size[1], size[0]),
-        Image.Transform.AFFINE,
-        (along, -across, left, across, along, top),
-        Image.Resampling.BILINEAR,
-        fillcolor=fill,
-    )
+    matrix = (along, -across, left, across, along, top)
+
+    def turned(picture: Image.Image, channels: list[int]) -> Image.Image:
+        outside = tuple(fill[channel] for channel in channels)
+        shape, method = (size[1], size[0]), Image.Transform.AFFINE
+        return picture.transform(shape, method, matrix, Image.Resampling.BILINEAR, fillcolor=outside)
+
     rows, columns = np.arange(size[0])[:, None] + 0.5, np.arange(size[1]) + 0.5
     x = np.floor(left + along * columns - across * rows + 1e-9).astype(np.intp)
     y = np.floor(top + across * columns + along * rows + 1e-9).astype(np.intp)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     labels = np.full(size, VOID, np.int16)
     labels[inside] = sample.labels[y[inside], x[inside]]
-    return Sample(np.asarray(picture), labels, sample.name)
+    return Sample(_by_threes(sample.image, turned), labels, sample.name)
+
+
+def _by_threes(image: np.ndarray, change: Callable[[Image.Image, list[int]], Image.Image]) -> np.ndarray:
+    """Change a picture of any number of channels by an operation on colours, which is told which channels these are."""
+    count = image.shape[2]
+    if count == COLOURS:
+        return np.asarray(change(Image.fromarray(image), [0, 1, 2]))
+    parts = []
+    for first in range(0, count, COLOURS):
+        channels = [min(channel, count - 1) for channel in range(first, first + COLOURS)]
+        three = Image.fromarray(np.ascontiguousarray(image[..., channels]))
+        parts.append(np.asarray(change(three, channels)))
+    return np.concatenate(parts, axis=2)[..., :count]
 
 
 def degrade(image: np.ndarray, *, blur: float, noise: float, rng: np.random.Generator) -> np.ndarray:
@@ -192,7 +210,8 @@ def degrade(image: np.ndarray, *, blur: float, noise: float, rng: np.random.Gene
     np.uint8(7)
     """
     if blur > 0:
-        image = np.asarray(Image.fromarray(np.ascontiguousarray(image)).filter(ImageFilter.GaussianBlur(blur)))
+        gaussian = ImageFilter.GaussianBlur(blur)
+        image = _by_threes(np.ascontiguousarray(image), lambda picture, _: picture.filter(gaussian))
     if noise > 0:
         drawn = rng.standard_normal(image.shape, np.float32)
         image = np.clip(np.rint(image + noise * drawn), 0, 255).astype(np.uint8)
@@ -213,19 +232,20 @@ def jitter(image: np.ndarray, *, amounts: np.ndarray) -> np.ndarray:
     """Multiply brightness, contrast and saturation, in this order, as torchvision defines them.
 
     Args:
-        image: H x W x 3 uint8 RGB.
+        image: H x W x 3 uint8 RGB; of another number of channels, which have no saturation.
         amounts: Three factors around 1.
 
     Returns:
-        H x W x 3 uint8.
+        An array like ``image``.
 
     >>> jitter(np.full((1, 1, 3), 100, np.uint8), amounts=np.array([1.5, 1.0, 1.0])).tolist()
     [[[150, 150, 150]]]
     """
     brightness, contrast, saturation = (float(amount) for amount in amounts)
     # The three steps multiplied out: b c s x + b c (1 - s) luma(x) + b (1 - c) mean luma; luma is linear.
-    pixels = image.astype(np.float32)
-    luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
+    pixels, count = image.astype(np.float32), image.shape[2]
+    saturation = saturation if count == COLOURS else 1.0
+    luma = pixels @ np.array([0.299, 0.587, 0.114] if count == COLOURS else [1 / count] * count, np.float32)
     pixels *= brightness * contrast * saturation
     pixels += (luma * (brightness * contrast * (1 - saturation)))[..., None]
     pixels += float(luma.mean()) * brightness * (1 - contrast)

@@ -31,6 +31,15 @@ def save_picture(picture: np.ndarray | Image.Image, path: Path) -> None:
         image.save(draft, "PNG", **method)
 
 
+def false_colours(pixels: np.ndarray) -> np.ndarray:
+    """Show the first three channels of H x W x C levels as red, green and blue, H x W x 3 uint8.
+
+    >>> false_colours(np.zeros((2, 3, 5), np.uint8)).shape
+    (2, 3, 3)
+    """
+    return np.ascontiguousarray(np.clip(pixels[..., :3], 0, 255).astype(np.uint8, copy=False))
+
+
 def colourise(labels: np.ndarray, classes: ClassSet) -> np.ndarray:
     """Paint labels in the colours of their classes.
 

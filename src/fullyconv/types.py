@@ -125,6 +125,41 @@ def _check_statistics(mean: Iterable[float], std: Iterable[float]) -> None:
 
 
 @dataclass(frozen=True)
+class Levels:
+    """How the numbers of pictures that do not fill their type become levels 0..255, of all pictures alike.
+
+    Attributes:
+        ranges: What becomes 0 and what 255: one pair for all channels, or one for each.
+        pages: Of files with several pages: which one, from 0, or ``channels``, all of them; ``None``: none are read.
+
+    Raises:
+        ValueError: For a range that is none.
+
+    >>> Levels(((100, 300),))(np.array([[[100], [200], [999]]], np.uint16)).ravel().tolist()
+    [0, 128, 255]
+    """
+
+    ranges: tuple[tuple[float, float], ...]
+    pages: int | Literal["channels"] | None = None
+
+    def __post_init__(self) -> None:
+        for low, high in self.ranges:
+            if not (isfinite(low) and isfinite(high) and low < high):
+                raise ValueError(f"a range goes from a finite number to a larger one, not from {low} to {high}")
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        """Bring numbers, ... x C, to levels, uint8; what lies outside a range becomes 0 or 255.
+
+        Raises ``ValueError`` for numbers that are infinite or not a number.
+        """
+        low, high = np.array(self.ranges, np.float64).T
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            raise ValueError("it holds numbers that are infinite or not a number (NaN)")
+        levels: np.ndarray = np.rint(np.clip((numbers - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
+        return levels
+
+
+@dataclass(frozen=True)
 class Preprocess:
     """How pixels become network input: ``(pixel - mean) / std`` in the given channel order.
 
@@ -134,6 +169,7 @@ class Preprocess:
         mean: The mean of each channel, on the scale 0..255, in ``order``; the default is ImageNet's.
         std: The standard deviation of each channel, likewise.
         order: ``RGB`` or ``BGR``: the order in which the network sees colours.
+        levels: How numbers of more than 8 bits become 0..255; ``None``: those of each picture by its own white.
 
     Raises:
         ValueError: For fewer than three channels, or numbers that give NaN or infinity.
@@ -145,8 +181,11 @@ class Preprocess:
     mean: tuple[float, ...] = (123.675, 116.28, 103.53)
     std: tuple[float, ...] = (58.395, 57.12, 57.375)
     order: Literal["RGB", "BGR"] = "RGB"
+    levels: Levels | None = None
 
     def __post_init__(self) -> None:
+        if self.levels is not None and len(self.levels.ranges) not in (1, len(self.mean)):
+            raise ValueError(f"{len(self.levels.ranges)} ranges for {len(self.mean)} channels")
         if len(self.mean) != len(self.std) or len(self.mean) < 3:
             raise ValueError(f"three or more means need as many deviations: {len(self.mean)} and {len(self.std)}")
         _check_statistics(self.mean, self.std)
@@ -161,16 +200,15 @@ class Preprocess:
         return np.ascontiguousarray(planes.astype(np.float32, copy=False).transpose(2, 0, 1))
 
     @property
-    def fill(self) -> tuple[int, int, int]:
-        """The RGB colour that normalises to (about) zero: what lies outside an image."""
-        mean = self.mean[2::-1] if self.order == "BGR" else self.mean[:3]
-        red, green, blue = (round(value) for value in mean)
-        return red, green, blue
+    def fill(self) -> tuple[int, ...]:
+        """The colour (RGB, then further channels) that normalises to (about) zero: what lies outside an image."""
+        mean = (*self.mean[2::-1], *self.mean[3:]) if self.order == "BGR" else self.mean
+        return tuple(round(value) for value in mean)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image with its labels: H x W x 3 uint8 RGB, H x W int16 (class index or ``VOID``)."""
+    """An image with its labels: H x W x 3 (or more channels) uint8 RGB, H x W int16 (class index or ``VOID``)."""
 
     image: np.ndarray
     labels: np.ndarray

@@ -18,6 +18,7 @@ from fullyconv.data.problems import group
 from fullyconv.files import BadFile
 from fullyconv.recipes import RECIPES
 from fullyconv.train.assemble import BadData, prepare
+from fullyconv.types import Levels
 
 CLASSES = "classes: [ground, tree]\n"
 
@@ -238,8 +239,10 @@ def test_pictures_of_several_depths_are_told(root: Path) -> None:
         Image.fromarray(values).save(root / path)
     report = check_folder(open_folder(root))
     assert report.problems == []
+    assert report.levels == Levels(((0, 4095),))  # of the training pictures
+    assert "one range for all pictures: 0 to 4095" in report.folder.note
     (warning,) = report.warnings
-    assert "scaled differently: white is 4095 in 2, 65535 in 1" in str(warning)
+    assert "c.png: 91% of its numbers lie beyond the range of the training pictures" in str(warning)
 
 
 def test_transparent_pictures_are_told(root: Path) -> None:

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import nn
 
 from fullyconv import ClassSet, Preprocess, Segmenter, build, save
+from fullyconv.data.images import read_image
 from fullyconv.data.place import read_place
 from fullyconv.outputs import MANIFEST
 from fullyconv.predict.folder import find_images, predict_files
-from fullyconv.predict.image import as_pixels
 
 RNG = np.random.default_rng(0)
 GEO = [(33550, 12, 3, (2.0, 2.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 500000.0, 4600000.0, 0.0), True)]
@@ -132,5 +132,5 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path: Path) -> None:
     assert 0 < [line["rows"] for line in lines if line["file"] == part][-1] < 9000
     subprocess.run(command, cwd=tmp_path, check=True, timeout=600)
     mask = np.asarray(Image.open(tmp_path / "out" / "x.png"))
-    expected = model.predict(as_pixels(tmp_path / "x.tif")).labels
+    expected = model.predict(read_image(tmp_path / "x.tif")).labels
     assert (mask == np.array([3, 5, 9])[expected]).mean() > 0.9999

@@ -108,7 +108,7 @@ def test_changed_weights_are_seen() -> None:
 def test_what_is_no_picture_is_refused(model: Segmenter, predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"image\.transpose"):
         predictor(np.zeros((2, 3, 8, 9), np.uint8))
-    with pytest.raises(ValueError, match=r"0\.\.255"):
+    with pytest.raises(ValueError, match=r"span=\(0, 1\)"):
         predictor(torch.zeros(8, 9, 3))
     with pytest.raises(ValueError, match="a batch holds images"):
         predictor(np.zeros((0, 8, 9, 3), np.uint8))

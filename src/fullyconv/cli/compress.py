@@ -34,16 +34,20 @@ def compress(
     import torch
 
     from fullyconv.checkpoint import CONFIG, WEIGHTS, find_model, load_network, save
-    from fullyconv.data.images import read_image
+    from fullyconv.files import BadFile
     from fullyconv.outputs import Outputs
+    from fullyconv.predict.inputs import pixels_of
     from fullyconv.surgery import compress as truncate
+    from fullyconv.types import Preprocess
 
     import_from_here(*(trust or ()))
     source = find_model(model)
     outputs = Outputs(out_, inputs=[image, source / WEIGHTS, source / CONFIG], overwrite=overwrite)
     outputs.check([WEIGHTS, CONFIG])
     network, config = load_network(model, trust=trust or ())
-    picture = torch.from_numpy(config.preprocess(read_image(image)))[None]
+    if not isinstance(config.preprocess, Preprocess):
+        raise BadFile(model, "labels scenes, not pictures", "name a model of pictures")
+    picture = torch.from_numpy(config.preprocess(pixels_of(image, config.preprocess, network.in_channels)))[None]
     report = truncate(network, layer or FULLY_CONNECTED, picture, rank=rank, error=error)
     notes = config.notes | {"ranks": report.ranks, "compressed_from": str(model)}
     with outputs.writing(WEIGHTS, CONFIG):

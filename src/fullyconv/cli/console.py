@@ -169,7 +169,8 @@ def print_report(report: Report) -> None:
     for index, name in enumerate(report.classes.names):
         shares.add_row(name, *(f"{figures.shares[index]:.2%}" for figures in report.splits.values()))
     out.print(shares)
-    out.print(f"mean {report.mean}  standard deviation {report.std}  (RGB, 0..255)")
+    channels = "RGB" if len(report.mean) == 3 else "of each channel"
+    out.print(f"mean {report.mean}  standard deviation {report.std}  ({channels}, 0..255)")
     print_warnings(report.warnings)
     print_problems(report.problems)
 

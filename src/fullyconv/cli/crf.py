@@ -50,7 +50,7 @@ def tune(
 
     import_from_here(*(trust or ()))
     segmenter = CRFSegmenter(load(model, device=device, trust=trust or ()), CRFParameters())
-    _, pairs = pairs_to_score(data, split, segmenter.classes)
+    _, pairs = pairs_to_score(data, split, segmenter)
     pairs = [pairs[index * len(pairs) // min(images, len(pairs))] for index in range(min(images, len(pairs)))]
     base = CRFParameters(keep_diagonal=diagonal, exact_smoothness=exact)
     candidates = grid_candidates(base) if search == "grid" else random_candidates(base, count=trials, seed=seed)

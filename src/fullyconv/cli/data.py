@@ -30,6 +30,9 @@ def check(
     label_key: Annotated[str | None, typer.Option(help="Of a scene: name of the label map.")] = None,
     zero: Annotated[str | None, typer.Option(help="Of a scene: what 0 is in the map, unlabelled or class.")] = None,
     mask_suffix: MaskSuffixOption = None,
+    pages: Annotated[
+        str | None, typer.Option(help="Of pictures of several pages the one to take, from 0, or channels: all.")
+    ] = None,
 ) -> None:
     """Read a data set once and list what is in it and what is wrong with it; exit status 1 if anything is.
 
@@ -52,7 +55,7 @@ def check(
     if labels or cube_key or label_key or zero:
         raise ValueError(f"{data} is no scene's file: --labels, --cube-key, --label-key and --zero are for scenes")
     with Bars() as bars:
-        report = check_folder(open_folder(data, mask_suffix), progress=bars)
+        report = check_folder(open_folder(data, mask_suffix), pages=_pages(pages), progress=bars)
         kin = find_kin(report.folder.splits, progress=bars)
         bounds = sample_bounds(usable_pairs(report), report.classes, progress=bars)
     print_report(report)
@@ -65,6 +68,15 @@ def check(
         write_inferred_classes(report, data)
     if report.problems:
         raise typer.Exit(1)
+
+
+def _pages(word: str | None) -> int | Literal["channels"] | None:
+    """Read which pages of pictures count."""
+    if word is None or word == "channels":
+        return "channels" if word else None
+    if not word.isdecimal():
+        raise ValueError(f"--pages is a number from 0, or channels, not {word!r}")
+    return int(word)
 
 
 def _check_scene(files: SceneFiles) -> None:

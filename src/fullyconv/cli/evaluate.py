@@ -94,7 +94,7 @@ def evaluate(
         return
     figures = ScoreFiles(json_file, overwrite=overwrite)
     page = None if report is None else single_output(report / FILE_NAME, overwrite=overwrite)
-    folder, pairs = pairs_to_score(data, split, segmenter.classes, mask_suffix=mask_suffix)
+    folder, pairs = pairs_to_score(data, split, segmenter, mask_suffix=mask_suffix)
     for problem in folder.problems:
         complain("not scored", problem)
     pairs = _unseen(model, pairs, everything=split is None and pairs is folder.splits.get("all"))

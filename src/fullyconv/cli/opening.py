@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fullyconv.data.pairs import Folder, Pair
     from fullyconv.networks.fcn import FCN
     from fullyconv.predict.image import Segmenter
-    from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
+    from fullyconv.types import Preprocess, SpectralPreprocess
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,12 @@ def class_index(wanted: str, names: Sequence[str], count: int) -> int:
 
 
 def pairs_to_score(
-    data: Path, split: str | None, model: ClassSet, *, mask_suffix: str | None = None
+    data: Path, split: str | None, segmenter: Segmenter, *, mask_suffix: str | None = None
 ) -> tuple[Folder, list[Pair]]:
-    """Open a data set to score a model on a split of it; says so where its classes are not in the model's order."""
+    """Open a data set to score a model on a split of it; says so where its classes are not in the model's order.
+
+    Images are read by the model's range of numbers.
+    """
     from fullyconv.data.folder import evaluation_split, open_folder
     from fullyconv.data.matching import match_classes
     from fullyconv.files import BadFile
@@ -149,8 +152,9 @@ def pairs_to_score(
     if data.is_file() and is_scene(data):
         raise BadFile(data, "a scene's file, and this model labels pictures", "name a folder of pictures with masks")
     folder = open_folder(data, mask_suffix)
-    if note := match_classes(folder, model):
+    if note := match_classes(folder, segmenter.classes):
         complain("careful", note)
+    folder.splits = {name: segmenter.seen(pairs) for name, pairs in folder.splits.items()}
     return folder, evaluation_split(folder, split)
 
 

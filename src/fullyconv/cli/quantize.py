@@ -27,7 +27,6 @@ def quantize(
     CPU. Example: `fullyconv quantize runs/camvid/model camvid/`.
     """
     from fullyconv.data.folder import open_folder
-    from fullyconv.data.images import read_image
     from fullyconv.machine import frozen
     from fullyconv.predict.quantised import find_quantisation, store_quantisation
 
@@ -38,7 +37,7 @@ def quantize(
     count = min(images, len(known))
     chosen = [known[index * len(known) // count] for index in range(count)]
     out.print(f"calibrating on {len(chosen)} of {len(known)} pictures")
-    pictures = [read_image(pair.image) for pair in chosen]
+    pictures = [segmenter.pixels(pair.image) for pair in chosen]
     found = find_quantisation(frozen(segmenter.network), segmenter.preprocess, pictures)
     out.print(f"{store_quantisation(model, found)}")
     if "val" in splits:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,15 +16,17 @@ import numpy as np
 from fullyconv.data.classes import FILE_NAME, ClassGuess
 from fullyconv.data.dataset import labels_of, picture_digest, read_stored, size_mismatch
 from fullyconv.data.folder import SPLITS
-from fullyconv.data.images import TRANSPARENT, read_raster, rgb
+from fullyconv.data.images import TRANSPARENT, picture_levels, read_raster
+from fullyconv.data.levels import Pages, fit_levels
 from fullyconv.data.masks import RawMask
 from fullyconv.data.matching import listed, stated_classes
 from fullyconv.data.pairs import Folder, Pair
-from fullyconv.data.raster import Raster, white_level
+from fullyconv.data.raster import COLOURS, Raster, white_level
 from fullyconv.files import BadFile
-from fullyconv.types import ClassSet
+from fullyconv.types import ClassSet, Levels
 
 Result = TypeVar("Result")
+MOST_BEYOND = 0.05  # of a picture's numbers outside the range that was fitted, without a word
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
@@ -52,14 +55,15 @@ class Report:
     classes: ClassSet
     inferred: bool
     splits: dict[str, SplitFigures]
-    mean: tuple[float, float, float]  # RGB, 0..255, over the training split (or all that there is)
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]  # of each channel (RGB first), 0..255, over the training split (or all that there is)
+    std: tuple[float, ...]
     problems: list[BadFile]  # training refuses the data set, or leaves out the pairs at fault
     warnings: list[BadFile]  # worth knowing: training goes on
     bad_pairs: set[Path]  # images whose pair cannot be used
     sizes: dict[Path, tuple[int, int]]  # height and width of every image that was read
     digests: dict[Path, str]  # of the pixels and labels of every pair that can be read, by its image
     pictures: dict[Path, bytes]  # the digests of the pixels alone
+    levels: Levels | None = None  # the range that images are read by
 
 
 @dataclass
@@ -121,12 +125,15 @@ def _stored(pair: Pair) -> RawMask | BadFile:
         return bad
 
 
-def check_folder(folder: Folder, classes: ClassSet | None = None, *, progress: Progress | None = None) -> Report:
+def check_folder(
+    folder: Folder, classes: ClassSet | None = None, *, pages: Pages = None, progress: Progress | None = None
+) -> Report:
     """Read every pair of every split and list what is wrong with it.
 
     Args:
-        folder: The data set.
+        folder: The data set; its pairs then know by which range of numbers their images are read.
         classes: What its masks hold, instead of the data set's own.
+        pages: Of files of several pages, which one is the image, or all as ``channels``.
         progress: Told of every pair that is read.
 
     Returns:
@@ -139,7 +146,12 @@ def check_folder(folder: Folder, classes: ClassSet | None = None, *, progress: P
     if classes is None:
         classes, inferred = find_classes(folder, progress=progress)
     known = classes
-    report = Report(folder, classes, inferred, {}, (0, 0, 0), (0, 0, 0), list(folder.problems), [], set(), {}, {}, {})
+    levels, channels = fit_levels(folder.splits.get("train") or [*chain(*folder.splits.values())], pages)
+    folder.read_as(levels, channels)
+    folder.say(_said(levels, channels))
+    blank = (0.0,) * channels
+    problems = list(folder.problems)
+    report = Report(folder, classes, inferred, {}, blank, blank, problems, [], set(), {}, {}, {}, levels)
     tally = _Tally(report)
     for split, pairs in folder.splits.items():
         report.splits[split] = SplitFigures(pixels=np.zeros(len(classes), np.int64))
@@ -154,6 +166,16 @@ def check_folder(folder: Folder, classes: ClassSet | None = None, *, progress: P
     return report
 
 
+def _said(levels: Levels | None, channels: int) -> str:
+    """Say how numbers are read, where that was decided here."""
+    if levels is None or (channels == COLOURS and levels.ranges == ((0.0, 255.0),)):
+        return ""
+    ranges = [f"{low:g} to {high:g}" for low, high in levels.ranges]
+    said = ", ".join(ranges[:3]) + (f" and {len(ranges) - 3} more ranges" if len(ranges) > 3 else "")
+    bands = f"{channels} channels; " if channels > COLOURS else ""
+    return f"{bands}numbers are read as levels 0 to 255 by one range for all pictures: {said}"
+
+
 def usable_pairs(report: Report) -> list[Pair]:
     """Return the pairs with nothing wrong, each once, whatever splits list it."""
     pairs = {pair.image: pair for pairs in report.folder.splits.values() for pair in pairs}
@@ -165,7 +187,7 @@ class _Tally:
 
     def __init__(self, report: Report) -> None:
         self._report = report
-        self._sums, self._count = np.zeros((2, 3)), 0  # of pixels and of their squares; pixels
+        self._sums, self._count = np.zeros((2, len(report.mean))), 0  # of pixels and of their squares; pixels
         self.copies: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)  # by a digest of their pixels
         self.whites: dict[float, list[Path]] = defaultdict(list)
 
@@ -187,16 +209,15 @@ class _Tally:
         if split in ("train", "all") or "train" not in report.folder.splits:
             self._sums, self._count = self._sums + seen.sums, self._count + seen.size[0] * seen.size[1]
 
-    def mean_and_deviation(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Return the statistics of the training pixels, RGB, 0..255."""
+    def mean_and_deviation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return the statistics of the training pixels, of each channel, 0..255."""
         mean, squares = self._sums / max(1, self._count)
         # A blank set must not divide by zero.
-        return _triple(mean), _triple(np.sqrt(np.maximum(squares - mean**2, 1.0)))
+        return _rounded(mean), _rounded(np.sqrt(np.maximum(squares - mean**2, 1.0)))
 
 
-def _triple(values: np.ndarray) -> tuple[float, float, float]:
-    red, green, blue = (round(float(value), 3) for value in values)
-    return red, green, blue
+def _rounded(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(round(float(value), 3) for value in values)
 
 
 def _ahead(
@@ -212,12 +233,12 @@ def _ahead(
 
 def _read(pair: Pair, classes: ClassSet) -> _Seen:
     try:
-        raster = read_raster(pair.image)
-        image = rgb(raster, pair.image)
+        raster = read_raster(pair.image, None if pair.levels is None else pair.levels.pages)
+        image = picture_levels(raster, pair.image, pair.levels, pair.channels)
     except BadFile as bad:
         return _Seen(pair, bad)
     digest = picture_digest(image)
-    seen = _Seen(pair, digest=digest, white=_white(raster), warnings=_warnings(raster, pair))
+    seen = _Seen(pair, digest=digest, white=_white(raster, pair), warnings=_warnings(raster, pair))
     try:
         raw = read_stored(pair)
         labels = labels_of(raw, pair, classes)
@@ -230,7 +251,7 @@ def _read(pair: Pair, classes: ClassSet) -> _Seen:
         problem = BadFile(
             pair.mask, "all pixels are void", "label it, or remove the pair: nothing can be learnt from it"
         )
-    pixels = image.reshape(-1, 3)
+    pixels = image.reshape(-1, image.shape[2])
     sums = np.stack([pixels.sum(0, dtype=np.float64), np.square(pixels, dtype=np.float32).sum(0, dtype=np.float64)])
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     void = labels.size - int(counts.sum())
@@ -238,15 +259,22 @@ def _read(pair: Pair, classes: ClassSet) -> _Seen:
     return replace(seen, problem=problem, size=labels.shape, counts=counts, void=void, sums=sums, both=both)
 
 
-def _white(raster: Raster) -> float:
+def _white(raster: Raster, pair: Pair) -> float:
     """Return the number that was taken for white; 255 where there was no choice."""
-    if raster.kind not in ("grey", "rgb") or (raster.bits <= 8 and raster.values.dtype.kind in "bu"):
+    if not raster.deep:
         return 255.0
-    return white_level(raster.values, raster.bits)
+    return white_level(raster.values, raster.bits) if pair.levels is None else pair.levels.ranges[0][1]
 
 
 def _warnings(raster: Raster, pair: Pair) -> tuple[BadFile, ...]:
-    if not raster.transparent:
+    if pair.levels is not None and raster.deep:
+        numbers = raster.values if len(pair.levels.ranges) == 1 else raster.bands()
+        low, high = np.array(pair.levels.ranges).T
+        beyond = float(((numbers < low) | (numbers > high)).mean())
+        if beyond > MOST_BEYOND:
+            what = f"{beyond:.0%} of its numbers lie beyond the range of the training pictures and are cut off"
+            return (BadFile(pair.image, what, "save it on their scale if it is of another camera"),)
+    if not raster.transparent or pair.channels > COLOURS:
         return ()
     return (BadFile(pair.image, TRANSPARENT, "paint them on a background if their colours mean nothing"),)
 

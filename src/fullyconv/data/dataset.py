@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fullyconv.augment import Augmentation, augment, sample_rng
-from fullyconv.data.images import read_image
+from fullyconv.data.images import picture_levels, read_image, read_raster
 from fullyconv.data.masks import RawMask, decode_mask, read_raw_mask
 from fullyconv.data.mat import read_mat
 from fullyconv.data.pairs import Pair
+from fullyconv.data.raster import COLOURS
 from fullyconv.files import BadFile
 from fullyconv.machine import free_memory
 from fullyconv.types import ClassSet, Preprocess, Sample
@@ -33,22 +34,30 @@ def read_sample(pair: Pair, classes: ClassSet) -> Sample:
         classes: What the numbers or colours of the mask mean, where the pair does not say.
 
     Returns:
-        The image, H x W x 3 uint8 RGB, its labels, H x W int16, and the stem.
+        The image, H x W x 3 uint8 RGB (or of more channels), its labels, H x W int16, and the stem.
 
     Raises:
         BadFile: For a file that cannot be used, a label that is no class, or sizes that differ.
     """
-    image, labels = read_image(pair.image), read_labels(pair, classes)
+    image, labels = read_picture(pair), read_labels(pair, classes)
     if image.shape[:2] != labels.shape:
         raise size_mismatch(pair, image.shape[:2], labels.shape)
     return Sample(image, labels, pair.name)
+
+
+def read_picture(pair: Pair) -> np.ndarray:
+    """Read a pair's image as its network sees it, H x W x 3 (or more channels) uint8; raises ``BadFile``."""
+    if pair.levels is None and pair.channels == COLOURS:
+        return read_image(pair.image)
+    raster = read_raster(pair.image, None if pair.levels is None else pair.levels.pages)
+    return picture_levels(raster, pair.image, pair.levels, pair.channels)
 
 
 def picture_digest(image: np.ndarray) -> bytes:
     """Return what tells a picture from all others, whatever it is called: 16 bytes that follow from size and pixels.
 
     Args:
-        image: H x W x 3 uint8.
+        image: H x W x C uint8.
 
     >>> picture_digest(np.zeros((2, 3, 3), np.uint8)) == picture_digest(np.zeros((3, 2, 3), np.uint8))
     False
@@ -77,7 +86,7 @@ def trained_on(pairs: Sequence[Pair], notes: Mapping[str, Any]) -> list[Pair]:
     """
     word = str(notes.get(TRAINED_ON, ""))
     known = {word[start : start + DIGITS] for start in range(0, len(word), DIGITS)}
-    return [pair for pair in pairs if known and picture_digest(read_image(pair.image)).hex()[:DIGITS] in known]
+    return [pair for pair in pairs if known and picture_digest(read_picture(pair)).hex()[:DIGITS] in known]
 
 
 Reader = Callable[[Pair, ClassSet], Sample]
@@ -196,7 +205,7 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         return self._read(self.pairs[index], self.classes)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return 3 x h x w float32 and h x w int64 (``VOID`` where not scored)."""
+        """Return 3 (or more) x h x w float32 and h x w int64 (``VOID`` where not scored)."""
         epoch, index = divmod(position, len(self.pairs))
         rng = sample_rng(seed=self.seed, epoch=epoch, index=index)
         view = augment(self._sample(index), self.options, fill=self.preprocess.fill, rng=rng)

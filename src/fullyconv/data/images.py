@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import (
@@ -21,10 +21,11 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours
+from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours, levels_of
 from fullyconv.data.tiff import is_tiff, read_tiff
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
+from fullyconv.types import Levels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".avif")
 SCENES = (".mat", ".hdr", ".npy", ".npz")  # what hyperspectral scenes come in, beside TIFF
@@ -52,17 +53,18 @@ KINDS: dict[str, tuple[Kind, int]] = {  # of Pillow's modes: what the channels a
 CHANNELS = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4}
 
 
-def read_raster(path: Path) -> Raster:
+def read_raster(path: Path, pages: int | Literal["channels"] | None = None) -> Raster:
     """Read the stored numbers of a picture, upright.
 
     What a file is, is told by its content. TIFF files are read by tifffile, PNG files of several 16-bit channels
-    by libpng (Pillow keeps their upper 8 bits), all else by Pillow.
+    by libpng (Pillow keeps their upper 8 bits), JPEG 2000 by OpenJPEG, DICOM by pydicom, all else by Pillow. Of TIFF
+    files with several pages ``pages`` chooses one, from 0, or takes all as ``channels``.
 
     Raises:
         BadFile: For a file that is missing, broken, of another kind, beyond the limits, or of several pictures.
     """
     try:
-        raster = read_tiff(path) if is_tiff(path) else _read_common(path)
+        raster = read_tiff(path, pages) if is_tiff(path) else _read_common(path)
         return raster if raster.turn == 1 else raster.upright()
     except BadFile:
         raise
@@ -229,6 +231,15 @@ def to_rgb(picture: Image.Image) -> np.ndarray:
     """
     raster = from_pillow(picture, turn=orientation(picture))
     return colours(raster.upright() if raster.turn != 1 else raster)
+
+
+def picture_levels(raster: Raster, path: Path, levels: Levels | None, channels: int) -> np.ndarray:
+    """Compute the levels of a picture that was read (``levels_of``), H x W x ``channels`` uint8; raises ``BadFile``."""
+    try:
+        return levels_of(raster, levels, channels)
+    except ValueError as error:
+        fix = "take a model of as many bands" if levels is not None else "rescale it to 8 or 16 bit"
+        raise BadFile(path, str(error), fix) from None
 
 
 def rgb(raster: Raster, path: Path) -> np.ndarray:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fullyconv.data.dataset import read_picture
 from fullyconv.data.groups import guess_groups
-from fullyconv.data.images import read_image
 from fullyconv.data.likeness import ALIKE, count_scenes, nearest, signature
 from fullyconv.data.pairs import Pair
+from fullyconv.data.raster import COLOURS
 from fullyconv.files import BadFile
 
 MOST = 5000  # pictures of a split that are compared: of more, those at even distances
@@ -91,7 +92,7 @@ def find_kin(
 
 def _signature(pair: Pair) -> np.ndarray | None:
     try:
-        return signature(read_image(pair.image))
+        return signature(np.ascontiguousarray(read_picture(pair)[..., :COLOURS]))
     except BadFile:
         return None  # whoever reads all pairs has complained of it
 

@@ -47,8 +47,9 @@ def read_raw_mask(path: Path) -> RawMask:
     if raster.lossy:
         fix = "save masks as PNG, from what they were made of: what JPEG has changed is lost"
         raise BadFile(path, f"a mask saved as {raster.lossy}, which changes its numbers", fix)
-    if raster.kind == "cmyk":
-        raise BadFile(path, "a mask of mode CMYK", SAVE_AS_INDEX)
+    if raster.kind in ("cmyk", "bands"):
+        what = "mode CMYK" if raster.kind == "cmyk" else f"{raster.values.shape[2]} bands of {raster.values.dtype}"
+        raise BadFile(path, f"a mask of {what}", SAVE_AS_INDEX)
     if raster.kind == "rgb":
         return RawMask(_eight_bits(raster, path), turned=raster.turned)
     return RawMask(_whole(raster.values[..., 0], path), raster.palette, raster.turned)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fullyconv.data.images import SUFFIXES
 from fullyconv.data.naming import folded, misnamed_pairs
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
-from fullyconv.types import ClassSet, Preprocess
+from fullyconv.types import ClassSet, Levels, Preprocess
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,18 @@ JUDGED = ("train", "val", "test", "trainval")  # lists that have to be whole
 
 @dataclass(frozen=True)
 class Pair:
-    """An image file and its mask file; ``classes`` are what the mask holds, where they are not the reader's."""
+    """An image file and its mask file; ``classes`` are what the mask holds, where they are not the reader's.
+
+    ``levels`` and ``channels`` say how the image's numbers become what a network sees (``fullyconv.data.levels``).
+    """
 
     image: Path
     mask: Path
     storage: Storage = PICTURES
     classes: ClassSet | None = None
     title: str = ""
+    levels: Levels | None = None
+    channels: int = 3
 
     @property
     def name(self) -> str:
@@ -58,6 +63,13 @@ class Folder:
     note: str = ""  # what was decided that the folder does not say
     classes: ClassSet | None = None  # the official ones, where the folder is a data set we know
     preprocess: Preprocess | None = None  # the papers' for this data set; training measures its own
+
+    def read_as(self, levels: Levels | None, channels: int) -> None:
+        """Let the images of all pairs be read so."""
+        self.splits = {
+            split: [replace(pair, levels=levels, channels=channels) for pair in pairs]
+            for split, pairs in self.splits.items()
+        }
 
     def say(self, note: str) -> None:
         """Add to the note, once."""

@@ -8,7 +8,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-Kind = Literal["grey", "rgb", "palette", "cmyk"]
+from fullyconv.types import Levels
+
+Kind = Literal["grey", "rgb", "palette", "cmyk", "bands"]
+COLOURS = 3
 
 BAND_PX = 1 << 22  # colours are computed so many pixels at a time: temporaries stay small beside the result
 DARKEST_WHITE = 16  # of 255: a picture of deep numbers none of which reaches this is refused, not shown black
@@ -32,8 +35,9 @@ class Raster:
     """A picture as its file stores it.
 
     ``values`` are H x W x C numbers of the file's own type, one channel for grey and palette pictures, three
-    for RGB, four for CMYK. ``bits`` is the depth of a sample; ``inverted`` says that 0 is white; ``palette`` is
-    K x 3 uint8; ``transparent`` that some pixels have an alpha below full, which ``values`` do not hold;
+    for RGB, four for CMYK, any number for ``bands``; ``alpha`` is H x W x 1, if the file has it. ``bits`` is the
+    depth of a sample; ``inverted`` says that 0 is white; ``palette`` is K x 3 uint8; ``transparent`` that some pixels
+    have an alpha below full;
     ``lossy`` that the file's compression changes numbers; ``turn`` is the EXIF orientation, 1 to 8, by which
     ``values`` still have to be turned, ``turned`` the one by which they were.
     """
@@ -47,6 +51,7 @@ class Raster:
     lossy: str = ""
     turn: int = 1
     turned: int = 1
+    alpha: np.ndarray | None = None
 
     def upright(self) -> Raster:
         """Turn the pixels as their EXIF orientation says.
@@ -54,9 +59,50 @@ class Raster:
         >>> Raster(np.array([[[1], [2]]]), "grey", turn=6).upright().values[..., 0].tolist()
         [[1], [2]]
         """
-        swap, rows, columns = UPRIGHT[self.turn]
-        values = self.values.swapaxes(0, 1) if swap else self.values
-        return replace(self, values=np.ascontiguousarray(values[::rows, ::columns]), turn=1, turned=self.turn)
+        alpha = None if self.alpha is None else _turned(self.alpha, self.turn)
+        return replace(self, values=_turned(self.values, self.turn), alpha=alpha, turn=1, turned=self.turn)
+
+    @property
+    def deep(self) -> bool:
+        """Whether numbers have to be brought to 0..255 by a range."""
+        return self.kind in ("grey", "rgb", "bands") and (self.bits > 8 or self.values.dtype.kind not in "bu")
+
+    def bands(self) -> np.ndarray:
+        """Return all numbers of every pixel, alpha among them, H x W x C."""
+        if self.kind == "palette":
+            shown: np.ndarray = checked_palette(self)[self.values[..., 0]]
+            return shown
+        return self.values if self.alpha is None else np.concatenate([self.values, self.alpha], axis=2)
+
+
+def _turned(values: np.ndarray, turn: int) -> np.ndarray:
+    swap, rows, columns = UPRIGHT[turn]
+    return np.ascontiguousarray((values.swapaxes(0, 1) if swap else values)[::rows, ::columns])
+
+
+def levels_of(raster: Raster, levels: Levels | None, channels: int = COLOURS) -> np.ndarray:
+    """Bring a picture to the levels that a network sees.
+
+    Args:
+        raster: The picture.
+        levels: The ranges of deep numbers; without them each picture has its own white (``white_level``).
+        channels: Of the network.
+
+    Returns:
+        H x W x ``channels`` uint8.
+
+    Raises:
+        ValueError: For a picture of another number of bands, and numbers that stand for no level.
+    """
+    if channels == COLOURS and raster.kind != "bands":
+        return colours(raster, levels if raster.deep else None)
+    numbers = raster.bands()
+    if numbers.shape[2] == 2 and channels == COLOURS:
+        numbers = numbers[..., [0, 1, 1]]
+    if numbers.shape[2] != channels or levels is None:
+        wanted = "colours" if channels == COLOURS else f"{channels} bands"
+        raise ValueError(f"{numbers.shape[2]} bands of {numbers.dtype}, not {wanted}")
+    return levels(numbers)
 
 
 def white_level(values: np.ndarray, bits: int) -> float:
@@ -98,11 +144,11 @@ def white_level(values: np.ndarray, bits: int) -> float:
     return float(2 ** min(depth, bits) - 1) if values.dtype.kind == "u" else float(2**depth - 1)
 
 
-def colours(raster: Raster) -> np.ndarray:
+def colours(raster: Raster, levels: Levels | None = None) -> np.ndarray:
     """Compute the colours of a picture, H x W x 3 uint8 RGB.
 
-    Grey levels and RGB are scaled so that white (``white_level``) is 255, rounded; what is min-is-white is
-    inverted. Alpha is not applied: colours are those stored.
+    Grey levels and RGB are scaled by ``levels``, without them so that white (``white_level``) is 255, rounded; what is
+    min-is-white is inverted. Alpha is not applied: colours are those stored.
 
     Raises:
         ValueError: For numbers that stand for no colour.
@@ -110,7 +156,7 @@ def colours(raster: Raster) -> np.ndarray:
     if raster.kind == "rgb" and raster.values.dtype == np.uint8 and raster.bits == 8 and not raster.inverted:
         return raster.values
     height, width, _ = raster.values.shape
-    table = _table(raster)
+    table = _table(raster, levels)
     picture = np.empty((height, width, 3), np.uint8)
     rows = max(1, BAND_PX // width)
     for top in range(0, height, rows):
@@ -121,29 +167,31 @@ def colours(raster: Raster) -> np.ndarray:
     return picture
 
 
-Table = np.ndarray | tuple[float, bool]
-"""The colours of every number, or what white is and whether 0 is it, where a table would be too long."""
+Table = np.ndarray | tuple[Levels, bool]
+"""The colours of every number, or its levels and whether 0 is white, where a table would be too long."""
 
 
-def _table(raster: Raster) -> Table:
+def _table(raster: Raster, levels: Levels | None) -> Table:
     if raster.kind == "palette":
         return checked_palette(raster)
     if raster.kind == "cmyk":
-        return 255.0, False
-    white = white_level(raster.values, raster.bits)
+        return Levels(((0.0, 255.0),)), False
+    if raster.kind == "bands":
+        raise ValueError(f"{raster.values.shape[2]} bands of {raster.values.dtype}, not grey or RGB")
+    levels = levels or Levels(((0.0, white_level(raster.values, raster.bits)),))
     if raster.values.dtype.kind not in "bu" or raster.values.dtype.itemsize > 2:
-        return white, raster.inverted
-    return _scaled(np.arange(2 ** (8 * raster.values.dtype.itemsize)), white, raster.inverted)
+        return levels, raster.inverted
+    return _scaled(np.arange(2 ** (8 * raster.values.dtype.itemsize))[:, None], levels, raster.inverted)[:, 0]
 
 
-def _scaled(values: np.ndarray, white: float, inverted: bool) -> np.ndarray:
-    levels = np.clip(values * (255 / white), 0, 255)  # a view that no rounding takes past white
-    return np.rint(255 - levels if inverted else levels).astype(np.uint8)
+def _scaled(values: np.ndarray, levels: Levels, inverted: bool) -> np.ndarray:
+    found = levels(values)
+    return 255 - found if inverted else found
 
 
 def _look_up(band: np.ndarray, table: Table) -> np.ndarray:
     if isinstance(table, tuple):
-        return _scaled(band.astype(np.float64), *table)
+        return _scaled(band, *table)
     painted: np.ndarray = table[band] if table.ndim == 1 else table[band[..., 0]]
     return painted
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -46,39 +47,84 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in MAGIC
 
 
-def read_tiff(path: Path) -> Raster:
+def read_tiff(path: Path, pages: int | Literal["channels"] | None = None) -> Raster:
     """Read the one picture of a TIFF file; overviews and GDAL's masks beside it are passed over.
 
+    Args:
+        path: The file.
+        pages: Of several pages, the one to read, from 0, or ``channels``: all, one after the other.
+
     Raises:
-        Refused: For files with several pictures, of more bands than a picture has, of other
-            colours or compressions, and beyond the limits.
+        Refused: For files with several pages where none is chosen, of other colours or compressions, and beyond the
+            limits.
         Exception: Of any kind that tifffile and its codecs raise for broken files.
     """
     from tifffile import TiffFile
 
     with TiffFile(path, _multifile=False) as file:
-        page = only_page(file)
-        check_page(page, file)
-        values = _in_order(page.asarray(maxworkers=1), page.axes)
-        return raster_of(page, values)
+        full, planes = _planes(file, pages)
+        if isinstance(pages, int) and pages >= planes:
+            raise Refused(f"no page {pages} in it: {planes}, counted from 0", "choose another")
+        if planes > 1 and (pages == "channels" or _imagej_planes(file)):
+            return _stacked(file, full, pages)
+        return _read_page(full[pages if isinstance(pages, int) else 0], file)
 
 
 def only_page(file: TiffFile) -> TiffPage:
-    """Return the page of full size; raises ``Refused`` if there are several.
+    """Return the page of full size; raises ``Refused`` if there are several."""
+    return _planes(file, None)[0][0]
+
+
+def _planes(file: TiffFile, pages: int | Literal["channels"] | None) -> tuple[list[TiffPage], int]:
+    """Return the pages of full size, and how many planes they hold; raises ``Refused`` where none of several is chosen.
 
     Pages are looked at one by one: tifffile's ``series`` would follow OME-XML into other files.
     """
-    pages = cast("Iterator[TiffPage]", islice(file.pages, MOST_PAGES))
-    full = [page for page in pages if not (page.is_reduced or page.is_mask)]
+    listed = cast("Iterator[TiffPage]", islice(file.pages, MOST_PAGES))
+    full = [page for page in listed if not (page.is_reduced or page.is_mask)]
     if not full:
         raise Refused("no picture of full size in it", "save it as PNG")
     if file.is_svs:
         full = full[:1]  # a slide scanner's: the slide, then its label and thumbnails
-    page = full[0]
-    planes = (file.imagej_metadata or {}).get("images", 1) if file.is_imagej else 1  # all behind one page
-    if len(full) > 1 or planes != 1 or file.is_stk or page.is_volumetric:
-        raise Refused(f"{max(len(full), planes)} pages in one file", "save each as a picture of its own")
-    return page
+    planes = _imagej_planes(file) or len(full)
+    if file.is_stk or full[0].is_volumetric or (planes > 1 and pages is None):
+        fix = "choose one, pages=0 ('--set pages=0', 'data check --pages 0'), or take all as channels, pages=channels"
+        raise Refused(f"{planes} pages in one file", fix)
+    return full, planes
+
+
+def _imagej_planes(file: TiffFile) -> int:
+    """Return how many planes stand behind one page, as ImageJ writes large stacks; 0 if they do not."""
+    planes = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
+    return planes if planes > len(file.pages) else 0
+
+
+def _stacked(file: TiffFile, full: list[TiffPage], pages: int | Literal["channels"] | None) -> Raster:
+    """Take planes of one size as channels, or one of the planes behind an ImageJ page."""
+    rasters = []
+    if _imagej_planes(file):
+        first, series = _read_page(full[0], file), file.series[0]
+        if not series.axes.endswith("YX") or series.nbytes > MOST_BYTES * LIMITS.pixels:
+            raise Refused(f"a stack along {series.axes}", "save it as pages of one channel")
+        planes = series.asarray(maxworkers=1).reshape(-1, *series.shape[-2:])
+        if isinstance(pages, int):
+            return replace(first, values=planes[pages][..., None])
+        rasters = [replace(first, values=plane[..., None]) for plane in planes]
+    else:
+        total = sum(page.size * (1 if page.dtype is None else page.dtype.itemsize) for page in full)
+        if total > MOST_BYTES * LIMITS.pixels:
+            raise Refused(f"{total} bytes of numbers", LIMITS.remedy("pixels"))
+        rasters = [_read_page(page, file) for page in full]
+    first = rasters[0]
+    if len({(each.values.shape, each.values.dtype, each.inverted) for each in rasters}) > 1:
+        raise Refused("pages of several sizes or types", "choose one page, or save them alike")
+    stacked = np.concatenate([each.bands() for each in rasters], axis=2)
+    return Raster(stacked, "bands", first.bits, inverted=first.inverted, lossy=first.lossy, turn=first.turn)
+
+
+def _read_page(page: TiffPage, file: TiffFile) -> Raster:
+    check_page(page, file)
+    return raster_of(page, _in_order(page.asarray(maxworkers=1), page.axes))
 
 
 def check_page(page: TiffPage, file: TiffFile, *, pixels: int | None = None) -> None:
@@ -187,11 +233,13 @@ def raster_of(page: TiffPage, values: np.ndarray) -> Raster:
         values = values.view(np.uint8)
     usual = CHANNELS[kind]
     extra = found - usual
-    if extra < 0 or extra > 1 or (extra == 1 and page.extrasamples[-1:] not in [(code,) for code in ALPHA]):
-        raise Refused(
-            f"{found} bands of {values.dtype}", "give grey or RGB, of 8 or 16 bits, or train it as a scene (hsi)"
-        )
-    transparent = bool(extra) and bool((values[..., usual] != _opaque(values.dtype, page.bitspersample)).any())
+    has_alpha = extra == 1 and page.extrasamples[-1:] in [(code,) for code in ALPHA]
+    if extra and not has_alpha:
+        if kind not in ("grey", "rgb"):
+            raise Refused(f"{found} bands of {values.dtype}", "give grey, RGB or bands that are no colours")
+        kind, usual = "bands", found
+    alpha = np.ascontiguousarray(values[..., usual:]) if has_alpha else None
+    transparent = alpha is not None and bool((alpha != _opaque(values.dtype, page.bitspersample)).any())
     turn = page.tags.valueof(ORIENTATION, 1)
     return Raster(
         np.ascontiguousarray(values[..., :usual]),
@@ -202,6 +250,7 @@ def raster_of(page: TiffPage, values: np.ndarray) -> Raster:
         transparent=transparent,
         lossy="JPEG" if page.compression == JPEG else "",
         turn=turn if isinstance(turn, int) and turn in UPRIGHT else 1,
+        alpha=alpha,
     )
 
 

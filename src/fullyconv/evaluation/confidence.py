@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fullyconv.data.bounds import spread_order
-from fullyconv.data.dataset import read_sample
 from fullyconv.data.pairs import Pair
 from fullyconv.evaluation.scoring import Progress
 from fullyconv.predict.image import Segmenter
@@ -35,7 +34,7 @@ def calibrate(segmenter: Segmenter, pairs: Sequence[Pair], *, progress: Progress
     """
     found = Calibration()
     for done, pair in enumerate(pairs, start=1):
-        sample = read_sample(pair, segmenter.classes)
+        sample = segmenter.sample(pair)
         probabilities = segmenter.predict(sample.image, probabilities=True).probabilities
         if probabilities is None:
             raise ValueError("the model gives no probabilities")
@@ -89,7 +88,7 @@ def fit(segmenter: Segmenter, pairs: Sequence[Pair], *, progress: Progress | Non
     each = max(100, NUMBERS // max(1, len(chosen) * len(segmenter.classes)))
     seen: list[tuple[np.ndarray, np.ndarray]] = []
     for done, pair in enumerate(chosen, start=1):
-        sample = read_sample(pair, segmenter.classes)
+        sample = segmenter.sample(pair)
         labelled = np.flatnonzero((sample.labels >= 0).ravel())
         drawn = np.random.default_rng(done).permutation(labelled)[:each]
         logarithms = segmenter.log_probabilities(sample.image).reshape(len(segmenter.classes), -1)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.data.dataset import read_sample
 from fullyconv.data.pairs import Pair
 from fullyconv.machine import Arithmetic, EngineName
 from fullyconv.predict.image import Segmenter
@@ -86,7 +85,7 @@ def measure_prices(
     classes = len(segmenter.classes)
     counts, changed, pixels = [np.zeros((classes, classes), np.int64) for _ in models], np.zeros(len(models)), 0
     for done, pair in enumerate(pairs, start=1):
-        sample = read_sample(pair, segmenter.classes)
+        sample = segmenter.sample(pair)
         found = [model.predict(sample.image).labels for model in models]
         pixels += found[0].size
         for index, labels in enumerate(found):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from fullyconv.crf import CRFParameters, image_crf
-from fullyconv.data.dataset import read_sample
 from fullyconv.data.pairs import Pair
 from fullyconv.evaluation.scoring import Evaluation, Progress
 from fullyconv.predict.refine import CRFSegmenter
@@ -75,7 +74,7 @@ def compare(
     """Score every pair before and after the CRF, as ``evaluate``; raises ``BadFile`` for a pair that cannot be read."""
     tallies = [_Tally(segmenter, groups), _Tally(segmenter, groups)]
     for done, pair in enumerate(pairs, start=1):
-        sample = read_sample(pair, segmenter.classes)
+        sample = segmenter.sample(pair)
         for tally, prediction in zip(tallies, segmenter.predict_both(sample.image), strict=True):
             tally.add(sample, prediction.labels)
         if progress is not None:
@@ -169,6 +168,6 @@ def tune(
 
 def _energies(segmenter: CRFSegmenter, pairs: Sequence[Pair]) -> Iterator[tuple[Sample, np.ndarray]]:
     for pair in pairs:
-        sample = read_sample(pair, segmenter.classes)
+        sample = segmenter.sample(pair)
         # Beyond float16's range an energy is infinite; long before, its label is out of the question.
         yield sample, np.minimum(segmenter.energies(sample.image), 1e4).astype(np.float16)

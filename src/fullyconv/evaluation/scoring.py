@@ -117,7 +117,7 @@ def evaluate(
     >>> evaluate(model, []).scores.frequency_weighted_iu
     0.0
     """
-    classes = segmenter.classes
+    classes, pairs = segmenter.classes, segmenter.seen(pairs)
     counts = np.zeros((len(classes), len(classes)), np.int64)
     void, image_iu, counted = 0, {}, []
     reading = reading_ahead(pairs, lambda pair: read(pair, classes), size=_bytes)

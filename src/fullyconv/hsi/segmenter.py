@@ -17,7 +17,8 @@ from fullyconv.hsi.pictures import false_colour
 from fullyconv.hsi.scene import Scene
 from fullyconv.machine import ArithmeticName, DeviceName, EngineName
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.image import Look, Picture, Piece, Prediction, Segmenter
+from fullyconv.predict.image import Look, Piece, Prediction, Segmenter
+from fullyconv.predict.inputs import Picture
 from fullyconv.types import VOID, ClassSet, SpectralPreprocess
 
 WHOLE_BYTES = 256 << 20  # of float32 spectra; larger scenes go through the network in bands
@@ -52,7 +53,9 @@ class SceneSegmenter(Segmenter):
             engine=engine,
         )
 
-    def predict(self, image: Picture | Scene, *, probabilities: bool = False) -> Prediction:
+    def predict(  # type: ignore[override]  # one scene at a time
+        self, image: Picture | Scene, *, probabilities: bool = False
+    ) -> Prediction:
         """Label every pixel of a scene.
 
         Large scenes flow through the network in bands of rows, as images do in ``Segmenter.predict``.

@@ -15,13 +15,14 @@ import numpy as np
 
 from fullyconv.data.images import SUFFIXES
 from fullyconv.data.place import Place, read_place
+from fullyconv.data.raster import COLOURS
 from fullyconv.data.rows import Rows, open_rows
 from fullyconv.draw import palette_image, save_picture
 from fullyconv.files import BadFile, whole_file
 from fullyconv.machine import free_memory
 from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
 from fullyconv.predict.beside import Beside, Written
-from fullyconv.predict.image import COLOURS, Picture, Prediction, Segmenter, as_pixels
+from fullyconv.predict.image import Prediction, Segmenter
 from fullyconv.predict.large import Draft, label_large, refuse_beside, write_large
 from fullyconv.predict.uncertainty import Doubter
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
@@ -201,7 +202,6 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
     """
     per_pixel = BYTES_PER_PIXEL + (2 * len(segmenter.classes) if probabilities else 0)
     extras = (".npz",) * probabilities + ("_entropy.png", "_spread.png") * isinstance(segmenter, Doubter)
-    colours = segmenter.network.in_channels == COLOURS  # a network of more channels takes no files, and says so
     outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)
     written = Written(beside, segmenter.classes, outputs, tasks)
     asked = [*beside.asked(probabilities=probabilities), *(["--uncertainty"] * isinstance(segmenter, Doubter))]
@@ -214,14 +214,15 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
         written.write(prediction, target)
         return mask
 
-    def predict(picture: Picture | Rows) -> Prediction | Draft:
+    def predict(picture: np.ndarray | Rows) -> Prediction | Draft:
         if isinstance(picture, Rows):
             return by_rows.predict(picture)
-        return segmenter.predict(picture, probabilities=probabilities)
+        found: Prediction = segmenter.predict(picture, probabilities=probabilities)
+        return found
 
-    work: Work[Picture | Rows, Prediction | Draft] = Work(
+    work: Work[np.ndarray | Rows, Prediction | Draft] = Work(
         suffixes=(".png", "_overlay.jpg", *extras),
-        read=lambda task: by_rows.read(task) if colours else task.image,
+        read=by_rows.read,
         predict=predict,
         write=write,
         more=beside.suffixes,
@@ -249,9 +250,9 @@ class ByRows:
         """Read a picture, or open one that is too large."""
         memory = self._segmenter.picture_memory
         budget = free_memory() // 4 if memory is None else memory
-        found = open_rows(task.image, budget)
+        found = open_rows(task.image, budget) if self._segmenter.network.in_channels == COLOURS else None
         if found is None:
-            return as_pixels(task.image)
+            return self._segmenter.pixels(task.image)
         refuse_beside(found, *self._refused)
         place = read_place(task.image)
         self._places[task.target.as_posix()] = place

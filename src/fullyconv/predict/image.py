@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isqrt
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fullyconv.data.images import read_image, to_rgb
-from fullyconv.draw import overlay, with_legend
+from fullyconv.data.dataset import read_sample
+from fullyconv.data.pairs import Pair
+from fullyconv.data.raster import COLOURS
+from fullyconv.draw import false_colours, overlay, with_legend
 from fullyconv.machine import (
     ArithmeticName,
     DeviceName,
@@ -31,6 +33,7 @@ from fullyconv.machine import (
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.bands import Layout, flow_through, working_bytes
 from fullyconv.predict.engines import Bands, Choice, Engine, Snapshot, make_engine
+from fullyconv.predict.inputs import Given, Order, Picture, Span, pixels_of, split_batch
 from fullyconv.predict.ladder import Ladder, NotFinite
 from fullyconv.predict.streamed import NotStreamed
 from fullyconv.predict.trusted import trusted_precision
@@ -38,7 +41,7 @@ from fullyconv.regions import Polygon, trace
 from fullyconv.regions import simplify as simpler
 from fullyconv.tiles import Tile, plan_tiles
 from fullyconv.trace import NotFollowed
-from fullyconv.types import ClassSet, Preprocess
+from fullyconv.types import ClassSet, Preprocess, Sample
 
 if TYPE_CHECKING:
     from fullyconv.export import Exported
@@ -47,10 +50,6 @@ if TYPE_CHECKING:
 WHOLE_PIXELS = 1_500_000  # larger images go through the network in bands of rows
 WORKING_BYTES = 512 << 20  # that the maps of a part may take, where the machine has it
 SMALLEST_AREA = 32 * 32  # pixels of parts that are made smaller because memory has run out
-COLOURS = 3
-
-Picture = Path | str | Image.Image | np.ndarray
-"""What stands for an image: a path, a PIL image or an array."""
 
 Piece = tuple[slice, slice, Tensor]
 """Rows and columns of an image, and what was found there, ... x h x w."""
@@ -208,28 +207,68 @@ class Segmenter:
         self.soon = False  # whether much is to be predicted: see ``engines.Choice``
         self._made: tuple[Snapshot, Prepared] | None = None
 
-    def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # bytes are no several images
+        self, image: Picture, *, probabilities: bool = ..., order: Order = ..., span: Span = ...
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self, image: Iterable[Picture], *, probabilities: bool = ..., order: Order = ..., span: Span = ...
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        image: Picture | Iterable[Picture],
+        *,
+        probabilities: bool = False,
+        order: Order = "rgb",
+        span: Span = None,
+    ) -> Prediction | list[Prediction]:
         """Label every pixel.
 
         Images of over 1.5 million pixels flow through the network in bands of rows, so the result is that of the whole
         image in a fraction of the memory.
 
         Args:
-            image: A path, a PIL image, or an H x W (x C) uint8 array (RGB, RGBA or grey). A network of K > 3 channels
-                takes an H x W x K array of numbers: RGB, then what it sees beside colour (log-depth, HHA).
+            image: A path or an address, a PIL image, an array H x W (x C) (RGB, RGBA or grey), a tensor C x H x W, the
+                bytes of a file, an open file; or several: a batch (N x H x W x C, tensors N x C x H x W), a list, an
+                iterator. A network of K > 3 channels takes files of K bands if it was trained on such, else arrays
+                H x W x K: RGB, then what it sees beside colour (log-depth, HHA).
             probabilities: Also return those of every class.
+            order: Of the colours of arrays and tensors, ``rgb`` or ``bgr`` (OpenCV's).
+            span: The numbers of arrays and tensors that are black and white, ``(0, 1)``; needed for floating point.
 
         Returns:
-            Labels, and probabilities if asked for, of exactly the image's size.
+            Labels, and probabilities if asked for, of exactly the image's size; of several images a list.
 
         Raises:
             BadFile: For a file that cannot be read.
-            ValueError: For an array that is no image.
+            ValueError: For what is no image.
         """
-        channels = self.network.in_channels
-        pixels = as_pixels(image) if channels == COLOURS else as_channels(image, channels)
-        seen = pixels if channels == COLOURS else np.clip(pixels[..., :COLOURS], 0, 255).astype(np.uint8)
+        given, several = Given(order, span), split_batch(image)
+        if several is not None:
+            return [self._predicted(each, given, probabilities=probabilities) for each in several]
+        return self._predicted(cast("Picture", image), given, probabilities=probabilities)
+
+    def _predicted(self, image: Picture, given: Given, *, probabilities: bool) -> Prediction:
+        """Label the pixels of one picture."""
+        pixels = self.pixels(image, given)
+        seen = pixels if self.network.in_channels == COLOURS else false_colours(pixels)
         return self._label(pixels, seen, probabilities=probabilities)
+
+    def pixels(self, image: Picture, given: Given | None = None) -> np.ndarray:
+        """Read a picture as the network sees it, H x W x K; see ``predict``."""
+        return pixels_of(image, self.preprocess, self.network.in_channels, given or Given())
+
+    def seen(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Let the images of pairs be read as the network sees them: by its range of numbers, with all its channels."""
+        levels = self.preprocess.levels
+        return [
+            replace(pair, levels=levels, channels=len(self.preprocess.mean) if levels else COLOURS) for pair in pairs
+        ]
+
+    def sample(self, pair: Pair) -> Sample:
+        """Read a pair as the network sees it; raises ``BadFile`` as ``fullyconv.data.dataset.read_sample`` does."""
+        return read_sample(self.seen([pair])[0], self.classes)
 
     def labels(self, pixels: np.ndarray) -> np.ndarray:
         """Label pictures of one size.
@@ -501,46 +540,3 @@ class Segmenter:
         if self.prepared().engine.precision != "float32":
             return "its weights are finite, so its sums overflow: compute in precision float32"
         return "its weights are finite, so its sums overflow: check the model's weights and its normalisation"
-
-
-def as_pixels(image: Picture) -> np.ndarray:
-    """Bring any accepted form of an image to H x W x 3 uint8 RGB, upright."""
-    if isinstance(image, Path | str):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"this model labels pictures (a path, a PIL image or an array), not a {type(image).__name__}")
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
-        hint = _hint(image, (1, 3, 4))
-        raise ValueError(f"an image array is H x W or H x W x C uint8, not {image.shape} {image.dtype}{hint}")
-    if image.ndim == 2 or image.shape[2] == 1:
-        return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
-    if image.shape[2] not in (3, 4):
-        hint = _hint(image, (1, 3, 4))
-        raise ValueError(f"an image array has 1, 3 or 4 channels (grey, RGB, RGBA), not {image.shape[2]}{hint}")
-    return np.ascontiguousarray(image[..., :3])
-
-
-def as_channels(image: Picture, channels: int) -> np.ndarray:
-    """Check an H x W x K array of finite numbers for a network that sees more than colour."""
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
-        given = f"{image.shape}{_hint(image, (channels,))}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"this network takes an H x W x {channels} array (RGB, then its other channels), not {given}")
-    if image.dtype.kind not in "uif" or not np.isfinite(image).all():
-        raise ValueError(f"an image array holds finite numbers, not {image.dtype} with NaN or infinity")
-    return image
-
-
-def _hint(image: np.ndarray, channels: tuple[int, ...]) -> str:
-    """Say how an array that is refused becomes an image, where its shape and type tell.
-
-    >>> _hint(np.zeros((3, 20, 30), np.uint8), (1, 3, 4))
-    ': give image.transpose(1, 2, 0), for its channels come first'
-    """
-    hints = []
-    if image.ndim == 3 and image.shape[0] in channels and image.shape[2] not in channels:
-        hints.append("give image.transpose(1, 2, 0), for its channels come first")
-    if image.dtype.kind == "f" and 1 in channels:  # networks of more channels take any numbers
-        hints.append("bring its values to 0..255 (those of 0..1: times 255) and give them .round().astype(np.uint8)")
-    return f": {'; '.join(hints)}" if hints else ""

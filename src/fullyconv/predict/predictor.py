@@ -14,11 +14,9 @@ from fullyconv.checkpoint import find_model, load_network
 from fullyconv.files import BadFile
 from fullyconv.machine import ArithmeticName, DeviceName, EngineName
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.image import COLOURS, Picture, Segmenter, as_channels, as_pixels
+from fullyconv.predict.image import Segmenter
+from fullyconv.predict.inputs import Picture
 from fullyconv.types import ClassSet, Preprocess
-
-Shown = Picture | Tensor
-"""What stands for one image; arrays and tensors also for a batch."""
 
 
 class Predictor:
@@ -79,10 +77,10 @@ class Predictor:
         return self.segmenter.classes
 
     @overload
-    def __call__(self, images: Shown) -> np.ndarray: ...
+    def __call__(self, images: Picture) -> np.ndarray: ...
     @overload
-    def __call__(self, images: list[Shown] | tuple[Shown, ...]) -> list[np.ndarray]: ...
-    def __call__(self, images: Shown | list[Shown] | tuple[Shown, ...]) -> np.ndarray | list[np.ndarray]:
+    def __call__(self, images: list[Picture] | tuple[Picture, ...]) -> list[np.ndarray]: ...
+    def __call__(self, images: Picture | list[Picture] | tuple[Picture, ...]) -> np.ndarray | list[np.ndarray]:
         """Label every pixel.
 
         Args:
@@ -98,14 +96,12 @@ class Predictor:
             ValueError: For an array that is no image, and where the network's scores are not finite.
         """
         if isinstance(images, list | tuple):
-            return self._each([self._pixels(image) for image in images])
-        if isinstance(images, Tensor):
-            images = images.detach().cpu().numpy()
-        if isinstance(images, np.ndarray) and images.ndim == 4:
+            return self._each([self.segmenter.pixels(image) for image in images])
+        if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
             if len(images) == 0:
-                raise ValueError(f"a batch holds images, not {images.shape}")
-            return self.segmenter.labels(np.stack([self._pixels(image) for image in images]))
-        labels: np.ndarray = self.segmenter.labels(self._pixels(images)[None])[0]
+                raise ValueError(f"a batch holds images, not {tuple(images.shape)}")
+            return self.segmenter.labels(np.stack([self.segmenter.pixels(image) for image in images]))
+        labels: np.ndarray = self.segmenter.labels(self.segmenter.pixels(images)[None])[0]
         return labels
 
     def _each(self, images: list[np.ndarray]) -> list[np.ndarray]:
@@ -115,12 +111,6 @@ class Predictor:
             for _, same in groupby(images, lambda image: image.shape)
             for labels in self.segmenter.labels(np.stack(list(same)))
         ]
-
-    def _pixels(self, image: Shown) -> np.ndarray:
-        """Bring an image to H x W x K."""
-        given = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-        channels = self.segmenter.network.in_channels
-        return as_pixels(given) if channels == COLOURS else as_channels(given, channels)
 
 
 def _opened(model: Path | str | FCN, device: DeviceName, trust: str | Sequence[str]) -> Segmenter:

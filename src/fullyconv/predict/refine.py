@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from fullyconv.crf import CRFParameters, image_crf
+from fullyconv.draw import false_colours
 from fullyconv.predict.around import Around
-from fullyconv.predict.image import Picture, Prediction, Segmenter, as_pixels
+from fullyconv.predict.image import Prediction, Segmenter
+from fullyconv.predict.inputs import Picture
 
 
 class CRFSegmenter(Around):
@@ -20,17 +22,19 @@ class CRFSegmenter(Around):
         super().__init__(segmenter)
         self.parameters, self._before = parameters, segmenter
 
-    def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
-        """Label every pixel as ``Segmenter.predict`` does, then let the pixels agree."""
-        return self.predict_both(image, probabilities=probabilities)[1]
-
     def predict_both(self, image: Picture, *, probabilities: bool = False) -> tuple[Prediction, Prediction]:
         """Predict before and after the CRF."""
-        pixels = as_pixels(image)
-        unary = self.energies(pixels)
-        before = self._prediction(pixels, unary, np.exp(-unary) if probabilities else None)
-        marginals = image_crf(pixels, self.parameters).marginals(unary, iterations=self.parameters.iterations)
-        return before, self._prediction(pixels, -marginals, marginals if probabilities else None)
+        return self._both(self.pixels(image), probabilities=probabilities)
+
+    def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
+        """Label every pixel, then let the pixels agree."""
+        return self._both(pixels, probabilities=probabilities)[1]
+
+    def _both(self, pixels: np.ndarray, *, probabilities: bool) -> tuple[Prediction, Prediction]:
+        unary, seen = self.energies(pixels), false_colours(pixels)
+        before = self._prediction(seen, unary, np.exp(-unary) if probabilities else None)
+        marginals = image_crf(seen, self.parameters).marginals(unary, iterations=self.parameters.iterations)
+        return before, self._prediction(seen, -marginals, marginals if probabilities else None)
 
     def energies(self, pixels: np.ndarray) -> np.ndarray:
         """Return the -log probabilities, before the CRF, of H x W x 3 uint8 pixels, C x H x W float32."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fullyconv.machine import twin
 from fullyconv.predict.around import Around
-from fullyconv.predict.image import Picture, Prediction, Segmenter, Uncertainty, as_pixels
+from fullyconv.predict.image import Prediction, Segmenter, Uncertainty
 from fullyconv.predict.views import Views, ViewsSegmenter
 from fullyconv.scores.calibration import temper
 
@@ -68,11 +68,10 @@ class Doubter(Around):
         """Say what the looks are."""
         return f"{SAMPLES} dropout samples" if self.drops else "6 views, mirrored and resized"
 
-    def predict(self, image: Picture, *, probabilities: bool = False) -> Prediction:
+    def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
         """Label every pixel as the model does, and say how certain it is."""
-        pixels = as_pixels(image)
-        found = self._plain.predict(pixels, probabilities=probabilities)
-        return replace(found, uncertainty=self.doubt(pixels))
+        found: Prediction = self._plain.predict(pixels, probabilities=probabilities)
+        return replace(found, image=seen, uncertainty=self.doubt(pixels))
 
     def doubt(self, pixels: np.ndarray) -> Uncertainty:
         """Look at H x W x 3 uint8 pixels several times.

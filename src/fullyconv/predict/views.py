@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from fullyconv.data.raster import COLOURS
 from fullyconv.predict.around import Around
-from fullyconv.predict.image import COLOURS, Prediction, Segmenter
+from fullyconv.predict.image import Prediction, Segmenter
 from fullyconv.scores.calibration import temper
 
 

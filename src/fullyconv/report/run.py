@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.data.dataset import read_sample
 from fullyconv.data.pairs import Pair
-from fullyconv.draw import ERROR_COLOURS, colourise, errors, heat
+from fullyconv.draw import ERROR_COLOURS, colourise, errors, false_colours, heat
 from fullyconv.evaluation import Evaluation
 from fullyconv.evaluation.confidence import Fit
 from fullyconv.files import parse_json
@@ -121,7 +120,7 @@ def worst_and_best(image_iu: dict[str, float], *, most: int = SHOWN) -> tuple[li
 
 
 def _shown(segmenter: Segmenter, pair: Pair, iu: float) -> Shown:
-    sample = read_sample(pair, segmenter.classes)
+    sample = segmenter.sample(pair)
     if isinstance(segmenter, CRFSegmenter):
         before, after = (prediction.labels for prediction in segmenter.predict_both(sample.image))
         guesses = {"before the CRF": before, "after the CRF": after}
@@ -132,9 +131,9 @@ def _shown(segmenter: Segmenter, pair: Pair, iu: float) -> Shown:
         name: colourise(labels, segmenter.classes) for name, labels in {"truth": sample.labels, **guesses}.items()
     }
     chances = segmenter.predict(sample.image, probabilities=True).probabilities
-    views = {"image": sample.image, **painted, "errors": errors(sample.labels, after)}
+    views = {"image": false_colours(sample.image), **painted, "errors": errors(sample.labels, after)}
     if chances is not None:
-        views[ENTROPY] = heat(sample.image, entropy(chances.astype(np.float32)), low=0, high=1)
+        views[ENTROPY] = heat(false_colours(sample.image), entropy(chances.astype(np.float32)), low=0, high=1)
     return Shown(
         pair.name,
         iu,

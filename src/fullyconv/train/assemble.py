@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -77,7 +77,7 @@ def prepare(
     folder.keep(("train", "val", "all"))
     if recipe.split == "group" or recipe.fold is not None:
         regroup(folder, recipe.group if recipe.split == "group" else EACH, hold_out=recipe.hold_out, fold=recipe.fold)
-    report = check_folder(folder, recipe.classes, progress=progress)
+    report = check_folder(folder, recipe.classes, pages=recipe.pages, progress=progress)
     if report.problems and not skip_problems:
         raise BadData(report)
     folder.splits = {
@@ -188,12 +188,32 @@ def _make_network(
     network = build(recipe.network_name, len(report.classes), upsampling=recipe.upsampling)
     _check_trainable(network, recipe.network_name)
     moved, learned_on = take_weights(network, recipe, trust) or (None, None)
+    channels = len(report.mean)
+    if channels != network.in_channels:
+        network = _widened(network, recipe, channels)
     if moved is not None and folder is not None:
         write_json(folder.path / TRANSPLANT, asdict(moved))
     if recipe.train_only == "scores":
         for trunk in trunk_of(network):
             trunk.requires_grad_(False)
-    return network, recipe.preprocess or learned_on or Preprocess(mean=report.mean, std=report.std)
+    if channels > COLOURS or not (recipe.preprocess or learned_on):
+        return network, Preprocess(mean=report.mean, std=report.std, levels=report.levels)
+    return network, replace(recipe.preprocess or learned_on or Preprocess(), levels=report.levels)
+
+
+def _widened(network: FCN, recipe: Recipe, channels: int) -> FCN:
+    """Let a network see more than colours: its first layer's further weights are the mean of those of colours."""
+    name = recipe.network_name
+    try:
+        wider = build(name, network.classes, upsampling=recipe.upsampling, channels=channels)
+    except ValueError as error:
+        raise ValueError(f"pictures of {channels} channels: {error}") from None
+    (key,) = (key for key, tensor in wider.state_dict().items() if tensor.shape != network.state_dict()[key].shape)
+    weights = network.state_dict()
+    first = weights[key]
+    weights[key] = torch.cat([first, first.mean(1, keepdim=True).expand(-1, channels - COLOURS, -1, -1)], dim=1)
+    wider.load_state_dict(weights)
+    return wider
 
 
 def _settling(recipe: Recipe, delivered: FCN, batching: Batching, fabric: Fabric) -> Callable[[int], None] | None:

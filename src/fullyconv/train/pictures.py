@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fullyconv.data.dataset import Reader, read_sample
 from fullyconv.data.pairs import Pair
-from fullyconv.draw import colourise
+from fullyconv.draw import colourise, false_colours
 from fullyconv.evaluation.scoring import Evaluation, Progress, evaluate, merge
 from fullyconv.files import without_nan
 from fullyconv.losses import Normalization, hardest_terms, pixel_loss, sample_terms, upsampled_loss
@@ -88,7 +88,7 @@ class Judge:
         for pair in self.pairs[:PICTURED]:
             sample = self.read(pair, classes)
             guess = self.segmenter.predict(sample.image).labels
-            painted = [sample.image, colourise(sample.labels, classes), colourise(guess, classes)]
+            painted = [false_colours(sample.image), colourise(sample.labels, classes), colourise(guess, classes)]
             rows.append(np.concatenate(painted, axis=1))
         height, width = min(row.shape[0] for row in rows), min(row.shape[1] for row in rows)
         return np.concatenate([row[:height, :width] for row in rows])

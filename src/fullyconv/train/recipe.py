@@ -170,6 +170,8 @@ class Recipe(Descent):
     """Epochs between two scorings on the validation pairs; the last epoch is always scored."""
     mask_suffix: str | None = None
     """What the masks' stems have after the images' (``_gt``, ``_labelIds``); ``None`` finds it by counting."""
+    pages: int | Literal["channels"] | None = None
+    """Of pictures of several pages (TIFF) the one to take, from 0, or ``channels``: all of them."""
     split: Literal["given", "group"] = "given"
     """``group`` validates on whole groups of pictures, whatever splits the data set has (but never on ``test``)."""
     group: str | int | None = None
