@@ -85,6 +85,22 @@ def test_data_layers_say_sizes(tmp_path: Path, source: str, shapes: list[tuple[i
     assert found.layers["a"].weight.shape[1] == shapes[0][1]
 
 
+def test_what_is_made_of_unknown_sizes_waits_for_what_is_fed(tmp_path: Path) -> None:
+    found = net(
+        tmp_path,
+        'layer { name: "d" type: "HDF5Data" top: "data" top: "label" hdf5_data_param { source: "x" batch_size: 2 } }',
+        'layer { name: "cut" type: "Slice" bottom: "label" top: "a" top: "b" slice_param { slice_point: 4 } }',
+        'layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 4 } }',
+        'layer { name: "loss" type: "EuclideanLoss" bottom: "fc" bottom: "a" top: "loss" }',
+        'layer { name: "soft" type: "SoftmaxWithLoss" bottom: "fc" bottom: "b" top: "soft" top: "prob" }',
+        'layer { name: "hit" type: "Accuracy" bottom: "prob" bottom: "b" top: "hit" accuracy_param { top_k: 4 } }',
+    )
+    out = found({"data": torch.randn(2, 7), "label": torch.tensor([[0, 0, 0, 0, 2], [2.0, 0, 0, 0, 3]])})
+    assert out["loss"].item() == pytest.approx(1)
+    assert out["soft"].item() == pytest.approx(float(np.log(4)), rel=1e-6)
+    assert out["hit"].item() == 1
+
+
 def test_weights_of_one_name_are_one(tmp_path: Path) -> None:
     filler = 'weight_filler { type: "gaussian" }'
     layers = [

@@ -38,8 +38,6 @@ ADVICE = {
     "BatchReduction": "it is a layer of one fork: write it as Pooling, Reduction or Eltwise",
     "GlobalPooling": "write Pooling with global_pooling: true",
     "Padding": "write the pad into the layer that comes after it",
-    "DepthwiseConvolution": "write Convolution with group: num_output, which computes the same",
-    "ConvolutionDepthwise": "write Convolution with group: num_output, which computes the same",
     "SyncBN": "write BN, which computes the same in one process",
     "BatchNormScale": "write BatchNorm and Scale",
 }

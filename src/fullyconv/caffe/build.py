@@ -12,6 +12,8 @@ from fullyconv.caffe.description import Layer
 from fullyconv.caffe.kind import Fillers, Kind, Shapes, axis_of, count, span
 from fullyconv.caffe.sources import SOURCES
 
+DEPTHWISE = ("ConvolutionDepthwise", "DepthwiseConvolution")  # of forks: a group for each channel
+
 
 def _convolution(layer: Layer, shapes: Shapes) -> nn.Module:
     given = layer.block("convolution_param", fields.Convolution)
@@ -21,10 +23,12 @@ def _convolution(layer: Layer, shapes: Shapes) -> nn.Module:
         raise layer.fail("has no num_output", "add num_output: …")
     channels, outputs = shapes[0][1], count(layer, "num_output", given.num_output)
     groups = count(layer, "group", given.group)
+    if layer.kind in DEPTHWISE:
+        groups = channels
     if channels % groups or outputs % groups:
         raise layer.fail(f"{channels} channels to {outputs} in {groups} groups", "choose a group that divides both")
     kernel, stride, pad, dilation = windows.window_of(layer, given)
-    if layer.kind == "Convolution":
+    if layer.kind != "Deconvolution":
         return nn.Conv2d(channels, outputs, kernel, stride, pad, dilation, groups, bias=given.bias_term)
     return nn.ConvTranspose2d(
         channels, outputs, kernel, stride, pad, groups=groups, bias=given.bias_term, dilation=dilation
@@ -141,6 +145,7 @@ KINDS: dict[str, Kind] = {
     "Deconvolution": Kind(
         _convolution, ("convolution_param",), most=None, most_tops=None, each=True, fillers=_convolution_fillers
     ),
+    **dict.fromkeys(DEPTHWISE, Kind(_convolution, ("convolution_param",), fillers=_convolution_fillers)),
     "InnerProduct": Kind(_inner_product, ("inner_product_param",), fillers=_inner_product_fillers),
     "Embed": Kind(_embed, ("embed_param",), fillers=_embed_fillers),
     "Eltwise": Kind(_eltwise, ("eltwise_param",), least=2, most=None),
@@ -168,7 +173,7 @@ BLOCKS = {block for kind in KINDS.values() for block in kind.blocks} | {
     f"{name}_param"
     for name in (
         "transform", "annotated_data", "data", "dense_image_data", "dummy_data", "hdf5_data", "image_data", "input",
-        "memory_data", "norm", "python", "recurrent", "window_data",
+        "memory_data", "python", "recurrent", "window_data",
     )
 }  # fmt: skip
 

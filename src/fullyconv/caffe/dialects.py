@@ -82,6 +82,29 @@ class _Interp:
 
 
 @dataclass(frozen=True)
+class _Unpooling:
+    """``unpooling_param``, DeconvNet's."""
+
+    unpool: Literal["MAX", "AVE", "TILE"] = "MAX"
+    pad: int = 0
+    kernel_size: int = 0
+    stride: int = 1
+    unpool_size: int | None = None
+    unpool_h: int | None = None
+    unpool_w: int | None = None
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """``norm_param``, of ParseNet and SSD."""
+
+    across_spatial: bool = True
+    scale_filler: Filler = ONE
+    channel_shared: bool = True
+    eps: float = 1e-10
+
+
+@dataclass(frozen=True)
 class PythonLayer:
     """``python_param``."""
 
@@ -170,6 +193,21 @@ class Unpool(nn.Module):
         return top.scatter(2, index, bottom.flatten(2)).reshape(*bottom.shape[:2], height, width)
 
 
+class Normalize(nn.Module):
+    """Divide by the root of the sum of squares over channels (and positions: ``across``), and multiply by ``weight``."""
+
+    def __init__(self, channels: int | None, *, across: bool, eps: float) -> None:
+        super().__init__()
+        self.across, self.eps = across, eps
+        self.weight = nn.Parameter(torch.empty(() if channels is None else channels))
+
+    def forward(self, bottom: Tensor) -> Tensor:
+        """Normalise N x C x …."""
+        axes = list(range(1, bottom.ndim)) if self.across else [1]
+        length = ((bottom**2).sum(axes, keepdim=True) + self.eps).sqrt()
+        return bottom / length * self.weight.reshape(-1, *[1] * (bottom.ndim - 2))
+
+
 class Interp(nn.Module):
     """Bilinear interpolation that maps corners onto corners, of a map from which ``crop`` (before, after) was cut."""
 
@@ -245,6 +283,30 @@ def _upsample(layer: Layer, shapes: Shapes) -> nn.Module:
     return Unpool(size=None, scale=scale, cut=cut)
 
 
+def _unpooling(layer: Layer, shapes: Shapes) -> nn.Module:
+    given = layer.block("unpooling_param", _Unpooling)
+    if given.unpool != "MAX" or given.pad:
+        raise layer.fail(f"unpool is {given.unpool}, pad {given.pad}", "MAX without a pad is supported")
+    height, width = given.unpool_h or given.unpool_size, given.unpool_w or given.unpool_size
+    if height and width:
+        return Unpool(size=(height, width), scale=(1, 1), cut=(0, 0))
+    if given.kernel_size != given.stride:
+        raise layer.fail("its size is not clear", "give unpool_size, or a stride that is the kernel_size")
+    return Unpool(size=None, scale=(given.stride, given.stride), cut=(0, 0))
+
+
+def _normalize(layer: Layer, shapes: Shapes) -> nn.Module:
+    given = layer.block("norm_param", _Norm)
+    if len(shapes[0]) < 2:
+        raise layer.fail(f"a blob of {len(shapes[0])} axes", "it needs N x C x …")
+    channels = None if given.channel_shared else shapes[0][1]
+    return Normalize(channels, across=given.across_spatial, eps=given.eps)
+
+
+def _norm_fillers(layer: Layer) -> Fillers:
+    return (layer.block("norm_param", _Norm).scale_filler,)
+
+
 def _interp(layer: Layer, shapes: Shapes) -> nn.Module:
     given = layer.block("interp_param", _Interp)
     if given.pad_beg > 0 or given.pad_end > 0:
@@ -278,6 +340,9 @@ def _spatial_dropout(layer: Layer, shapes: Shapes) -> nn.Module:
 KINDS: dict[str, Kind] = {
     "BN": Kind(_bn, ("bn_param",), fillers=_bn_fillers),
     "Upsample": Kind(_upsample, ("upsample_param",), most=2),
+    "Unpooling": Kind(_unpooling, ("unpooling_param",), least=2, most=2),
+    "Normalize": Kind(_normalize, ("norm_param",), fillers=_norm_fillers),
+    "ReLU6": Kind(lambda layer, shapes: nn.ReLU6(), ("relu_param", "relu6_param")),
     "Interp": Kind(_interp, ("interp_param",)),
 }
 SPATIAL_DROPOUT = Kind(_spatial_dropout, ("python_param",))

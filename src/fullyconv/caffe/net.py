@@ -113,15 +113,16 @@ class Net(nn.Module):
 
     def _sizes(self, layer: Layer, module: nn.Module, bottoms: Sequence[Tensor]) -> dict[str, Tensor]:
         """Run a layer on sizes alone."""
-        if kind_of(layer).observes:  # labels come in any shape
-            return dict.fromkeys(layer.tops, torch.empty(()))
+        if kind_of(layer).observes:  # labels come in any shape; a second top is like the scores
+            return {top: bottoms[0] if index else torch.empty(()) for index, top in enumerate(layer.tops)}
         try:
             tops = _run(layer, module, bottoms)
         except ValueError as error:
-            fix = "correct the layer, or the sizes of the input"
-            if not self._unsized.isdisjoint(layer.bottoms):
-                fix = "the data layer does not say a size: give load() one, shapes={'data': (1, 3, height, width)}"
-            raise layer.message.fail(str(error), fix) from None
+            if self._unsized.isdisjoint(layer.bottoms):
+                fix = "correct the layer, or the sizes of the input"
+                raise layer.message.fail(str(error), fix) from None
+            # The stand-in for an unknown size says nothing: what is fed decides.
+            tops = {top: torch.empty(1, USUAL_CHANNELS, USUAL_SIDE, USUAL_SIDE) for top in layer.tops}
         if any(top.numel() // max(len(top), 1) > LIMITS.values for top in tops.values() if top.ndim):
             raise layer.fail(f"gives over {LIMITS.values} values", "correct its sizes, or those of the input")
         return tops
