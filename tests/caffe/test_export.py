@@ -42,6 +42,8 @@ LEARNED_AND_FIXED = {
     "nyud-fcn32s-color-hha": (268_848_848, 6_553_600),
 }
 EXPORTABLE = [name for name in [*REFERENCES, *generic_names(), *CLASSIFIERS] if name.partition("-")[2] not in BORDERS]
+# Decoders whose scores have the image's own size: nothing is upsampled, so no border is repeated.
+WHOLE = ["segnet-basic", "segnet-vgg16", "deconvnet-vgg16", "unet-vgg16"]
 LIGHT = ["fcn4s-lenet", "lenet", "voc-fcn-googlenet"]
 
 
@@ -91,7 +93,7 @@ def test_descriptions_of_the_release_load_with_its_parameters_crops_and_sizes(na
     }
 
 
-@pytest.mark.parametrize("name", EXPORTABLE)
+@pytest.mark.parametrize("name", [*EXPORTABLE, *WHOLE])
 def test_every_exported_description_is_recognised(name: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         net = load(described(name, tmp_path))
@@ -179,6 +181,24 @@ def test_networks_come_back_bit_for_bit_and_caffe_computes_the_same(name: str, t
     assert (caffe - scores).abs().max() <= 1e-5 * scores.abs().max()
 
 
+@pytest.mark.parametrize("name", ["segnet-basic", pytest.param("unet-vgg16", marks=pytest.mark.slow)])
+def test_decoders_that_go_all_the_way_up_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    net = wake(build(name, 4))
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -1, 1)
+            nn.init.uniform_(layer.running_var, 0.5, 2)
+    files = export(net, tmp_path)
+    again, image = import_model(*files), torch.randn(1, 3, 32, 64)
+    assert same(net, again)
+    with torch.inference_mode():
+        scores, caffe = net(image), load(*files)({"data": image})["score"]
+        assert torch.equal(again(image), scores)
+        assert (caffe - scores).abs().max() <= 1e-4 * scores.abs().max()
+        with pytest.raises(ValueError, match=r"feed the size|does not take"):
+            load(*files)({"data": torch.randn(1, 3, 31, 61)})
+
+
 def test_learned_upsampling_comes_back_as_learned(tmp_path: Path) -> None:
     net, image = wake(build("fcn4s-lenet", 4, upsampling="learned")), picture("lenet")
     with torch.no_grad():
@@ -231,8 +251,9 @@ def test_nets_that_are_no_network_of_the_papers_say_how_near_they_are(tmp_path: 
 
 
 def test_borders_that_caffe_does_not_have_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="repeats the border"):
-        export(build("fcn8s-resnet18"), tmp_path)
+    for name in ("fcn8s-resnet18", "deeplab-largefov-resnet18"):
+        with torch.device("meta"), pytest.raises(ValueError, match="repeats the border"):
+            export(build(name), tmp_path)
 
 
 def test_the_training_listing_of_fcn_alexnet_is_that_network() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,7 @@ from fullyconv.caffe.net import Net
 from fullyconv.caffe.structure import Numbering, differences
 from fullyconv.caffe.text import Written, to_text
 from fullyconv.files import BadFile
-from fullyconv.networks import BORDERS, CLASSIFIERS, architecture_of, build, generic_names
+from fullyconv.networks import BORDERS, CLASSIFIERS, architecture_of, build, family_names, generic_names
 from fullyconv.networks.architecture import Upsampling
 from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.fcn import FCN
@@ -59,17 +59,24 @@ def import_model(prototxt: Path | str, caffemodel: Path | str, *, name: str | No
     net = load(prototxt, caffemodel)
     network, layers = recognise(net, str(prototxt), name)
     blobs = {layer.name: [tensor.detach() for _, tensor in net.blobs(layer)] for layer in net.described}
-    if any(layer.kind == "Deconvolution" for layer in layers):
+    if any(map(_is_bank, layers)):
         network, layers = _settle_upsampling(network, blobs, str(caffemodel))
     state = {}
     for layer in layers:
         for blob, values in zip(layer.blobs, blobs.get(layer.name, []), strict=True):
             if blob.key is not None:
-                kept = values if layer.kind != "Deconvolution" else _diagonal(values)
+                kept = _diagonal(values) if _is_bank(layer) else values
                 state[blob.key] = kept.reshape(blob.values.shape)  # a matrix fills the convolution it stands for
     _check_scales(layers, blobs, str(caffemodel))
-    network.load_state_dict(state, assign=True)
+    counts = {name: torch.tensor(0) for name in network.state_dict() if name.endswith("num_batches_tracked")}
+    network.load_state_dict(counts | state, assign=True)
     return network.eval()
+
+
+def _is_bank(layer: Written) -> bool:
+    """Return whether a layer is the upsampling of scores, one kernel per class; other deconvolutions mix channels."""
+    key = layer.blobs[0].key if layer.blobs else None
+    return layer.kind == "Deconvolution" and (key is None or key.partition(".")[0].endswith("upsamplers"))
 
 
 def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, list[Written]]:
@@ -87,10 +94,17 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
     numbering = Numbering()
     wanted = numbering.outputs(net)
     nearest: list[tuple[int, str]] = []
-    for candidate in [name] if name else _candidates(net.name, classes.name, wide):
+    # Decoders that came after FCN normalise; it and the classifiers here do not.
+    family = family_names() if any(layer.kind == "BatchNorm" for layer in net.described) else []
+    for candidate in [name] if name else _candidates(net.name, classes.name, wide, family):
         with torch.device("meta"):
             network: FCN | Classifier = build(candidate, wide)
-            layers = network_layers(network)
+            try:
+                layers = network_layers(network)
+            except ValueError:  # Caffe has no layers for it
+                if name:
+                    raise
+                continue
         twin = Net(describe_text(to_text(candidate, layers), candidate), {})
         if numbering.outputs(twin) == wanted:
             return network, layers
@@ -103,14 +117,15 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
     )
 
 
-def _candidates(stated: str, score: str, classes: int) -> Iterator[str]:
+def _candidates(stated: str, score: str, classes: int, family: Sequence[str]) -> Iterator[str]:
     """Order the networks to compare with: the one stated, those with as many classes, the generic, the rest."""
     if score in CLASSIFIER_SCORES.values():
         return (name for name in CLASSIFIERS if CLASSIFIER_SCORES[name] == score)
     generic = [name for name in generic_names() if name.partition("-")[2] not in BORDERS]
     fitting = [name for name, reference in REFERENCES.items() if reference.classes == classes]
     stated_first = [stated] if stated in {*REFERENCES, *generic} else []
-    ordered: Iterable[str] = chain(stated_first, fitting, generic, REFERENCES)
+    stated_first += [stated] if stated in family else []
+    ordered: Iterable[str] = chain(stated_first, fitting, generic, family, REFERENCES)
     return iter(dict.fromkeys(ordered))
 
 
@@ -122,7 +137,7 @@ def _settle_upsampling(
     with torch.device("meta"):
         fixed = build(architecture.name, architecture.classes, upsampling="fixed")
         layers = network_layers(fixed)
-    banks = [layer for layer in layers if layer.kind == "Deconvolution"]
+    banks = [layer for layer in layers if _is_bank(layer)]
     upsamplers = [module for module in fixed.modules() if isinstance(module, Upsample)]
     bilinear = True
     for layer, upsampler in zip(banks, upsamplers, strict=True):
@@ -162,7 +177,7 @@ def _is_diagonal(bank: Tensor) -> bool:
 def _check_scales(layers: list[Written], blobs: dict[str, list[Tensor]], path: str) -> None:
     """Refuse an at-once net whose constant scales are others."""
     for layer in layers:
-        if layer.kind != "Scale":
+        if layer.kind != "Scale" or layer.blobs[0].key is not None:
             continue
         scale = cast("dict[str, float]", layer.fields["filler"])["value"]
         found = blobs[layer.name][0]

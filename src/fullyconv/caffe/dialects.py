@@ -194,7 +194,7 @@ class Unpool(nn.Module):
 
 
 class Normalize(nn.Module):
-    """Divide by the root of the sum of squares over channels (and positions: ``across``), and multiply by ``weight``."""
+    """Divide by the root of the sum of squares over channels (and positions: ``across``), multiply by ``weight``."""
 
     def __init__(self, channels: int | None, *, across: bool, eps: float) -> None:
         super().__init__()

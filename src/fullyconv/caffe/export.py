@@ -112,6 +112,9 @@ class _Ladder:
             name = f"fuse_{maps[index + 1]}{self.suffix}"
             fused = self.writer.add(name, "Eltwise", (up, fine), {"operation": "SUM"})
         last = len(scores) - 1
+        if _is_whole(self.net):
+            self._crop(f"score{self.suffix}", fused, self.reference, [0, 0])
+            return
         name = f"upscore{stages[last].factor}" if last else "upscore"
         up = self._upsample(upsamplers, last, fused, name + self.suffix, place)
         offsets = [plan.stages[last].offset for plan in self.net.plans]
@@ -136,6 +139,12 @@ class _Ladder:
         return name
 
 
+def _is_whole(net: FCN) -> bool:
+    """Return whether scores have the image's own size: decoders that go all the way up need no upsampling."""
+    stages = [stage for plan in net.plans for stage in plan.stages]
+    return net.upsampling == "fixed" and all((stage.kernel, stage.factor, stage.kept) == (1, 1, 0) for stage in stages)
+
+
 def network_layers(net: FCN | Classifier) -> list[Written]:
     """Return the layers of a network built by name, in the form of a deploy file.
 
@@ -144,11 +153,13 @@ def network_layers(net: FCN | Classifier) -> list[Written]:
     writer = _Writer(net)
     if isinstance(net, Classifier):
         _classifier(writer, net)
-    elif net.border != "zero":
+    elif net.border != "zero" and not _is_whole(net):
         raise ValueError(
             f"{writer.name} repeats the border while upsampling, which no Caffe layer does: "
             "export a network over vgg16, caffenet or googlenet"
         )
+    elif any(plan.margin for plan in net.plans):
+        raise ValueError(f"{writer.name} puts a margin around its input, for which Caffe has no layer")
     elif isinstance(net, LateFusion):
         _late_fusion(writer, net)
     else:
@@ -161,7 +172,8 @@ def _single(writer: _Writer, net: FCN) -> None:
         parts = (writer.input(writer.streams[0], net.in_channels - 1), writer.input(writer.streams[1], 1))
         data = writer.add("data", "Concat", parts, {})
     else:
-        data = writer.input("data", net.in_channels)
+        multiple = max(plan.multiple for plan in net.plans)
+        data = writer.input("data", net.in_channels, -(-SIDE // multiple) * multiple)
     maps = writer.trunk("trunk", data)
     tasks = [("_sem", "heads", "upsamplers"), ("_geo", "geometric_heads", "geometric_upsamplers")]
     for suffix, heads, upsamplers in tasks if isinstance(net, TwoHeads) else [("", "heads", "upsamplers")]:
@@ -196,7 +208,8 @@ def export(net: FCN | Classifier, folder: Path | str) -> tuple[Path, Path]:
     """Write a network as Caffe's files.
 
     Layers have the names of the papers' release, fixed upsampling its dense bilinear weights, so the files serve Caffe
-    and come back through ``import_model`` bit for bit.
+    and come back through ``import_model`` bit for bit. SegNet, DeconvNet and U-Net are written with SegNet's layers
+    (``Upsample`` by places); Caffe pads nothing, so they take images whose sides are multiples of their stride.
 
     Args:
         net: A network of ``build``.

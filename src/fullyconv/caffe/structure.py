@@ -15,7 +15,8 @@ from torch import nn
 
 from fullyconv.caffe.build import kind_of
 from fullyconv.caffe.description import Layer
-from fullyconv.caffe.modules import Eltwise, InnerProduct, Pooling, Scale
+from fullyconv.caffe.dialects import Unpool
+from fullyconv.caffe.modules import BatchNorm, Eltwise, InnerProduct, Pooling, Scale
 from fullyconv.caffe.net import Net
 from fullyconv.caffe.reshaping import Concat, Crop
 
@@ -60,6 +61,14 @@ def _scale(module: Scale, name: str) -> Traits:
     return ("Scale", name, shape, module.axis, module.bias is not None)
 
 
+def _batch_norm(module: BatchNorm, name: str) -> Traits:
+    return ("BatchNorm", name, len(module.mean), module.eps, module.use_global_stats, module.weight is not None)
+
+
+def _unpool(module: Unpool, name: str) -> Traits:
+    return ("Upsample", module.size, module.scale, module.cut)
+
+
 TRAITS: dict[type[nn.Module], Callable[[Any, str], Traits]] = {
     nn.Conv2d: _convolution,
     nn.ConvTranspose2d: _deconvolution,
@@ -69,6 +78,8 @@ TRAITS: dict[type[nn.Module], Callable[[Any, str], Traits]] = {
     Eltwise: _eltwise,
     Scale: _scale,
     Concat: lambda module, name: ("Concat", module.axis),
+    BatchNorm: _batch_norm,
+    Unpool: _unpool,
     nn.ReLU: lambda module, name: ("ReLU",),
 }
 

@@ -35,6 +35,7 @@ class Written:
     top: str
     fields: Mapping[str, Value] = field(default_factory=dict)
     blobs: tuple[Blob, ...] = ()
+    second: str = ""  # a second top: the places of a pool's maxima
 
 
 # The block that a layer's fields stand in.
@@ -42,7 +43,7 @@ BLOCKS = {
     "Input": "input_param", "Convolution": "convolution_param", "Deconvolution": "convolution_param",
     "Pooling": "pooling_param", "LRN": "lrn_param", "Dropout": "dropout_param", "Crop": "crop_param",
     "Eltwise": "eltwise_param", "Scale": "scale_param", "Concat": "concat_param",
-    "InnerProduct": "inner_product_param",
+    "InnerProduct": "inner_product_param", "BatchNorm": "batch_norm_param", "Upsample": "upsample_param",
 }  # fmt: skip
 
 
@@ -51,7 +52,8 @@ def to_text(name: str, layers: Sequence[Written]) -> str:
     lines = list(_lines({"name": name}, ""))
     for layer in layers:
         head: dict[str, Value] = {"name": layer.name, "type": layer.kind}
-        head |= {"bottom": layer.bottoms, "top": layer.top} if layer.bottoms else {"top": layer.top}
+        tops = (layer.top, layer.second) if layer.second else layer.top
+        head |= {"bottom": layer.bottoms, "top": tops} if layer.bottoms else {"top": tops}
         rates: list[Value] = [
             {"lr_mult": blob.rate} | ({"decay_mult": blob.decay} if blob.decay is not None else {})
             for blob in layer.blobs

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
+import torch
 from torch import fx, nn
 
 from fullyconv.caffe.text import Blob, Value, Written
@@ -15,6 +18,7 @@ from fullyconv.trace.operations import operation
 from fullyconv.trace.positions import Call
 from fullyconv.trace.walking import call_of
 
+USUAL_EPS = 1e-5
 CONTAINERS = re.compile(r"block\d+|layers")  # parts of a module's path that Caffe's names lack
 
 
@@ -44,13 +48,48 @@ def convolution(
     fields |= sides("kernel_size", module.kernel_size) | sides("stride", module.stride, 1)
     fields |= {"dilation": list(module.dilation)} if max(module.dilation) > 1 else {}
     fields |= {"group": module.groups} if module.groups > 1 else {}
+    return Written(name + suffix, "Convolution", (bottom,), name + suffix, fields, _blobs(module, path, rated=rated))
+
+
+def _blobs(module: nn.Conv2d | nn.ConvTranspose2d, path: str, *, rated: bool) -> tuple[Blob, ...]:
+    """Return weight and bias, with the reference's factors."""
     factors = ((1.0, 1.0), (2.0, 0.0)) if module.weight.requires_grad else ((0.0, 0.0), (0.0, 0.0))
     tensors = [("weight", module.weight)] + ([("bias", module.bias)] if module.bias is not None else [])
-    blobs = tuple(
+    return tuple(
         Blob(tensor.detach(), f"{path}.{key}", *(factor if rated else (None, None)))
         for (key, tensor), factor in zip(tensors, factors, strict=False)
     )
-    return Written(name + suffix, "Convolution", (bottom,), name + suffix, fields, blobs)
+
+
+def _deconvolution(module: nn.ConvTranspose2d, name: str, bottom: str, *, path: str, rated: bool) -> Written:
+    """Write a transposed convolution that learns."""
+    if any(cast("tuple[int, int]", module.output_padding)):
+        raise ValueError(f"{path} has an output padding, which Caffe's Deconvolution has not")
+    fields: dict[str, Value] = {"num_output": module.out_channels}
+    fields |= {} if module.bias is not None else {"bias_term": False}
+    fields |= sides("pad", cast("tuple[int, int]", module.padding), 0)
+    fields |= sides("kernel_size", module.kernel_size) | sides("stride", module.stride, 1)
+    fields |= {"dilation": list(module.dilation)} if max(module.dilation) > 1 else {}
+    fields |= {"group": module.groups} if module.groups > 1 else {}
+    return Written(name, "Deconvolution", (bottom,), name, fields, _blobs(module, path, rated=rated))
+
+
+def _batch_norm(module: nn.BatchNorm2d, name: str, bottom: str, *, path: str) -> list[Written]:
+    """Write a normalisation as Caffe's two layers: by stored statistics, and a factor and a bias."""
+    if module.running_mean is None or module.running_var is None:
+        raise ValueError(f"{path} keeps no statistics, by which Caffe normalises")
+    stored = (("running_mean", module.running_mean), ("running_var", module.running_var))
+    blobs = [Blob(tensor.detach(), f"{path}.{key}", 0.0) for key, tensor in stored]
+    once = Blob(torch.ones_like(module.running_mean[:1]), None, 0.0)  # what Caffe divides the stored sums by
+    eps: dict[str, Value] = {"eps": module.eps} if module.eps != USUAL_EPS else {}
+    layers = [Written(name, "BatchNorm", (bottom,), name, eps, (*blobs, once))]
+    if module.affine:
+        learned = tuple(
+            Blob(cast("nn.Parameter", tensor).detach(), f"{path}.{key}")
+            for key, tensor in (("weight", module.weight), ("bias", module.bias))
+        )
+        layers.append(Written(f"{name}/scale", "Scale", (name,), name, {"bias_term": True}, learned))
+    return layers
 
 
 def _pool(frame: Frame, where: str) -> dict[str, Value]:
@@ -93,11 +132,15 @@ class TrunkWriter:
         self.layers: list[Written] = []
         self.outputs: list[str] = []
         self._blobs: dict[fx.Node, str] = {}
+        self._places: dict[fx.Node, str] = {}  # of pools that give the places of their maxima, the blob of these
         recorded = record(trunk)
         found = walk(recorded)
         for node in recorded.graph.nodes:
             if node.op == "placeholder":
                 self._blobs[node] = bottom
+            elif node in found.positions and node.target is operator.getitem and node.args[0] in self._places:
+                pool, which = cast("tuple[fx.Node, int]", node.args)
+                self._blobs[node] = self._places[pool] if which == 1 else self._blobs[pool]
             elif node in found.positions:
                 self._blobs[node] = self._write(call_of(recorded, node, found))
         given = next(node for node in recorded.graph.nodes if node.op == "output").args[0]
@@ -113,9 +156,14 @@ class TrunkWriter:
             "Dropout": self._dropout,
             "Pooling": self._pooling,
             "LRN": lambda call, blob: self._named(call, "LRN", blob, _norm(call)),
+            "Deconvolution": self._deconvolution,
+            "BatchNorm": self._batch_norm,
+            "Upsample": self._upsample,
         }
         if row is not None and row.caffe == "Concat":
             name = f"{bottoms[0].rpartition('/')[0] or call.node.name}/output{self.suffix}"
+            taken = any(layer.name == name for layer in self.layers)
+            name = f"{call.node.name}{self.suffix}" if taken else name
             return self._add(Written(name, "Concat", bottoms, name))
         if row is None or row.caffe not in forms:
             raise call.refuse("has no layer in Caffe that this writer knows")
@@ -146,4 +194,31 @@ class TrunkWriter:
         return Written(_after("drop", blob, self.suffix), "Dropout", (blob,), blob, ratio)
 
     def _pooling(self, call: Call, blob: str) -> Written:
-        return self._named(call, "Pooling", blob, _pool(max_pool(call), self._name(call)))
+        layer = self._named(call, "Pooling", blob, _pool(max_pool(call), self._name(call)))
+        if not getattr(call.layer, "return_indices", False):
+            return layer
+        self._places[call.node] = f"{layer.name}_mask"
+        return replace(layer, second=self._places[call.node])
+
+    def _deconvolution(self, call: Call, blob: str) -> Written:
+        if not isinstance(call.layer, nn.ConvTranspose2d):
+            raise call.refuse("has its weights outside of a layer, where Caffe keeps them")
+        where = f"{self.prefix}.{call.node.target}"
+        return _deconvolution(call.layer, self._name(call) + self.suffix, blob, path=where, rated=self.rated)
+
+    def _batch_norm(self, call: Call, blob: str) -> Written:
+        if not isinstance(call.layer, nn.BatchNorm2d):
+            raise call.refuse("has its weights outside of a layer, where Caffe keeps them")
+        where = f"{self.prefix}.{call.node.target}"
+        *before, last = _batch_norm(call.layer, self._name(call) + self.suffix, blob, path=where)
+        self.layers += before
+        return last
+
+    def _upsample(self, call: Call, blob: str) -> Written:
+        values, places = call.node.all_input_nodes[:2]
+        name, layer = self._name(call) + self.suffix, cast("nn.MaxUnpool2d", call.layer)
+        if not isinstance(layer, nn.MaxUnpool2d) or layer.kernel_size != layer.stride or places not in self._blobs:
+            raise call.refuse("is no unpooling by the places of a pool whose windows meet")
+        rows, columns = cast("tuple[int, int]", layer.stride)
+        scale: dict[str, Value] = {"scale": rows} if rows == columns else {"scale_h": rows, "scale_w": columns}
+        return Written(name, "Upsample", (self._blobs[values], self._blobs[places]), name, scale)

@@ -94,8 +94,10 @@ def _each(
     return Operation(tuple(names.split()), layers, affine=affine, caffe=caffe, fused=fused)
 
 
-def _channelwise(names: str, *layers: type[nn.Module], affine: Affine = "", role: Role = "") -> Operation:
-    return Operation(tuple(names.split()), layers, joins.channelwise, "as is", affine=affine, role=role)
+def _channelwise(
+    names: str, *layers: type[nn.Module], affine: Affine = "", role: Role = "", caffe: str = ""
+) -> Operation:
+    return Operation(tuple(names.split()), layers, joins.channelwise, "as is", affine=affine, role=role, caffe=caffe)
 
 
 def _drop(names: str, *layers: type[nn.Module], caffe: str = "") -> Operation:
@@ -159,7 +161,7 @@ PER_UNIT = (
     _each("div divide true_divide truediv itruediv idiv", affine="first"),
     Operation(("identity",), (nn.Identity,), affine="always", role="idle"),
     Operation(("prelu",), (nn.PReLU,), joins.prelu, "as is"),
-    _channelwise("batch_norm", nn.modules.batchnorm._BatchNorm, affine="always", role="norm"),
+    _channelwise("batch_norm", nn.modules.batchnorm._BatchNorm, affine="always", role="norm", caffe="BatchNorm"),
     Operation(
         ("local_response_norm",), (nn.LocalResponseNorm, nn.CrossMapLRN2d), joins.channelwise, "as is",
         role="norm", caffe="LRN",
@@ -220,13 +222,13 @@ WINDOWS = (
     CONVOLUTION,
     Operation(
         ("conv_transpose2d",), (nn.ConvTranspose2d,), _window(frames.transposed), "",
-        atrous="", multiply_adds=products.spread, frame=frames.transposed, stream="spread",
+        atrous="", multiply_adds=products.spread, frame=frames.transposed, caffe="Deconvolution", stream="spread",
     ),
     Operation(
         ("max_pool2d", "max_pool2d_with_indices"), (nn.MaxPool2d,),
         _window(frames.max_pool), "", atrous="window", frame=frames.max_pool, caffe="Pooling", stream="window",
     ),
-    Operation(("max_unpool2d",), (nn.MaxUnpool2d,), windows.unpool, "", atrous=""),
+    Operation(("max_unpool2d",), (nn.MaxUnpool2d,), windows.unpool, "", atrous="", caffe="Upsample"),
     Operation(
         ("avg_pool2d",), (nn.AvgPool2d,), _window(frames.average_pool), "reshape",
         "always", "window", pools="mean", frame=frames.average_pool, stream="window",
