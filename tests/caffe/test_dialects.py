@@ -45,6 +45,19 @@ def test_a_segnet_puts_maxima_back(tmp_path: Path) -> None:
     assert ((maps == 0) | torch.isclose(maps, 2 * expected.flatten(2).abs().sum(2))).all()
 
 
+def test_places_of_pictures_of_unknown_size_wait_for_what_is_fed(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    data = (
+        'layer { name: "data" type: "DenseImageData" top: "data" top: "label" dense_image_data_param { source: "x" } }'
+    )
+    decoder = ('layer { name: "last" type: "Convolution" bottom: "up" top: "last" '
+               "convolution_param { num_output: 2 kernel_size: 1 } }")  # fmt: skip
+    path.write_text(data + SEGNET[SEGNET.index("layer") :] + decoder)
+    net = load(path)
+    assert net.layers["last"].weight.shape == (2, 4, 1, 1)
+    assert net({"data": torch.randn(1, 3, 9, 12)})["last"].shape == (1, 2, 9, 12)
+
+
 PSPNET = """
 layer { name: "data" type: "ImageSegData" top: "data" top: "label" image_data_param { label_type: PIXEL } }
 layer { name: "bn" type: "BN" bottom: "data" top: "bn" }

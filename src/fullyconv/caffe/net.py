@@ -12,6 +12,7 @@ from fullyconv.caffe.description import Description, Layer
 from fullyconv.caffe.dialects import Unpool
 from fullyconv.caffe.fill import blobs_of
 from fullyconv.caffe.modules import InnerProduct, Pooling
+from fullyconv.caffe.reshaping import Concat
 from fullyconv.caffe.sources import USUAL_CHANNELS, source_shapes
 from fullyconv.limits import LIMITS
 
@@ -121,8 +122,8 @@ class Net(nn.Module):
             if self._unsized.isdisjoint(layer.bottoms):
                 fix = "correct the layer, or the sizes of the input"
                 raise layer.message.fail(str(error), fix) from None
-            # The stand-in for an unknown size says nothing: what is fed decides.
-            tops = {top: torch.empty(1, USUAL_CHANNELS, USUAL_SIDE, USUAL_SIDE) for top in layer.tops}
+            # The stand-in for an unknown height and width says nothing: what is fed decides. Channels are known.
+            tops = dict.fromkeys(layer.tops, _stand_in(module, bottoms))
         if any(top.numel() // max(len(top), 1) > LIMITS.values for top in tops.values() if top.ndim):
             raise layer.fail(f"gives over {LIMITS.values} values", "correct its sizes, or those of the input")
         return tops
@@ -245,6 +246,13 @@ class Net(nn.Module):
                 setattr(module, key, weights)
                 sharing.append(layer.name)
         return sharing
+
+
+def _stand_in(module: nn.Module, bottoms: Sequence[Tensor]) -> Tensor:
+    """Return what stands for the top of a layer that the stand-ins before it do not fit."""
+    if isinstance(module, Concat) and module.axis == 1 and all(bottom.ndim == 4 for bottom in bottoms):
+        return torch.empty(len(bottoms[0]), sum(bottom.shape[1] for bottom in bottoms), *bottoms[0].shape[2:])
+    return bottoms[0]
 
 
 def _run(layer: Layer, module: nn.Module, bottoms: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -202,8 +202,8 @@ def _read_list(layer: Layer, given: _List) -> list[tuple[Path, str]]:
         if not space or (layer.kind == "ImageData") != is_class:
             wanted = "a class" if layer.kind == "ImageData" else "a mask"
             raise BadFile(f"{source}:{number}", f"{line[:60]!r} is no picture and {wanted}", "write 'PICTURE LABEL'")
-        place = find(given.root_folder + picture, beside)
-        entries.append((place, label if is_class else str(find(given.root_folder + label, beside))))
+        place = find(given.root_folder + picture, beside, moved=False)
+        entries.append((place, label if is_class else str(find(given.root_folder + label, beside, moved=False))))
     if not entries:
         raise BadFile(source, "an empty list", "write 'PICTURE LABEL' lines")
     return entries

@@ -175,7 +175,10 @@ def _state(state: State, phase: Literal["TRAIN", "TEST"]) -> State:
     return State(state.phase or phase, state.level, state.stage)
 
 
-def find(name: str, beside: Path) -> Path:
-    """Find a file that a solver or a net names: from the working folder, as Caffe does, else beside that file."""
-    places = [Path(name), beside.parent / name]
+def find(name: str, beside: Path, *, moved: bool = True) -> Path:
+    """Find a file that a solver or a net names: from the working folder, as Caffe does, else beside that file.
+
+    ``moved``: it may also lie beside it without the folders of its name, which are of another machine.
+    """
+    places = [Path(name), *([beside.parent / Path(name).name] if moved else []), beside.parent / name]
     return next((place for place in places if place.exists()), places[-1])
