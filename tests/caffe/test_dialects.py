@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,12 @@ import torch
 from torch.nn import functional
 
 from fullyconv.caffe import load
+from fullyconv.caffe.export import network_layers
+from fullyconv.caffe.text import to_text
+from fullyconv.caffe.upgrade import OLD_TYPES
 from fullyconv.caffe.wire import PACKAGE, _messages, read_weights, write_weights
 from fullyconv.files import BadFile
+from fullyconv.networks import build
 
 SEGNET = """
 input: "data" input_dim: 1 input_dim: 3 input_dim: 9 input_dim: 12
@@ -99,6 +104,35 @@ def test_holes_and_crops_of_the_old_form(tmp_path: Path) -> None:
     torch.testing.assert_close(net({"data": image})["shrink"], conv(image)[:, :, ::4, ::4])
     path.write_text(DEEPLAB + 'layers { name: "crf" type: MULTI_STAGE_MEANFIELD bottom: "crop" top: "crf" }')
     with pytest.raises(BadFile, match=r"'crf' \(MultiStageMeanfield\): this type .*fullyconv\.crf\.dense_crf"):
+        load(path)
+
+
+def _old(text: str) -> str:
+    """Write a net of today in V1's form, crops without their offsets, as the first release has them."""
+    text = re.sub(r"crop_param \{[^}]*\}", "", text).replace("layer {", "layers {")
+    for word, kind in OLD_TYPES.items():
+        text = text.replace(f'type: "{kind}"', f"type: {word}")
+    text = re.sub(r"param \{\s*lr_mult[^}]*\}", "", text)
+    return re.sub(r"layers \{[^}]*Input[^}]*\}[^}]*\}\s*\}", 'input: "data" input_dim: [1, 3, 500, 500]', text)
+
+
+@pytest.mark.parametrize("name", ["voc-fcn32s", "voc-fcn16s", "voc-fcn8s", "voc-fcn-alexnet"])
+def test_crops_of_the_first_release_find_their_offsets(tmp_path: Path, name: str) -> None:
+    with torch.device("meta"):
+        layers = network_layers(build(name))
+    path = tmp_path / "net.prototxt"
+    path.write_text(_old(to_text(name, layers)))
+    with torch.device("meta"):
+        net = load(path)
+    expected = {layer.name: layer.fields["offset"] for layer in layers if layer.kind == "Crop"}
+    found = {layer.name: net.module(layer).offsets for layer in net.described if layer.kind == "Crop"}
+    assert found == {key: (offset, offset) for key, offset in expected.items()}
+
+
+def test_crops_whose_grids_do_not_meet_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(DEEPLAB.replace("hole: 2 pad: 2", "stride: 2"))
+    with pytest.raises(BadFile, match="units 2 apart from 1 on do not lie on units 1 apart from 0"):
         load(path)
 
 

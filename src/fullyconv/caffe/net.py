@@ -8,6 +8,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from fullyconv.caffe.build import kind_of, make_module, open_inner_product
+from fullyconv.caffe.coordinates import ORIGIN, Lines, aligned, placed, says_no_offset
 from fullyconv.caffe.description import Description, Layer
 from fullyconv.caffe.dialects import Unpool
 from fullyconv.caffe.fill import blobs_of
@@ -55,6 +56,7 @@ class Net(nn.Module):
         self.layers = nn.ModuleDict()
         self._pools: dict[str, Pooling] = {}  # by the blob of places that each gives
         self._description = description
+        self._lines: dict[str, Lines | None] = {}  # where the units of each blob lie in the input
         blobs: dict[str, Tensor] = {}
         with torch.device("meta"):
             for name, shape in description.inputs.items():
@@ -84,6 +86,7 @@ class Net(nn.Module):
             raise ValueError(f"input {name!r} of {' x '.join(map(str, shape))}")
         self.inputs[name] = tuple(shape)
         blobs[name] = torch.empty(self.inputs[name])
+        self._lines[name] = ORIGIN
 
     def _add(self, layer: Layer, blobs: dict[str, Tensor]) -> None:
         """Make a layer's module and run it on sizes alone, which checks them."""
@@ -96,6 +99,8 @@ class Net(nn.Module):
         try:
             is_matrix = is_open and layer.kind == "InnerProduct"
             module = open_inner_product(layer) if is_matrix else make_module(layer, [b.shape for b in bottoms])
+            if says_no_offset(layer):
+                module = aligned(layer, [self._lines[bottom] for bottom in layer.bottoms])
         except REFUSALS as error:  # PyTorch's own, of a size
             raise layer.fail(str(error), "correct its sizes") from None
         if is_open and not is_matrix:
@@ -106,6 +111,8 @@ class Net(nn.Module):
         self.layers[key] = module
         self._keys[layer] = key
         self.bottom_sizes[layer] = tuple(bottoms[0].shape) if bottoms else ()
+        first = self._lines[layer.bottoms[0]] if layer.bottoms else None
+        self._lines.update(dict.fromkeys(layer.tops, placed(module, first)))
         if isinstance(module, Pooling) and module.places:
             self._pools[layer.tops[1]] = module
         elif isinstance(module, Unpool):

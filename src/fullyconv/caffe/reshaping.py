@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.caffe.description import Layer
-from fullyconv.caffe.fields import Engine, Shape
+from fullyconv.caffe.fields import Shape
 from fullyconv.caffe.kind import Kind, Shapes, axis_of, count, span
 
 EMPTY = Shape()
@@ -92,7 +92,6 @@ class _ArgMax:
     out_max_val: bool = False
     top_k: int = 1
     axis: int | None = None
-    engine: Engine = "DEFAULT"
 
 
 class Crop(nn.Module):
