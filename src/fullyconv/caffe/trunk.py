@@ -85,8 +85,7 @@ def _batch_norm(module: nn.BatchNorm2d, name: str, bottom: str, *, path: str) ->
     layers = [Written(name, "BatchNorm", (bottom,), name, eps, (*blobs, once))]
     if module.affine:
         learned = tuple(
-            Blob(cast("nn.Parameter", tensor).detach(), f"{path}.{key}")
-            for key, tensor in (("weight", module.weight), ("bias", module.bias))
+            Blob(tensor.detach(), f"{path}.{key}") for key, tensor in (("weight", module.weight), ("bias", module.bias))
         )
         layers.append(Written(f"{name}/scale", "Scale", (name,), name, {"bias_term": True}, learned))
     return layers
