@@ -21,7 +21,7 @@ from fullyconv.predict.engines import Bands
 from fullyconv.predict.streamed import cuts
 from fullyconv.tiles import Span, Tile, plan_axis
 
-LEAST_ROWS, MOST_ROWS = 128, 1024
+LEAST_ROWS, MOST_ROWS = 256, 1024
 """Of a band: with fewer, starting the operations and reading the weights counts; more give nothing."""
 
 Read = Callable[[Any], np.ndarray]

@@ -60,6 +60,10 @@ class Carry(nn.Module):
 
     What follows it moves its window over whatever it is given, without any padding above or below.
 
+    Where the operation before is cheap to repeat for a row or two, that is quicker than laying kept and new rows together,
+    which copies the whole map: then its carrier lets it repeat its last ``again`` results in the next band, and this one
+    keeps nothing, for its first ``given`` rows are those.
+
     Args:
         window: The window along rows, with its padding.
         axis: That of the rows, counted from the end.
@@ -76,6 +80,7 @@ class Carry(nn.Module):
     def __init__(self, window: Window, axis: int, fill: Fill) -> None:
         super().__init__()
         self.window, self.axis, self.fill = window, axis, fill
+        self.given = self.again = 0
 
     def made(self, rows: int) -> int:
         """Count the outputs when so many rows of a picture that goes on have come."""
@@ -85,22 +90,24 @@ class Carry(nn.Module):
     def forward(self, rows: Tensor, flow: Flow) -> Tensor:
         """Return what the windows that can be computed now read."""
         window, axis = self.window, self.axis
-        kept, skip, taken, made = flow.kept.get(self) or (self._above(rows), max(0, -window.pad), 0, 0)
-        taken += rows.shape[axis]
+        before = flow.kept.get(self)
+        kept, skip, taken, made, begin = before or (self._above(rows), max(0, -window.pad), 0, 0, 0)
+        taken += rows.shape[axis] - (self.given if before else 0)
         found = stacked([*kept, rows], axis)
         if skip:
             found = rows_of(found, axis, min(skip, found.shape[axis]), found.shape[axis])
         total = window.size(taken) if flow.last else self.made(taken)
         if total <= made:
             raise TooFewRows(f"a band of {rows.shape[axis]} rows gives a window of {window.extent} nothing to compute")
-        wanted = (total - made - 1) * window.stride + window.extent
+        wanted = (total - begin - 1) * window.stride + window.extent
         length = found.shape[axis]
         if flow.last:
             below = min(wanted - length, window.after)  # what ceil_mode reads beyond the padding it does not count
             return self._below(found, below) if below > 0 else rows_of(found, axis, 0, min(wanted, length))
-        start = (total - made) * window.stride
-        rest = [rows_of(found, axis, start, length).clone()] if start < length else []
-        flow.kept[self] = rest, max(0, start - length), taken, total
+        following = total - self.again
+        start = (following - begin) * window.stride
+        rest = [] if self.given or start >= length else [rows_of(found, axis, start, length).clone()]
+        flow.kept[self] = rest, max(0, start - length), taken, total, following
         return found if wanted == length else rows_of(found, axis, 0, wanted)
 
     def _above(self, rows: Tensor) -> list[Tensor]:

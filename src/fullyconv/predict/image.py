@@ -71,7 +71,7 @@ class Prepared:
     @cached_property
     def per_pixel(self) -> int:
         """The bytes of memory that its layers take per pixel of the image."""
-        return working_bytes(self.network)
+        return working_bytes(self.network) // (2 if self.engine.precision == "bfloat16" else 1)
 
     @cached_property
     def bands(self) -> Bands | None:

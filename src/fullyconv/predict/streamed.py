@@ -24,10 +24,11 @@ from fullyconv.trace.frames import Frame
 from fullyconv.trace.nodes import KIND, PATH, SHAPE, VALUE
 from fullyconv.trace.operations import Operation, operation
 from fullyconv.trace.positions import ROWS, Call
-from fullyconv.trace.walking import call_of
+from fullyconv.trace.walking import call_of, layer_of
 from fullyconv.trace.windows import RADIUS, padding
 
 TRIAL = 64  # times the stride: rows of the picture with which delays are counted
+REPEATED = 4  # rows of a map that are computed again rather than kept
 FILLS: dict[str, Fill] = {"zeros": 0.0, "least": -inf, "reflect": "reflect", "replicate": "replicate"}
 """What the padding of a window consists of, by its name in ``trace.frames``."""
 
@@ -122,6 +123,7 @@ class _Writer:
         self.trial = TRIAL * self.align
         self.made: dict[fx.Node, int] = {}  # the rows of each map after a first band of ``trial`` rows
         self.flow: Any = None
+        self.carriers: dict[fx.Node, tuple[Carry, int, fx.Node]] = {}  # with the rows each keeps, and of what
 
     def run(self) -> Streamed:
         graph = self.copied.graph
@@ -133,6 +135,7 @@ class _Writer:
                 self.made[node] = self.trial
             elif node in self.found.positions and self.found.positions[node].axes:
                 self._write(node)
+        self._repeat()
         end = next(node for node in graph.nodes if node.op == "output")
         given = end.args[0]
         end.args = (given if isinstance(given, tuple) else tuple(given) if isinstance(given, list) else (given,),)
@@ -142,6 +145,28 @@ class _Writer:
         self.copied.recompile()
         return Streamed(self.copied, self.align, self._first())
 
+    def _repeat(self) -> None:
+        """Let operations repeat their last rows where the next one alone needs these, instead of keeping them."""
+        for place, (carry, rest, _) in reversed(self.carriers.items()):
+            kept = rest + carry.again * carry.window.stride
+            before = self._carrier_before(place.args[0]) if 0 < kept <= REPEATED else None
+            if before is not None:
+                carry.given = before.again = kept
+
+    def _carrier_before(self, node: Any) -> Carry | None:
+        """Return the carrier of the operation whose result, and what is made of it unit by unit, is used here alone."""
+        while len(node.users) == 1 and node.op in ("call_module", "call_function", "call_method"):
+            row = operation(node, layer_of(self.copied, node))
+            inputs = [each for each in node.all_input_nodes if each.op != "get_attr"]
+            if row is None or len(inputs) != 1:
+                return None
+            if row.stream == "window":
+                return self.carriers[inputs[0]][0] if inputs[0] in self.carriers else None
+            if not row.unitwise:
+                return None
+            node = inputs[0]
+        return None
+
     def _first(self) -> int:
         """Find the fewest rows of a first band that gives every operation something to compute."""
         least = 1
@@ -149,6 +174,9 @@ class _Writer:
             scale = self.found.positions[node].stride[ROWS]
             late = self.trial / scale - made  # rows by which the map is behind, whatever has come
             least = max(least, ceil((late + 1) * scale))
+        for carry, _, source in self.carriers.values():
+            scale = self.found.positions[source].stride[ROWS]
+            least = max(least, ceil((self.trial / scale - self.made[source] + carry.given) * scale))
         return -(-least // self.align) * self.align
 
     def _write(self, node: fx.Node) -> None:
@@ -221,6 +249,8 @@ class _Writer:
         self.made[call.node] = carry.made(self.made[source])
         made = self._insert(self.own[call.node], carry, self.own[source], source)
         self.own[call.node].replace_input_with(self.own[source], made)
+        rest = self.made[source] + window.pad - self.made[call.node] * window.stride
+        self.carriers[made] = carry, rest, source
 
     def _bare(self, call: Call, columns: Any, attribute: str = "padding") -> None:
         """Take the padding above and below from an operation; ``columns`` is what is left along columns."""
