@@ -60,9 +60,9 @@ class Carry(nn.Module):
 
     What follows it moves its window over whatever it is given, without any padding above or below.
 
-    Laying kept and new rows together copies a whole map. Where the operation before can repeat a row or two instead, its
-    carrier lets it repeat its last ``again`` results in the next band; this one keeps nothing, for its first ``given``
-    rows are those.
+    Laying kept and new rows together copies a whole map. Where the operation before can repeat a row or two instead,
+    its carrier lets it repeat its last ``again`` results in the next band; this one keeps nothing, for its first
+    ``given`` rows are those.
 
     Args:
         window: The window along rows, with its padding.
