@@ -26,9 +26,13 @@ def save_picture(picture: np.ndarray | Image.Image, path: Path) -> None:
     write, and a fifth more bytes.
     """
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    method = {"compress_level": 1, "compress_type": RUN_LENGTHS} if image.mode == "P" else {}
     with whole_file(path) as draft:
-        image.save(draft, "PNG", **method)
+        image.save(draft, "PNG", **png_options(image))
+
+
+def png_options(image: Image.Image) -> dict[str, int]:
+    """Return how a picture is coded as PNG: palette pictures by run lengths (see ``save_picture``)."""
+    return {"compress_level": 1, "compress_type": RUN_LENGTHS} if image.mode == "P" else {}
 
 
 def false_colours(pixels: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from fullyconv.cli.models import models
 from fullyconv.cli.predict import predict
 from fullyconv.cli.quantize import quantize
 from fullyconv.cli.reproduce import reproduce
+from fullyconv.cli.serve import serve
 from fullyconv.cli.train import demo, train
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, export, demo, inspect, compress, quantize, reproduce, bench, models):
+for command in (train, evaluate, predict, export, serve, demo, inspect, compress, quantize, reproduce, bench, models):
     app.command()(command)
 app.add_typer(data.app, name="data")
 app.add_typer(caffe.app, name="caffe")

@@ -67,6 +67,16 @@ class Exported:
     agreements: tuple[Agreement, ...]
 
 
+def model_name(folder: Path) -> str:
+    """Return what a model is called: as its folder, or the run it lies in.
+
+    >>> model_name(Path("runs/photos/model")), model_name(Path("camvid"))
+    ('photos', 'camvid')
+    """
+    folder = folder.absolute()
+    return (folder.parent if folder.name == "model" else folder).name or "model"
+
+
 @dataclass(frozen=True)
 class Source:
     """What is exported.
@@ -90,10 +100,7 @@ class Source:
     @property
     def name(self) -> str:
         """What the file is called, without its suffix: as the model's folder, or the run it lies in."""
-        if self.folder is None:
-            return "model"
-        folder = self.folder.absolute()
-        return (folder.parent if folder.name == "model" else folder).name or "model"
+        return "model" if self.folder is None else model_name(self.folder)
 
 
 def export(

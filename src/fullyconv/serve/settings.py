@@ -1,0 +1,42 @@
+"""How much a service takes on, and from whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The bounds of a service.
+
+    Attributes:
+        upload_bytes: The most of one upload.
+        pixels: The most of one picture; the bound of the process (``fullyconv.limits``) is lowered to it.
+        waiting: How many requests may be under way; the next ones are told to come again (status 503).
+        batch: How many waiting pictures of one size are computed together.
+        seconds: How long a request may take, from its first byte to its answer.
+        key: What clients have to send as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; empty: nothing.
+        hosts: The names by which the service may be asked for; ``*`` is any. With the usual ones no page of someone
+            else can read answers by way of a name of its own that it lets point to this machine.
+
+    Raises:
+        ValueError: For a bound below 1.
+
+    >>> Settings(waiting=4).batch
+    8
+    """
+
+    upload_bytes: int = 32 << 20
+    pixels: int = 25_000_000
+    waiting: int = 64
+    batch: int = 8
+    seconds: float = 60.0
+    key: str = ""
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+
+    def __post_init__(self) -> None:
+        for name in ("upload_bytes", "pixels", "waiting", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
+        if not self.seconds > 0:
+            raise ValueError(f"seconds are more than 0, not {self.seconds}")

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import io
+import json
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fullyconv import build
+from fullyconv.limits import LIMITS
+from fullyconv.predict.image import Prediction, Segmenter
+from fullyconv.types import ClassSet, Preprocess
+
+pytest.importorskip("fastapi")
+from fastapi.testclient import TestClient
+
+from fullyconv.serve import Settings, make_app
+from fullyconv.serve.batching import Batcher, Job
+
+CLASSES = ClassSet(("road", "sky", "wood"))
+BASE = "http://localhost"
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> Segmenter:
+    torch.manual_seed(0)
+    network = build("fcn1s-spectral2", 3, channels=3)
+    for head in network.heads:
+        nn.init.normal_(head.weight)
+    return Segmenter(network, classes=CLASSES, preprocess=Preprocess(), device="cpu", engine="pytorch")
+
+
+@pytest.fixture(autouse=True)
+def _limits() -> Iterator[None]:
+    before = LIMITS.pixels
+    yield
+    LIMITS.pixels = before
+
+
+@pytest.fixture
+def client(segmenter: Segmenter) -> Iterator[TestClient]:
+    with TestClient(make_app({"small": segmenter}), base_url=BASE) as client:
+        yield client
+
+
+def picture(height: int = 20, width: int = 30, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def read(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_each_answer_is_what_predict_says(client: TestClient, segmenter: Segmenter) -> None:
+    pixels = picture()
+    wanted = segmenter.predict(pixels, probabilities=True)
+    assert wanted.probabilities is not None
+
+    def ask(query: str) -> bytes:
+        answer = client.post(f"/predict?{query}", content=png(pixels))
+        assert answer.status_code == 200, answer.text
+        assert (answer.headers["x-image-height"], answer.headers["x-image-width"]) == ("20", "30")
+        return answer.content
+
+    assert np.array_equal(read(ask("output=mask")), wanted.labels)
+    wanted.overlay(alpha=0.3).save(buffer := io.BytesIO(), "JPEG", quality=90)
+    assert ask("output=overlay&alpha=0.3") == buffer.getvalue()
+    document = json.loads(ask("output=polygons"))
+    assert sum(each["properties"]["pixels"] for each in document["features"]) == 600
+    assert np.array_equal(np.load(io.BytesIO(ask("output=probabilities"))), wanted.probabilities)
+    layers = read(ask("output=layers")).astype(int)
+    assert np.array_equal(layers[..., 0] + 256 * layers[..., 1], wanted.labels)
+    assert np.abs(layers[..., 2] / 255 - wanted.probabilities.max(0)).max() < 0.01
+    heat = read(ask("output=heat&class=sky"))
+    assert np.abs(heat / 255 - wanted.probabilities[1]).max() < 0.01
+    form = client.post("/predict", files={"anything": ("a.png", png(pixels), "image/png")})
+    assert np.array_equal(read(form.content), wanted.labels)
+
+
+def test_it_describes_itself(client: TestClient) -> None:
+    (model,) = client.get("/models").json()
+    assert model["name"] == "small"
+    assert model["classes"][1] == {"index": 1, "name": "sky", "value": 1, "colour": [128, 0, 0]}
+    assert client.get("/health").json() == {"status": "ok"}
+    assert "/predict" in client.get("/openapi.json").json()["paths"]
+    client.post("/predict", content=png(picture()))
+    text = client.get("/metrics").text
+    assert 'fullyconv_requests_total{path="/predict",status="200"} 1' in text
+    assert "fullyconv_batch_pictures_count 1" in text
+    page = client.get("/")
+    assert "http" not in page.text.replace("http-equiv", "")  # nothing comes from elsewhere
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that claims to be huge."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+
+
+HOSTILE = {
+    "empty": (b"", 400, "empty"),
+    "text": (b"hello", 422, "not PNG"),
+    "truncated": (png(picture())[:300], 422, "truncated"),
+    "bomb": (bomb(60_000, 60_000), 422, "60000 x 60000 pixels"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", 422, "not PNG"),
+    "zip": (b"PK\3\4" + bytes(100), 422, "not PNG"),
+    "tiff": (b"II*\0" + b"\xff" * 50, 422, "upload"),
+    "large": (bytes(70_000), 413, "at most 65536 bytes"),
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+@pytest.mark.parametrize("as_form", [False, True])
+def test_hostile_uploads_get_a_sentence(segmenter: Segmenter, name: str, as_form: bool) -> None:
+    content, status, words = HOSTILE[name]
+    if as_form and name == "empty":
+        status, words = 422, "upload"
+    app = make_app({"small": segmenter}, Settings(upload_bytes=1 << 16, pixels=1_000_000))
+    with TestClient(app, base_url=BASE) as client:
+        if as_form:
+            answer = client.post("/predict", files={"file": ("../../etc/passwd", content)})
+        else:
+            answer = client.post("/predict", content=content)
+        assert (answer.status_code, words in answer.json()["detail"]) == (status, True), answer.text
+        assert "/tmp" not in answer.text
+        assert client.post("/predict", content=png(picture())).status_code == 200  # it goes on
+
+
+def test_wrong_questions_get_a_sentence(client: TestClient) -> None:
+    body = png(picture())
+    assert client.post("/predict?model=other", content=body).status_code == 404
+    assert "road, sky, wood" in client.post("/predict?output=heat&class=x", content=body).json()["detail"]
+    assert client.post("/predict?output=svg", content=body).status_code == 422
+    assert client.post("/predict?simplify=nan", content=body).status_code == 422
+    broken = client.post("/predict", content=b"x", headers={"content-type": "multipart/form-data; boundary=y"})
+    assert broken.status_code == 400
+    two = client.post("/predict", files=[("a", ("a", body)), ("b", ("b", body))])
+    assert "one file, not 2" in two.json()["detail"]
+    assert client.get("/predict").status_code == 405
+
+
+def test_a_key_is_asked_for(segmenter: Segmenter) -> None:
+    with TestClient(make_app({"small": segmenter}, Settings(key="secret")), base_url=BASE) as client:
+        for path in ("/models", "/metrics"):
+            assert client.get(path).status_code == 401
+        assert client.post("/predict", content=png(picture())).status_code == 401
+        assert client.get("/models", headers={b"x-api-key": "sécret".encode()}).status_code == 401
+        assert client.get("/models", headers={"x-api-key": "secret"}).status_code == 200
+        assert client.get("/models", headers={"authorization": "Bearer secret"}).status_code == 200
+        assert client.get("/health").status_code == client.get("/").status_code == 200
+
+
+def test_other_names_of_this_machine_are_refused(segmenter: Segmenter) -> None:
+    with TestClient(make_app({"small": segmenter}), base_url="http://evil.example") as client:
+        assert client.get("/models").status_code == 400
+
+
+class Slow(Segmenter):
+    """Waits until it is told to go on."""
+
+    go: threading.Event
+
+    def predict(self, image: object, *, probabilities: bool = False) -> Prediction:
+        assert self.go.wait(20)
+        return super().predict(image, probabilities=probabilities)  # type: ignore[arg-type]
+
+
+def slow(segmenter: Segmenter) -> Slow:
+    made = Slow(segmenter.network, classes=CLASSES, preprocess=Preprocess(), device="cpu", engine="pytorch")
+    made.go = threading.Event()
+    return made
+
+
+def test_who_comes_when_all_is_taken_is_told_to_come_again(segmenter: Segmenter) -> None:
+    made = slow(segmenter)
+    app = make_app({"small": made}, Settings(waiting=2))
+    with TestClient(app, base_url=BASE) as client, ThreadPoolExecutor(2) as pool:
+        first = [pool.submit(client.post, "/predict", content=png(picture(seed=seed))) for seed in range(2)]
+        while "under_way 2" not in client.get("/metrics").text:
+            pass
+        refused = client.post("/predict", content=png(picture()))
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        made.go.set()
+        assert [each.result().status_code for each in first] == [200, 200]
+
+
+def test_what_takes_too_long_ends(segmenter: Segmenter) -> None:
+    made = slow(segmenter)
+    with TestClient(make_app({"small": made}, Settings(seconds=0.2)), base_url=BASE) as client:
+        assert client.post("/predict", content=png(picture())).status_code == 504
+        made.go.set()
+        assert client.get("/health").status_code == 200
+
+
+def test_many_at_once_get_their_own_answers(client: TestClient, segmenter: Segmenter) -> None:
+    pictures = [picture(10 + seed % 3, 12, seed) for seed in range(40)]
+    wanted = [segmenter.predict(each).labels for each in pictures]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda each: client.post("/predict", content=png(each)), pictures))
+    assert all(np.array_equal(read(each.content), labels) for each, labels in zip(answers, wanted, strict=True))
+
+
+def test_those_of_one_size_are_computed_together_in_order(segmenter: Segmenter) -> None:
+    sizes: list[int] = []
+    made = slow(segmenter)
+    batcher = Batcher(3, sizes.append)
+    first = batcher.submit(Job(made, picture()))
+    pictures = [picture(8, 9, 1), picture(8, 9, 2), picture(5, 5, 3), picture(8, 9, 4), picture(8, 9, 5)]
+    jobs = [Job(segmenter, each) for each in pictures]
+    found: list[Future[Prediction]] = [batcher.submit(job) for job in jobs]
+    assert found[4].cancel()
+    broken = batcher.submit(Job(segmenter, np.zeros((0, 0, 3), np.uint8)[:1]))
+    made.go.set()
+    first.result(20)
+    for each, pixels in zip(found[:4], pictures, strict=False):
+        assert np.array_equal(each.result(20).labels, segmenter.predict(pixels).labels)
+    with pytest.raises(ValueError, match="image array"):
+        broken.result(20)
+    batcher.close()
+    assert sizes[:3] == [1, 3, 1]
+    with pytest.raises(RuntimeError, match="stopping"):
+        batcher.submit(jobs[0])
+
+
+def test_scenes_are_not_served(segmenter: Segmenter) -> None:
+    four = Segmenter(
+        build("fcn1s-spectral2", 3, channels=4),
+        classes=CLASSES,
+        device="cpu",
+        preprocess=Preprocess((1.0,) * 4, (1.0,) * 4),
+    )
+    with pytest.raises(ValueError, match="four does not label pictures"):
+        make_app({"small": segmenter, "four": four})
+    with pytest.raises(ValueError, match="a model or more"):
+        make_app({})
+
+
+def test_nothing_stays_on_disk(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    client.post("/predict", content=png(picture()))
+    client.post("/predict", content=b"junk")
+    assert list(tmp_path.iterdir()) == []
