@@ -70,7 +70,14 @@ def serve(
     if host not in LOOPBACK and not api_key:
         complain("careful", f"whoever reaches {host} may use this service: set FULLYCONV_API_KEY to ask for a key")
     out.print(f"{', '.join(opened)} at http://{f'[{host}]' if ':' in host else host}:{port}")
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=int(timeout) + 1)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(timeout) + 1,
+    )
 
 
 def _hosts(host: str, more: list[str]) -> tuple[str, ...]:

@@ -70,6 +70,12 @@ class Exported:
 def model_name(folder: Path) -> str:
     """Return what a model is called: as its folder, or the run it lies in.
 
+    Args:
+        folder: The model's folder.
+
+    Returns:
+        A name for files and lists.
+
     >>> model_name(Path("runs/photos/model")), model_name(Path("camvid"))
     ('photos', 'camvid')
     """

@@ -73,6 +73,12 @@ class Service:
         self.batcher.close()
         self.helpers.shutdown()
 
+    def admit(self, request: Request) -> None:
+        """Ask for the key, if there is one; raises ``HTTPException``."""
+        given = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.settings.key and not hmac.compare_digest(given.encode(), self.settings.key.encode()):
+            raise HTTPException(401, "send the key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
+
     def model(self, name: str | None) -> Segmenter:
         """Return a model; raises ``HTTPException`` for an unknown name."""
         if name is None:
@@ -187,12 +193,7 @@ def make_app(models: Mapping[str, Segmenter], settings: Settings | None = None) 
             response.headers.setdefault(name, value)
         return response
 
-    def allowed(request: Request) -> None:
-        given = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
-        if settings.key and not hmac.compare_digest(given.encode(), settings.key.encode()):
-            raise HTTPException(401, "send the key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
-
-    _add_routes(app, service, [Depends(allowed)])
+    _add_routes(app, service, [Depends(service.admit)])
     return app
 
 
