@@ -262,6 +262,7 @@ def _metadata(graph: Graph, source: Source) -> dict[str, Any]:
     kind = str(graph.kind).removeprefix("torch.")
     scores = f"N x {len(classes)} x H x W float32 scores before the softmax"
     architecture = graph.network.architecture
+    levels = preprocess.levels if isinstance(preprocess, Preprocess) else None
     return {
         "network": architecture.name if architecture is not None else "",
         "input": taken,
@@ -276,5 +277,6 @@ def _metadata(graph: Graph, source: Source) -> dict[str, Any]:
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "order": preprocess.order if isinstance(preprocess, Preprocess) else "",
+        "levels": levels and [list(pair) for pair in levels.ranges],
         "bands": [] if isinstance(preprocess, Preprocess) else list(preprocess.bands),
     }

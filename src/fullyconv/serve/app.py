@@ -17,9 +17,10 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
+from fullyconv.data.raster import COLOURS
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
-from fullyconv.predict.image import COLOURS, Segmenter
+from fullyconv.predict.image import Segmenter
 from fullyconv.serve.answers import Output, Wanted, encode
 from fullyconv.serve.batching import Batcher, Job
 from fullyconv.serve.metrics import Metrics
@@ -110,7 +111,7 @@ class Service:
         try:
             async with asyncio.timeout(self.settings.seconds):
                 upload = await read_upload(request, self.settings.upload_bytes)
-                pixels = await self.help_with(partial(decode, upload))
+                pixels = await self.help_with(partial(decode, upload, segmenter.pixels))
                 job = Job(segmenter, pixels, wanted.probabilities)
                 prediction = await asyncio.wrap_future(self.batcher.submit(job))
                 content, kind = await self.help_with(partial(encode, prediction, wanted))

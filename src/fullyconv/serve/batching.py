@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fullyconv.predict.image import COLOURS, WHOLE_PIXELS, Prediction, Segmenter
+from fullyconv.data.raster import COLOURS
+from fullyconv.predict.image import WHOLE_PIXELS, Prediction, Segmenter
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from fullyconv.data.images import read_image
 from fullyconv.files import BadFile
 
 PARTS = 8  # of a form: one picture, and what browsers add
@@ -58,8 +57,12 @@ async def _of_form(request: Request, most: int) -> bytes:
         await form.close()
 
 
-def decode(upload: bytes) -> np.ndarray:
+def decode(upload: bytes, read: Callable[[Path], np.ndarray]) -> np.ndarray:
     """Decode a picture, H x W x 3 uint8, exactly as ``predict`` reads its file.
+
+    Args:
+        upload: The file's content.
+        read: Reads a file as a model sees it, ``Segmenter.pixels``.
 
     Raises:
         BadFile: For what is no picture, in the words of ``fullyconv.data.images`` but of no path of this machine.
@@ -68,6 +71,6 @@ def decode(upload: bytes) -> np.ndarray:
         path = Path(folder, "upload")
         path.write_bytes(upload)
         try:
-            return read_image(path)
+            return read(path)
         except BadFile as error:
             raise BadFile("upload", error.what.replace(str(path), "upload"), error.fix) from None
