@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +15,6 @@ from fullyconv.cli.opening import with_doubt, with_views
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
-    EngineOption,
     ModelArgument,
     OverwriteOption,
     PrecisionOption,
@@ -27,6 +27,7 @@ from fullyconv.data.problems import group
 if TYPE_CHECKING:
     from fullyconv.files import BadFile
     from fullyconv.predict.image import Segmenter
+    from fullyconv.predict.ray import Choices
     from fullyconv.predict.work import Outcome, Pace, Task
 
 LIBRARIES = 500 << 20  # bytes that Python, PyTorch and NumPy take
@@ -37,7 +38,7 @@ AT_ONCE = 20  # problems that are printed one by one
 def predict(
     model: ModelArgument,
     inputs: Annotated[list[str], typer.Argument(help="Images or scenes: files, folders or globs.")],
-    out_: Annotated[Path, typer.Option("--out", help="Folder for the pictures and maps.")],
+    out_: Annotated[str, typer.Option("--out", help="Folder for the pictures and maps.")],
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write C x H x W float16 class probabilities (.npz).")
     ] = False,
@@ -73,7 +74,16 @@ def predict(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    engine: EngineOption = "auto",
+    engine: Annotated[
+        Literal["auto", "pytorch", "openvino", "ray"],
+        typer.Option(help="What computes: openvino and ray are extras; ray is a cluster (docs/machines.md)."),
+    ] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With ray: how many workers; default: one per GPU, or per CPU.")
+    ] = None,
+    column: Annotated[
+        str, typer.Option(help="With ray: the column of paths or URLs in tables (.csv, .parquet).")
+    ] = "image",
     memory: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +112,9 @@ def predict(
     Pictures of any size: `fullyconv predict camvid mosaic.tif --out labelled --memory 2GiB` reads a TIFF or PNG by
     rows, gives the labels of one pass, and goes on where it was if it is killed and started again.
 
+    On a Ray cluster (extra: ray), of paths and URLs; run again, it labels only what is left:
+    `fullyconv predict camvid s3://bucket/photos --out s3://bucket/labelled --engine ray`.
+
     For maps and for correcting in annotation tools:
     `fullyconv predict camvid photos/ --out labelled --polygons --polygons-to labelme --areas --sheet`. A GeoTIFF gets
     a map that lies where it does (_classes.tif), and polygons and areas in its reference system.
@@ -118,12 +131,25 @@ def predict(
     from fullyconv.outputs import Outputs
     from fullyconv.predict.beside import Beside
     from fullyconv.predict.folder import find_images, predict_files
+    from fullyconv.predict.ray import Choices
     from fullyconv.predict.work import Pace
     from fullyconv.report.sheet import SHEET, write_sheet
 
-    if (out_ / CONFIG).is_file() and (out_ / WEIGHTS).is_file():
-        raise BadFile(out_, "is a model's folder, which training replaces as a whole", "choose another --out")
+    place = Path(out_)
+    if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
+        raise BadFile(place, "is a model's folder, which training replaces as a whole", "choose another --out")
     import_from_here(*(trust or ()))
+    beside = Beside(polygons or bool(polygons_to), tuple(polygons_to or ()), simplify, areas=areas, legend=legend)
+    if engine == "ray":
+        alone = {
+            "--crf": crf, "--polygons": beside.polygons, "--areas": areas, "--legend": legend, "--sheet": sheet,
+            "--uncertainty": uncertainty, "--memory": memory, "--approximate": approximate, "--cube-key": cube_key,
+            "--rgb": rgb,
+        }  # fmt: skip
+        _refuse(alone, "not done on a cluster")
+        choices = Choices(probabilities, tta, arithmetic(precision), device, tuple(trust or ()), workers, overwrite)
+        predict_on_cluster(model, inputs, out_, choices, column=column)
+        return
     keep_freed_memory()
     segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
     segmenter.approximate = approximate
@@ -132,7 +158,6 @@ def predict(
     if precision != "auto" or engine != "auto":
         segmenter.prepared()  # what cannot be had is said once, not of every picture
     of_scenes = isinstance(segmenter, SceneSegmenter)
-    beside = Beside(polygons or bool(polygons_to), tuple(polygons_to or ()), simplify, areas=areas, legend=legend)
     _refuse_others(
         of_scenes,
         pictures={
@@ -151,21 +176,21 @@ def predict(
         from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
         from fullyconv.hsi.pictures import RGB_NM
 
-        tasks = find_scenes(inputs, out=out_)
+        tasks = find_scenes(inputs, out=place)
         output = MapOptions(cube_key, probabilities, rgb or RGB_NM, overwrite)
-        bad = follow("predicting", predict_scenes(segmenter, tasks, out_, output, pace=pace), len(tasks))
+        bad = follow("predicting", predict_scenes(segmenter, tasks, place, output, pace=pace), len(tasks))
     else:
-        tasks = find_images(inputs, out=out_)
-        outputs = Outputs(out_, overwrite=overwrite)
+        tasks = find_images(inputs, out=place)
+        outputs = Outputs(place, overwrite=overwrite)
         outputs.check([SHEET] if sheet else [])
         outcomes = predict_files(
-            segmenter, tasks, out_, probabilities=probabilities, overwrite=overwrite, pace=pace, beside=beside
+            segmenter, tasks, place, probabilities=probabilities, overwrite=overwrite, pace=pace, beside=beside
         )
         done: list[Outcome] = []
         bad = follow("predicting", _noted(outcomes, done), len(tasks))
         if sheet:
             out.print(f"{write_sheet(outputs, done, segmenter.classes)}")
-    out.print(f"{len(tasks) - bad} of {len(tasks)} {what} labelled in {out_}")
+    out.print(f"{len(tasks) - bad} of {len(tasks)} {what} labelled in {place}")
     out.print(pace.words(what))
     if bad:
         raise typer.Exit(1)
@@ -188,12 +213,33 @@ def allow_memory(segmenter: Segmenter, words: str) -> None:
     segmenter.memory, segmenter.picture_memory = left // 3, left // 3
 
 
-def _refuse_others(of_scenes: bool, *, pictures: dict[str, object], scenes: dict[str, object]) -> None:
+def _refuse_others(of_scenes: bool, *, pictures: Mapping[str, object], scenes: Mapping[str, object]) -> None:
     """Refuse options that are for what the model does not label."""
-    given = [option for option, value in (pictures if of_scenes else scenes).items() if value]
+    wrong = f"for {'pictures' if of_scenes else 'scenes'}, which this model's inputs are not"
+    _refuse(pictures if of_scenes else scenes, wrong)
+
+
+def _refuse(options: Mapping[str, object], wrong: str) -> None:
+    given = [option for option, value in options.items() if value]
     if given:
-        wrong = f"{' and '.join(given)}: for {'pictures' if of_scenes else 'scenes'}"
-        raise ValueError(f"{wrong}, which this model's inputs are not: leave it out")
+        raise ValueError(f"{' and '.join(given)}: {wrong}: leave it out")
+
+
+def predict_on_cluster(model: Path, inputs: list[str], place: str, choices: Choices, *, column: str) -> None:
+    """Predict with a progress bar on a Ray cluster; exits with status 1 where files are bad."""
+    from fullyconv.predict.ray import RayJob
+    from fullyconv.predict.remote import list_images
+
+    images = list_images(inputs, place, column=column)
+    job = RayJob(model, images, place, choices)
+    if job.before:
+        out.print(f"{job.before} of {len(images)} images were labelled before")
+    started = time.monotonic()
+    bad = follow("predicting", job.outcomes(), len(job.left))
+    out.print(f"{len(images) - bad} of {len(images)} images labelled in {place}")
+    out.print(f"{len(job.left)} images in {time.monotonic() - started:.1f} s")
+    if bad:
+        raise typer.Exit(1)
 
 
 def _noted(outcomes: Iterator[Outcome], done: list[Outcome]) -> Iterator[Outcome]:

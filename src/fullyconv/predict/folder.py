@@ -119,13 +119,27 @@ def _below(folder: str) -> Iterator[str]:
 
 
 def _named(matches: Sequence[_Match]) -> list[Task]:
-    """Name what is written for each file, so that no two are alike."""
-    stems = [os.path.splitext(match.below)[0] for match in matches]
-    alike = [(match.root, _alike(stem)) for match, stem in zip(matches, stems, strict=True)]
-    counts = Counter(alike)
-    names = [match.below if counts[key] > 1 else stem for match, key, stem in zip(matches, alike, stems, strict=True)]
-    names = _numbered(_told_apart([match.root for match in matches], names))
+    names = name_outputs([(match.root, match.below) for match in matches])
     return [Task(match.file, Path(name)) for match, name in zip(matches, names, strict=True)]
+
+
+def name_outputs(places: Sequence[tuple[str, str]]) -> list[str]:
+    """Name what is written for each file, so that no two are alike.
+
+    Args:
+        places: The folder that was given, and the file's name below it.
+
+    Returns:
+        The stems of what is written, in the same order.
+
+    >>> name_outputs([("monday", "a.jpg"), ("tuesday", "a.jpg"), ("tuesday", "b.jpg")])
+    ['monday_a', 'tuesday_a', 'b']
+    """
+    stems = [os.path.splitext(below)[0] for _, below in places]
+    alike = [(root, _alike(stem)) for (root, _), stem in zip(places, stems, strict=True)]
+    counts = Counter(alike)
+    names = [below if counts[key] > 1 else stem for (_, below), key, stem in zip(places, alike, stems, strict=True)]
+    return _numbered(_told_apart([root for root, _ in places], names))
 
 
 def _told_apart(roots: Sequence[str], names: Sequence[str]) -> list[str]:

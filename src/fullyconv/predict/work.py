@@ -194,7 +194,7 @@ class _Line(Generic[Read, Found]):
                 raise
             each.arrived()
             bad: Future[Outcome] = Future()
-            bad.set_result(Outcome(task, problem=_problem(task, error)))
+            bad.set_result(Outcome(task, problem=said_of(task, error)))
             self._written.append(bad)
         else:
             self._written.append(self._writer.submit(self._write, task, found, each, self._submitted))
@@ -232,11 +232,11 @@ class _Line(Generic[Read, Found]):
                 what = f"no more room after {before} of {self._total} ({error.strerror})"
                 self._full = BadFile(self._outputs.folder, what, "make room and run the same command again")
                 raise self._full from None
-            return Outcome(task, problem=_problem(task, error))
+            return Outcome(task, problem=said_of(task, error))
         except (BadFile, MemoryError) as error:
             if error is self._full:
                 raise
-            return Outcome(task, problem=_problem(task, error))
+            return Outcome(task, problem=said_of(task, error))
         finally:
             each.arrived()
 
@@ -254,7 +254,7 @@ def _starved(error: Exception) -> bool:
     return out_of_memory(error) or isinstance(error.__context__, MemoryError)
 
 
-def _problem(task: Task, error: Exception) -> BadFile:
+def said_of(task: Task, error: Exception) -> BadFile:
     """Say what is wrong with an input and what to do, in one line that begins with its name."""
     if isinstance(error, BadFile):
         return error
