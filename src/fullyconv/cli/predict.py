@@ -123,8 +123,6 @@ def predict(
     with a legend, as ENVI Classification and as GeoTIFF (where the scene lies), and the scene in false colours:
     `fullyconv predict runs/pavia/model PaviaU.mat --out maps`.
     """
-    from fullyconv.checkpoint import CONFIG, WEIGHTS
-    from fullyconv.files import BadFile
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.machine import arithmetic, keep_freed_memory
     from fullyconv.opening import load
@@ -136,8 +134,7 @@ def predict(
     from fullyconv.report.sheet import SHEET, write_sheet
 
     place = Path(out_)
-    if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
-        raise BadFile(place, "is a model's folder, which training replaces as a whole", "choose another --out")
+    _refuse_model(place)
     import_from_here(*(trust or ()))
     beside = Beside(polygons or bool(polygons_to), tuple(polygons_to or ()), simplify, areas=areas, legend=legend)
     if engine == "ray":
@@ -194,6 +191,15 @@ def predict(
     out.print(pace.words(what))
     if bad:
         raise typer.Exit(1)
+
+
+def _refuse_model(place: Path) -> None:
+    """Refuse a model's folder as the place for pictures."""
+    from fullyconv.checkpoint import CONFIG, WEIGHTS
+    from fullyconv.files import BadFile
+
+    if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
+        raise BadFile(place, "is a model's folder, which training replaces as a whole", "choose another --out")
 
 
 def allow_memory(segmenter: Segmenter, words: str) -> None:

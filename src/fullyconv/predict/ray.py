@@ -26,7 +26,7 @@ from fullyconv.files import BadFile
 from fullyconv.machine import ArithmeticName, DeviceName, out_of_memory
 from fullyconv.outputs import out_of_room
 from fullyconv.predict.folder import write_prediction
-from fullyconv.predict.image import Segmenter, as_pixels
+from fullyconv.predict.image import Segmenter
 from fullyconv.predict.predictor import Predictor
 from fullyconv.predict.remote import Image, Manifest, is_here, steadily, system, whole
 from fullyconv.predict.views import Views, ViewsSegmenter
@@ -261,7 +261,7 @@ class _Worker:
             if not is_here(files):
                 local = Path(folder, "image" + local.suffix)
                 steadily(partial(files.get_file, path, str(local)))
-            found = self._segmenter.predict(as_pixels(local), probabilities=self._choices.probabilities)
+            found = self._segmenter.predict(local, probabilities=self._choices.probabilities)
             files, root = system(self._out)
             if is_here(files):
                 write_prediction(found, Path(root, image.target))
