@@ -88,6 +88,15 @@ def test_context_counts_its_rest_and_takes_pictures_in_order_where_nothing_train
             "type: 'Data' top: 'data' data_param { source: 'lmdb' }",
             "its data are not read here: write the pictures as files",
         ),
+        (
+            python("voc_layers", "VOCSegDataLayer", {"split": "train", "seed": [1]}, "data"),
+            "write a dict of plain values",
+        ),
+        ("type: 'DummyData' top: 'a' dummy_data_param { shape { dim: [99999, 99999] } }", "FULLYCONV_MAX_ARRAY_BYTES"),
+        (
+            "type: 'ImageSegData' top: 'a' transform_param { crop_size: 999999 } image_data_param { source: 'x' }",
+            "FULLYCONV_MAX_PIXELS",
+        ),
         ("type: 'Input' top: 'data'", "a training needs a layer that brings data"),
         ("type: 'ImageData' top: 'data' image_data_param { source: 'no.txt' }", "not a list of pictures"),
     ],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from fullyconv.caffe.description import Description, Layer
 from fullyconv.caffe.fill import FILLERS
 from fullyconv.caffe.sources import DummyData, source_shapes
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 from fullyconv.solver.lists import LISTS, list_feed
 from fullyconv.solver.released import Roots, released_feed
 
@@ -71,6 +73,8 @@ def _dummy_feed(layer: Layer, seed: int) -> Callable[[int], Blobs]:
     fillers = given.data_filler or (fields.Filler(),)
     if len(fillers) not in (1, len(shapes)):
         raise layer.fail(f"{len(fillers)} data_filler for {len(shapes)} tops", "give one for each")
+    if any(prod(shape) * 4 > LIMITS.array_bytes or min(shape, default=0) < 0 for shape in shapes.values()):
+        raise layer.fail(f"blobs of {[*shapes.values()]}", f"correct them, or {LIMITS.remedy('array_bytes')}")
     by_top = dict(zip(shapes, fillers if len(fillers) > 1 else fillers * len(shapes), strict=True))
     for filler in fillers:
         if filler.type not in FILLERS:

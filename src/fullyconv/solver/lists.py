@@ -98,8 +98,11 @@ class _Reader:
 
     def _item(self, entry: tuple[Path, str], rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         picture = self._picture(entry[0])
-        label = self._mask(entry, picture.shape[1:]) if self.dense else np.asarray(int(entry[1]), np.float32)
         whole = picture.shape[1:]
+        label = self._mask(entry, picture.shape[1:]) if self.dense else np.asarray(int(entry[1]), np.float32)
+        if self.mean.shape[1:] not in ((1, 1), whole) or len(self.mean) not in (1, len(picture)):
+            what = f"a mean of {self.mean.shape} for a picture of {picture.shape}"
+            raise self.layer.fail(what, "set new_height and new_width to the mean's size, or write mean_value")
         picture = (picture - self.mean).astype(np.float32)
         if self.transform.crop_size:
             picture, label = self._crop(picture, label, rng)
@@ -164,6 +167,9 @@ def list_feed(layer: Layer, *, training: bool, seed: int) -> tuple[Callable[[int
         raise layer.fail(f"label_type is {given.label_type}", "PIXEL is supported")
     if min(given.batch_size, given.label_divide_factor) < 1 or transform.crop_size < 0 or given.rand_skip < 0:
         raise layer.fail("a batch_size, crop_size or label_divide_factor below 1", "correct it")
+    sides = ((transform.crop_size, transform.crop_size), (given.new_height, given.new_width))
+    if max(height * width for height, width in sides) * given.batch_size > LIMITS.pixels or min(map(min, sides)) < 0:
+        raise layer.fail("pictures of this size", f"write smaller ones, or {LIMITS.remedy('pixels')}")
     entries = _read_list(layer, given)
     mean = _mean(layer, transform, given)
     reader = _Reader(layer, given, transform, entries, training, seed, mean)

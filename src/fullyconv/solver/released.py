@@ -77,7 +77,10 @@ def released_feed(layer: Layer, roots: Roots) -> tuple[Callable[[int], dict[str,
 def _values(layer: Layer, text: str) -> dict[str, Any]:
     try:
         values = ast.literal_eval(text)
+        kinds = {"split": str, "seed": int | None, "tops": list, "voc_dir": str, "mean": tuple | list}
         if not isinstance(values, dict) or not isinstance(values.get("split"), str):
+            raise ValueError
+        if not all(isinstance(values[key], kind) for key, kind in kinds.items() if key in values):
             raise ValueError
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         fix = "write a dict of plain values with a split, \"{'split': 'train', 'seed': 1337}\""
@@ -163,7 +166,7 @@ def _voc(layer: Layer, values: Mapping[str, Any], roots: Roots) -> _Data:
         listing = read_list(file)
     folder = Folder(root, classes=facts.VOC.classes)
     pictures = _listed(folder, Places(root / "JPEGImages", root / "SegmentationClass"), listing)
-    return _Data(pictures, (_colour(_mean(values, facts.VOC.mean)), _label("image", facts.VOC.classes)))
+    return _Data(pictures, (_colour(_mean(layer, values, facts.VOC.mean)), _label("image", facts.VOC.classes)))
 
 
 def _sbdd(layer: Layer, values: Mapping[str, Any], roots: Roots) -> _Data:
@@ -171,17 +174,13 @@ def _sbdd(layer: Layer, values: Mapping[str, Any], roots: Roots) -> _Data:
     folder = Folder(root, classes=facts.VOC.classes)
     listing = read_list(root / f"{values['split']}.txt")
     pictures = _listed(folder, Places(root / "img", root / "cls", SBDD_MASKS), listing)
-    return _Data(pictures, (_colour(_mean(values, facts.VOC.mean)), _label("image", facts.VOC.classes)))
+    return _Data(pictures, (_colour(_mean(layer, values, facts.VOC.mean)), _label("image", facts.VOC.classes)))
 
 
-def _mean(values: Mapping[str, Any], usual: Sequence[float]) -> Sequence[float]:
-    mean = values.get("mean", usual)
-    if (
-        not isinstance(mean, tuple | list)
-        or len(mean) != len(usual)
-        or not all(isinstance(m, int | float) for m in mean)
-    ):
-        raise ValueError(f"param_str: mean is {mean!r}: write {len(usual)} numbers")
+def _mean(layer: Layer, values: Mapping[str, Any], usual: Sequence[float]) -> Sequence[float]:
+    mean: Sequence[float] = values.get("mean", usual)
+    if len(mean) != len(usual) or not all(isinstance(value, int | float) for value in mean):
+        raise layer.fail(f"mean is {mean!r}", f"write {len(usual)} numbers")
     return mean
 
 
@@ -211,7 +210,7 @@ def _nyud(layer: Layer, values: Mapping[str, Any], roots: Roots) -> _Data:
         "hha": _read_hha,
         "label": _label("image", facts.NYUD.classes),
     }
-    unknown = [top for top in tops if top not in readers]
+    unknown = [top for top in tops if not isinstance(top, str) or top not in readers]
     if unknown:
         raise layer.fail(f"a top of {unknown[0]!r}", f"its tops are {', '.join(readers)}")
     return _Data(pictures, [readers[top] for top in tops])
