@@ -37,7 +37,7 @@ AT_ONCE = 20  # problems that are printed one by one
 
 def predict(
     model: ModelArgument,
-    inputs: Annotated[list[str], typer.Argument(help="Images or scenes: files, folders or globs.")],
+    inputs: Annotated[list[str], typer.Argument(help="Images, films or scenes: files, folders or globs.")],
     out_: Annotated[str, typer.Option("--out", help="Folder for the pictures and maps.")],
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write C x H x W float16 class probabilities (.npz).")
@@ -115,6 +115,8 @@ def predict(
     On a Ray cluster (extra: ray), of paths and URLs; run again, it labels only what is left:
     `fullyconv predict camvid s3://bucket/photos --out s3://bucket/labelled --engine ray`.
 
+    A film, `fullyconv predict camvid drive.mp4 --out labelled`, gives drive_overlay.mp4 (extra: video).
+
     For maps and for correcting in annotation tools:
     `fullyconv predict camvid photos/ --out labelled --polygons --polygons-to labelme --areas --sheet`. A GeoTIFF gets
     a map that lies where it does (_classes.tif), and polygons and areas in its reference system.
@@ -168,7 +170,7 @@ def predict(
         segmenter = with_crf(segmenter, model) if crf else segmenter
         segmenter = with_doubt(segmenter) if uncertainty else segmenter
     pace = Pace()
-    what = "scenes" if of_scenes else "images"
+    what, bad_films = "scenes" if of_scenes else "images", 0
     if isinstance(segmenter, SceneSegmenter):
         from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
         from fullyconv.hsi.pictures import RGB_NM
@@ -177,6 +179,9 @@ def predict(
         output = MapOptions(cube_key, probabilities, rgb or RGB_NM, overwrite)
         bad = follow("predicting", predict_scenes(segmenter, tasks, place, output, pace=pace), len(tasks))
     else:
+        asked = {"--probabilities": probabilities, "--polygons": beside.polygons, "--areas": areas, "--legend": legend,
+                 "--sheet": sheet, "--crf": crf, "--tta": tta}  # fmt: skip
+        bad_films, inputs = paint_films(segmenter, inputs, place, asked=asked, overwrite=overwrite)
         tasks = find_images(inputs, out=place)
         outputs = Outputs(place, overwrite=overwrite)
         outputs.check([SHEET] if sheet else [])
@@ -189,7 +194,7 @@ def predict(
             out.print(f"{write_sheet(outputs, done, segmenter.classes)}")
     out.print(f"{len(tasks) - bad} of {len(tasks)} {what} labelled in {place}")
     out.print(pace.words(what))
-    if bad:
+    if bad or bad_films:
         raise typer.Exit(1)
 
 
@@ -200,6 +205,35 @@ def _refuse_model(place: Path) -> None:
 
     if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
         raise BadFile(place, "is a model's folder, which training replaces as a whole", "choose another --out")
+
+
+def paint_films(
+    segmenter: Segmenter, inputs: list[str], folder: Path, *, asked: Mapping[str, object], overwrite: bool
+) -> tuple[int, list[str]]:
+    """Label the films among inputs with a progress bar; gives the number of bad ones, and the inputs that are none.
+
+    Ends the command where there is nothing else.
+    """
+    from fullyconv.predict.video import find_films, is_film, predict_films
+
+    films, rest, bad = find_films(inputs, out=folder), [each for each in inputs if not is_film(each)], 0
+    if not films:
+        return 0, rest
+    if given := [option for option, value in asked.items() if value]:
+        raise ValueError(f"{' and '.join(given)}: for pictures, not for films: leave it out, or name the films apart")
+    with Bars() as bars:
+
+        def tell(name: str, done: int, total: int) -> None:
+            bars("painting", done, max(done, total), name)
+
+        for outcome in predict_films(segmenter, films, folder, overwrite=overwrite, tell=tell):
+            if outcome.problem is not None:
+                complain("skipped", outcome.problem)
+                bad += 1
+    out.print(f"{len(films) - bad} of {len(films)} films painted in {folder}")
+    if not rest:
+        raise typer.Exit(1 if bad else 0)
+    return bad, rest
 
 
 def allow_memory(segmenter: Segmenter, words: str) -> None:

@@ -130,10 +130,10 @@ def label_large(segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path
 
     Raises:
         BadFile: For a picture that ends too early.
-        ValueError: For segmenters whose labels are no matter of some rows (views, CRF).
+        ValueError: For segmenters whose labels are no matter of some rows (views, CRF, uncertainty).
     """
     if type(segmenter) is not Segmenter:
-        raise ValueError(f"{rows.shape[1]} x {rows.shape[0]} pixels are labelled in bands, without --crf and --tta")
+        raise ValueError(f"{rows.shape[1]} x {rows.shape[0]} pixels are labelled in bands, by the network alone")
     height, width = rows.shape[:2]
     kind = np.min_scalar_type(len(segmenter.classes) - 1)
     draft = Draft(outputs.folder, target.as_posix(), (height, width), kind, rows.no_data is not None)
