@@ -54,7 +54,7 @@ def test_fused_scores_learn_as_the_network_does(name: str, upsampling: str) -> N
         torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4 * largest)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, "fpn4s-lite0"])
 def test_checkpointing_changes_nothing(name: str) -> None:
     network, image, labels = made(name)
     other = copy.deepcopy(network)
@@ -93,7 +93,7 @@ def test_checkpointing_keeps_less() -> None:
         assert scores.requires_grad
         return sum(size for place, size in sizes.items() if place not in weights)
 
-    assert kept(FusedScores(network, checkpointing=True)) < 0.4 * kept(FusedScores(network))
+    assert kept(FusedScores(network, checkpointing=True)) < 0.45 * kept(FusedScores(network))
 
 
 def passed(

@@ -228,7 +228,8 @@ def _units(module: nn.Module, path: str = "") -> list[str]:
     for name, child in module.named_children():
         inside = f"{path}.{name}" if path else name
         parts = list(child.children())
-        if isinstance(child, nn.Sequential) and all(list(part.children()) for part in parts):
+        blocks = isinstance(child, nn.Sequential) and all(list(part.children()) for part in parts)
+        if blocks or isinstance(child, nn.ModuleList):  # a list computes nothing itself
             found += _units(child, inside)
         elif parts:
             found.append(inside)
