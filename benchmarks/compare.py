@@ -35,7 +35,7 @@ from fullyconv.networks.trunks.external import library
 from fullyconv.predict.ladder import Ladder
 from fullyconv.predict.quantised import INT8, find_quantisation, store_quantisation
 
-MODEL = Path(__file__).resolve().parents[1] / "models" / "camvid"
+MODEL = Path(__file__).resolve().parents[1] / "models" / "camvid-scratch"
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
 ENGINES = {"float32": ("pytorch", "openvino"), "bfloat16": ("pytorch", "openvino"), "int8": ("openvino",)}
 PADDED = "ours padding 100"
@@ -146,7 +146,7 @@ def camvid() -> Contest:
     pixels = picture(360, 480)
     image, network = normalised(pixels, segmenter.preprocess), segmenter.network.eval()
     operations = count_operations(network, (360, 480))
-    contest = Contest("models/camvid, 480 x 360, 11 classes", {}, rounds=15)
+    contest = Contest("models/camvid-scratch, 480 x 360, 11 classes", {}, rounds=15)
     eager = "PyTorch fp32"
     attempt(contest, eager, lambda: peers.eager(network, image), precision="fp32", operations=operations)
     ours(contest, "ours", segmenter, pixels, operations=operations, like=eager)
@@ -166,7 +166,7 @@ def others() -> Contest:
     for precision, short in SHORT.items():
         for engine in ENGINES[precision]:
             make = partial(_prepared, segmenter, precision, engine, pixels)
-            attempt(contest, f"ours models/camvid {short}, {engine}", make)
+            attempt(contest, f"ours models/camvid-scratch {short}, {engine}", make)
     return contest
 
 
@@ -266,9 +266,9 @@ def crf() -> Contest:
 
 
 def large() -> Contest:
-    """A picture of 2048 x 2048 through models/camvid: in tiles, as ``predict`` does, and in one pass."""
+    """A picture of 2048 x 2048 through models/camvid-scratch: in tiles, as ``predict`` does, and in one pass."""
     pixels = picture(2048, 2048)
-    contest = Contest("models/camvid, 2048 x 2048: tiles and one pass", {}, rounds=3)
+    contest = Contest("models/camvid-scratch, 2048 x 2048: tiles and one pass", {}, rounds=3)
     precision = "bf16" if fast_bf16(torch.device("cpu")) else "fp32"
     segmenter = load(MODEL, device="cpu", precision=precision)
     assert isinstance(segmenter, Segmenter)

@@ -1,6 +1,6 @@
 """Our engine and head against OpenVINO's own form of the whole network: a picture to its labels, in turns.
 
-    OMP_NUM_THREADS=2 python benchmarks/openvino_whole.py models/camvid 360 480
+    OMP_NUM_THREADS=2 python benchmarks/openvino_whole.py models/camvid-scratch 360 480
 
 OpenVINO's own form is the network with upsampling and argmax, converted for one fixed size, with the normalisation in
 the graph; ours has free sizes. Labels are compared first.

@@ -167,7 +167,7 @@ def test_layers_with_a_parameter_called_scale_are_saved_and_loaded(tmp_path: Pat
 
 
 def test_the_delivered_model_loads() -> None:
-    load(Path(__file__).resolve().parents[1] / "models" / "camvid")
+    load(Path(__file__).resolve().parents[1] / "models" / "camvid-scratch")
 
 
 def test_a_full_disk_is_the_systems_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
