@@ -101,6 +101,17 @@ def test_every_exported_description_is_recognised(name: str, tmp_path: Path) -> 
     assert network.architecture.name == name
 
 
+def test_a_stage_of_a_file_is_imported(tmp_path: Path) -> None:
+    prototxt, weights = export(build("lenet"), tmp_path)
+    staged = prototxt.read_text().replace('type: "Convolution"', 'type: "Convolution" include { stage: "deploy" }')
+    prototxt.write_text(staged)
+    assert import_model(prototxt, weights, stage="deploy").architecture.name == "lenet"
+    command = ["caffe", "import", str(prototxt), str(weights), "--out", str(tmp_path / "m")]
+    assert CliRunner().invoke(app, [*command, "--stage", "deploy"]).exit_code == 0
+    with pytest.raises(BadFile, match="stage 'deploy'"):
+        import_model(prototxt, weights)
+
+
 def test_a_description_without_a_name_is_the_first_network_that_fits(tmp_path: Path) -> None:
     path = described("nyud-fcn32s-hha", tmp_path)
     path.write_text(path.read_text().replace('name: "nyud-fcn32s-hha"', "", 1))

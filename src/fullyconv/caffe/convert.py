@@ -14,6 +14,7 @@ from fullyconv.caffe.description import describe_text
 from fullyconv.caffe.export import CLASSIFIER_SCORES, bilinear_bank, network_layers
 from fullyconv.caffe.loading import load
 from fullyconv.caffe.net import Net
+from fullyconv.caffe.states import Phase
 from fullyconv.caffe.structure import Numbering, differences
 from fullyconv.caffe.text import Written, to_text
 from fullyconv.files import BadFile
@@ -29,7 +30,15 @@ SCORES = ("score_fr", "score_fr_sem", "score_frcolor", *dict.fromkeys(CLASSIFIER
 TOLERANCE = 1e-6  # on bilinear weights, which programs compute in float32 or in float64
 
 
-def import_model(prototxt: Path | str, caffemodel: Path | str, *, name: str | None = None) -> FCN | Classifier:
+def import_model(
+    prototxt: Path | str,
+    caffemodel: Path | str,
+    *,
+    name: str | None = None,
+    phase: Phase | None = None,
+    stage: str | Sequence[str] = (),
+    level: int = 0,
+) -> FCN | Classifier:
     """Read a Caffe net as the network of ``fullyconv.build`` that it is, with its weights.
 
     The net must compute what that network computes, layer for layer, under the names of the release; for a classifier,
@@ -41,6 +50,9 @@ def import_model(prototxt: Path | str, caffemodel: Path | str, *, name: str | No
         caffemodel: Its weights.
         name: Which network it is, where several have the same layers; default: the name in the file, else the first
             that fits.
+        phase: Which layers to take of a file that serves several states, as ``fullyconv.caffe.load`` does.
+        stage: Of which stage, or stages.
+        level: Of which level.
 
     Returns:
         The network, in evaluation mode.
@@ -56,7 +68,7 @@ def import_model(prototxt: Path | str, caffemodel: Path | str, *, name: str | No
     ...     type(import_model(*export(build("lenet"), place))).__name__
     'Classifier'
     """
-    net = load(prototxt, caffemodel)
+    net = load(prototxt, caffemodel, phase=phase, stage=stage, level=level)
     network, layers = recognise(net, str(prototxt), name)
     blobs = {layer.name: [tensor.detach() for _, tensor in net.blobs(layer)] for layer in net.described}
     if any(map(_is_bank, layers)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,6 +28,11 @@ def import_(
         str | None, typer.Option("--network", help="Which network it is, where several have the same layers.")
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="A classes.yaml that names the classes.")] = None,
+    phase: Annotated[
+        Literal["TRAIN", "TEST"] | None, typer.Option(help="Which layers of a file of both; default: TEST.")
+    ] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="A stage of the net; may be repeated.")] = None,
+    level: Annotated[int, typer.Option(help="The level of the net.")] = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Turn a Caffe net that is one of the papers' networks into a model folder, to predict and train with.
@@ -44,7 +49,7 @@ def import_(
     inputs = [prototxt, caffemodel, *([] if classes is None else [classes])]
     outputs = Outputs(out_, inputs=inputs, overwrite=overwrite)
     outputs.check([WEIGHTS, CONFIG])
-    model = import_model(prototxt, caffemodel, name=network)
+    model = import_model(prototxt, caffemodel, name=network, phase=phase, stage=stage or (), level=level)
     architecture = architecture_of(model)
     named = read_classes(classes) if classes is not None else None
     notes = {"imported": caffemodel.name}
