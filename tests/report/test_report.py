@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
 from fullyconv import Evaluation, Segmenter, build
+from fullyconv.cli import app
 from fullyconv.crf import CRFParameters
 from fullyconv.data.folder import open_folder
 from fullyconv.data.pairs import Pair
@@ -207,3 +209,28 @@ def test_a_template_without_its_value_is_an_error(tmp_path: Path) -> None:
 def test_names_of_scene_classes_appear_as_they_are_in_plots() -> None:
     figure = plot_spectra(make_scene(random_map(40, 50, classes=6), ClassSet(ODD), bands=4))
     assert set(ODD) <= set(svg_words(embed(figure)))
+
+
+def test_the_page_of_a_data_set_shows_what_is_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, names in {"train": ["a_1", "a_2", "b_1"], "val": ["a_3", "c_1"]}.items():
+        for part in ("images", "masks"):
+            (tmp_path / "data" / split / part).mkdir(parents=True)
+        for name in names:
+            blocks = np.random.default_rng(ord(name[0])).integers(0, 255, (6, 8, 3), np.uint8)
+            street = Image.fromarray(blocks).resize((160, 120), Image.Resampling.BICUBIC)
+            noisy = (np.asarray(street) + rng.normal(0, 3, (120, 160, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(tmp_path / "data" / split / "images" / f"{name}.png")
+            mask = (np.arange(160) % 40 < 3).astype(np.uint8)[None].repeat(120, 0)
+            Image.fromarray(mask).save(tmp_path / "data" / split / "masks" / f"{name}.png")
+    result = CliRunner().invoke(app, ["data", "check", str(tmp_path / "data"), "--report", str(tmp_path / "page")])
+    assert result.exit_code == 0, result.output
+    page = Page((tmp_path / "page" / "report.html").read_text())
+    said = " ".join(" ".join(page.words).split())
+    assert "val: 2 pictures, about 2 scenes" in said
+    assert "a_3.png and a_" in said  # across splits
+    assert "a_2.png and a_1.png" in said  # within train
+    assert "b_1.png and" not in said
+    assert "advice: stride" in said
+    again = CliRunner().invoke(app, ["data", "check", str(tmp_path / "data"), "--report", str(tmp_path / "page")])
+    assert again.exit_code == 0, again.output

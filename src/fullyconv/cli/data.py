@@ -13,6 +13,7 @@ from fullyconv.cli.predict import follow
 
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
+    from fullyconv.data.pairs import Folder
     from fullyconv.data.sources import Source
     from fullyconv.hsi.files import SceneFiles
     from fullyconv.hsi.labels import Zero
@@ -33,16 +34,17 @@ def check(
     pages: Annotated[
         str | None, typer.Option(help="Of pictures of several pages the one to take, from 0, or channels: all.")
     ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--report", help="Write report.html, with pictures that are alike, into this folder.")
+    ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Read a data set once and list what is in it and what is wrong with it; exit status 1 if anything is.
 
-    Examples: `fullyconv data check photos/`, and for a scene (MATLAB, ENVI, GeoTIFF, NumPy)
+    Examples: `fullyconv data check photos/ --report checked`, and for a scene (MATLAB, ENVI, GeoTIFF, NumPy)
     `fullyconv data check PaviaU.mat --labels PaviaU_gt.mat`.
     """
-    from fullyconv.data.bounds import sample_bounds
-    from fullyconv.data.check import check_folder, usable_pairs
     from fullyconv.data.folder import open_folder
-    from fullyconv.data.kinship import find_kin
 
     if zero not in (None, "unlabelled", "class"):
         raise ValueError(f"--zero is unlabelled or class, not {zero!r}")
@@ -54,18 +56,35 @@ def check(
         return
     if labels or cube_key or label_key or zero:
         raise ValueError(f"{data} is no scene's file: --labels, --cube-key, --label-key and --zero are for scenes")
+    _check_pictures(open_folder(data, mask_suffix), _pages(pages), page, overwrite=overwrite)
+
+
+def _check_pictures(
+    folder: Folder, pages: int | Literal["channels"] | None, page: Path | None, *, overwrite: bool
+) -> None:
+    """Check a folder of pictures; writes the page of what was found into the folder ``page``."""
+    from fullyconv.data.bounds import sample_bounds
+    from fullyconv.data.check import check_folder, usable_pairs
+    from fullyconv.data.kinship import find_kin
+    from fullyconv.outputs import single_output
+    from fullyconv.report import FILE_NAME, write_data_report
+
+    written = None if page is None else single_output(page / FILE_NAME, overwrite=overwrite)
     with Bars() as bars:
-        report = check_folder(open_folder(data, mask_suffix), pages=_pages(pages), progress=bars)
+        report = check_folder(folder, pages=pages, progress=bars)
         kin = find_kin(report.folder.splits, progress=bars)
         bounds = sample_bounds(usable_pairs(report), report.classes, progress=bars)
     print_report(report)
     for split, found in kin.items():
         out.print("\n".join(found.lines(split)))
     print_bounds(bounds, report.classes)
+    if written is not None:
+        with written.writing(FILE_NAME):
+            out.print(f"report {write_data_report(written.folder, report, kin, bounds, title=str(folder.root))}")
     if report.folder.note:
         err.print(report.folder.note)
     if report.inferred:
-        write_inferred_classes(report, data)
+        write_inferred_classes(report, folder.root)
     if report.problems:
         raise typer.Exit(1)
 

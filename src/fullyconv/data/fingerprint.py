@@ -159,8 +159,9 @@ def _look(sample: Sample, classes: int) -> _Look:
     columns = np.broadcast_to(np.arange(width), labels.shape)[labels >= 0]
     sums = np.bincount(labels[labels >= 0], columns, minlength=classes)
     across = np.where(area > SPECK, (sums / np.maximum(area, 1) + 0.5) / width - 0.5, np.nan)
-    small = np.asarray(Image.fromarray(sample.image).convert("L").resize((GRID, GRID), Image.Resampling.BOX), float)
-    few = sample.image[:: max(1, height // 64), :: max(1, width // 64)].astype(np.int16)
+    light = Image.fromarray(sample.image.mean(2, dtype=np.float32))
+    small = np.asarray(light.resize((GRID, GRID), Image.Resampling.BOX), np.float64)
+    few = sample.image[:: max(1, height // 64), :: max(1, width // 64)].astype(np.float32)
     return _Look(
         thickness=measure_thickness(labels, classes=classes),
         halves=upper / max(1, upper.sum()) - lower / max(1, lower.sum()),

@@ -10,13 +10,16 @@ import numpy as np
 
 from fullyconv.data.dataset import read_picture
 from fullyconv.data.groups import guess_groups
-from fullyconv.data.likeness import ALIKE, count_scenes, nearest, signature
+from fullyconv.data.likeness import ALIKE, alike_from, count_scenes, nearest, signature
 from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
 from fullyconv.files import BadFile
 
 MOST = 5000  # pictures of a split that are compared: of more, those at even distances
 TRAINING = ("train", "all")
+
+Kin = tuple[Pair, Pair, float]
+"""A picture, one that is alike, and their likeness."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,18 @@ class Kinship:
     Attributes:
         pictures: How many were compared.
         scenes: About how many different scenes they show.
-        alike: (picture, its like in the training split, their likeness), the most alike first.
+        alike: Pictures with the training picture that is most alike, the most alike first.
         groups: What their names say, empty if nothing.
+        within: Pictures with the one of their own split whose scene they show, the most alike first.
+        threshold: The likeness from which two pictures show one scene.
     """
 
     pictures: int
     scenes: int
-    alike: tuple[tuple[Pair, Pair, float], ...] = ()
+    alike: tuple[Kin, ...] = ()
     groups: str = ""
+    within: tuple[Kin, ...] = ()
+    threshold: float = ALIKE
 
     def lines(self, split: str) -> list[str]:
         """Say it in sentences.
@@ -44,6 +51,8 @@ class Kinship:
         said = [f"{split}: {self.pictures} pictures, about {self.scenes} scene{'s' * (self.scenes != 1)}"]
         if self.groups:
             said[0] += f", {self.groups}"
+        if self.threshold > ALIKE:
+            said[0] += f" (all pictures are laid out alike: one scene from a likeness of {self.threshold:.2f} on)"
         if self.alike:
             one, other, likeness = self.alike[0]
             said.append(
@@ -84,10 +93,24 @@ def find_kin(
             if known:
                 seen[split] = known, np.stack(signatures)
     names = _groups({split: [pair.name for pair in pairs] for split, (pairs, _) in seen.items()})
-    return {
-        split: Kinship(len(pairs), len(set(count_scenes(found))), _alike(split, seen), names.get(split, ""))
-        for split, (pairs, found) in seen.items()
-    }
+    threshold = alike_from(np.concatenate([found for _, found in seen.values()])) if seen else ALIKE
+    kin = {}
+    for split, (pairs, found) in seen.items():
+        leaders = count_scenes(found, alike=threshold)
+        within = [
+            (pairs[place], pairs[leader], float(found[place] @ found[leader]))
+            for place, leader in enumerate(leaders)
+            if place != leader
+        ]
+        kin[split] = Kinship(
+            len(pairs),
+            len(set(leaders)),
+            _alike(split, seen, threshold),
+            names.get(split, ""),
+            tuple(sorted(within, key=lambda each: -each[2])),
+            threshold,
+        )
+    return kin
 
 
 def _signature(pair: Pair) -> np.ndarray | None:
@@ -97,14 +120,14 @@ def _signature(pair: Pair) -> np.ndarray | None:
         return None  # whoever reads all pairs has complained of it
 
 
-def _alike(split: str, seen: Mapping[str, tuple[Sequence[Pair], np.ndarray]]) -> tuple[tuple[Pair, Pair, float], ...]:
+def _alike(split: str, seen: Mapping[str, tuple[Sequence[Pair], np.ndarray]], threshold: float) -> tuple[Kin, ...]:
     if split == "train" or "train" not in seen:
         return ()
     (pairs, found), (training, known) = seen[split], seen["train"]
     best = [
         (pair, training[place], likeness)
         for pair, (place, likeness) in zip(pairs, nearest(found, known), strict=True)
-        if likeness >= ALIKE and pair.image != training[place].image  # lists such as trainval hold train's pictures
+        if likeness >= threshold and pair.image != training[place].image  # lists such as trainval hold train's pictures
     ]
     return tuple(sorted(best, key=lambda each: -each[2]))
 

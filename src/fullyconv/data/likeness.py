@@ -60,6 +60,24 @@ def _centred(values: np.ndarray) -> np.ndarray:
     return np.asarray(values / length if length > 1e-4 else np.zeros_like(values), np.float32)
 
 
+def alike_from(signatures: np.ndarray, *, most: int = 500) -> float:
+    """Return from which product on two pictures of a set show the same scene.
+
+    ``ALIKE``; in a set whose pictures are all laid out alike (retinas, portraits, radiographs: products of 0.8) half
+    way from what any two of them have in common to sameness.
+
+    Args:
+        signatures: N x D of the whole set.
+        most: How many are compared, at even distances.
+
+    >>> alike_from(np.eye(3)), round(alike_from(np.array([[1.0, 0.0], [0.8, 0.6], [0.8, -0.6]])), 2)
+    (0.72, 0.9)
+    """
+    drawn = signatures[:: -(-len(signatures) // most)] if len(signatures) else signatures
+    products = (drawn @ drawn.T)[np.triu_indices(len(drawn), 1)]
+    return max(ALIKE, (1 + float(np.median(products))) / 2) if products.size else ALIKE
+
+
 def count_scenes(signatures: np.ndarray, *, alike: float = ALIKE) -> list[int]:
     """Count different scenes: each picture joins the first earlier one that leads a scene and is alike.
 
