@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from fullyconv.data.check import Report
-from fullyconv.data.images import read_image
+from fullyconv.data.dataset import read_picture
 from fullyconv.data.kinship import Kin, Kinship
+from fullyconv.data.raster import COLOURS
 from fullyconv.files import BadFile
 from fullyconv.report.page import FILE_NAME, class_keys, picture, write_page
 from fullyconv.scores.bounds import Bounds, advise
@@ -80,7 +81,10 @@ def _pictured(kin: tuple[Kin, ...]) -> list[Pictured]:
     for place in places.tolist() if len(kin) else []:
         one, other, likeness = kin[place]
         try:
-            views = [picture(read_image(pair.image), longest=LONGEST_PX, kind="JPEG") for pair in (one, other)]
+            views = [
+                picture(np.ascontiguousarray(read_picture(pair)[..., :COLOURS]), longest=LONGEST_PX, kind="JPEG")
+                for pair in (one, other)
+            ]
         except BadFile:
             continue  # gone since it was compared
         found.append(Pictured((one.image.name, other.image.name), likeness, (views[0], views[1])))
