@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -39,3 +40,17 @@ def test_the_whole_chain_runs_and_prints_ours_beside_the_papers(tmp_path: Path, 
 def test_networks_without_published_scores_are_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["reproduce", "voc-fcn9s", "--voc", "x", "--sbdd", "y"])
     assert "did you mean 'voc-fcn" in str(result.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "make"), [
+    ("siftflow-fcn16s", miniatures.siftflow), ("nyud-fcn32s-color-d", miniatures.nyud),
+    ("nyud-fcn32s-color-hha", miniatures.nyud), ("pascalcontext-fcn32s", miniatures.context),
+])  # fmt: skip
+def test_a_network_of_each_data_set_is_reproduced(network: str, make: Callable[[Path], Path], tmp_path: Path) -> None:
+    command = ["reproduce", network, "--data", str(make(tmp_path)), "--out", str(tmp_path / "runs")]
+    result = CliRunner().invoke(app, [*command, "--set=epochs=1", "--set=device=cpu"])
+    assert result.exit_code == 0, result.output
+    last = tmp_path / "runs" / network
+    assert json.loads((last / "evaluation.json").read_text())["images"] == 1
+    assert (last / "evaluation-geometric.json").is_file() == network.startswith("siftflow")

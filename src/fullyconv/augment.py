@@ -83,7 +83,7 @@ def _placed(sample: Sample, options: Augmentation, fill: tuple[int, ...], rng: n
     """Zoom, turn and cut a sample."""
     factor = float(np.exp(rng.uniform(*np.log(options.scale))))
     angle = float(rng.uniform(-options.rotation, options.rotation)) if options.rotation else 0.0
-    height, width = sample.labels.shape
+    height, width = sample.labels.shape[:2]
     if options.crop is not None:
         size, place = options.crop, rng.random(2)
     else:
@@ -120,7 +120,7 @@ def zoom_crop(
     """
     image = np.empty((*crop, sample.image.shape[2]), np.uint8)
     image[:] = fill
-    labels = np.full(crop, VOID, np.int16)
+    labels = np.full((*crop, *sample.labels.shape[2:]), VOID, np.int16)
     windows = []
     for axis in (0, 1):
         length = sample.labels.shape[axis]
@@ -168,7 +168,7 @@ def turn(sample: Sample, *, angle: float, size: tuple[int, int], fill: tuple[int
     >>> turn(sample, angle=90, size=(2, 2), fill=(0, 0, 0)).labels.tolist()
     [[1, 3], [0, 2]]
     """
-    height, width = sample.labels.shape
+    height, width = sample.labels.shape[:2]
     across, along = sin(radians(angle)), cos(radians(angle))
     # Where the centre of view pixel (0, 0) lies in the sample, and what a step along a row or a column adds.
     down, right = size[0] / 2, size[1] / 2
@@ -185,7 +185,7 @@ def turn(sample: Sample, *, angle: float, size: tuple[int, int], fill: tuple[int
     x = np.floor(left + along * columns - across * rows + 1e-9).astype(np.intp)
     y = np.floor(top + across * columns + along * rows + 1e-9).astype(np.intp)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    labels = np.full(size, VOID, np.int16)
+    labels = np.full((*size, *sample.labels.shape[2:]), VOID, np.int16)
     labels[inside] = sample.labels[y[inside], x[inside]]
     return Sample(_by_threes(sample.image, turned), labels, sample.name)
 
@@ -224,7 +224,7 @@ def cut_start(sample: Sample, *, by: np.ndarray) -> Sample:
     >>> cut_start(Sample(np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.int16)), by=np.array([1, 9])).labels.shape
     (3, 1)
     """
-    top, left = (min(int(pixels), length - 1) for pixels, length in zip(by, sample.labels.shape, strict=True))
+    top, left = (min(int(pixels), length - 1) for pixels, length in zip(by, sample.labels.shape[:2], strict=True))
     return Sample(sample.image[top:, left:], sample.labels[top:, left:], sample.name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -195,11 +195,12 @@ def _train_chain(chain: Chain, way: Way) -> None:
     from fullyconv.train.folder import hold
 
     with _by_first(way.team, lambda: hold(way.out)):
-        train_stages(chain, _prepared(next(iter(chain.stages.values())), way), way)
+        prepared = _prepared(next(iter(chain.stages.values())), way)
+        train_stages(chain, dict.fromkeys(chain.stages, prepared), way)
 
 
-def train_stages(chain: Chain, prepared: Prepared, way: Way) -> dict[str, Path]:
-    """Train the stages of a chain that are not finished; gives each stage's evaluation file."""
+def train_stages(chain: Chain, prepared: Mapping[str, Prepared], way: Way) -> dict[str, Path]:
+    """Train the stages of a chain that are not finished, each on its data; gives each stage's evaluation file."""
     from fullyconv.train.chain import place
     from fullyconv.train.folder import EVALUATION, open_run
 
@@ -213,7 +214,7 @@ def train_stages(chain: Chain, prepared: Prepared, way: Way) -> dict[str, Path]:
         err.print(f"{stage.name}: {stage.run}")
         resume = way.resume and stage.begun
         with _by_first(way.team, partial(open_run, stage.run, resume=resume)) as folder:
-            train_recipe(stage.recipe, prepared, folder, trust=way.trust, team=way.team)
+            train_recipe(stage.recipe, prepared[stage.name], folder, trust=way.trust, team=way.team)
     return files
 
 
@@ -337,8 +338,22 @@ def _write_scores(folder: RunFolder, segmenter: Segmenter, evaluation: Evaluatio
     save_figure(plot_confusion(evaluation), run / CONFUSION)
     write_report(run, segmenter, evaluation, prepared.val, title=f"fullyconv: {run.name}", confidence=confidence)
     print_evaluation(evaluation)
+    if prepared.second:
+        _write_second(folder, segmenter, prepared)
     print_fit(confidence)
     out.print(f"model {run / BEST}\nreport {run / REPORT}")
+
+
+def _write_second(folder: RunFolder, segmenter: Segmenter, prepared: Prepared) -> None:
+    """Score the second task of a run's best model, and write and print that."""
+    from fullyconv.evaluation import evaluate
+    from fullyconv.files import write_json
+    from fullyconv.train.folder import GEOMETRIC
+    from fullyconv.train.tasks import second_segmenter
+
+    evaluation = evaluate(second_segmenter(segmenter, prepared.second), prepared.second)
+    write_json(folder.path / GEOMETRIC, evaluation.document())
+    print_evaluation(evaluation)
 
 
 def demo(

@@ -16,6 +16,7 @@ from fullyconv.augment import Augmentation, augment, sample_rng
 from fullyconv.data.images import picture_levels, read_image, read_raster
 from fullyconv.data.masks import RawMask, decode_mask, read_raw_mask
 from fullyconv.data.mat import read_mat
+from fullyconv.data.nyud import with_beside
 from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
 from fullyconv.files import BadFile
@@ -34,7 +35,8 @@ def read_sample(pair: Pair, classes: ClassSet) -> Sample:
         classes: What the numbers or colours of the mask mean, where the pair does not say.
 
     Returns:
-        The image, H x W x 3 uint8 RGB (or of more channels), its labels, H x W int16, and the stem.
+        The image, H x W x 3 uint8 RGB (or of more channels), its labels, H x W int16, and the stem. With pictures
+        beside it H x W x K numbers; with a second task H x W x 2 labels.
 
     Raises:
         BadFile: For a file that cannot be used, a label that is no class, or sizes that differ.
@@ -42,6 +44,10 @@ def read_sample(pair: Pair, classes: ClassSet) -> Sample:
     image, labels = read_picture(pair), read_labels(pair, classes)
     if image.shape[:2] != labels.shape:
         raise size_mismatch(pair, image.shape[:2], labels.shape)
+    if pair.beside:
+        image = with_beside(image, pair)
+    if pair.second is not None:
+        labels = np.stack([labels, read_labels(pair.second, classes)], axis=2)
     return Sample(image, labels, pair.name)
 
 
@@ -205,11 +211,13 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         return self._read(self.pairs[index], self.classes)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return 3 (or more) x h x w float32 and h x w int64 (``VOID`` where not scored)."""
+        """Return 3 (or more) x h x w float32 and h x w int64 (``VOID`` where not scored); of two tasks 2 x h x w."""
         epoch, index = divmod(position, len(self.pairs))
         rng = sample_rng(seed=self.seed, epoch=epoch, index=index)
         view = augment(self._sample(index), self.options, fill=self.preprocess.fill, rng=rng)
-        return torch.from_numpy(self.preprocess(view.image)), torch.from_numpy(view.labels.astype(np.int64))
+        labels = view.labels.astype(np.int64)
+        labels = labels if labels.ndim == 2 else np.ascontiguousarray(labels.transpose(2, 0, 1))
+        return torch.from_numpy(self.preprocess(view.image)), torch.from_numpy(labels)
 
 
 def epoch_order(*, count: int, epoch: int, seed: int) -> list[int]:

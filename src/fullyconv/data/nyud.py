@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +18,11 @@ from fullyconv.facts import NYUD, NYUD_HHA, Facts
 from fullyconv.files import BadFile
 from fullyconv.types import VOID
 
-Stream = Literal["colour", "hha"]
+Stream = Literal["colour", "hha", "colour-d", "colour-hha"]
+"""What a network sees: one picture, or colour with the logarithm of depth or with HHA behind it."""
 
 FOLDERS: dict[Stream, str] = {"colour": "images", "hha": "hha"}
+BESIDE: dict[Stream, str] = {"colour-d": "depth", "colour-hha": "hha"}
 ARCHIVE = ("data/colorImage", "data/benchmarkData/groundTruth", "data/benchmarkData/metadata/classMapping40.mat")
 """Where the published archive has pictures, their labels of 894 kinds, and the class of each kind."""
 
@@ -42,13 +45,15 @@ def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
 
     Pictures are ``data/images/img_ID.png`` and ``data/hha/img_ID.png``, labels ``segmentation/img_ID.mat``, the
     lists ``train.txt``, ``val.txt``, ``test.txt`` (or the archive's ``nyusplits.mat``). Without ``stream`` the
-    folder says it (``data/hha``), else it is ``colour``. Both streams give the same pictures in the same order.
+    folder says it (``data/hha``), else it is ``colour``. All streams give the same pictures in the same order.
     The papers train on ``train`` and ``val`` together.
     """
+    if stream in BESIDE:
+        return _open_beside(root, BESIDE[stream])
     if stream is None:
         stream = "hha" if root.name == FOLDERS["hha"] else "colour"
     if stream not in FOLDERS:
-        raise ValueError(f"unknown stream {stream!r}: choose one of {', '.join(FOLDERS)}")
+        raise ValueError(f"unknown stream {stream!r}: choose one of {', '.join([*FOLDERS, *BESIDE])}")
     base = _base(root)
     folder = Folder(base, classes=NYUD.classes, preprocess=FACTS[stream].preprocess)
     lists = _lists(base)
@@ -58,6 +63,48 @@ def open_nyud(root: Path, stream: Stream | None = None) -> Folder:
     pair_listed(folder, places, lists)
     compare_counts(folder, NYUD.counts if "val" in lists else {**NYUD.counts, "train": NYUD.counts["trainval"]})
     return folder
+
+
+def _open_beside(root: Path, place: str) -> Folder:
+    """Open the colour pictures with those of another folder behind them; what lacks one is a problem."""
+    folder = open_nyud(root, "colour")
+    for split, pairs in folder.splits.items():
+        made = [replace(pair, beside=(pair.image.parents[1] / place / f"{pair.image.stem}.png",)) for pair in pairs]
+        folder.splits[split] = [pair for pair in made if pair.beside[0].is_file()]
+        folder.problems += [
+            BadFile(pair.beside[0], "no such file", "make HHA pictures with fullyconv data hha, or add the depth's")
+            for pair in made
+            if not pair.beside[0].is_file()
+        ]
+    return folder
+
+
+def with_beside(colour: np.ndarray, pair: Pair) -> np.ndarray:
+    """Put the pictures beside a pair's image behind its channels: the logarithm of a depth picture, HHA as it is.
+
+    Args:
+        colour: H x W x 3 uint8.
+        pair: Says which.
+
+    Returns:
+        H x W x K, uint8 or, with depth, float32.
+
+    Raises:
+        BadFile: For files that cannot be used, or sizes that differ.
+    """
+    parts = [colour]
+    for path in pair.beside:
+        raster = read_raster(path)
+        deep = raster.kind == "grey" and raster.bits > 8
+        more = read_depth(path) if deep else read_image(path)
+        if more.shape[:2] != colour.shape[:2]:
+            wide, own = (f"{each.shape[1]} x {each.shape[0]}" for each in (more, colour))
+            raise BadFile(path, f"it is {wide}, its picture {own}", "save both at one size")
+        try:
+            parts.append(log_depth(more) if deep else more)
+        except ValueError as error:
+            raise BadFile(path, str(error), "in-fill its depth, or leave the pair out") from None
+    return np.dstack(parts)
 
 
 def _unpacked(base: Path) -> Places:
@@ -101,17 +148,7 @@ def read_colour_depth(pair: Pair) -> np.ndarray:
 
     ``pair`` is of the colour stream. Raises ``BadFile`` for files that cannot be used or sizes that differ.
     """
-    colour, path = read_image(pair.image), depth_path(pair)
-    depth_m = read_depth(path)
-    if depth_m.shape != colour.shape[:2]:
-        what = (
-            f"the depth is {depth_m.shape[1]} x {depth_m.shape[0]}, the picture {colour.shape[1]} x {colour.shape[0]}"
-        )
-        raise BadFile(path, what, "save both at one size")
-    try:
-        return np.dstack([colour.astype(np.float32), log_depth(depth_m)])
-    except ValueError as error:
-        raise BadFile(path, str(error), "in-fill its depth, or leave the pair out") from None
+    return with_beside(read_image(pair.image), replace(pair, beside=(depth_path(pair),))).astype(np.float32, copy=False)
 
 
 def write_hha(picture: np.ndarray, target: Path) -> Path:

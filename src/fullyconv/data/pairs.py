@@ -36,6 +36,8 @@ class Pair:
     """An image file and its mask file; ``classes`` are what the mask holds, where they are not the reader's.
 
     ``levels`` and ``channels`` say how the image's numbers become what a network sees (``fullyconv.data.levels``).
+    The pictures of ``beside`` (depth, HHA) are further channels behind the image's. ``second`` is the same image with
+    the mask of a second task, which brings its own classes.
     """
 
     image: Path
@@ -45,6 +47,8 @@ class Pair:
     title: str = ""
     levels: Levels | None = None
     channels: int = 3
+    beside: tuple[Path, ...] = ()
+    second: Pair | None = None
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ Cow, desert and moon never occur in ``test``: they are predicted over, but not a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +50,22 @@ def open_siftflow(root: Path, target: Target | None = None) -> Folder:
     places = Places(_deepest(base / "Images"), _deepest(base / FOLDERS[target]), STORED[target])
     pair_listed(folder, places, _lists(base, places.images))
     compare_counts(folder, FACTS[target].counts)
+    return folder
+
+
+def open_both(root: Path) -> Folder:
+    """Open SIFT Flow for both tasks at once: semantic pairs, each with its geometric one as the second."""
+    folder, geometric = open_siftflow(root, "semantic"), open_siftflow(root, "geometric")
+    seconds = {
+        (split, pair.image): replace(pair, classes=SIFTFLOW_GEOMETRIC.classes)
+        for split, pairs in geometric.splits.items()
+        for pair in pairs
+    }
+    for split, pairs in folder.splits.items():
+        folder.splits[split] = [
+            replace(pair, second=seconds[split, pair.image]) for pair in pairs if (split, pair.image) in seconds
+        ]
+    folder.problems += [each for each in geometric.problems if each not in folder.problems]
     return folder
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fullyconv.networks.architecture import Upsampling
 from fullyconv.networks.fcn import FCN, score_heads
 from fullyconv.surgery.trunk import Trunk
+from fullyconv.upsample import LastStep
 
 
 class SceneScores(NamedTuple):
@@ -43,14 +44,28 @@ class TwoHeads(FCN):
         """The steps that upsample scores to the image, by the names of their modules."""
         return {**super().ladders, "geometric_upsamplers": self.geometric_upsamplers}
 
+    def both(self, image: Tensor) -> SceneScores:
+        """Score N x 3 x H x W for both tasks up to the finest map that is scored."""
+        self.check(image)
+        features = self.trunk(image)
+        tasks = ((self.heads, self.upsamplers), (self.geometric_heads, self.geometric_upsamplers))
+        return SceneScores(*(self._climb(self._score(features, heads), ladder) for heads, ladder in tasks))
+
+    @property
+    def steps(self) -> tuple[LastStep, LastStep]:
+        """The steps from those scores to the image, of both tasks."""
+        return self.last_step, self._last_step(self.geometric_upsamplers)
+
+    def geometric_network(self) -> FCN:
+        """Return the same network as one of the geometric task alone; it shares all layers."""
+        view = FCN.__new__(FCN)
+        nn.Module.__init__(view)
+        vars(view).update({name: value for name, value in vars(self).items() if name not in vars(view)})
+        view.trunk, view.heads, view.upsamplers = self.trunk, self.geometric_heads, self.geometric_upsamplers
+        view.classes, view.architecture = self.geometric, None
+        return view.train(self.training)
+
     def forward(self, image: Tensor) -> SceneScores:  # type: ignore[override]
         """Score every pixel of N x 3 x H x W for both tasks."""
-        self.check(image)
-        features, size = self.trunk(image), (image.shape[2], image.shape[3])
-        tasks = ((self.heads, self.upsamplers), (self.geometric_heads, self.geometric_upsamplers))
-        return SceneScores(
-            *(
-                self._to_image(self._climb(self._score(features, heads), ladder), ladder, size)
-                for heads, ladder in tasks
-            )
-        )
+        size = (image.shape[2], image.shape[3])
+        return SceneScores(*(step(scores, size) for step, scores in zip(self.steps, self.both(image), strict=True)))

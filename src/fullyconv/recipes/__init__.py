@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fullyconv.hsi.recipe import SceneRecipe
-from fullyconv.recipes import hsi, voc
+from fullyconv.recipes import hsi, scenes, voc
 from fullyconv.recipes.camvid import CAMVID, PRETRAINED
 from fullyconv.recipes.demo import DEMO, DEMO_STAGED
 from fullyconv.train.chain import Chain, read_chain
@@ -25,6 +25,9 @@ RECIPES: dict[str, Recipe] = {
     "voc-fcn32s-accumulated": voc.ACCUMULATED,
     "voc-fcn32s-fixed": voc.FIXED,
     "voc-fcn32s-patchwise": voc.PATCHWISE,
+    **scenes.CONTEXT_NETS,
+    **scenes.SIFTFLOW_NETS,
+    **scenes.NYUD_NETS,
 }
 
 SCENE_RECIPES: dict[str, SceneRecipe] = {"hsi": hsi.HSI, "hsi-random": hsi.HSI_RANDOM}

@@ -1,11 +1,14 @@
-"""The papers' scores on PASCAL VOC (seg11valid), in percent, and the trainings that lead to them."""
+"""The papers' scores, in percent, and the trainings that lead to them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fullyconv.recipes import voc
+from fullyconv.recipes.scenes import CONTEXT_NETS, NYUD_NETS, SIFTFLOW_NETS
 from fullyconv.train.chain import Chain
+from fullyconv.train.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -14,9 +17,10 @@ class Published:
 
     pixel_accuracy: float | None
     mean_accuracy: float | None
-    mean_iu: float
+    mean_iu: float | None
     frequency_weighted_iu: float | None
     source: str
+    geometric_accuracy: float | None = None  # of a second task
 
 
 PAMI = "PAMI 2016"
@@ -27,7 +31,35 @@ PUBLISHED = {
     "voc-fcn8s-atonce": Published(91.1, 78.5, 65.4, 84.4, PAMI),
     "voc-fcn32s-fixed": Published(83.0, 59.7, 45.4, 72.0, "CVPR 2015, table 2"),
     "voc-fcn-alexnet": Published(None, None, 48.0, None, "release notes"),
+    "voc-fcn32s-patchwise": Published(None, None, None, None, "CVPR 2015, figure 5: as without sampling"),
+    "pascalcontext-fcn32s": Published(63.8, 42.7, 31.8, 48.3, "arXiv appendix"),
+    "pascalcontext-fcn16s": Published(65.7, 46.2, 34.8, 50.7, "arXiv appendix"),
+    "pascalcontext-fcn8s": Published(65.9, 46.5, 35.1, 51.0, "arXiv appendix"),
+    "siftflow-fcn32s": Published(None, None, None, None, "none published"),
+    "siftflow-fcn16s": Published(85.2, 51.7, 39.5, 76.1, "CVPR 2015, table 5", geometric_accuracy=94.3),
+    "siftflow-fcn8s": Published(None, None, None, None, "none published"),
+    "nyud-fcn32s-color": Published(60.0, 42.2, 29.2, 43.9, "CVPR 2015, table 4"),
+    "nyud-fcn32s-color-d": Published(61.5, 42.4, 30.5, 45.5, "CVPR 2015, table 4"),
+    "nyud-fcn32s-hha": Published(57.1, 35.2, 24.2, 40.4, "CVPR 2015, table 4"),
+    "nyud-fcn32s-color-hha": Published(64.3, 44.9, 32.8, 48.0, "CVPR 2015, table 4"),
+    "nyud-fcn16s-color-hha": Published(65.4, 46.1, 34.0, 49.5, "CVPR 2015, table 4"),
 }
+
+_FUSED = {"nyud-fcn32s-hha": (), "nyud-fcn32s-color-hha": ("nyud-fcn32s-color", "nyud-fcn32s-hha")}
+
+
+def _up_to(nets: Mapping[str, Recipe], last: str) -> dict[str, Recipe]:
+    """Take the stages of a data set up to one."""
+    names = list(nets)
+    return {name: nets[name] for name in names[: names.index(last) + 1]}
+
+
+def _nyud(*names: str) -> Chain:
+    sources = {name: before for name, before in _FUSED.items() if name in names and len(names) > 1}
+    return Chain({name: NYUD_NETS[name] for name in names}, sources)
+
+
+_STREAMS = ("nyud-fcn32s-color", "nyud-fcn32s-hha", "nyud-fcn32s-color-hha")
 
 # What has to be trained, first to last, for each network; stages carry the networks' names.
 REPRODUCTIONS = {
@@ -37,4 +69,12 @@ REPRODUCTIONS = {
     "voc-fcn8s-atonce": Chain({"voc-fcn8s-atonce": voc.AT_ONCE}),
     "voc-fcn32s-fixed": Chain({"voc-fcn32s-fixed": voc.FIXED}),
     "voc-fcn-alexnet": Chain({"voc-fcn-alexnet": voc.ALEXNET}),
+    "voc-fcn32s-patchwise": Chain({"voc-fcn32s-patchwise": voc.PATCHWISE}),
+    **{name: Chain(_up_to(CONTEXT_NETS, name)) for name in CONTEXT_NETS},
+    **{name: Chain(_up_to(SIFTFLOW_NETS, name)) for name in SIFTFLOW_NETS},
+    "nyud-fcn32s-color": _nyud("nyud-fcn32s-color"),
+    "nyud-fcn32s-color-d": _nyud("nyud-fcn32s-color-d"),
+    "nyud-fcn32s-hha": _nyud("nyud-fcn32s-hha"),
+    "nyud-fcn32s-color-hha": _nyud(*_STREAMS),
+    "nyud-fcn16s-color-hha": _nyud(*_STREAMS, "nyud-fcn16s-color-hha"),
 }

@@ -16,16 +16,18 @@ from torch import nn
 from fullyconv.augment import Augmentation
 from fullyconv.data.check import Progress, Report, check_folder
 from fullyconv.data.classes import write_classes
-from fullyconv.data.dataset import TRAINED_ON, Reader, SampleCache, Views, remember
+from fullyconv.data.dataset import TRAINED_ON, Reader, SampleCache, Views, read_sample, remember
 from fullyconv.data.folder import open_folder, training_splits
 from fullyconv.data.groups import EACH, regroup
 from fullyconv.data.pairs import Folder, Pair
+from fullyconv.data.published import open_for
 from fullyconv.files import write_json
 from fullyconv.losses import class_weights, dice_loss, lovasz_loss
 from fullyconv.machine import DeviceName, free_memory
 from fullyconv.networks import build
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.reference import preprocess_of
 from fullyconv.predict.image import Segmenter
 from fullyconv.train.average import Average, lagging, measure_statistics
 from fullyconv.train.batches import Batching
@@ -38,6 +40,7 @@ from fullyconv.train.recipe import Recipe
 from fullyconv.train.share import Share, synchronised
 from fullyconv.train.smallest import check_views
 from fullyconv.train.start import take_weights
+from fullyconv.train.tasks import BothJudges, FusedTasks, SummedLoss, for_tasks, second_segmenter
 from fullyconv.train.team import ALONE, Team
 from fullyconv.types import ClassSet, Preprocess
 from fullyconv.upsample import LastStep
@@ -62,6 +65,7 @@ class Prepared:
     report: Report
     train: list[Pair]
     val: list[Pair]
+    second: tuple[Pair, ...] = ()  # to validate a second task on
 
 
 def prepare(
@@ -72,7 +76,8 @@ def prepare(
     Raises ``BadData`` if anything is wrong with it; with ``skip_problems`` the pairs at fault are left
     out instead.
     """
-    folder = open_folder(data, recipe.mask_suffix) if isinstance(data, Path) else data
+    folder = open_for(recipe.network, data) if isinstance(data, Path) else data
+    folder = folder or open_folder(cast("Path", data), recipe.mask_suffix)
     # What is never trained or validated on need not be in order.
     folder.keep(("train", "val", "all"))
     if recipe.split == "group" or recipe.fold is not None:
@@ -84,7 +89,8 @@ def prepare(
         name: [pair for pair in pairs if pair.image not in report.bad_pairs] for name, pairs in folder.splits.items()
     }
     train, val = training_splits(folder)
-    return Prepared(report, train, val)
+    val, second = for_tasks(val)
+    return Prepared(report, train, val, tuple(second))
 
 
 def assemble(
@@ -110,7 +116,9 @@ def assemble(
         folder.begin(recipe, data_print(prepared))
         write_classes(prepared.report.classes, folder.path / CLASSES)
     fabric = make_fabric(recipe.device, recipe.precision, team)
-    network, preprocess = team.in_turn(lambda: _make_network(recipe, prepared.report, folder, trust))
+    network, preprocess = team.in_turn(lambda: _make_network(recipe, prepared, folder, trust))
+    if isinstance(network, TwoHeads) and team.size > 1:
+        raise ValueError(f"{recipe.network_name} has two heads, which train in one process: leave --devices out")
     optimizer = make_optimizer(network.to(fabric.device), recipe)
     average = Average(network, recipe.average) if recipe.average else None
     room = free_memory() // 4 if recipe.cache_gib is None else int(recipe.cache_gib * 2**30)
@@ -126,14 +134,14 @@ def assemble(
         schedule=Schedule(recipe.epochs * batching.updates, batching.updates, recipe.rate_at, recipe.minutes),
         seed=recipe.seed,
         batches=batching,
-        loss=_make_loss(recipe, prepared.report, fabric.device, network.last_step),
+        loss=_make_loss(recipe, prepared.report, fabric.device, network),
         form=partial(_form, recipe=recipe, team=team),
         classes=prepared.report.classes,
         preprocess=preprocess,
         clip=recipe.clip,
         average=average,
         settle=_settling(recipe, delivered, batching, fabric),
-        validate=Judge(_segmenter(delivered, prepared.report.classes, preprocess, fabric), prepared.val, read, team),
+        validate=_make_judge(_segmenter(delivered, prepared.report.classes, preprocess, fabric), prepared, read, team),
         validate_every=recipe.validate_every,
         notes={TRAINED_ON: remember(prepared.report.pictures[pair.image] for pair in prepared.train)},
         smaller="batch (and raise accumulate as much), or crop",
@@ -148,7 +156,8 @@ def _share(recipe: Recipe, team: Team) -> Share:
 
 
 def _form(network: FCN, *, recipe: Recipe, team: Team) -> nn.Module:
-    formed = FusedScores(network, checkpointing=recipe.checkpointing)
+    kind = FusedTasks if isinstance(network, TwoHeads) else FusedScores
+    formed = kind(network, checkpointing=recipe.checkpointing)
     return synchronised(formed, team) if recipe.sync_batchnorm else formed
 
 
@@ -181,21 +190,24 @@ def _name(pair: Pair, report: Report) -> str:
 
 
 def _make_network(
-    recipe: Recipe, report: Report, folder: RunFolder | None, trust: Sequence[str]
+    recipe: Recipe, prepared: Prepared, folder: RunFolder | None, trust: Sequence[str]
 ) -> tuple[FCN, Preprocess]:
     """Build the network with the weights it starts from; gives it and the normalisation that goes with them."""
     torch.manual_seed(recipe.seed)
+    report = prepared.report
     network = build(recipe.network_name, len(report.classes), upsampling=recipe.upsampling)
-    _check_trainable(network, recipe.network_name)
+    _check_trainable(network, recipe, prepared)
     moved, learned_on = take_weights(network, recipe, trust) or (None, None)
-    channels = len(report.mean)
-    if channels != network.in_channels:
+    channels, beside = len(report.mean), bool(prepared.train[0].beside)
+    if channels != network.in_channels and not beside:
         network = _widened(network, recipe, channels)
     if moved is not None and folder is not None:
         write_json(folder.path / TRANSPLANT, asdict(moved))
     if recipe.train_only == "scores":
         for trunk in trunk_of(network):
             trunk.requires_grad_(False)
+    if beside:  # numbers as the papers take them, which no range of levels brings to 0..255
+        return network, recipe.preprocess or learned_on or preprocess_of(recipe.network_name)
     if channels > COLOURS or not (recipe.preprocess or learned_on):
         return network, Preprocess(mean=report.mean, std=report.std, levels=report.levels)
     return network, replace(recipe.preprocess or learned_on or Preprocess(), levels=report.levels)
@@ -248,7 +260,22 @@ def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess, r
     return Batching(views, recipe.batch, _batches(recipe), recipe.workers, share, recipe.repeat)
 
 
-def _make_loss(recipe: Recipe, report: Report, device: torch.device, step: LastStep) -> PixelLoss:
+def _make_loss(recipe: Recipe, report: Report, device: torch.device, network: FCN) -> PixelLoss | SummedLoss:
+    if isinstance(network, TwoHeads):
+        first, second = network.steps
+        own = _pixel_loss(recipe, report, device, first)
+        return SummedLoss((own, replace(own, keep=recipe.sampling, weights=None, step=second)))
+    return _pixel_loss(recipe, report, device, network.last_step)
+
+
+def _make_judge(segmenter: Segmenter, prepared: Prepared, read: Reader, team: Team) -> Judge | BothJudges:
+    judge, network = Judge(segmenter, prepared.val, read, team), segmenter.network
+    if not isinstance(network, TwoHeads):
+        return judge
+    return BothJudges(judge, Judge(second_segmenter(segmenter, prepared.second), prepared.second, read, team))
+
+
+def _pixel_loss(recipe: Recipe, report: Report, device: torch.device, step: LastStep) -> PixelLoss:
     shares = torch.from_numpy(next(iter(report.splits.values())).shares)
     weights, by_weight = class_weights(shares, power=recipe.balance), recipe.balance_by == "weighting"
     return PixelLoss(
@@ -275,10 +302,22 @@ def _segmenter(network: FCN, classes: ClassSet, preprocess: Preprocess, fabric: 
     )
 
 
-def _check_trainable(network: FCN, name: str) -> None:
-    """Refuse networks that need more than a picture and a mask."""
-    if network.in_channels != COLOURS or isinstance(network, TwoHeads):
+def _check_trainable(network: FCN, recipe: Recipe, prepared: Prepared) -> None:
+    """Refuse networks that see or learn something else than what the data have."""
+    name = recipe.network_name
+    pair = prepared.train[0]
+    first = read_sample(pair, prepared.report.classes)
+    channels, tasks, wanted = first.image.shape[2], first.labels.ndim - 1, 1 + isinstance(network, TwoHeads)
+    if wanted != tasks or (pair.beside and network.in_channels != channels):
         raise ValueError(
-            f"{name} takes {network.in_channels} channels and has {1 + isinstance(network, TwoHeads)} score maps: "
-            "train takes pictures of 3 channels and one mask each; train its parts one by one, or in a loop of your own"
+            f"{name} takes {network.in_channels} channels and learns {wanted} masks, these pictures have {channels} "
+            f"and {tasks}: choose another network, or the data set it was made for"
+        )
+    if wanted > 1 and len(prepared.second) < max(1, len(prepared.val)):
+        raise ValueError(f"{name} learns two masks, and not all validation pictures have two")
+    zoomed = recipe.crop is not None or recipe.scale != (1.0, 1.0) or recipe.rotation
+    if pair.beside and (zoomed or recipe.colour or recipe.blur or recipe.noise):
+        raise ValueError(
+            "pictures with others beside them are trained on as they are: set crop=null scale=[1,1] colour=0 (and "
+            "leave rotation, blur and noise out)"
         )

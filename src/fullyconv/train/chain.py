@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ from fullyconv.train.recipe import Recipe, change, make_recipe, nearest, read_do
 
 @dataclass(frozen=True)
 class Chain:
-    """Recipes by stage name, in the order in which they run; each but the first starts from the one before."""
+    """Recipes by stage name, in the order in which they run; each but the first starts from the one before.
+
+    Stages in ``sources`` start from others: from none of the chain, from one, or (two streams) from two.
+    """
 
     stages: Mapping[str, Recipe]
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -55,17 +59,19 @@ def change_chain(chain: Chain, settings: dict[str, Any], *, source: str) -> Chai
     first = next(iter(chain.stages))
     changed = {}
     for name, recipe in chain.stages.items():
-        wanted = {key: value for key, value in everywhere.items() if name == first or key != "start_from"}
+        starts = name == first or chain.sources.get(name) == ()
+        wanted = {key: value for key, value in everywhere.items() if starts or key != "start_from"}
         changed[name] = change(recipe, wanted | by_stage[name], source=source)
-    return Chain(changed)
+    return Chain(changed, chain.sources)
 
 
 def place(chain: Chain, out: Path) -> list[Stage]:
     """Return every stage a run folder of its own under ``out`` and its start: the best model of the stage before."""
     stages: list[Stage] = []
     for name, recipe in chain.stages.items():
-        if stages:
-            recipe = recipe.model_copy(update={"start_from": str(stages[-1].run / BEST)})
+        before = chain.sources.get(name, (stages[-1].name,) if stages else ())
+        starts = dict(zip(("start_from", "second_from"), (str(out / each / BEST) for each in before), strict=False))
+        recipe = recipe.model_copy(update=starts)
         run = out / name
         stages.append(Stage(name, recipe, run, begun=begun(run), finished=finished(run)))
     return stages

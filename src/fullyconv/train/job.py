@@ -104,7 +104,7 @@ class Job:
     seed: int
     batches: Callable[[int, int], Iterator[Group]]
     """Gives the updates' batches of an epoch from an update on, each following from epoch and update alone."""
-    loss: Callable[[Tensor, Tensor, torch.Generator], Tensor]
+    loss: Callable[[Any, Tensor, torch.Generator], Tensor]
     """Of scores and labels; the generator draws whatever the loss leaves to chance."""
     classes: ClassSet
     preprocess: Preprocess | SpectralPreprocess

@@ -95,6 +95,8 @@ class Recipe(Descent):
     start_from: str | None = None
     """A model folder, or a ``.safetensors`` file of named weights: what has its name and size here is taken over.
     Score layers it does not have start at zero; of a model of other classes only the trunk is taken."""
+    second_from: str | None = None
+    """A model folder that the second of two streams starts from (``nyud-fcn32s-color-hha``); ``None``: as the first."""
     preprocess: Preprocess | None = None
     """The normalisation of pixels; ``None`` takes that of ``start_from``'s model, or of the classifier whose weights
     the trunk starts from, else the data set's statistics."""

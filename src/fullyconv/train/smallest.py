@@ -13,6 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fullyconv.augment import Augmentation
 from fullyconv.files import BadFile
+from fullyconv.trace import input_channels
 
 LARGEST_PX = 512  # a larger view is tried at this size: no trunk shrinks it to one value
 Size = tuple[int, int]
@@ -79,7 +80,7 @@ def _starved(network: nn.Module, size: Size, batch: int) -> str | None:
     device = next(network.parameters()).device
     try:
         with _watched(network, batch), torch.inference_mode():
-            network(torch.zeros(1, 3, *(min(side, LARGEST_PX) for side in size), device=device))
+            network(torch.zeros(1, input_channels(network), *(min(side, LARGEST_PX) for side in size), device=device))
     except _Starved as starved:
         return str(starved)
     return None

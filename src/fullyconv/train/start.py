@@ -16,17 +16,20 @@ from fullyconv.checkpoint import load_network, read_weights
 from fullyconv.files import BadFile
 from fullyconv.networks import foreign_trunk, split_name
 from fullyconv.networks.fcn import FCN, continue_from
+from fullyconv.networks.fusion import LateFusion
 from fullyconv.networks.trunks import BACKBONES
 from fullyconv.networks.trunks.external import build_classifier, usual_preprocess
 from fullyconv.surgery import Transplant, transplant
-from fullyconv.surgery.layers import without_weights
+from fullyconv.surgery.layers import widen, without_weights
 from fullyconv.surgery.weights import prefixes_of_trunks
+from fullyconv.trace import input_channels
 from fullyconv.train.recipe import Recipe
 from fullyconv.types import Preprocess
 
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPINGS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # the best of a checkpoint first
 
+COLOURS = 3
 CLASSIFIERS = re.compile(r"^(trunk\.|layers\.)+classifier\.")  # before the names of one from elsewhere
 
 Start = tuple[Transplant, Preprocess | None]
@@ -58,12 +61,42 @@ def take_weights(network: FCN, recipe: Recipe, trust: Sequence[str] = ()) -> Sta
     if recipe.weights:
         return _of_classifier(network, recipe, read_named(path), source)
     if path.suffix == ".safetensors" or path.suffix in PICKLED:
-        moved = transplant(named_as_in(network.state_dict(), read_named(path)), network)
+        tensors = _for_channels(named_as_in(network.state_dict(), read_named(path)), network)
+        moved = transplant(tensors, network)
+        if isinstance(network, LateFusion):
+            _start_second(network, tensors, recipe, trust)
         return _checked(moved, path), _normalisation(recipe) if recipe.classifier else _stated(network)
     trained, config = load_network(path, trust=[*trust, foreign_trunk(recipe.network_name) or ""])
     # Of a classifier there is only a trunk to take.
+    if network.in_channels > COLOURS == input_channels(trained.trunk) < input_channels(network.trunk):
+        widen(trained.trunk, input_channels(network.trunk))
     moved = continue_from(trained, network) if isinstance(trained, FCN) else transplant(trained, network)
+    if isinstance(network, LateFusion):
+        _start_second(network, trained.state_dict(), recipe, trust)
     return _checked(moved, path), config.preprocess if isinstance(config.preprocess, Preprocess) else None
+
+
+def _for_channels(tensors: dict[str, Tensor], network: FCN) -> dict[str, Tensor]:
+    """Give filters of colours the further channels that a network sees: each the mean of theirs (color-d)."""
+    known, fitted = network.state_dict(), dict(tensors)
+    for name, tensor in tensors.items():
+        more = known[name].shape[1] - tensor.shape[1] if name in known and tensor.ndim == known[name].ndim == 4 else 0
+        if more > 0 and tensor.shape[1] == COLOURS:
+            fitted[name] = torch.cat([tensor, tensor.mean(1, keepdim=True).expand(-1, more, -1, -1)], 1)
+    return fitted
+
+
+def _start_second(network: LateFusion, tensors: Mapping[str, Tensor], recipe: Recipe, trust: Sequence[str]) -> None:
+    """Start the second stream of a network from ``second_from``, else from what the first one started from.
+
+    A network of two streams brings its second one itself.
+    """
+    if any(name.startswith("second.") for name in tensors):
+        return
+    if recipe.second_from is not None:
+        tensors = load_network(Path(recipe.second_from), trust=trust)[0].state_dict()
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(("trunk.", "heads."))}
+    transplant(own, network, rename={"trunk": "second", "heads": "second_heads"})
 
 
 def read_named(path: Path) -> dict[str, Tensor]:
