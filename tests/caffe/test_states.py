@@ -97,6 +97,9 @@ def test_what_is_made_of_unknown_sizes_waits_for_what_is_fed(tmp_path: Path) -> 
     )
     out = found({"data": torch.randn(2, 7), "label": torch.tensor([[0, 0, 0, 0, 2], [2.0, 0, 0, 0, 3]])})
     assert out["loss"].item() == pytest.approx(1)
+    assert found({"data": torch.randn(1, 7)}).keys() == {"fc"}
+    with pytest.raises(ValueError, match="'data' is missing: layer 'fc'"):
+        found({"label": torch.randn(1, 5)})
     assert out["soft"].item() == pytest.approx(float(np.log(4)), rel=1e-6)
     assert out["hit"].item() == 1
 

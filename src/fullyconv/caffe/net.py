@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Size, Tensor, nn
@@ -66,6 +66,7 @@ class Net(nn.Module):
                     self._source(layer, shapes, blobs)
                 else:
                     self._add(layer, blobs)
+        self._beside = _beside(self._keys)
         unknown = shapes.keys() - self.inputs.keys()
         if unknown:
             raise ValueError(f"no input is called {', '.join(sorted(unknown))}: the net has {', '.join(self.inputs)}")
@@ -175,7 +176,7 @@ class Net(nn.Module):
             lacking = [bottom for bottom in layer.bottoms if bottom in absent]
             if not lacking:
                 active.append((layer, key))
-            elif kind_of(layer).observes or not layer.tops:
+            elif kind_of(layer).observes or layer in self._beside:
                 absent = absent | set(layer.tops)
             else:
                 raise ValueError(f"input {lacking[0]!r} is missing: {layer.label} needs it")
@@ -253,6 +254,21 @@ class Net(nn.Module):
                 setattr(module, key, weights)
                 sharing.append(layer.name)
         return sharing
+
+
+def _beside(layers: Iterable[Layer]) -> set[Layer]:
+    """Return the layers that only bring labels to losses and accuracies: without labels the net runs without them."""
+    layers = list(layers)
+    # What is not the first bottom of a loss is what its scores are compared with.
+    used = {bottom for layer in layers for bottom in layer.bottoms[kind_of(layer).observes :]}
+    wanted: set[str] = set()
+    beside = set()
+    for layer in reversed(layers):
+        if any(top in wanted or top not in used for top in layer.tops) and not kind_of(layer).observes:
+            wanted.update(layer.bottoms)
+        else:
+            beside.add(layer)
+    return beside
 
 
 def _stand_in(module: nn.Module, bottoms: Sequence[Tensor]) -> Tensor:

@@ -42,13 +42,19 @@ def convolution(
     """
     if isinstance(module.padding, str) or module.padding_mode != "zeros":
         raise ValueError(f"{path} pads by {module.padding_mode} {module.padding}, Caffe by a number of zeros")
+    fields = _fields(module)
+    return Written(name + suffix, "Convolution", (bottom,), name + suffix, fields, _blobs(module, path, rated=rated))
+
+
+def _fields(module: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Value]:
+    """Return what ``convolution_param`` says of a layer."""
     fields: dict[str, Value] = {"num_output": module.out_channels}
     fields |= {} if module.bias is not None else {"bias_term": False}
     fields |= sides("pad", cast("tuple[int, int]", module.padding), 0)
     fields |= sides("kernel_size", module.kernel_size) | sides("stride", module.stride, 1)
     fields |= {"dilation": list(module.dilation)} if max(module.dilation) > 1 else {}
     fields |= {"group": module.groups} if module.groups > 1 else {}
-    return Written(name + suffix, "Convolution", (bottom,), name + suffix, fields, _blobs(module, path, rated=rated))
+    return fields
 
 
 def _blobs(module: nn.Conv2d | nn.ConvTranspose2d, path: str, *, rated: bool) -> tuple[Blob, ...]:
@@ -65,12 +71,7 @@ def _deconvolution(module: nn.ConvTranspose2d, name: str, bottom: str, *, path: 
     """Write a transposed convolution that learns."""
     if any(cast("tuple[int, int]", module.output_padding)):
         raise ValueError(f"{path} has an output padding, which Caffe's Deconvolution has not")
-    fields: dict[str, Value] = {"num_output": module.out_channels}
-    fields |= {} if module.bias is not None else {"bias_term": False}
-    fields |= sides("pad", cast("tuple[int, int]", module.padding), 0)
-    fields |= sides("kernel_size", module.kernel_size) | sides("stride", module.stride, 1)
-    fields |= {"dilation": list(module.dilation)} if max(module.dilation) > 1 else {}
-    fields |= {"group": module.groups} if module.groups > 1 else {}
+    fields = _fields(module)
     return Written(name, "Deconvolution", (bottom,), name, fields, _blobs(module, path, rated=rated))
 
 
