@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fullyconv import networks as networks
     from fullyconv import predict as predict
     from fullyconv import recipes as recipes
+    from fullyconv import runs as runs
     from fullyconv import scores as scores
     from fullyconv import surgery as surgery
     from fullyconv import tiles as tiles
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from fullyconv.opening import load
     from fullyconv.predict.image import Prediction, Segmenter
     from fullyconv.predict.predictor import Predictor
+    from fullyconv.runs import Trained, check
     from fullyconv.surgery.convolutionize import FullyConvolutional, convolutionize
     from fullyconv.train.recipe import Recipe
     from fullyconv.types import ClassSet, Preprocess
@@ -54,6 +56,8 @@ _HOMES = {
     "evaluate": "fullyconv.evaluation",
     "Evaluation": "fullyconv.evaluation",
     "Recipe": "fullyconv.train.recipe",
+    "Trained": "fullyconv.runs",
+    "check": "fullyconv.runs",
     "ClassSet": "fullyconv.types",
     "Preprocess": "fullyconv.types",
 }
@@ -68,7 +72,9 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "Segmenter",
+    "Trained",
     "build",
+    "check",
     "convolutionize",
     "evaluate",
     "from_classifier",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, cos, radians, sin
 
@@ -12,6 +12,11 @@ from PIL import Image, ImageFilter
 from fullyconv.types import VOID, Sample
 
 COLOURS = 3
+
+Change = Callable[..., Mapping[str, np.ndarray]]
+"""Changes a view in a way of the caller's: called with ``image`` and ``mask`` by name, gives both by name.
+
+Any ``Compose`` of albumentations is one."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class Augmentation:
         upside_down: Whether half of the views are mirrored from top to bottom: for pictures without an up.
         blur: The largest standard deviation of a Gaussian blur, in pixels.
         noise: The largest standard deviation of added noise, in levels of 0..255.
+        change: A variation of the caller's own, before all others.
     """
 
     crop: tuple[int, int] | None = None
@@ -40,6 +46,7 @@ class Augmentation:
     upside_down: bool = False
     blur: float = 0.0
     noise: float = 0.0
+    change: Change | None = None
 
 
 def sample_rng(*, seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -64,6 +71,8 @@ def augment(sample: Sample, options: Augmentation, *, fill: tuple[int, ...], rng
     >>> augment(sample, Augmentation(crop=(8, 8)), fill=(1, 2, 3), rng=rng).labels.shape
     (8, 8)
     """
+    if options.change is not None:
+        sample = changed(sample, options.change, rng=rng)
     sample = _placed(sample, options, fill, rng)
     if options.shift > 1:
         sample = cut_start(sample, by=rng.integers(options.shift, size=2))
@@ -77,6 +86,32 @@ def augment(sample: Sample, options: Augmentation, *, fill: tuple[int, ...], rng
     if options.blur or options.noise:
         image = degrade(image, blur=rng.uniform(0, options.blur), noise=rng.uniform(0, options.noise), rng=rng)
     return Sample(np.ascontiguousarray(image), np.ascontiguousarray(labels), sample.name)
+
+
+def changed(sample: Sample, change: Change, *, rng: np.random.Generator) -> Sample:
+    """Let a caller's function change a sample, with randomness that follows from the view where it can be given.
+
+    Args:
+        sample: An image with its labels, which get ``VOID`` where they do not count.
+        change: The function; one with ``set_random_seed`` (albumentations from 1.4.19 on) is seeded.
+        rng: Where the seed comes from.
+
+    Returns:
+        What it makes of the sample.
+
+    Raises:
+        ValueError: If that is no image of as many channels with labels of its size.
+    """
+    seed = int(rng.integers(2**31))
+    if hasattr(change, "set_random_seed"):
+        change.set_random_seed(seed)
+    found = change(image=sample.image, mask=sample.labels)
+    image, labels = np.asarray(found["image"]), np.asarray(found["mask"])
+    fits = image.dtype == np.uint8 and image.shape[2:] == sample.image.shape[2:] and image.shape[:2] == labels.shape
+    if not fits or labels.dtype.kind not in "iu":
+        what = f"image {image.shape} {image.dtype} and mask {labels.shape} {labels.dtype}"
+        raise ValueError(f"the augmentation gave {what}: it keeps uint8 and the channels, and labels whole numbers")
+    return Sample(image, labels.astype(np.int16), sample.name)
 
 
 def _placed(sample: Sample, options: Augmentation, fill: tuple[int, ...], rng: np.random.Generator) -> Sample:

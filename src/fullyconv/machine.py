@@ -18,7 +18,7 @@ Precision = Literal["fp32", "bf16"]
 Arithmetic = Literal["auto", "float32", "bfloat16", "int8"]
 ArithmeticName = Arithmetic | Precision
 EngineName = Literal["auto", "pytorch", "openvino"]
-DeviceName = Literal["auto", "cpu", "cuda"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 
@@ -31,8 +31,10 @@ def choose_device(name: DeviceName | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for, but PyTorch sees none: use device=cpu, or a CUDA build of torch")
-    if name not in ("cpu", "cuda"):
-        raise ValueError(f"device is auto, cpu or cuda, not {name!r}")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' was asked for, but PyTorch sees no Apple GPU: use device=cpu")
+    if name not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device is auto, cpu, cuda or mps, not {name!r}")
     return torch.device(name)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["auto", "pytorch", "openvino"]
 
 ModelArgument = Annotated[Path, typer.Argument(help="Model folder (RUN/model).", show_default=False)]

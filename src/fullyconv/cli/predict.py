@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 
 import typer
 
@@ -37,8 +41,14 @@ AT_ONCE = 20  # problems that are printed one by one
 
 def predict(
     model: ModelArgument,
-    inputs: Annotated[list[str], typer.Argument(help="Images, films or scenes: files, folders or globs.")],
-    out_: Annotated[str, typer.Option("--out", help="Folder for the pictures and maps.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Images, films or scenes: files, folders, globs, addresses (https://…), - (stdin)."),
+    ],
+    context: typer.Context,
+    out_: Annotated[
+        str | None, typer.Option("--out", help="Folder for the pictures and maps; default: a new runs/predict-N.")
+    ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write C x H x W float16 class probabilities (.npz).")
     ] = False,
@@ -104,6 +114,7 @@ def predict(
     """Label every pixel of images: a palette PNG of the same size and an overlay each.
 
     Examples: `fullyconv predict runs/photos/model holiday.jpg --out labelled`,
+    `curl -s https://example.org/a.jpg | fullyconv predict camvid -`,
     `fullyconv predict runs/photos/model photos/ "scans/*.tif" --out labelled --probabilities`.
     A bad file is reported and skipped; exit status 1 then.
     `--uncertainty` writes NAME_entropy.png and NAME_spread.png, 0 certain to 255: dropout samples where the network has
@@ -135,6 +146,7 @@ def predict(
     from fullyconv.predict.work import Pace
     from fullyconv.report.sheet import SHEET, write_sheet
 
+    out_ = out_ or str(_new_folder(Path("runs")))
     place = Path(out_)
     _refuse_model(place)
     import_from_here(*(trust or ()))
@@ -149,6 +161,7 @@ def predict(
         choices = Choices(probabilities, tta, arithmetic(precision), device, tuple(trust or ()), workers, overwrite)
         predict_on_cluster(model, inputs, out_, choices, column=column)
         return
+    inputs = _local(inputs, context)
     keep_freed_memory()
     segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
     segmenter.approximate = approximate
@@ -234,6 +247,32 @@ def paint_films(
     if not rest:
         raise typer.Exit(1 if bad else 0)
     return bad, rest
+
+
+def _new_folder(runs: Path) -> Path:
+    """Return the first folder of the runs that is not there yet, ``predict-1``, ``predict-2`` and so on."""
+    return next(folder for number in count(1) if not (folder := runs / f"predict-{number}").exists())
+
+
+def _local(inputs: Sequence[str], context: typer.Context) -> list[str]:
+    """Put what comes from addresses and the standard input into files, which go when the command ends."""
+    from fullyconv.predict.inputs import ADDRESS, fetch
+
+    if not any(each == "-" or ADDRESS.match(each) for each in inputs):
+        return list(inputs)
+    folder = TemporaryDirectory()
+    context.call_on_close(folder.cleanup)
+    found = []
+    for number, each in enumerate(inputs):
+        if each != "-" and not ADDRESS.match(each):
+            found.append(each)
+            continue
+        name = "stdin" if each == "-" else Path(urlsplit(each).path).name or "picture"
+        file = Path(folder.name, str(number), name)
+        file.parent.mkdir()
+        file.write_bytes(sys.stdin.buffer.read() if each == "-" else fetch(each))
+        found.append(str(file))
+    return found
 
 
 def allow_memory(segmenter: Segmenter, words: str) -> None:

@@ -47,6 +47,19 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 
 
+def _print_keys(wanted: bool) -> None:
+    """Print what ``--set`` can change: each key with its default and what it means."""
+    if not wanted:
+        return
+    from fullyconv.train.explain import explain
+    from fullyconv.train.recipe import Recipe
+
+    for key, default, words in explain(Recipe):
+        out.print(f"{key}={default}", markup=False, highlight=False)
+        out.print(f"    {words}", markup=False, highlight=False)
+    raise typer.Exit
+
+
 def train(
     recipe: Annotated[
         str, typer.Argument(help="Recipe (default, camvid, hsi, voc-fcn32s, …), chain (voc-staged), or a YAML file.")
@@ -67,6 +80,10 @@ def train(
         typer.Option(min=1, help="Processes on this machine that share every update, one per GPU or part of the CPU."),
     ] = 1,
     trust: TrustOption = None,
+    _list: Annotated[
+        bool,
+        typer.Option("--list", callback=_print_keys, is_eager=True, help="Explain every key of --set, and exit."),
+    ] = False,
 ) -> None:
     """Train a model and measure it: RUN/model (the best), RUN/report.html, RUN/metrics.jsonl, TensorBoard events.
 
@@ -323,25 +340,18 @@ def train_recipe(
 
 def _write_scores(folder: RunFolder, segmenter: Segmenter, evaluation: Evaluation, prepared: Prepared) -> None:
     """Write the scores of a run's best model and its report, and print them."""
-    from fullyconv.checkpoint import store_temperature
-    from fullyconv.evaluation.confidence import fit
-    from fullyconv.files import write_json
-    from fullyconv.report import plot_confusion, save_figure, write_report
-    from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, REPORT
+    from fullyconv.runs import write_scores
+    from fullyconv.train.folder import BEST, REPORT
 
-    run = folder.path
     with Bars() as bars:
-        confidence = fit(segmenter, prepared.val, progress=lambda n, total: bars("calibrating", n, total))
-    store_temperature(run / BEST, confidence.temperature)
-    segmenter.temperature = confidence.temperature
-    write_json(run / EVALUATION, evaluation.document() | {"confidence": confidence.document()})
-    save_figure(plot_confusion(evaluation), run / CONFUSION)
-    write_report(run, segmenter, evaluation, prepared.val, title=f"fullyconv: {run.name}", confidence=confidence)
+        confidence = write_scores(
+            folder, segmenter, evaluation, prepared, progress=lambda n, total: bars("calibrating", n, total)
+        )
     print_evaluation(evaluation)
     if prepared.second:
         _write_second(folder, segmenter, prepared)
     print_fit(confidence)
-    out.print(f"model {run / BEST}\nreport {run / REPORT}")
+    out.print(f"model {folder.path / BEST}\nreport {folder.path / REPORT}")
 
 
 def _write_second(folder: RunFolder, segmenter: Segmenter, prepared: Prepared) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
+from io import BytesIO
 from math import isqrt
 from pathlib import Path
 from threading import Lock
@@ -17,9 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv.data.dataset import read_sample
+from fullyconv.data.folder import evaluation_split, open_folder
+from fullyconv.data.matching import match_classes
 from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
-from fullyconv.draw import false_colours, overlay, with_legend
+from fullyconv.draw import false_colours, overlay, palette_image, save_picture, with_legend
+from fullyconv.files import whole_file
 from fullyconv.machine import (
     ArithmeticName,
     DeviceName,
@@ -134,6 +139,34 @@ class Prediction:
         """
         painted = overlay(self.image, self.labels, self.classes, alpha=alpha)
         return Image.fromarray(with_legend(painted, self.classes) if legend else painted)
+
+    def save(self, path: Path | str) -> Path:
+        """Write the labels as ``.png`` (the numbers of their classes, in their colours), or the overlay as ``.jpg``.
+
+        Args:
+            path: The file; it appears whole or not at all.
+
+        Returns:
+            The file.
+
+        Raises:
+            ValueError: For another suffix.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise ValueError(f"{path}: labels are saved as .png, overlays as .jpg")
+        if path.suffix.lower() == ".png":
+            save_picture(palette_image(self.labels, self.classes), path)
+            return path
+        with whole_file(path) as draft:
+            self.overlay().save(draft, "JPEG", quality=90)
+        return path
+
+    def _repr_png_(self) -> bytes:
+        """Show the overlay with its legend in Jupyter."""
+        stream = BytesIO()
+        self.overlay(legend=True).save(stream, "PNG")
+        return stream.getvalue()
 
     def polygons(self, *, simplify: float = 0.0, least: int = 1) -> list[Polygon]:
         """Find the outlines of all regions, exactly on the edges of pixels.
@@ -482,6 +515,26 @@ class Segmenter:
             yield
         except NotFinite as error:
             raise ValueError(f"{error}: {self._culprit()}") from None
+
+    def evaluate(self, data: Path | str | Sequence[Pair], *, split: str | None = None) -> Any:
+        """Score the model over a data set at native resolution, as ``fullyconv evaluate`` does.
+
+        Args:
+            data: A folder of images and masks, or pairs of them.
+            split: Of a folder; default: val, test or all.
+
+        Returns:
+            The scores, a ``fullyconv.Evaluation``.
+
+        Raises:
+            BadFile: For a folder or a pair that cannot be read, and classes that are not the model's.
+        """
+        if isinstance(data, Path | str):
+            folder = open_folder(Path(data))
+            match_classes(folder, self.classes)
+            data = evaluation_split(folder, split)
+        # By name, as for the shell: scoring stands above prediction and uses it.
+        return import_module("fullyconv.evaluation").evaluate(self, data)
 
     def export(
         self, out: Path | str, *, to: Format = "onnx", with_preprocessing: bool = False, labels: bool = False

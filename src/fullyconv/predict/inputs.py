@@ -118,7 +118,7 @@ def _from_file(path: Path, preprocess: Preprocess, channels: int) -> np.ndarray:
 def _bytes(image: Any) -> tuple[bytes, str]:
     """Return the content of a file that is given as such, open or by an address, and its name for messages."""
     if isinstance(image, str):
-        return _fetched(image), image
+        return fetch(image), image
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image), f"<{len(image)} bytes>"
     if not hasattr(image, "read"):
@@ -130,8 +130,8 @@ def _bytes(image: Any) -> tuple[bytes, str]:
     return _bounded(data, name), name
 
 
-def _fetched(address: str) -> bytes:
-    """Fetch a file by http or https, or by any other scheme that fsspec knows."""
+def fetch(address: str) -> bytes:
+    """Fetch a file by http or https, or by any other scheme that fsspec knows; raises ``BadFile``."""
     try:
         if address.split("://", 1)[0].lower() in ("http", "https"):
             with urllib.request.urlopen(address, timeout=LIMITS.download_seconds) as reply:

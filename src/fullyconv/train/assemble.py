@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from fullyconv.augment import Augmentation
+from fullyconv.augment import Augmentation, Change
 from fullyconv.data.check import Progress, Report, check_folder
 from fullyconv.data.classes import write_classes
 from fullyconv.data.dataset import TRAINED_ON, Reader, SampleCache, Views, read_sample, remember
@@ -100,12 +100,13 @@ def assemble(
     *,
     trust: Sequence[str] = (),
     team: Team = ALONE,
+    augment: Change | None = None,
 ) -> Job:
     """Build every part of a run and write down what was decided (``recipe.yaml``, ``classes.yaml``, ``data.json``).
 
     Where the run does not start from fresh weights, ``transplant.json`` lists which were taken over and which not;
     ``trust`` names the functions that loading that model may call. Where several processes train together, the first
-    of the ``team`` has the folder.
+    of the ``team`` has the folder. ``augment`` varies training views before the recipe's own variations.
 
     Raises ``BadFile`` if the run to resume was another one or on other data, or if what it starts from has
     nothing for this network.
@@ -123,7 +124,7 @@ def assemble(
     average = Average(network, recipe.average) if recipe.average else None
     room = free_memory() // 4 if recipe.cache_gib is None else int(recipe.cache_gib * 2**30)
     read = SampleCache(room // team.local)
-    batching = _make_batching(recipe, prepared, preprocess, read, share)
+    batching = _make_batching(recipe, prepared, preprocess, read, share, augment)
     sizes = {pair.image: prepared.report.sizes[pair.image] for pair in prepared.train}
     check_views(network, sizes, batching.views.options, recipe.batch)
     delivered = network if average is None else cast("FCN", average.network)
@@ -143,6 +144,7 @@ def assemble(
         settle=_settling(recipe, delivered, batching, fabric),
         validate=_make_judge(_segmenter(delivered, prepared.report.classes, preprocess, fabric), prepared, read, team),
         validate_every=recipe.validate_every,
+        patience=recipe.patience,
         notes={TRAINED_ON: remember(prepared.report.pictures[pair.image] for pair in prepared.train)},
         smaller="batch (and raise accumulate as much), or crop",
         share=share,
@@ -244,7 +246,9 @@ def _settling(recipe: Recipe, delivered: FCN, batching: Batching, fabric: Fabric
     return settle
 
 
-def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess, read: Reader, share: Share) -> Batching:
+def _make_batching(
+    recipe: Recipe, prepared: Prepared, preprocess: Preprocess, read: Reader, share: Share, augment: Change | None
+) -> Batching:
     options = Augmentation(
         crop=recipe.crop,
         scale=recipe.scale,
@@ -255,6 +259,7 @@ def _make_batching(recipe: Recipe, prepared: Prepared, preprocess: Preprocess, r
         upside_down=recipe.upside_down,
         blur=recipe.blur,
         noise=recipe.noise,
+        change=augment,
     )
     views = Views(prepared.train, prepared.report.classes, preprocess, options, seed=recipe.seed, read=read)
     return Batching(views, recipe.batch, _batches(recipe), recipe.workers, share, recipe.repeat)

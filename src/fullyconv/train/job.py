@@ -118,6 +118,8 @@ class Job:
     """Measures batch statistics of what is delivered, before it is validated; takes the epoch."""
     validate: Callable[[], Validation] | None = None
     validate_every: int = 1
+    patience: int | None = None
+    """Epochs without a better validation after which the run ends."""
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Plain values that go into every model folder of the run."""
     smaller: str = "batch"

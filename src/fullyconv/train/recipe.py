@@ -44,10 +44,7 @@ ELSEWHERE = {
     "sync_bn": "sync_batchnorm", "syncbn": "sync_batchnorm", "devices": "it is an option, --devices",
     "num_gpus": "it is an option, --devices", "nproc_per_node": "it is an option, --devices",
     "random_seed": "seed", "manual_seed": "seed", "time": "minutes", "zoom": "scale", "random_scale": "scale",
-    "patience": "nothing stops a run early; the best model is kept in RUN/model all the same: shorten it by "
-    "'epochs' or 'minutes'",
-    "early_stopping": "nothing stops a run early; the best model is kept in RUN/model all the same: shorten it by "
-    "'epochs' or 'minutes'",
+    "early_stopping": "patience", "early_stopping_patience": "patience", "early_stop": "patience",
     "criterion": "loss", "loss_function": "loss", "ohem": "hardest", "bootstrap": "hardest",
     "dice": "add it by loss=cross-entropy+dice", "lovasz": "add it by loss=cross-entropy+lovasz",
     "num_classes": "the classes are those of the data set's classes.yaml",
@@ -73,7 +70,15 @@ class Recipe(Descent):
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
-    changeable: ClassVar[tuple[str, ...]] = ("epochs", "minutes", "device", "workers", "cache_gib", "validate_every")
+    changeable: ClassVar[tuple[str, ...]] = (
+        "epochs",
+        "patience",
+        "minutes",
+        "device",
+        "workers",
+        "cache_gib",
+        "validate_every",
+    )
 
     auto: bool = False
     """Choose all that is not set from what the data and the machine are like (recipe ``auto``); the values below are
@@ -133,6 +138,9 @@ class Recipe(Descent):
     """Passes over the training pairs."""
     repeat: Positive = 1
     """Views of every picture in an epoch: above 1 where pictures are few, so that an epoch is worth a validation."""
+    patience: Positive | None = None
+    """End the run after so many epochs without a better validation; ``None``: it goes on to the end. The best model is
+    kept in either case."""
     minutes: Annotated[float, Field(gt=0)] | None = None
     """A budget: the schedule is shortened where the machine would need longer than this."""
     batch: Positive = 8

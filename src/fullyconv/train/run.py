@@ -124,9 +124,19 @@ class Run:
         """Return the progress by this process's clock, if it is the first; of the others it does not count."""
         return self.job.schedule.progress(self._done, time.monotonic() - self._begun) if self._team.first else 0.0
 
+    def _stale(self) -> bool:
+        """Return whether validations have not become better for as many epochs as the job has patience for."""
+        lines = [line for line in self.position.history if line.get("mean_iu") is not None]
+        if self.job.patience is None or not lines:
+            return False
+        best = max(lines, key=lambda line: (line["mean_iu"], -line["epoch"]))
+        return int(lines[-1]["epoch"] - best["epoch"]) >= self.job.patience
+
     def _cut_short(self) -> str:
         schedule = self.job.schedule
         whole = f"{self.position.epoch} of {schedule.epochs} epochs ({self._done} of {schedule.updates} updates)"
+        if self._stale():
+            return f"stopped after {whole}: no better validation for {self.job.patience} epochs (patience)"
         return (
             f"stopped after {whole}: {schedule.minutes:g} minutes were over, the machine was too busy or too slow for "
             f"more: give it time with --set minutes={10 * schedule.minutes:g}"
@@ -326,7 +336,7 @@ class Run:
                 found = self._look()
             figures |= found.figures if found else {}
         position.history = [line for line in position.history if line["epoch"] <= position.epoch] + [figures]
-        position.finished = last
+        position.finished = last or bool(self._team.agree(self._stale())[0])
         if position.step == schedule.per_epoch:  # an epoch cut short goes on where it was cut, should the run be
             position.epoch, position.step, position.losses = position.epoch + 1, 0, []
         with self._saying_why():
@@ -392,7 +402,7 @@ class Run:
         if found is not None:
             self._read(found)
         position = self.position
-        if self.job.schedule.progress(self._done, position.seconds) < 1:
+        if self.job.schedule.progress(self._done, position.seconds) < 1 and not self._stale():
             position.finished = False  # it may have been given more epochs or minutes
             position.history = [line for line in position.history if line["epoch"] <= position.epoch]
         self._team.meet()  # all have read what the first may now remove
