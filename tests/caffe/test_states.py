@@ -123,6 +123,25 @@ def test_weights_of_one_name_are_one(tmp_path: Path) -> None:
     assert taken.layers["two"].weight.sum().item() == 12
 
 
+def test_twins_share_their_weights_over_a_pair_of_pictures(tmp_path: Path) -> None:
+    one = CONV % ("one", "one", 'param { name: "w" } param { name: "b" }')
+    two = (CONV % ("two", "two", 'param { name: "w" } param { name: "b" }')).replace(
+        'bottom: "data"', 'bottom: "data_p"'
+    )
+    found = net(
+        tmp_path,
+        'layer { name: "pair" type: "Data" top: "pair" top: "sim" data_param { source: "x" batch_size: 64 } }',
+        'layer { name: "cut" type: "Slice" bottom: "pair" top: "data" top: "data_p" slice_param { slice_dim: 1 '
+        "slice_point: 1 } }",
+        one,
+        two,
+        'layer { name: "loss" type: "ContrastiveLoss" bottom: "one" bottom: "two" bottom: "sim" top: "loss" }',
+    )
+    assert found.layers["one"].weight.shape == (2, 1, 1, 1)
+    pair = torch.randn(1, 1, 3, 3).repeat(2, 2, 1, 1)
+    assert found({"pair": pair, "sim": torch.ones(2)})["loss"].item() == 0
+
+
 def test_a_layer_does_the_same_to_each_of_several_bottoms(tmp_path: Path) -> None:
     layers = ['layer { name: "in" type: "Input" top: "data" top: "other" input_param { shape { dim: [1, 3, 2, 2] } } }']
     found = net(tmp_path, *layers, (CONV % ("a", "a", 'bottom: "other" top: "b"')))

@@ -15,6 +15,7 @@ from fullyconv.caffe.dialects import with_stored_statistics
 from fullyconv.caffe.fill import assign, blobs_of, fill
 from fullyconv.caffe.modules import InnerProduct
 from fullyconv.caffe.net import USUAL_SIDE, Net
+from fullyconv.caffe.reshaping import SliceFields
 from fullyconv.caffe.sources import WRITTEN, source_shapes
 from fullyconv.caffe.states import Phase, State
 from fullyconv.caffe.wire import read_weights
@@ -23,7 +24,7 @@ from fullyconv.limits import LIMITS
 
 
 def _shapes_of(description: Description, weights: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Sequence[int]]:
-    """Return the channels of pictures, which data layers do not say, from the weights of the convolutions on them."""
+    """Return the channels of pictures, which data layers do not say, from the first layers on them."""
     open_tops = {
         top: shape
         for layer in description.layers
@@ -32,13 +33,29 @@ def _shapes_of(description: Description, weights: Mapping[str, Sequence[np.ndarr
     }
     shapes: dict[str, Sequence[int]] = {}
     for layer in description.layers:
-        if layer.kind != "Convolution" or not layer.bottoms or layer.bottoms[0] not in open_tops:
+        if not layer.bottoms or layer.bottoms[0] not in open_tops:
             continue
-        if layer.name in weights and weights[layer.name][0].ndim == 4:
-            groups = layer.block("convolution_param", fields.Convolution).group
+        channels = _sliced(layer) if layer.kind == "Slice" else _convolved(layer, weights.get(layer.name, ()))
+        if channels:
             given = open_tops[layer.bottoms[0]] or (1, 0, USUAL_SIDE, USUAL_SIDE)
-            shapes[layer.bottoms[0]] = (given[0], weights[layer.name][0].shape[1] * groups, *given[2:])
+            shapes[layer.bottoms[0]] = (given[0], channels, *given[2:])
     return shapes
+
+
+def _convolved(layer: Layer, blobs: Sequence[np.ndarray]) -> int | None:
+    """Return the channels of what a convolution sees, by its weights."""
+    if layer.kind != "Convolution" or not blobs or blobs[0].ndim != 4:
+        return None
+    return blobs[0].shape[1] * layer.block("convolution_param", fields.Convolution).group
+
+
+def _sliced(layer: Layer) -> int | None:
+    """Return the channels of what is cut, as a pair of pictures is: the last part is as large as the one before."""
+    given = layer.block("slice_param", SliceFields)
+    points = (0, *given.slice_point)
+    if not given.slice_point or (given.axis if given.axis is not None else given.slice_dim) not in (None, 1):
+        return None
+    return 2 * points[-1] - points[-2]
 
 
 def load(

@@ -36,7 +36,7 @@ class _Concat:
 
 
 @dataclass(frozen=True)
-class _Slice:
+class SliceFields:
     """``slice_param``; ``slice_dim`` is the old name of ``axis``."""
 
     axis: int | None = None
@@ -277,7 +277,7 @@ def _concat(layer: Layer, shapes: Shapes) -> nn.Module:
 
 
 def _slice(layer: Layer, shapes: Shapes) -> nn.Module:
-    given = layer.block("slice_param", _Slice)
+    given = layer.block("slice_param", SliceFields)
     parts = len(layer.tops)
     if given.slice_point and len(given.slice_point) != parts - 1:
         raise layer.fail(f"{len(given.slice_point)} slice points for {parts} tops", "give one less than tops")
