@@ -46,7 +46,7 @@ def _convolved(layer: Layer, blobs: Sequence[np.ndarray]) -> int | None:
     """Return the channels of what a convolution sees, by its weights."""
     if layer.kind != "Convolution" or not blobs or blobs[0].ndim != 4:
         return None
-    return blobs[0].shape[1] * layer.block("convolution_param", fields.Convolution).group
+    return int(blobs[0].shape[1]) * layer.block("convolution_param", fields.Convolution).group
 
 
 def _sliced(layer: Layer) -> int | None:
