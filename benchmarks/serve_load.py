@@ -68,7 +68,7 @@ async def ask(port: int, body: bytes, line: tuple[asyncio.StreamReader, asyncio.
 async def load(port: int, bodies: list[bytes], wanted: list[bytes], clients: int, requests: int) -> dict[str, float]:
     """Ask many times from several clients at once, and compare every answer."""
     seconds: list[float] = []
-    found = {"wrong": 0, "refused": 0}
+    found = {"wrong": 0, "failed": 0, "refused": 0}
     left = iter(range(requests))
 
     async def client() -> None:
@@ -82,7 +82,8 @@ async def load(port: int, bodies: list[bytes], wanted: list[bytes], clients: int
                 await asyncio.sleep(0.05)
                 status, answer = await ask(port, bodies[index], line)
             seconds.append(time.perf_counter() - started)
-            found["wrong"] += status != 200 or answer != wanted[index]
+            found["failed"] += status != 200
+            found["wrong"] += status == 200 and answer != wanted[index]
         line[1].close()
 
     started = time.perf_counter()
@@ -133,11 +134,12 @@ def main() -> None:
             try:
                 wait_for(port)
                 asyncio.run(load(port, bodies, wanted, 1, 20))  # what is made on the first request
-                print("clients  requests/s   p50 ms   p99 ms  wrong  told to come again  RSS MiB")
+                print("clients  requests/s   p50 ms   p99 ms  wrong  no answer in time  told to come again  RSS MiB")
                 for clients in given.clients:
                     row = asyncio.run(load(port, bodies, wanted, clients, given.requests))
                     print(
                         f"{clients:7d} {row['rate']:11.1f} {row['p50']:8.1f} {row['p99']:8.1f} {row['wrong']:6.0f} "
+                        f"{row['failed']:18.0f} "
                         f"{row['refused']:19.0f} {resident(process):8.0f}",
                         flush=True,
                     )

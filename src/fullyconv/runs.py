@@ -11,6 +11,7 @@ from fullyconv.augment import Change
 from fullyconv.checkpoint import store_temperature
 from fullyconv.data.check import Report, check_folder
 from fullyconv.data.folder import open_folder
+from fullyconv.data.kinship import kin_in_words
 from fullyconv.data.levels import Pages
 from fullyconv.data.own import Items, write_items
 from fullyconv.data.pairs import Folder
@@ -168,5 +169,7 @@ def write_scores(
     segmenter.temperature = confidence.temperature
     write_json(run / EVALUATION, evaluation.document() | {"confidence": confidence.document()})
     save_figure(plot_confusion(evaluation), run / CONFUSION)
-    write_report(run, segmenter, evaluation, prepared.val, title=f"fullyconv: {run.name}", confidence=confidence)
+    title = f"fullyconv: {run.name}"
+    kin = kin_in_words({"train": prepared.train, "validation": prepared.val})
+    write_report(run, segmenter, evaluation, prepared.val, title=title, confidence=confidence, kin=kin)
     return confidence

@@ -25,13 +25,16 @@ from fullyconv.data.synthetic import CLASSES
 from fullyconv.draw import ERROR_COLOURS, errors
 from fullyconv.evaluation import evaluate
 from fullyconv.evaluation.confidence import fit
+from fullyconv.evaluation.scoring import merge
 from fullyconv.hsi.plots import plot_spectra
 from fullyconv.hsi.synthetic import make_scene, random_map
 from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.report import plot_confusion, write_report
+from fullyconv.report.confusions import confusion_table
 from fullyconv.report.figures import embed
 from fullyconv.report.page import class_keys, picture, write_page
 from fullyconv.report.run import SHOWN, worst_and_best
+from fullyconv.scores.metrics import confusion
 from fullyconv.types import ClassSet, Preprocess
 
 ODD = ("<b>", "a[/b]", r"$\frac{1}$", "_under", "建物 & 'x' \"y\"", "</td><script>alert(1)</script>")
@@ -72,13 +75,25 @@ def test_names_appear_as_they_are(odd: tuple[Segmenter, list[Pair]], tmp_path: P
     (tmp_path / "choices.json").write_text('[{"key": "crop", "value": [1, 2], "reason": "<i>why</i>"}]')
     page = Page(write_report(tmp_path, segmenter, evaluation, pairs, title="<i>run</i>").read_text())
     for name in ODD:
-        assert page.words.count(name) == 2, f"{name}: once in the table of classes, once in the key of colours"
+        # In the table of classes, at both sides of that of confusions, in the key of colours; elsewhere among others.
+        assert page.words.count(name) >= 4
     assert "<i>run</i>" in page.words
     assert "a: <u>" in page.words
     assert {"[1, 2]", "<i>why</i>"} <= set(page.words)
-    assert not {"script", "b", "i", "u"} & {tag for tag, _ in page.elements} - {"b"}
-    words = svg_words(page.pictures["confusion matrix"])
-    assert set(ODD) <= set(words)
+    assert not {"i", "u"} & {tag for tag, _ in page.elements}
+    assert only_script(page) == only_script(Page(write_page(tmp_path / "x.html", "page.html", EMPTY).read_text()))
+    assert set(ODD) <= set(svg_words(embed(plot_confusion(evaluation))))
+
+
+EMPTY = {"title": "", "recipe": ""}
+
+
+def only_script(page: Page) -> str:
+    """The one script, which no value of the page may change."""
+    (attributes,) = [attributes for tag, attributes in page.elements if tag == "script"]
+    assert not attributes
+    (text,) = [word for word in page.words if "sortable" in word and "querySelectorAll" in word]
+    return text
 
 
 def svg_words(address: str) -> list[str]:
@@ -89,10 +104,37 @@ def svg_words(address: str) -> list[str]:
 def test_the_page_needs_nothing_else(odd: tuple[Segmenter, list[Pair]], tmp_path: Path) -> None:
     segmenter, pairs = odd
     page = Page(write_report(tmp_path, segmenter, evaluate(segmenter, pairs), pairs, title="run").read_text())
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.elements}
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in page.elements}
+    anchors = {f"#{attributes['id']}" for _, attributes in page.elements if "id" in attributes}
     for _, attributes in page.elements:
         for key in {"src", "href"} & attributes.keys():
-            assert str(attributes[key]).startswith("data:")
+            assert str(attributes[key]).startswith("data:") or attributes[key] in anchors
+
+
+def test_cells_of_confusions_lead_to_pictures_that_have_them(odd: tuple[Segmenter, list[Pair]], tmp_path: Path) -> None:
+    segmenter, pairs = odd
+    evaluation = evaluate(segmenter, pairs)
+    samples = {pair.name: segmenter.sample(pair) for pair in pairs}
+    counted = {
+        name: confusion(sample.labels, segmenter.predict(sample.image).labels, classes=6)
+        for name, sample in samples.items()
+    }
+    for (truth, guess), examples in evaluation.examples.items():
+        each = [(int(counts[truth, guess]), name) for name, counts in counted.items() if counts[truth, guess]]
+        assert truth != guess
+        assert [*examples] == sorted(each, key=lambda one: (-one[0], one[1]))[:2]
+    rows, mistakes = confusion_table(evaluation, segmenter, {pair.name: pair for pair in pairs})
+    led = {cell.anchor for row in rows for cell in row.cells if cell.anchor}
+    assert led == {mistake.anchor for mistake in mistakes}
+    assert mistakes
+    for mistake in mistakes:
+        assert all(address.startswith("data:image/jpeg") for _, _, address in mistake.pictures)
+    halves = [evaluate(segmenter, pairs[start::2]) for start in (0, 1)]
+    assert merge(halves, pairs).examples == evaluation.examples
+    written = write_report(tmp_path, segmenter, evaluation, pairs, title="run", kin=["val: <b>like</b> train"])
+    page = Page(written.read_text())
+    assert "val: <b>like</b> train." in page.words
+    assert any(word.startswith("advice: stride") for word in page.words)
 
 
 def test_colours_are_explained_and_are_those_of_the_pictures(odd: tuple[Segmenter, list[Pair]], tmp_path: Path) -> None:
@@ -148,7 +190,7 @@ def test_with_a_crf_before_and_after_are_shown(odd: tuple[Segmenter, list[Pair]]
     segmenter, pairs = odd
     crf = CRFSegmenter(segmenter, CRFParameters(iterations=1))
     page = Page(write_report(tmp_path, crf, evaluate(segmenter, pairs[:1]), pairs[:1], title="run").read_text())
-    views = [alt.removesuffix(f" of {pairs[0].name}") for alt in page.pictures if alt.endswith(pairs[0].name)]
+    views = [alt.removesuffix(f" of {pairs[0].name}") for alt in page.pictures if alt.endswith(f" of {pairs[0].name}")]
     assert views == ["image", "truth", "before the CRF", "after the CRF", "errors", "uncertainty (entropy)"]
 
 

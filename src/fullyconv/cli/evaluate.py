@@ -76,6 +76,7 @@ def evaluate(
     `fullyconv evaluate runs/scene/model scene.mat --labels gt.mat` scores the run's test pixels and prints the leakage.
     """
     from fullyconv.data.groups import group_names
+    from fullyconv.data.kinship import kin_in_words
     from fullyconv.evaluation import evaluate as score
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.machine import arithmetic, keep_freed_memory
@@ -115,8 +116,9 @@ def evaluate(
         document["calibration"] = _calibrate(segmenter, pairs)
     if page is not None:
         with page.writing(FILE_NAME):
+            kin = kin_in_words({"train": folder.splits.get("train", []), "these pictures": pairs})
             written = write_report(
-                page.folder, segmenter, evaluation, pairs, title=f"fullyconv: {data}", confidence=confidence
+                page.folder, segmenter, evaluation, pairs, title=f"fullyconv: {data}", confidence=confidence, kin=kin
             )
         out.print(f"report {written}")
     figures.write(document, evaluation)

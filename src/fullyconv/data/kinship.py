@@ -113,6 +113,26 @@ def find_kin(
     return kin
 
 
+def kin_in_words(splits: Mapping[str, Sequence[Pair]], *, most: int = 1000) -> list[str]:
+    """Say what the pictures of splits other than ``train`` have to do with each other and with those of ``train``.
+
+    Args:
+        splits: Pairs by split; one that holds training pictures is not compared with them.
+        most: Pictures; of more nothing is said, for all would have to be read.
+
+    Returns:
+        Sentences.
+
+    >>> kin_in_words({"train": [], "val": []})
+    []
+    """
+    training = {pair.image for pair in splits.get("train", ())}
+    others = {pair.image for name, pairs in splits.items() if name != "train" for pair in pairs}
+    if sum(map(len, splits.values())) > most or others & training:
+        return []
+    return [line for name, found in find_kin(splits).items() if name != "train" for line in found.lines(name)]
+
+
 def _signature(pair: Pair) -> np.ndarray | None:
     try:
         return signature(np.ascontiguousarray(read_picture(pair)[..., :COLOURS]))

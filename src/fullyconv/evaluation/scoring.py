@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,26 @@ Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
+Examples = dict[tuple[int, int], tuple[tuple[int, str], ...]]
+"""By truth and prediction: pixels and names of images."""
+
+KEPT = 2  # images of each confusion
+
+
+def _with_examples(known: Examples, more: Examples) -> Examples:
+    """Keep the images with most pixels of each confusion; of equal ones those whose names come first."""
+    kept = {
+        cell: tuple(sorted((*known.get(cell, ()), *found), key=lambda one: (-one[0], one[1]))[:KEPT])
+        for cell, found in more.items()
+    }
+    return known | kept
+
+
+def _examples(counts: np.ndarray, name: str) -> Examples:
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    return {(int(truth), int(guess)): ((int(wrong[truth, guess]), name),) for truth, guess in np.argwhere(wrong)}
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The counts of a data set and all that follows from them.
@@ -31,6 +52,7 @@ class Evaluation:
         image_iu: The mean IU of each image by itself, 0..1 (NaN: no labelled pixel), by name.
         margins: What was counted in each image, N x 3 x C (``fullyconv.scores.intervals.margins``); gives intervals.
         groups: What each image belongs to (drive, patient, slide), where that is known; intervals are then over groups.
+        examples: Of each confusion (truth, prediction), the images with most pixels of it: pixels and name, most first.
 
     >>> found = Evaluation(ClassSet(("road", "sky")), np.array([[8, 2], [0, 0]]), void_pixels=10, image_iu={"a": 0.4})
     >>> found.scores.pixel_accuracy, found.absent, found.void_share
@@ -43,6 +65,7 @@ class Evaluation:
     image_iu: dict[str, float]
     margins: tuple[np.ndarray, ...] = ()
     groups: tuple[str, ...] = ()
+    examples: Examples = field(default_factory=dict)
 
     @property
     def intervals(self) -> Intervals | None:
@@ -120,6 +143,7 @@ def evaluate(
     classes, pairs = segmenter.classes, segmenter.seen(pairs)
     counts = np.zeros((len(classes), len(classes)), np.int64)
     void, image_iu, counted = 0, {}, []
+    examples: Examples = {}
     reading = reading_ahead(pairs, lambda pair: read(pair, classes), size=_bytes)
     with reading as samples:
         for done, (pair, each) in enumerate(zip(pairs, samples, strict=True), start=1):
@@ -130,9 +154,10 @@ def evaluate(
             void += sample.labels.size - int(image_counts.sum())
             image_iu[pair.name] = score(image_counts).mean_iu
             counted.append(margins(image_counts))
+            examples = _with_examples(examples, _examples(image_counts, pair.name))
             if progress is not None:
                 progress(done, len(pairs))
-    return Evaluation(classes, counts, void, image_iu, tuple(counted), tuple(groups))
+    return Evaluation(classes, counts, void, image_iu, tuple(counted), tuple(groups), examples)
 
 
 def merge(parts: Sequence[Evaluation], pairs: Sequence[Pair], groups: Sequence[str] = ()) -> Evaluation:
@@ -152,7 +177,8 @@ def merge(parts: Sequence[Evaluation], pairs: Sequence[Pair], groups: Sequence[s
     counted = [parts[at % len(parts)].margins[at // len(parts)] for at in range(len(pairs))]
     counts = np.sum([part.counts for part in parts], axis=0)
     void = sum(part.void_pixels for part in parts)
-    return Evaluation(parts[0].classes, counts, void, image_iu, tuple(counted), tuple(groups))
+    examples = reduce(_with_examples, (part.examples for part in parts))
+    return Evaluation(parts[0].classes, counts, void, image_iu, tuple(counted), tuple(groups), examples)
 
 
 def _bytes(sample: Sample) -> int:

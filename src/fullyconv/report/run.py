@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fullyconv.data.bounds import sample_bounds
 from fullyconv.data.pairs import Pair
 from fullyconv.draw import ERROR_COLOURS, colourise, errors, false_colours, heat
 from fullyconv.evaluation import Evaluation
@@ -17,14 +18,17 @@ from fullyconv.files import parse_json
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.predict.uncertainty import entropy
-from fullyconv.report.figures import embed, plot_confusion, plot_curves, plot_reliability
+from fullyconv.report.confusions import confusion_table
+from fullyconv.report.figures import MOST_NUMBERED, embed, plot_confusion, plot_curves, plot_reliability
 from fullyconv.report.page import FILE_NAME, Key, class_keys, class_rows, picture, write_page
+from fullyconv.scores.bounds import advise
 from fullyconv.scores.metrics import CONVENTION
 from fullyconv.train.folder import CHOICES, METRICS, RECIPE, read_metrics
 
 SHOWN = 4  # best and worst pictures each
 ENTROPY = "uncertainty (entropy)"
 PHOTOGRAPHS = ("image", ENTROPY)  # views that need not keep their colours exactly
+BOUND_PIXELS = 3_000_000  # of masks that are counted for the upper bounds: a second
 LONGEST_PX = 480  # of the pictures on the page: sharp on a phone too
 
 
@@ -37,7 +41,7 @@ class Shown:
     views: dict[str, str]
 
 
-def write_report(
+def write_report(  # noqa: PLR0913 (what a page shows)
     out: Path,
     segmenter: Segmenter,
     evaluation: Evaluation,
@@ -45,6 +49,7 @@ def write_report(
     *,
     title: str,
     confidence: Fit | None = None,
+    kin: Sequence[str] = (),
 ) -> Path:
     """Write ``out/report.html``.
 
@@ -56,6 +61,7 @@ def write_report(
         pairs: The pictures that were scored, by the names in ``evaluation.image_iu``.
         title: The page's heading.
         confidence: Whether the model's probabilities mean what they say, where that was measured.
+        kin: What is known of the pictures' likeness to training pictures (``fullyconv.data.kinship``), sentences.
 
     Returns:
         The page's path.
@@ -78,6 +84,9 @@ def write_report(
     scores = evaluation.scores
     worst, best = worst_and_best(evaluation.image_iu)
     by_name = {pair.name: pair for pair in pairs}
+    bounds = sample_bounds(pairs, segmenter.classes, pixels=BOUND_PIXELS)
+    small = len(evaluation.classes) <= MOST_NUMBERED
+    rows, mistakes = confusion_table(evaluation, segmenter, by_name)
     values = {
         "title": title,
         "evaluation": evaluation,
@@ -91,7 +100,13 @@ def write_report(
         "classes": class_rows(evaluation),
         "curves": embed(plot_curves(epochs)) if epochs else None,
         "damaged": damaged,
-        "confusion": embed(plot_confusion(evaluation)),
+        "confusion": None if small else embed(plot_confusion(evaluation)),
+        "confusion_rows": rows if small else [],
+        "mistakes": mistakes,
+        "bounds": {stride: iu for stride, iu in bounds.mean_iu.items() if bounds.pictures},
+        "bounds_said": advise(bounds, segmenter.classes.names) if bounds.pictures else "",
+        "stride": max(plan.stages[-1].factor for plan in segmenter.network.plans),
+        "kin": kin,
         "keys": class_keys(evaluation.classes, void="void, not scored"),
         "error_keys": [Key(colour, meaning) for meaning, colour in ERROR_COLOURS.items()],
         "worst": [_shown(segmenter, by_name[name], evaluation.image_iu[name]) for name in worst],
