@@ -35,16 +35,16 @@ def lines(*, apart: int, width: int = 1) -> np.ndarray:
 
 
 STREETS = Fingerprint(
-    367, 101 * 480 * 360, (360, 480), (360, 480), ("road", "tree", "pole"), (0.7, 0.29, 0.01), (100.0, 30.0, 2.7), 0.6,
+    367, 101 * 480 * 360, (360, 480), ("road", "tree", "pole"), (0.7, 0.29, 0.01), (100.0, 30.0, 2.7), 0.6,
     count_bounds(lines(apart=64, width=2), classes=3), grey=False, halves=0.8, layout=0.7,
 )  # fmt: skip
 VESSELS = replace(
-    STREETS, pictures=20, held_out=8 * 999 * 960, size=(960, 999), largest=(960, 999), names=("background", "vessel"),
+    STREETS, pictures=20, held_out=8 * 999 * 960, size=(960, 999), names=("background", "vessel"),
     shares=(0.93, 0.07), thickness=(79.0, 5.8), variety=0.1, bounds=count_bounds(lines(apart=32, width=3), classes=2),
     halves=0.006, layout=0.5,
 )  # fmt: skip
 CELLS = replace(
-    VESSELS, pictures=30, size=(512, 512), largest=(512, 512), shares=(0.5, 0.5), grey=True,
+    VESSELS, pictures=30, size=(512, 512), shares=(0.5, 0.5), grey=True,
     bounds=count_bounds(lines(apart=128, width=64), classes=2),
 )  # fmt: skip
 
@@ -63,8 +63,8 @@ def chosen(
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (STREETS, {"upside_down": False, "rotation": 0.0, "balance": 0.5, "scale": (0.55, 1.82)}),
-        (VESSELS, {"upside_down": True, "rotation": 180.0, "loss": "cross-entropy+dice", "scale": (0.82, 1.22)}),
+        (STREETS, {"upside_down": False, "rotation": 0.0, "balance": 0.5, "flip": True}),
+        (VESSELS, {"upside_down": True, "rotation": 180.0, "loss": "cross-entropy+dice", "scale": (0.9, 1.11)}),
         (CELLS, {"network": "fpn8s-resnet18", "loss": "cross-entropy", "balance": 0.0}),
         (replace(CELLS, sided="heart"), {"flip": False, "upside_down": False}),
     ],
@@ -96,7 +96,7 @@ def test_thin_classes_get_a_fine_stride_and_what_is_given_a_trunk_of_its_weights
 def test_the_schedule_fills_the_minutes_whatever_the_set(
     minutes: float, pace: float, pictures: int, side: int, machine: Machine
 ) -> None:
-    data = replace(VESSELS, pictures=pictures, size=(side, side), largest=(side, side))
+    data = replace(VESSELS, pictures=pictures, size=(side, side))
     made = chosen(data, {"minutes": minutes}, machine, pace=pace)
     height, width = made["crop"]
     together = made["batch"] * made["accumulate"]
@@ -104,10 +104,12 @@ def test_the_schedule_fills_the_minutes_whatever_the_set(
     pixels = made["epochs"] * per_epoch * together * height * width / 1e6
     budget = 0.92 * 60 * minutes / pace
     assert pixels > budget  # the clock ends the run, not the epochs
-    assert made["repeat"] * pictures < 2 * pictures + 1.1 * budget / (height * width / 1e6) / 20 + together
+    assert made["repeat"] * pictures < 2 * pictures + 1.1 * budget / (height * width / 1e6) / 12 + together
     assert made["batch"] * height * width * 2500 <= machine.memory / 2 or made["batch"] == 1
     assert made["accumulate"] * made["batch"] >= 4
-    assert max(height, width) <= min(512, 32 * -(-side * 1.23 // 32))
+    assert max(height, width) <= min(512, max(32, side))
+    assert made["upside_down"]
+    assert made["rotation"] == (180 if (height**2 + width**2) ** 0.5 <= 0.75 * side else 0)
 
 
 def test_what_is_given_is_kept_and_the_rest_goes_by_it() -> None:

@@ -31,7 +31,6 @@ class Fingerprint:
         pictures: Training pictures.
         held_out: Pixels of all validation pictures together.
         size: Median height and width of the training pictures.
-        largest: Their largest height and width, each by itself.
         names: The classes.
         shares: Of each class among the labelled training pixels.
         thickness: The median over pictures of each class's thickness in pixels: twice its area over the length of its
@@ -48,7 +47,6 @@ class Fingerprint:
     pictures: int
     held_out: int
     size: Size
-    largest: Size
     names: tuple[str, ...]
     shares: tuple[float, ...]
     thickness: tuple[float, ...]
@@ -136,7 +134,6 @@ def take_fingerprint(
         pictures=len(train),
         held_out=held_out,
         size=(int(np.median(heights)), int(np.median(widths))),
-        largest=(int(heights.max()), int(widths.max())),
         names=classes.names,
         shares=tuple(map(float, shares)),
         thickness=tuple(float(np.median(seen)) if (seen := _seen(each)).size else np.nan for each in thickness.T),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil, exp, isnan, sqrt
+from math import ceil, exp, hypot, isnan, sqrt
 from typing import Any, Literal, NamedTuple
 
 from fullyconv.data.fingerprint import Fingerprint
@@ -14,7 +14,7 @@ MINUTES = 30.0
 GIVEN = "as you set it"
 
 COARSEST, FINEST = 8, 2  # strides that are chosen from
-REACHED = 0.95, 0.8  # a stride is fine enough where the mean IU can reach the first, and every class the second
+REACHED = 0.95, 0.7  # a stride is fine enough where the mean IU can reach the first, and every class the second
 ENOUGH_MPX = 60.0  # millions of pixels that a run should see at least: else a coarser, quicker network learns more
 PASSES = {
     2: 8,
@@ -25,11 +25,13 @@ LONG = 3000  # updates from which a lower rate pays
 MOST_UPDATES = 6000  # where nobody said how long
 VIEW_MPX: dict[str, tuple[float, float]] = {"cpu": (0.15, 0.82), "cuda": (0.82, 4.2)}  # of an update, least and most
 SIDES = (128, 512)  # of views
+TURNS_WITHIN = 0.75  # of a picture's shorter side: the diagonal of views that are turned
 WHOLE_ENOUGH = 320  # a side at which a view of a picture with an up shows enough of it
 FULL_BATCH, SMALL_BATCH, MOST_BATCH = 8, 4, 32
 BYTES_PER_PIXEL = 2500  # of a batch, of all that a training step keeps
 VALIDATING = 0.08  # the share of the time that may go into validations
-EPOCHS = 20  # about as many, so that there are as many validations
+EPOCHS = 12  # about as many, so that there are as many validations
+MANY = 20  # looks at each picture, below which views need not differ as much
 SLACK = 1.2  # more epochs than the pace promises: the clock ends the run
 
 
@@ -73,17 +75,17 @@ def choose(
     >>> from fullyconv.scores.bounds import count_bounds
     >>> import numpy as np
     >>> blocks = count_bounds(np.repeat([0, 1], 64)[None].repeat(64, 0), classes=2)
-    >>> data = Fingerprint(100, 1_000_000, (400, 500), (400, 500), ("a", "b"), (0.5, 0.5), (60.0, 60.0), 0.1, blocks,
+    >>> data = Fingerprint(100, 1_000_000, (400, 500), ("a", "b"), (0.5, 0.5), (60.0, 60.0), 0.1, blocks,
     ...                    grey=True, halves=0.0, layout=0.0)
     >>> found = choose(data, Machine("cpu", 2, 16 << 30, bf16=True), {"minutes": 10}, lambda name: 1.0)
     >>> [(choice.key, choice.value) for choice in found][:3]
-    [('minutes', 10), ('network', 'fpn8s-resnet18'), ('scale', (0.82, 1.22))]
+    [('minutes', 10), ('network', 'fpn8s-resnet18'), ('crop', (224, 224))]
     """
     made = _Made(data, machine, given, pace, start)
     _length(made)
     _network(made)
-    _augmentation(made)
     _views(made)
+    _augmentation(made)
     _loss(made)
     _schedule(made)
     _rates(made)
@@ -161,8 +163,10 @@ def _network(made: _Made) -> None:
 
 def _augmentation(made: _Made) -> None:
     data = made.data
-    factor = exp(min(0.7, max(0.2, data.variety)))
+    passes = made.megapixels(made.full_name) / data.megapixels
+    factor = exp(min(0.5, max(0.1, 0.6 * data.variety * min(1, passes / MANY))))
     said = f"areas of one class differ by a factor of {exp(data.variety):.2f} in thickness from picture to picture"
+    said += f"; each is seen only {passes:.0f} times" if passes < MANY else ""
     made.take("scale", (round(1 / factor, 2), round(factor, 2)), said)
     if data.sided:
         made.take("flip", False, f"{data.sided!r} lies on one side of nearly every picture")
@@ -176,7 +180,10 @@ def _augmentation(made: _Made) -> None:
         why = f"the pictures have no up: their halves differ in {data.halves:.1%} of the pixels"
     free = not (data.upright or data.sided)
     made.take("upside_down", free, why)
-    made.take("rotation", 180.0 if free else 0.0, why)
+    crop = made["crop"]
+    inside = crop is not None and hypot(*crop) <= TURNS_WITHIN * min(data.size)
+    filled = why if inside or not free else f"{why}; but turned views of this size would be full of void"
+    made.take("rotation", 180.0 if free and inside else 0.0, filled)
     what = "brightness and contrast, the pictures are grey" if data.grey else "brightness, contrast and saturation"
     made.take("colour", 0.2, f"{what}: cameras and light differ")
 
@@ -191,7 +198,7 @@ def _views(made: _Made) -> None:
     if side < 192:
         side = sqrt(1e6 * wanted / SMALL_BATCH)
     side = min(SIDES[1], max(SIDES[0], 32 * round(side / 32)))
-    fits = [_side(made.data, int(side), axis, made["scale"][1]) for axis in (0, 1)]
+    fits = [_side(made.data, int(side), axis) for axis in (0, 1)]
     seen = "as the clock allows" if budget == float("inf") else f"{budget:.0f} million pixels in the time there is"
     half = ", at least half a picture, for it has an up" if max(fits) > side else ""
     crop = made.take("crop", (fits[0], fits[1]), f"{seen}, shared out to about {UPDATES} updates or more{half}")
@@ -204,11 +211,11 @@ def _views(made: _Made) -> None:
     made.take("accumulate", rest, "more do not fit into memory" if rest > 1 else "the batch fits into memory")
 
 
-def _side(data: Fingerprint, side: int, axis: int, zoom: float) -> int:
-    """Return a side of the views: half a picture that has an up, and no more than there is."""
+def _side(data: Fingerprint, side: int, axis: int) -> int:
+    """Return a side of the views: half a picture that has an up at least, and no more than there is in most."""
     if data.upright:
         side = max(side, min(WHOLE_ENOUGH, 32 * ceil(data.size[axis] / 64)))
-    return min(side, 32 * ceil(data.largest[axis] * zoom / 32))
+    return min(side, max(32, data.size[axis] // 32 * 32))
 
 
 def _held(batch: int, together: int) -> str:
@@ -246,7 +253,7 @@ def _schedule(made: _Made) -> None:
     updates = max(1, MOST_UPDATES if limited else int(possible))
     rounds = ceil(updates * together / (EPOCHS * pictures))
     what = f"{pictures} pictures, {updates} updates of {together} views"
-    repeat = made.take("repeat", rounds, f"{what}: an epoch is about a {EPOCHS}th of the run at least")
+    repeat = made.take("repeat", rounds, f"{what}: a {EPOCHS}th of the run at least is an epoch")
     epochs = ceil((1 if limited else SLACK) * updates / max(1, repeat * pictures // together))
     if limited:
         made.take("epochs", epochs, f"{MOST_UPDATES} updates, where nobody said how long")
