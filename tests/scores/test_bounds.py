@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fullyconv.data.masks import read_raw_mask
 from fullyconv.scores.bounds import STRIDES, count_bounds, predict_coarsely
-from fullyconv.scores.metrics import confusion
+from fullyconv.scores.metrics import confusion, score
 
 
 def blobs(seed: int, height: int, width: int, classes: int) -> np.ndarray:
@@ -120,3 +120,25 @@ def test_the_papers_upper_bounds_on_pascal_voc() -> None:
     found = {stride: 100 * smooth for stride, (_, smooth) in bilinear.items()}
     assert all(abs(found[stride] - PAPER[stride]) < 1 for stride in (16, 8, 4)), found
     assert all(0 < found[stride] - PAPER[stride] < most for stride, most in ((32, 1.5), (64, 2.5), (128, 4.5))), found
+
+
+@pytest.mark.slow
+def test_the_papers_table_is_that_of_maps_resized_as_pictures_are() -> None:
+    """Void as background; one map of 0 and 1 a class, reduced to round(side / stride) and enlarged, bilinearly both."""
+    folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "voc-labels"
+    if not folder.is_dir():
+        pytest.skip("PASCAL VOC's label maps are not beside the repository (../shared/data/voc-labels)")
+    counts = {stride: np.zeros((21, 21), np.int64) for stride in (128, 64, 32, 16)}
+    for name in (folder / "seg11valid.txt").read_text().split():
+        labels = read_raw_mask(folder / f"{name}.png").values.astype(np.int64)
+        truth = np.where(labels == 255, -1, labels)
+        there = np.unique(np.maximum(truth, 0))
+        marked = torch.from_numpy(np.stack([np.maximum(truth, 0) == each for each in there]))[None].float()
+        for stride, counted in counts.items():
+            size = [max(1, int(side / stride + 0.5)) for side in labels.shape]
+            small = functional.interpolate(marked, size=size, mode="bilinear", antialias=True)
+            guess = functional.interpolate(small, size=labels.shape, mode="bilinear")[0].argmax(0).numpy()
+            counted += confusion(truth, there[guess], classes=21)
+    found = {stride: 100 * score(counted).mean_iu for stride, counted in counts.items()}
+    assert all(abs(found[stride] - PAPER[stride]) < 0.5 for stride in (64, 32, 16)), found
+    assert abs(found[128] - PAPER[128]) < 1.5, found
