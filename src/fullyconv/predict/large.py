@@ -18,7 +18,7 @@ from PIL import Image
 from fullyconv.data.place import TILE, Place, write_class_tiff
 from fullyconv.data.rows import Rows
 from fullyconv.draw import overlay, palette_image
-from fullyconv.files import BadFile, whole_file
+from fullyconv.files import BadFile, sync, whole_file
 from fullyconv.outputs import Outputs
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.quantised import weights_sum
@@ -57,31 +57,56 @@ class Draft:
         path = Path(self.name)
         return path.with_name(f".{path.name}.{what}.part").as_posix()
 
-    @property
-    def labels(self) -> np.memmap[Any, Any]:
-        """H x W, in a file."""
-        return self._mapped("labels", self.size, self.kind)
+    def _layout(self, what: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
+        """Return how many rows a file has, the shape of one, and the type of its numbers."""
+        height, width = self.size
+        if what == "view":  # the picture made smaller
+            return -(-height // self.step), (-(-width // self.step), 3), np.dtype(np.uint8)
+        return height, (width,), self.kind if what == "labels" else np.dtype(bool)
 
     @property
-    def holding(self) -> np.ndarray | None:
-        """H x W bool, which pixels hold something; ``None`` where all do."""
-        return self._mapped("data", self.size, np.dtype(bool)) if self.holes else None
+    def parts(self) -> tuple[str, ...]:
+        """What there are files of."""
+        return ("labels", "view", "data") if self.holes else ("labels", "view")
 
-    @property
-    def view(self) -> np.ndarray:
-        """The picture made smaller, h x w x 3."""
-        return self._mapped("view", (*(-(-side // self.step) for side in self.size), 3), np.dtype(np.uint8))
+    def begin(self) -> None:
+        """Make the files, as long as they will be; those that are there stay."""
+        for what in self.parts:
+            rows, shape, kind = self._layout(what)
+            path = self.folder / self.part(what)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.truncate(rows * int(np.prod(shape)) * kind.itemsize)
 
-    def _mapped(self, what: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> np.memmap[Any, Any]:
-        path = self.folder / self.part(what)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        wanted = int(np.prod(shape)) * kind.itemsize
-        there = path.is_file() and path.stat().st_size == wanted
-        return np.memmap(path, kind, "r+" if there else "w+", shape=shape)
+    # Read and written by rows, not mapped: what is mapped counts as memory of the process.
+
+    def put(self, what: str, first: int, values: np.ndarray) -> None:
+        """Write rows from ``first`` on."""
+        _, shape, kind = self._layout(what)
+        with (self.folder / self.part(what)).open("r+b") as file:
+            file.seek(first * int(np.prod(shape)) * kind.itemsize)
+            file.write(np.ascontiguousarray(values, kind).tobytes())
+
+    def get(self, what: str, first: int, last: int, *, step: int = 1) -> np.ndarray:
+        """Read rows, or every ``step``-th of them."""
+        _, shape, kind = self._layout(what)
+        line = int(np.prod(shape)) * kind.itemsize
+        chosen = range(first, last, step)
+        with (self.folder / self.part(what)).open("rb") as file:
+            pieces = []
+            for row in chosen if step > 1 else [first]:
+                file.seek(row * line)
+                pieces.append(file.read(line if step > 1 else (last - first) * line))
+        return np.frombuffer(b"".join(pieces), kind).reshape(len(chosen), *shape)
+
+    def settle(self) -> None:
+        """Bring what was written to the disk."""
+        for what in self.parts:
+            sync(self.folder / self.part(what))
 
     def remove(self) -> None:
         """Remove the files."""
-        for what in ("labels", "data", "view"):
+        for what in self.parts:
             (self.folder / self.part(what)).unlink(missing_ok=True)
 
 
@@ -89,9 +114,8 @@ class _Below:
     """A picture from some row on; what is shown of it, and where it holds nothing, is noted as it is read."""
 
     def __init__(self, rows: Rows, first: int, draft: Draft) -> None:
-        self._rows, self._first, self._step = rows, first, draft.step
+        self._rows, self._first, self._draft = rows, first, draft
         self.shape = rows.shape[0] - first, *rows.shape[1:]
-        self._view, self._holding = draft.view, draft.holding
         self._read = (0, 0)
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
@@ -100,20 +124,13 @@ class _Below:
         piece = self._rows[first:last, index[1]]
         if (first, last) != self._read:
             self._read = first, last
-            shown = slice(-(-first // self._step), -(-last // self._step))
-            self._view[shown] = self._rows[first:last, 0 : self.shape[1]][
-                -first % self._step :: self._step, :: self._step
-            ]
+            step = self._draft.step
+            shown = self._rows[first:last, 0 : self.shape[1]][-first % step :: step, ::step]
+            self._draft.put("view", -(-first // step), shown)
             empty = self._rows.empty(first, last)
-            if self._holding is not None and empty is not None:
-                self._holding[first:last] = ~empty
+            if empty is not None:
+                self._draft.put("data", first, ~empty)
         return piece
-
-    def flush(self) -> None:
-        """Bring what was noted to the files."""
-        for each in (self._view, self._holding):
-            if isinstance(each, np.memmap):
-                each.flush()
 
 
 def label_large(segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path) -> Draft:
@@ -142,24 +159,22 @@ def label_large(segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path
     done = int(noted.get("rows", 0)) if noted.get("key") == key and _whole(draft) else 0
     plan = segmenter.network.plans[0]
     start = max(0, done - plan.reach - plan.stride) // plan.stride * plan.stride
-    labels, below = draft.labels, _Below(rows, start, draft)
-    for first, last, found in segmenter.labelled_bands(below):
+    draft.begin()
+    for first, last, found in segmenter.labelled_bands(_Below(rows, start, draft)):
         first, last = first + start, last + start
         if last <= done:
             continue  # was seen again for the sake of what is below it
         skip = max(0, done - first)
-        labels[first + skip : last] = found[skip:]
+        draft.put("labels", first + skip, found[skip:])
         if last == height or last // NOTE_ROWS > first // NOTE_ROWS:
-            below.flush()
-            labels.flush()
+            draft.settle()
             outputs.note(draft.part("labels"), rows=last, of_rows=height, key=key)
     return draft
 
 
 def _whole(draft: Draft) -> bool:
     """Return whether an earlier run's files are there."""
-    wanted = ["labels", "view", *(["data"] if draft.holes else [])]
-    return all((draft.folder / draft.part(what)).is_file() for what in wanted)
+    return all((draft.folder / draft.part(what)).is_file() for what in draft.parts)
 
 
 def _key(segmenter: Segmenter, rows: Rows) -> str:
@@ -182,12 +197,13 @@ def write_large(draft: Draft, target: Path, classes: ClassSet, place: Place | No
     Returns:
         The path of ``STEM.png``.
     """
-    labels, step = draft.labels, draft.step
+    height, step = draft.size[0], draft.step
     mask = target.with_name(target.name + ".png")
     with whole_file(mask) as path, path.open("wb") as file:
-        write_png(file, draft.size, lambda first, last: palette_image(labels[first:last], classes))
+        write_png(file, draft.size, lambda first, last: palette_image(draft.get("labels", first, last), classes))
     with whole_file(target.with_name(target.name + "_overlay.jpg")) as path:
-        shown = overlay(np.asarray(draft.view), np.asarray(labels[::step, ::step]), classes)
+        few = draft.get("labels", 0, height, step=step)[:, ::step]
+        shown = overlay(draft.get("view", 0, -(-height // step)), few, classes)
         Image.fromarray(shown).save(path, "JPEG", quality=90)
     if place is not None:
         table = np.array([*classes.values, classes.ignore_index])
@@ -201,11 +217,12 @@ def write_large(draft: Draft, target: Path, classes: ClassSet, place: Place | No
 
 def _tiles(draft: Draft, table: np.ndarray) -> Iterator[np.ndarray]:
     """Return mask values tile by tile, those of pixels that hold nothing the last of the table."""
-    labels, holding, (height, width) = draft.labels, draft.holding, draft.size
+    height, width = draft.size
     for top in range(0, height, TILE):
-        values = table[labels[top : top + TILE]]
-        if holding is not None:
-            values[~holding[top : top + TILE]] = table[-1]
+        bottom = min(top + TILE, height)
+        values = table[draft.get("labels", top, bottom)]
+        if draft.holes:
+            values[~draft.get("data", top, bottom)] = table[-1]
         for left in range(0, width, TILE):
             tile = np.zeros((TILE, TILE), table.dtype)
             piece = values[:, left : left + TILE]
