@@ -180,8 +180,8 @@ def measure_thickness(labels: np.ndarray, *, classes: int) -> np.ndarray:
         the picture are none) and corrected for outlines in all directions; NaN for fewer than 50 pixels, infinity
         where nothing ends.
 
-    >>> measure_thickness(np.arange(100)[None].repeat(60, 0) // 10 % 2, classes=2).round()
-    array([14., 13.])
+    >>> measure_thickness(np.arange(100)[None].repeat(60, 0) // 10 % 2, classes=2).round().tolist()
+    [14.0, 14.0]
     """
     area = np.bincount(labels[labels >= 0], minlength=classes).astype(np.float64)
     outline = np.zeros(classes)

@@ -43,6 +43,16 @@ def write_data_report(
 
     Returns:
         The page's path.
+
+    >>> import tempfile
+    >>> from fullyconv.data.bounds import sample_bounds
+    >>> from fullyconv.data.check import check_folder
+    >>> from fullyconv.data.folder import open_folder
+    >>> from fullyconv.data.synthetic import write_dataset
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     found = check_folder(open_folder(write_dataset(Path(place, "shapes"), train=1, val=1)))
+    ...     write_data_report(Path(place), found, {}, sample_bounds([], found.classes)).name
+    'report.html'
     """
     out.mkdir(parents=True, exist_ok=True)
     values = {
