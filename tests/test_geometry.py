@@ -267,5 +267,5 @@ def test_grids_that_never_meet_are_an_error() -> None:
         crop_offset(AxisMap(shift=Fraction(1, 2)), AxisMap())
     with pytest.raises(ValueError, match="upsample the coarser"):
         crop_offset(AxisMap(scale=Fraction(2)), AxisMap())
-    with pytest.raises(ValueError, match="no bilinear kernel"):
+    with pytest.raises(ValueError, match="no kernel of factor 2"):
         bilinear_kernel_size(2, AxisMap(Fraction(2), Fraction(1, 3)), AxisMap())

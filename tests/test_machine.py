@@ -23,5 +23,5 @@ def test_peak_memory_is_what_a_block_takes_and_not_what_was_held_before() -> Non
 
 
 def test_other_devices_are_refused() -> None:
-    with pytest.raises(ValueError, match="device is auto, cpu or cuda, not 'gpu'"):
+    with pytest.raises(ValueError, match="device is auto, cpu, cuda or mps, not 'gpu'"):
         choose_device("gpu")  # type: ignore[arg-type]

@@ -199,8 +199,8 @@ def find_own_model(folder: Path) -> Path:
     return found
 
 
-def _build(architecture: Architecture, path: Path, trust: Sequence[str]) -> FCN:
-    """Build the network of a model folder, but run no code that neither the package nor the caller names."""
+def check_trust(architecture: Architecture, path: Path, trust: Sequence[str]) -> None:
+    """Refuse, as ``BadFile``, a model that needs code which neither the package nor the caller names."""
     code = foreign_trunk(architecture.name)
     if code is not None and code not in trust:
         raise BadFile(
@@ -208,8 +208,13 @@ def _build(architecture: Architecture, path: Path, trust: Sequence[str]) -> FCN:
             f"loading it calls {code}, which is not fullyconv's, timm's or torchvision's",
             f"if you know that function and trust the model, say so: load(folder, trust={code!r}), or --trust {code}",
         )
+
+
+def _build(architecture: Architecture, path: Path, trust: Sequence[str]) -> FCN:
+    """Build the network of a model folder, but run no code that neither the package nor the caller names."""
+    check_trust(architecture, path, trust)
     try:
-        if code is None and (external := external_trunk(architecture.name)) is not None:
+        if foreign_trunk(architecture.name) is None and (external := external_trunk(architecture.name)) is not None:
             _check_weights(external[1], path)
         return rebuild(architecture)
     except BadFile:

@@ -43,6 +43,9 @@ class Trained:
         model: Its best model.
         evaluation: That model's scores on the validation pairs.
         report: ``report.html``.
+
+    >>> run = train("demo", data="shapes/", out="runs/shapes", minutes=2)  # doctest: +SKIP
+    >>> run.model.predict("photo.jpg").save("labelled/")  # doctest: +SKIP
     """
 
     folder: Path
@@ -118,7 +121,7 @@ def train(  # noqa: PLR0913 (a run has as many sides as the command has options)
     with open_run(Path(out), resume=resume) as folder:
         told, source = tell(callbacks), _source(data, folder, classes)
         prepared = prepare(chosen, source, skip_problems=skip_problems)
-        chosen, _ = configure(chosen, prepared, folder)
+        chosen, _ = configure(chosen, prepared, folder, trust=trust)
         job = assemble(chosen, prepared, folder, trust=trust, augment=augment)
         Run(job, folder, told).train()
         model = load(folder.path / BEST, device=chosen.device, trust=foreign_trunk(chosen.network_name) or ())

@@ -155,7 +155,7 @@ class Levels:
         low, high = np.array(self.ranges, np.float64).T
         if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
             raise ValueError("it holds numbers that are infinite or not a number (NaN)")
-        levels: np.ndarray = np.rint(np.clip((numbers - low) * (255 / (high - low)), 0, 255)).astype(np.uint8)
+        levels: np.ndarray = np.rint(np.clip((numbers - low) * 255 / (high - low), 0, 255)).astype(np.uint8)
         return levels
 
 

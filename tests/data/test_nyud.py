@@ -69,7 +69,7 @@ def test_early_fusion_sees_colour_and_log_depth(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="without any depth"):
         read_colour_depth(pair)
     Image.fromarray(np.ones((3, 3), np.uint16)).save(depth_path(pair))
-    with pytest.raises(BadFile, match="the depth is 3 x 3"):
+    with pytest.raises(BadFile, match="it is 3 x 3, its picture"):
         read_colour_depth(pair)
 
 

@@ -73,7 +73,6 @@ def test_files_build_on_a_named_recipe(tmp_path: Path) -> None:
         ("imgsz", "here it is 'crop'"),
         ("Batch_Size", "here it is 'batch'"),
         ("color", "here it is 'colour'"),
-        ("patience", "nothing stops a run early"),
         ("criterion", "here it is 'loss'"),
     ],
 )

@@ -317,7 +317,9 @@ def train_recipe(
 
     team = team or ALONE
     with Bars() as bars:
-        recipe, choices = team.told(lambda: configure(recipe, prepared, cast("RunFolder", folder), progress=bars))
+        recipe, choices = team.told(
+            lambda: configure(recipe, prepared, cast("RunFolder", folder), trust=trust, progress=bars)
+        )
     print_choices(choices)
     run = team.told(lambda: cast("RunFolder", folder).path)
     job = assemble(recipe, prepared, folder, trust=trust, team=team)

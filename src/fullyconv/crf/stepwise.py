@@ -17,6 +17,10 @@ class Inference:
 
     As many steps as ``DenseCRF.marginals`` takes updates come to the same marginals, within rounding.
 
+    Args:
+        crf: Whose marginals they are.
+        unary: C x shape, each label's energy at each point.
+
     Attributes:
         marginals: C x shape float32, as they are now.
 

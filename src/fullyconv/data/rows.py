@@ -253,7 +253,7 @@ def _png_header(file: BinaryIO) -> tuple[bytes, bytes | None]:
 
 def _png_lines(file: BinaryIO, height: int, line: int) -> Iterator[np.ndarray]:
     """Unpack rows of bytes, some at a time, h x ``line`` uint8."""
-    from fullyconv.data.unfilter import unfilter
+    from fullyconv.data.unfilter import undo_filters
 
     file.seek(24)
     depth_and_colour = file.read(2)
@@ -267,7 +267,7 @@ def _png_lines(file: BinaryIO, height: int, line: int) -> Iterator[np.ndarray]:
             block = np.frombuffer(buffer[: count * (line + 1)], np.uint8).reshape(count, line + 1)
             del buffer[: count * (line + 1)]
             found = np.empty((count, line), np.uint8)
-            if not unfilter(block, above, step, found):
+            if not undo_filters(block, above, step, found):
                 raise ValueError("a row with a filter that PNG does not have")
             above = found[-1].copy()
             done += count

@@ -23,7 +23,7 @@ def paeth(left: Any, above: Any, corner: Any) -> Any:
 
 
 @compiled
-def unfilter(block: Bytes, before: Bytes, step: int, found: Bytes) -> bool:
+def undo_filters(block: Bytes, before: Bytes, step: int, found: Bytes) -> bool:
     """Undo the filters of rows, n x (1 + bytes): the first byte of each is its filter.
 
     Args:

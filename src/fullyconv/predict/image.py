@@ -289,18 +289,40 @@ class Segmenter:
         return self._label(pixels, seen, probabilities=probabilities)
 
     def pixels(self, image: Picture, given: Given | None = None) -> np.ndarray:
-        """Read a picture as the network sees it, H x W x K; see ``predict``."""
+        """Read a picture as the network sees it.
+
+        Args:
+            image: As ``predict`` takes it.
+            given: What else was said of it: its range of numbers, the order of its colours.
+
+        Returns:
+            H x W x K, uint8 (of networks of other data: its numbers).
+        """
         return pixels_of(image, self.preprocess, self.network.in_channels, given or Given())
 
     def seen(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Let the images of pairs be read as the network sees them: by its range of numbers, with all its channels."""
+        """Let the images of pairs be read as the network sees them: by its range of numbers, with all its channels.
+
+        Args:
+            pairs: Of a data set.
+
+        Returns:
+            As many, which say how their images are read.
+        """
         levels = self.preprocess.levels
         return [
             replace(pair, levels=levels, channels=len(self.preprocess.mean) if levels else COLOURS) for pair in pairs
         ]
 
     def sample(self, pair: Pair) -> Sample:
-        """Read a pair as the network sees it; raises ``BadFile`` as ``fullyconv.data.dataset.read_sample`` does."""
+        """Read a pair as the network sees it.
+
+        Args:
+            pair: Of a data set.
+
+        Returns:
+            Image and labels; raises ``BadFile`` as ``fullyconv.data.dataset.read_sample`` does.
+        """
         return read_sample(self.seen([pair])[0], self.classes)
 
     def labels(self, pixels: np.ndarray) -> np.ndarray:

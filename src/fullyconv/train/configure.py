@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fullyconv.checkpoint import read_config
+from fullyconv.checkpoint import check_trust, read_config
 from fullyconv.data.check import Progress
 from fullyconv.data.fingerprint import take_fingerprint
 from fullyconv.files import write_json
@@ -22,7 +22,12 @@ from fullyconv.train.start import named_as_in, read_named
 
 
 def configure(
-    recipe: Recipe, prepared: Prepared, folder: RunFolder, *, progress: Progress | None = None
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: RunFolder,
+    *,
+    trust: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> tuple[Recipe, list[Choice]]:
     """Choose what a recipe with ``auto`` leaves open; other recipes stay as they are.
 
@@ -32,13 +37,14 @@ def configure(
         recipe: What is set in it is kept.
         prepared: The data set.
         folder: The run's; ``choices.json`` lists every choice with its reason.
+        trust: Functions that making the network of a model folder may call.
         progress: Told of every picture that is looked at.
 
     Returns:
         The recipe that is trained, and the choices (none for a recipe without ``auto``, or that is resumed).
 
     Raises:
-        BadFile: If a file that the run starts from cannot be read.
+        BadFile: If a file that the run starts from cannot be read, or would call a function that is not in ``trust``.
     """
     if not recipe.auto:
         return recipe, []
@@ -63,14 +69,14 @@ def configure(
         find_machine(recipe),
         given,
         lambda name: measure_pace(recipe, lambda: build(name, classes)),
-        start=_start_of(recipe),
+        start=_start_of(recipe, trust),
     )
     write_json(folder.path / CHOICES, [choice._asdict() for choice in found])
     chosen: Mapping[str, Any] = {choice.key: choice.value for choice in found}
     return change(recipe, {**chosen, "auto": False}, source="auto"), found
 
 
-def _start_of(recipe: Recipe) -> str:
+def _start_of(recipe: Recipe, trust: Sequence[str]) -> str:
     """Name the trunk, or the whole network, that the weights fit which a recipe starts from; empty: none known."""
     if recipe.classifier:
         return recipe.classifier if recipe.weights or recipe.pretrained or recipe.start_from else ""
@@ -78,7 +84,9 @@ def _start_of(recipe: Recipe) -> str:
         return ""
     path = Path(recipe.start_from)
     if not path.suffix:
-        return read_config(path).architecture.name
+        architecture = read_config(path).architecture
+        check_trust(architecture, path, trust)
+        return architecture.name
     tensors = read_named(path)
     for trunk in PYRAMIDS:
         known = without_weights(partial(build, f"fpn8s-{trunk}", 2)).state_dict()
