@@ -266,7 +266,9 @@ def test_networks_on_classifiers_from_elsewhere_are_frozen_too(name: str) -> Non
     pixels = RNG.integers(0, 256, (32, 40, 3)).astype(np.uint8)
     found = model.scores(pixels)
     with evaluating(network):
-        torch.testing.assert_close(found, network(torch.from_numpy(model.preprocess(pixels))[None])[0])
+        expected = network(torch.from_numpy(model.preprocess(pixels))[None])[0]
+    # Rounding of sums of a thousand products, whose size goes by the largest score.
+    torch.testing.assert_close(found, expected, rtol=0, atol=3e-6 * float(expected.abs().max()))
     assert network.training
 
 
