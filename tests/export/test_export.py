@@ -125,7 +125,7 @@ FAMILIES = (
     "fpn8s-resnet18",
     "fcn32s-googlenet",
     "fcn32s-caffenet",
-    "nyud-fcn32s-rgbd",
+    "nyud-fcn32s-color-d",
 )
 
 
