@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator
 
-from fullyconv.annotations.documents import FIX, Part, read_document, said_split
+from fullyconv.annotations.documents import FIX, Part, at_place, read_document, said_split
 from fullyconv.annotations.runs import column_runs, packed_counts
 from fullyconv.annotations.shapes import (
     Annotations,
@@ -114,10 +114,8 @@ def _drawings(path: Path, document: _Coco, left_out: Counter[str], *, boxes: boo
         if annotation.category_id not in names or annotation.image_id not in pictures:
             what = f"annotation {number} is of a category or a picture that it does not list"
             raise BadFile(path, what, FIX)
-        try:
+        with at_place(path, f"annotation {number}"):
             shape = _shape(annotation, boxes=boxes)
-        except ValueError as error:
-            raise BadFile(path, f"annotation {number}: {error}", FIX) from None
         if shape is None:
             left_out["boxes"] += 1
         else:

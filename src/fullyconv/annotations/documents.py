@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +24,15 @@ class Part(BaseModel):
     """Something in a document; what else stands there is passed over."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, frozen=True)
+
+
+@contextmanager
+def at_place(path: Path, place: str, fix: str = FIX) -> Iterator[None]:
+    """Say of what is wrong inside (a ``ValueError``) in which file it stands, and where; raises ``BadFile``."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadFile(path, f"{place}: {error}", fix) from None
 
 
 def read_bytes(path: Path) -> bytes:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.annotations.documents import FIX, Part, read_document
+from fullyconv.annotations.documents import Part, at_place, read_document
 from fullyconv.annotations.shapes import Annotations, Drawing, Outline, Region, ellipse, rectangle
-from fullyconv.files import BadFile
 
 
 class _Shape(Part):
@@ -47,10 +46,8 @@ def _drawing(path: Path, left_out: Counter[str]) -> Drawing:
     document = read_document(path, _LabelMe)
     regions = []
     for number, shape in enumerate(document.shapes):
-        try:
+        with at_place(path, f"shape {number}"):
             outline = _outline(shape)
-        except ValueError as error:
-            raise BadFile(path, f"shape {number}: {error}", FIX) from None
         if outline is None:
             left_out[f"shapes of type {shape.shape_type}"] += 1
         else:

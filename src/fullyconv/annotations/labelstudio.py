@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from fullyconv.annotations.documents import FIX, Part, read_document
+from fullyconv.annotations.documents import Part, at_place, read_document
 from fullyconv.annotations.runs import brush_pixels
 from fullyconv.annotations.shapes import Annotations, Bitmap, Drawing, Outline, Region, Shape, Size, ellipse, turn
-from fullyconv.files import BadFile
 
 LABELS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "labels")
 
@@ -84,10 +83,8 @@ def _drawing(path: Path, number: int, task: _Task, left_out: Counter[str]) -> Dr
         if not label:  # choices, ratings, and the bare shapes that stand beside the labelled ones
             continue
         size = (result.original_height, result.original_width)
-        try:
+        with at_place(path, f"task {number}"):
             shape = _shape(result, size)
-        except ValueError as error:
-            raise BadFile(path, f"task {number}: {error}", FIX) from None
         if shape is None:
             left_out[f"shapes of type {result.type}"] += 1
         else:

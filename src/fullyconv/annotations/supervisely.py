@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import PngImagePlugin
 
-from fullyconv.annotations.documents import FIX, Part, read_document
+from fullyconv.annotations.documents import Part, at_place, read_document
 from fullyconv.annotations.shapes import Annotations, Bitmap, Drawing, Outline, Region, Shape, rectangle
-from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
 META = "meta.json"
@@ -88,10 +87,8 @@ def _drawing(path: Path, left_out: Counter[str]) -> Drawing:
     document = read_document(path, _Document)
     regions = []
     for number, each in enumerate(document.objects):
-        try:
+        with at_place(path, f"object {number}"):
             shape = _shape(each)
-        except ValueError as error:
-            raise BadFile(path, f"object {number}: {error}", FIX) from None
         if shape is None:
             left_out[f"shapes of type {each.geometryType}"] += 1
         else:

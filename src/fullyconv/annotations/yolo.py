@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.annotations.documents import read_text
+from fullyconv.annotations.documents import at_place, read_text
 from fullyconv.annotations.shapes import Annotations, Drawing, Outline, Region, rectangle
 from fullyconv.data.images import SUFFIXES
 from fullyconv.documents import read_yaml
-from fullyconv.files import BadFile
 
 FIX = "a line is a class and x y of each corner, from 0 to 1"
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "*.yaml", "*.yml")
@@ -91,14 +90,12 @@ def _regions(path: Path, names: Mapping[int, str], left_out: Counter[str], *, bo
         if not line.strip():
             continue
         label, *words = line.split()
-        try:
+        with at_place(path, f"line {number}", FIX):
             values = np.array([float(word) for word in words])
             kind = int(label)
             if not 0 <= kind < MOST_CLASSES or (names and kind not in names):
                 raise ValueError(f"class {label}, which has no name")
             outline = _outline(values, boxes=boxes)
-        except ValueError as error:
-            raise BadFile(path, f"line {number}: {error}", FIX) from None
         if outline is None:
             left_out["boxes"] += 1
         else:
