@@ -168,8 +168,9 @@ def _call_by_channel(module: fx.GraphModule, node: fx.Node) -> None:
 
 def _multiply_large(network: nn.Module) -> None:
     for name, module in list(network.named_modules()):
-        plain = type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
-        if not plain or not isinstance(module, nn.Conv2d) or module.weight.numel() < LARGE:
+        if type(module) is not nn.Conv2d or module.groups > 1 or module.padding_mode != "zeros":
+            continue
+        if module.weight.numel() < LARGE:
             continue
         if set(module.stride) == set(module.dilation) == {1} and not isinstance(module.padding, str):
             network.set_submodule(name, Columns(module))
