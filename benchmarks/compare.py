@@ -35,7 +35,8 @@ from fullyconv.networks.trunks.external import library
 from fullyconv.predict.ladder import Ladder
 from fullyconv.predict.quantised import INT8, find_quantisation, store_quantisation
 
-MODEL = Path(__file__).resolve().parents[1] / "models" / "camvid-scratch"
+MODELS = Path(__file__).resolve().parents[1] / "models"
+MODEL = MODELS / "camvid-scratch"
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
 ENGINES = {"float32": ("pytorch", "openvino"), "bfloat16": ("pytorch", "openvino"), "int8": ("openvino",)}
 PADDED = "ours padding 100"
@@ -61,7 +62,7 @@ def attempt(contest: Contest, name: str, make: Callable[[], Any], **entry: Any) 
     try:
         contest.entries[name] = Entry(make(), **entry)
     except (ImportError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split()).replace(f"{MODEL.parents[1]}/", "")
+        said = " ".join(str(error).split()).replace(f"{MODELS.parent}/", "")
         contest.absent[name] = said[:160] or type(error).__name__
 
 
@@ -139,14 +140,14 @@ def vgg() -> Contest:
     return contest
 
 
-def camvid() -> Contest:
-    """The delivered model for CamVid, one picture of 480 x 360, 11 classes."""
-    segmenter = load(MODEL, device="cpu")
+def camvid(name: str) -> Contest:
+    """A delivered model for CamVid, one picture of 480 x 360, 11 classes."""
+    segmenter = load(MODELS / name, device="cpu")
     assert isinstance(segmenter, Segmenter)
     pixels = picture(360, 480)
     image, network = normalised(pixels, segmenter.preprocess), segmenter.network.eval()
     operations = count_operations(network, (360, 480))
-    contest = Contest("models/camvid-scratch, 480 x 360, 11 classes", {}, rounds=15)
+    contest = Contest(f"models/{name}, 480 x 360, 11 classes", {}, rounds=15)
     eager = "PyTorch fp32"
     attempt(contest, eager, lambda: peers.eager(network, image), precision="fp32", operations=operations)
     ours(contest, "ours", segmenter, pixels, operations=operations, like=eager)
@@ -266,9 +267,9 @@ def crf() -> Contest:
 
 
 def large() -> Contest:
-    """A picture of 2048 x 2048 through models/camvid-scratch: in tiles, as ``predict`` does, and in one pass."""
+    """A picture of 2048 x 2048 through models/camvid-scratch: in bands, as ``predict`` does, and in one pass."""
     pixels = picture(2048, 2048)
-    contest = Contest("models/camvid-scratch, 2048 x 2048: tiles and one pass", {}, rounds=3)
+    contest = Contest("models/camvid-scratch, 2048 x 2048: bands and one pass", {}, rounds=3)
     precision = "bf16" if fast_bf16(torch.device("cpu")) else "fp32"
     segmenter = load(MODEL, device="cpu", precision=precision)
     assert isinstance(segmenter, Segmenter)
@@ -302,8 +303,9 @@ def patchwise(*, backward: bool) -> Contest:
 
 
 ROWS: dict[str, Callable[[], Contest]] = {
-    "vgg": vgg, "camvid": camvid, "others": others, "head": head, "loss": loss, "counting": counting, "crf": crf,
-    "large": large, "training": partial(training, "compact"), "training-vgg": partial(training, "vgg16"),
+    "vgg": vgg, "camvid-scratch": partial(camvid, "camvid-scratch"), "camvid": partial(camvid, "camvid"),
+    "others": others, "head": head, "loss": loss, "counting": counting, "crf": crf, "large": large,
+    "training": partial(training, "compact"), "training-vgg": partial(training, "vgg16"),
     "patchwise": partial(patchwise, backward=False), "patchwise-training": partial(patchwise, backward=True),
 }  # fmt: skip
 
