@@ -103,6 +103,11 @@ def test_a_file_of_someone_else_is_not_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "model.pt2").read_text() == "notes"
 
 
+def test_labels_and_probabilities_are_two_files() -> None:
+    with pytest.raises(ValueError, match="one output"):
+        Inside(labels=True, probabilities=True)
+
+
 def test_spectra_are_normalised_outside(tmp_path: Path) -> None:
     from fullyconv.types import SpectralPreprocess
 

@@ -14,8 +14,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from typer.testing import CliRunner
 
-from fullyconv import build
+from fullyconv import build, load, save
+from fullyconv.checkpoint import store_temperature
+from fullyconv.cli import app
 from fullyconv.limits import LIMITS
 from fullyconv.predict.image import Prediction, Segmenter
 from fullyconv.types import ClassSet, Preprocess
@@ -26,6 +29,7 @@ from fastapi.testclient import TestClient
 from fullyconv.serve import Settings, make_app
 from fullyconv.serve.batching import Batcher, Job
 
+PREPROCESS = Preprocess(mean=(100.0, 110.0, 120.0), std=(50.0, 60.0, 70.0), order="BGR")
 CLASSES = ClassSet(("road", "sky", "wood"))
 BASE = "http://localhost"
 
@@ -90,6 +94,34 @@ def test_each_answer_is_what_predict_says(client: TestClient, segmenter: Segment
     assert np.abs(heat / 255 - wanted.probabilities[1]).max() < 0.01
     form = client.post("/predict", files={"anything": ("a.png", png(pixels), "image/png")})
     assert np.array_equal(read(form.content), wanted.labels)
+
+
+def test_predict_an_exported_file_and_the_service_agree_on_tempered_probabilities(
+    segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fullyconv.export.writing.SIZES", ((1, 1), (31, 33)))  # all ten are checked elsewhere
+    onnxruntime = pytest.importorskip("onnxruntime")
+    save(segmenter.network, tmp_path / "model", classes=CLASSES, preprocess=PREPROCESS)
+    store_temperature(tmp_path / "model", 2.5)
+    warm, pixels = load(tmp_path / "model", device="cpu", engine="pytorch"), picture()
+    assert isinstance(warm, Segmenter)
+    wanted = warm.predict(pixels, probabilities=True).probabilities
+    assert wanted is not None
+    scores = warm.scores(pixels)
+    assert np.abs(wanted - (scores / 2.5).softmax(0).numpy()).max() < 1e-3
+    assert np.abs(wanted - scores.softmax(0).numpy()).max() > 0.05  # what it would be without
+
+    with TestClient(make_app({"warm": warm}), base_url=BASE) as client:
+        answer = client.post("/predict?output=probabilities", content=png(pixels))
+    assert np.array_equal(np.load(io.BytesIO(answer.content)), wanted)
+
+    command = ["export", str(tmp_path / "model"), "--out", str(tmp_path), "--with-preprocessing", "--probabilities"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    session = onnxruntime.InferenceSession(str(next(tmp_path.glob("*.onnx"))))
+    assert session.get_outputs()[0].name == "probabilities"
+    assert json.loads(session.get_modelmeta().custom_metadata_map["temperature"]) == 2.5
+    (found,) = session.run(None, {"image": pixels.transpose(2, 0, 1)[None]})
+    assert np.abs(found[0] - wanted).max() < 1e-3  # those of predict have 16 bits
 
 
 def test_it_describes_itself(client: TestClient) -> None:

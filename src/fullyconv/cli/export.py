@@ -24,6 +24,9 @@ def export(
     labels: Annotated[
         bool, typer.Option("--labels", help="Put the choice of the best class inside: N x H x W labels out.")
     ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Put the softmax at the model's temperature inside, as in predict.")
+    ] = False,
     overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
@@ -40,8 +43,8 @@ def export(
 
     import_from_here(*(trust or ()))
     network, config = load_network(model, trust=trust or ())
-    source = Source(network, config.classes, config.preprocess, find_model(model))
-    inside = Inside(with_preprocessing, labels)
+    source = Source(network, config.classes, config.preprocess, find_model(model), config.temperature)
+    inside = Inside(with_preprocessing, labels, probabilities)
     made = write(source, out_, to=to, inside=inside, overwrite=overwrite, progress=_print)
     worst = max(each.apart for each in made.agreements)
     out.print(f"input: {made.input}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from fullyconv.networks.fcn import FCN
+from fullyconv.scores.calibration import probabilities_of
 from fullyconv.types import Preprocess, SpectralPreprocess
 
 COLOURS = 3
@@ -28,6 +29,10 @@ class Inside:
     Attributes:
         preprocessing: The normalisation: the input is then pixels, 0..255 RGB, instead of normalised numbers.
         labels: The choice of the best class: the output is then labels instead of scores.
+        probabilities: The softmax at the model's temperature: the output is then probabilities instead of scores.
+
+    Raises:
+        ValueError: For labels and probabilities together.
 
     >>> Inside(labels=True).preprocessing
     False
@@ -35,23 +40,36 @@ class Inside:
 
     preprocessing: bool = False
     labels: bool = False
+    probabilities: bool = False
+
+    def __post_init__(self) -> None:
+        if self.labels and self.probabilities:
+            raise ValueError("labels and probabilities: a graph has one output, choose one, or export two files")
+
+    @property
+    def output(self) -> str:
+        """The name of what comes out."""
+        return "labels" if self.labels else "probabilities" if self.probabilities else "scores"
 
 
 class Graph(nn.Module):
     """A network with what goes into the file beside it.
 
     Takes N x K x H x W: normalised float32; with ``preprocessing`` pixels, uint8 where they are colours alone. Returns
-    N x C x H x W float32 scores of the first task, or N x H x W labels (uint8; int32 of more than 256 classes).
+    N x C x H x W float32 scores of the first task or their probabilities, or N x H x W labels (uint8; int32 of more
+    than 256 classes).
     """
 
-    def __init__(self, network: FCN, preprocess: Preprocess | SpectralPreprocess, inside: Inside) -> None:
+    def __init__(
+        self, network: FCN, preprocess: Preprocess | SpectralPreprocess, inside: Inside, temperature: float
+    ) -> None:
         super().__init__()
         if not isinstance(network, FCN):
             raise ValueError(f"a {type(network).__name__} does not label pixels: export a segmentation network")
         # Of its own in float32, planes first, on the CPU: the original may train on, elsewhere, in another arithmetic.
         own = copy.deepcopy(network).float().cpu().eval()
         self.network: FCN = own.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self.best = inside.labels
+        self.inside, self.temperature = inside, temperature
         self.kind = torch.uint8 if network.classes <= 256 else torch.int32
         self.preprocess: Preprocess | None = None
         if inside.preprocessing:
@@ -76,8 +94,13 @@ class Graph(nn.Module):
             image = image.float() * self.get_buffer("scale") - self.get_buffer("shift")
         # Without ``check``: it compares sizes, which would tie the graph to those of the example.
         scores = self.network.upsampled(self.network.fused(self.network.scored(self.network.padded(image))), size)
-        found: Tensor = scores.argmax(1).to(self.kind) if self.best else scores
-        return found
+        return self.ending(scores)
+
+    def ending(self, scores: Tensor) -> Tensor:
+        """Make what comes out of N x C x H x W scores."""
+        if self.inside.probabilities:
+            return probabilities_of(scores, self.temperature, 1)
+        return scores.argmax(1).to(self.kind) if self.inside.labels else scores
 
     def example(self, number: int, height: int, width: int) -> Tensor:
         """Make images of random numbers, the same for the same size."""

@@ -34,8 +34,8 @@ class Agreement:
 
     Attributes:
         size: Images, height and width.
-        apart: The largest difference of scores, as a share of the largest score; of labels 0, or infinity where one
-            differs that is no tie.
+        apart: The largest difference of scores (or probabilities), as a share of the largest; of labels how far the
+            score of one that differs lies behind the best, likewise.
         changed: Pixels whose label differs, by rounding where scores are equal.
 
     >>> Agreement((1, 700, 500), apart=3e-7, changed=0).apart <= EXACT
@@ -92,6 +92,7 @@ class Source:
         classes: What its labels mean.
         preprocess: Its normalisation.
         folder: The model's folder, which gives the file its name.
+        temperature: Of its probabilities.
 
     >>> from fullyconv.networks import build
     >>> Source(build("fcn4s-lenet", 2), ClassSet(("a", "b")), Preprocess(), Path("runs/photos/model")).name
@@ -102,6 +103,7 @@ class Source:
     classes: ClassSet
     preprocess: Preprocess | SpectralPreprocess
     folder: Path | None = None
+    temperature: float = 1.0
 
     @property
     def name(self) -> str:
@@ -151,7 +153,7 @@ def export(
         raise ValueError(f"a network is exported to {', '.join(FORMATS)}, not to {to!r}")
     kind, out = KINDS[to], Path(out)
     kind.needs()
-    graph = Graph(source.network, source.preprocess, inside)
+    graph = Graph(source.network, source.preprocess, inside, source.temperature)
     metadata = _metadata(graph, source)
     outputs = Outputs(out, overwrite=overwrite)
     names = [source.name + suffix for suffix in kind.suffixes]
@@ -230,11 +232,11 @@ def _compare(graph: Graph, run: Run, size: tuple[int, int, int]) -> Agreement:
     except Exception as error:  # of a foreign runtime
         raise ValueError(f"the converted network fails at {size[1]} x {size[2]} pixels ({reason(error)})") from error
     largest = max(float(wanted.abs().max()), torch.finfo(torch.float32).tiny)
-    labels = found if graph.best else found.argmax(1)
+    labels = found if graph.inside.labels else found.argmax(1)
     if labels.shape != wanted.argmax(1).shape:
         raise ValueError(f"the converted network makes {tuple(found.shape)} of {tuple(image.shape)}")
     changed = int((labels != wanted.argmax(1)).sum())
-    if not graph.best:
+    if not graph.inside.labels:
         return Agreement(size, float((found - wanted).abs().max()) / largest, changed)
     # What lies behind the best class where the file chose another one.
     behind = wanted.amax(1) - wanted.gather(1, labels.long()[:, None])[:, 0]
@@ -248,7 +250,8 @@ def _scores(graph: Graph, image: Tensor) -> Tensor:
         image = torch.from_numpy(np.stack(planes))
     with torch.inference_mode():
         scores = graph.network(image)
-    return scores if isinstance(scores, Tensor) else scores[0]  # of two tasks the first
+    scores = scores if isinstance(scores, Tensor) else scores[0]  # of two tasks the first
+    return graph.ending(scores) if graph.inside.probabilities else scores
 
 
 def _metadata(graph: Graph, source: Source) -> dict[str, Any]:
@@ -259,24 +262,34 @@ def _metadata(graph: Graph, source: Source) -> dict[str, Any]:
     else:
         order = f": (pixel 0..255 - mean) / std, {preprocess.order}" if isinstance(preprocess, Preprocess) else ""
         taken = f"N x {channels} x H x W float32, normalised{order}"
-    kind = str(graph.kind).removeprefix("torch.")
-    scores = f"N x {len(classes)} x H x W float32 scores before the softmax"
     architecture = graph.network.architecture
     levels = preprocess.levels if isinstance(preprocess, Preprocess) else None
     return {
         "network": architecture.name if architecture is not None else "",
         "input": taken,
-        "output": f"N x H x W {kind} labels" if graph.best else scores,
-        "output_name": "labels" if graph.best else "scores",
+        "output": _output(graph),
+        "output_name": graph.inside.output,
         "smallest_input": list(graph.network.smallest_input),
         "preprocessing_inside": graph.preprocess is not None,
         "classes": list(classes.names),
         "colours": [list(colour) for colour in classes.colours],
         "values": list(classes.values),
         "ignore_index": classes.ignore_index,
+        "temperature": source.temperature,
         "mean": list(preprocess.mean),
         "std": list(preprocess.std),
         "order": preprocess.order if isinstance(preprocess, Preprocess) else "",
         "levels": levels and [list(pair) for pair in levels.ranges],
         "bands": [] if isinstance(preprocess, Preprocess) else list(preprocess.bands),
     }
+
+
+def _output(graph: Graph) -> str:
+    """Say what comes out of a graph."""
+    if graph.inside.labels:
+        return f"N x H x W {str(graph.kind).removeprefix('torch.')} labels"
+    numbers = f"N x {graph.network.classes} x H x W float32"
+    if graph.inside.probabilities:
+        return f"{numbers} probabilities, 0..1"
+    divided = "" if graph.temperature == 1 else f", which are divided by the temperature {graph.temperature:.6g} for it"
+    return f"{numbers} scores before the softmax{divided}"

@@ -44,6 +44,7 @@ from fullyconv.predict.streamed import NotStreamed
 from fullyconv.predict.trusted import trusted_precision
 from fullyconv.regions import Polygon, trace
 from fullyconv.regions import simplify as simpler
+from fullyconv.scores.calibration import probabilities_of
 from fullyconv.tiles import Tile, plan_tiles
 from fullyconv.trace import NotFollowed
 from fullyconv.types import ClassSet, Preprocess, Sample
@@ -393,7 +394,7 @@ class Segmenter:
         chances = np.empty((len(self.classes), *pixels.shape[:2]), np.float16)
         for rows, columns, scores in self._tiles(pixels):
             labels[rows, columns] = scores.max(0).indices.cpu().numpy()
-            chances[:, rows, columns] = (scores / self.temperature).softmax(0).half().cpu().numpy()
+            chances[:, rows, columns] = probabilities_of(scores, self.temperature).half().cpu().numpy()
         return Prediction(seen, labels, self.classes, chances)
 
     def _tiles(self, pixels: np.ndarray) -> Iterator[Piece]:
@@ -559,7 +560,13 @@ class Segmenter:
         return import_module("fullyconv.evaluation").evaluate(self, data)
 
     def export(
-        self, out: Path | str, *, to: Format = "onnx", with_preprocessing: bool = False, labels: bool = False
+        self,
+        out: Path | str,
+        *,
+        to: Format = "onnx",
+        with_preprocessing: bool = False,
+        labels: bool = False,
+        probabilities: bool = False,
     ) -> Exported:
         """Write the network for other programs, checked at ten sizes; see ``fullyconv.export``.
 
@@ -568,6 +575,8 @@ class Segmenter:
             to: ``onnx``, ``openvino`` or ``torch``.
             with_preprocessing: Put the normalisation inside: the input is pixels then.
             labels: Put the choice of the best class inside: the output is labels then.
+            probabilities: Put the softmax at the model's temperature inside: the output is ``predict``'s
+                probabilities then.
 
         Returns:
             Where the file is, and how far it agrees with the model.
@@ -578,8 +587,8 @@ class Segmenter:
         """
         from fullyconv.export import Inside, Source, export
 
-        source = Source(self.network, self.classes, self.preprocess, self.folder)
-        return export(source, out, to=to, inside=Inside(with_preprocessing, labels))
+        source = Source(self.network, self.classes, self.preprocess, self.folder, self.temperature)
+        return export(source, out, to=to, inside=Inside(with_preprocessing, labels, probabilities))
 
     def prepared(self) -> Prepared:
         """Return the network as it is now, prepared for prediction: nobody else changes its mode.

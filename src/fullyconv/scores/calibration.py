@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 FINE = 3000  # bins that are counted; every division of ``BINS`` is one of theirs too
 BINS = 15  # of the calibration error and the reliability diagram, as usual (Guo et al. 2017)
@@ -107,9 +109,24 @@ def temper(logarithms: np.ndarray, temperature: float) -> np.ndarray:
     >>> temper(np.log([[0.9], [0.1]]), 2.0).round(2).tolist()
     [[0.75], [0.25]]
     """
-    scaled = logarithms / temperature
-    powers = np.exp(scaled - scaled.max(0))
-    return np.asarray(powers / powers.sum(0))
+    return probabilities_of(torch.from_numpy(logarithms), temperature).numpy()
+
+
+def probabilities_of(scores: Tensor, temperature: float, axis: int = 0) -> Tensor:
+    """Turn scores before the softmax into probabilities: what predictions, exported networks and the service give.
+
+    Args:
+        scores: Of the classes along ``axis``.
+        temperature: See ``temper``.
+        axis: That of the classes.
+
+    Returns:
+        Of the same shape, 0..1.
+
+    >>> probabilities_of(torch.tensor([[0.9], [0.1]]).log(), 2.0).round(decimals=2).tolist()
+    [[0.75], [0.25]]
+    """
+    return (scores / temperature).softmax(axis)
 
 
 def fit_temperature(logarithms: np.ndarray, truth: np.ndarray) -> float:
