@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import nn
@@ -41,13 +42,6 @@ def segmenter() -> Segmenter:
     for head in network.heads:
         nn.init.normal_(head.weight)
     return Segmenter(network, classes=CLASSES, preprocess=Preprocess(), device="cpu", engine="pytorch")
-
-
-@pytest.fixture(autouse=True)
-def _limits() -> Iterator[None]:
-    before = LIMITS.pixels
-    yield
-    LIMITS.pixels = before
 
 
 @pytest.fixture
@@ -178,6 +172,26 @@ def test_hostile_uploads_get_a_sentence(segmenter: Segmenter, name: str, as_form
         assert (answer.status_code, words in answer.json()["detail"]) == (status, True), answer.text
         assert "/tmp" not in answer.text
         assert client.post("/predict", content=png(picture())).status_code == 200  # it goes on
+
+
+def test_the_bound_of_pixels_is_the_services_own(segmenter: Segmenter, tmp_path: Path) -> None:
+    before, tiled, tall = LIMITS.pixels, io.BytesIO(), io.BytesIO()
+    tifffile.imwrite(tiled, picture(8, 8), tile=(64, 64))  # few pixels in a tile of many
+    tifffile.imwrite(tall, picture(50, 30))
+    small, large = (make_app({"small": segmenter}, Settings(pixels=most)) for most in (1000, 4096))
+    with TestClient(small, base_url=BASE) as narrow, TestClient(large, base_url=BASE) as wide:
+        for content in (png(picture(50, 30)), tall.getvalue(), tiled.getvalue()):
+            refused = narrow.post("/predict", content=content)
+            assert (refused.status_code, "at most 1000 pixels" in refused.text) == (422, True), refused.text
+            assert wide.post("/predict", content=content).status_code == 200
+        (tmp_path / "a.png").write_bytes(png(picture(50, 30)))
+        assert segmenter.predict(tmp_path / "a.png").labels.shape == (50, 30)
+        assert LIMITS.pixels == before
+        LIMITS.pixels = 100  # the process's own holds for all
+        try:
+            assert "at most 100 pixels" in wide.post("/predict", content=png(picture())).text
+        finally:
+            LIMITS.pixels = before
 
 
 def test_wrong_questions_get_a_sentence(client: TestClient) -> None:

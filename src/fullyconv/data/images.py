@@ -24,7 +24,7 @@ from PIL import (
 from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours, levels_of
 from fullyconv.data.tiff import is_tiff, read_tiff
 from fullyconv.files import BadFile
-from fullyconv.limits import LIMITS
+from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import Levels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".avif")
@@ -53,18 +53,22 @@ KINDS: dict[str, tuple[Kind, int]] = {  # of Pillow's modes: what the channels a
 CHANNELS = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4}
 
 
-def read_raster(path: Path, pages: int | Literal["channels"] | None = None) -> Raster:
+def read_raster(path: Path, pages: int | Literal["channels"] | None = None, limits: Limits = LIMITS) -> Raster:
     """Read the stored numbers of a picture, upright.
 
     What a file is, is told by its content. TIFF files are read by tifffile, PNG files of several 16-bit channels
-    by libpng (Pillow keeps their upper 8 bits), JPEG 2000 by OpenJPEG, DICOM by pydicom, all else by Pillow. Of TIFF
-    files with several pages ``pages`` chooses one, from 0, or takes all as ``channels``.
+    by libpng (Pillow keeps their upper 8 bits), JPEG 2000 by OpenJPEG, all else by Pillow.
+
+    Args:
+        path: The file.
+        pages: Of TIFF files with several pages, the one to read, from 0, or ``channels``: all, one after the other.
+        limits: What the file may ask for.
 
     Raises:
         BadFile: For a file that is missing, broken, of another kind, beyond the limits, or of several pictures.
     """
     try:
-        raster = read_tiff(path, pages) if is_tiff(path) else _read_common(path)
+        raster = read_tiff(path, pages, limits) if is_tiff(path) else _read_common(path, limits)
         return raster if raster.turn == 1 else raster.upright()
     except BadFile:
         raise
@@ -86,7 +90,7 @@ def unreadable(path: Path, error: Exception) -> BadFile:
     return BadFile(path, f"unreadable ({said or type(error).__name__})", "save it anew as PNG, or leave it out")
 
 
-def _read_common(path: Path) -> Raster:
+def _read_common(path: Path, limits: Limits) -> Raster:
     """Read a file of one of the formats that ``READERS`` know."""
     with path.open("rb") as file:
         head = file.read(1 << 12)
@@ -96,8 +100,8 @@ def _read_common(path: Path) -> Raster:
     if reader is None:
         raise ValueError("not PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or AVIF")
     with reader(str(path)) as picture:
-        if picture.width * picture.height > LIMITS.pixels:
-            raise Refused(f"{picture.width} x {picture.height} pixels", LIMITS.remedy("pixels"))
+        if picture.width * picture.height > limits.pixels:
+            raise Refused(f"{picture.width} x {picture.height} pixels", limits.remedy("pixels"))
         frames = getattr(picture, "n_frames", 1)
         if frames > 1 and picture.format != "MPO":  # MPO: a photo and its previews
             raise Refused(f"{frames} frames in one file", "save each as a picture of its own")
@@ -250,16 +254,20 @@ def rgb(raster: Raster, path: Path) -> np.ndarray:
         raise BadFile(path, str(error), "rescale it to 8 or 16 bit") from None
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, limits: Limits = LIMITS) -> np.ndarray:
     """Read a picture upright, H x W x 3 uint8 RGB.
 
     Grey levels and RGB of any type are scaled to 0..255 by the rule of ``fullyconv.data.raster.white_level``.
     Transparency is not applied: colours are those stored, and a warning says so once.
 
+    Args:
+        path: The file.
+        limits: What it may ask for.
+
     Raises:
         BadFile: For a file that cannot be used, with what to do about it.
     """
-    raster = read_raster(path)
+    raster = read_raster(path, limits=limits)
     if raster.transparent:
         warnings.warn(TRANSPARENT, stacklevel=2)
     return rgb(raster, path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from fullyconv.data.raster import UPRIGHT, Kind, Raster, Refused
-from fullyconv.limits import LIMITS
+from fullyconv.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -47,12 +47,13 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in MAGIC
 
 
-def read_tiff(path: Path, pages: int | Literal["channels"] | None = None) -> Raster:
+def read_tiff(path: Path, pages: int | Literal["channels"] | None = None, limits: Limits = LIMITS) -> Raster:
     """Read the one picture of a TIFF file; overviews and GDAL's masks beside it are passed over.
 
     Args:
         path: The file.
         pages: Of several pages, the one to read, from 0, or ``channels``: all, one after the other.
+        limits: What the file may ask for.
 
     Raises:
         Refused: For files with several pages where none is chosen, of other colours or compressions, and beyond the
@@ -66,8 +67,8 @@ def read_tiff(path: Path, pages: int | Literal["channels"] | None = None) -> Ras
         if isinstance(pages, int) and pages >= planes:
             raise Refused(f"no page {pages} in it: {planes}, counted from 0", "choose another")
         if planes > 1 and (pages == "channels" or _imagej_planes(file)):
-            return _stacked(file, full, pages)
-        return _read_page(full[pages if isinstance(pages, int) else 0], file)
+            return _stacked(file, full, pages, limits)
+        return _read_page(full[pages if isinstance(pages, int) else 0], file, limits)
 
 
 def only_page(file: TiffFile) -> TiffPage:
@@ -99,12 +100,12 @@ def _imagej_planes(file: TiffFile) -> int:
     return planes if planes > len(file.pages) else 0
 
 
-def _stacked(file: TiffFile, full: list[TiffPage], pages: int | Literal["channels"] | None) -> Raster:
+def _stacked(file: TiffFile, full: list[TiffPage], pages: int | Literal["channels"] | None, limits: Limits) -> Raster:
     """Take planes of one size as channels, or one of the planes behind an ImageJ page."""
     rasters = []
     if _imagej_planes(file):
-        first, series = _read_page(full[0], file), file.series[0]
-        if not series.axes.endswith("YX") or series.nbytes > MOST_BYTES * LIMITS.pixels:
+        first, series = _read_page(full[0], file, limits), file.series[0]
+        if not series.axes.endswith("YX") or series.nbytes > MOST_BYTES * limits.pixels:
             raise Refused(f"a stack along {series.axes}", "save it as pages of one channel")
         planes = series.asarray(maxworkers=1).reshape(-1, *series.shape[-2:])
         if isinstance(pages, int):
@@ -112,9 +113,9 @@ def _stacked(file: TiffFile, full: list[TiffPage], pages: int | Literal["channel
         rasters = [replace(first, values=plane[..., None]) for plane in planes]
     else:
         total = sum(page.size * (1 if page.dtype is None else page.dtype.itemsize) for page in full)
-        if total > MOST_BYTES * LIMITS.pixels:
-            raise Refused(f"{total} bytes of numbers", LIMITS.remedy("pixels"))
-        rasters = [_read_page(page, file) for page in full]
+        if total > MOST_BYTES * limits.pixels:
+            raise Refused(f"{total} bytes of numbers", limits.remedy("pixels"))
+        rasters = [_read_page(page, file, limits) for page in full]
     first = rasters[0]
     if len({(each.values.shape, each.values.dtype, each.inverted) for each in rasters}) > 1:
         raise Refused("pages of several sizes or types", "choose one page, or save them alike")
@@ -122,48 +123,49 @@ def _stacked(file: TiffFile, full: list[TiffPage], pages: int | Literal["channel
     return Raster(stacked, "bands", first.bits, inverted=first.inverted, lossy=first.lossy, turn=first.turn)
 
 
-def _read_page(page: TiffPage, file: TiffFile) -> Raster:
-    check_page(page, file)
+def _read_page(page: TiffPage, file: TiffFile, limits: Limits) -> Raster:
+    check_page(page, file, limits)
     return raster_of(page, _in_order(page.asarray(maxworkers=1), page.axes))
 
 
-def check_page(page: TiffPage, file: TiffFile, *, pixels: int | None = None) -> None:
+def check_page(page: TiffPage, file: TiffFile, limits: Limits = LIMITS, *, pixels: int | None = None) -> None:
     """Refuse from the header what would not fit, be read wrongly, or is not there.
 
     Args:
         page: The picture.
         file: Its file.
+        limits: What it may ask for.
         pixels: The most that it may have; default: the limit of what is read whole.
 
     Raises:
         Refused: With what to do about it.
         ValueError: For files that end too early.
     """
-    pixels = LIMITS.pixels if pixels is None else pixels
+    pixels = limits.pixels if pixels is None else pixels
     height, width = page.imagelength, page.imagewidth
     if height < 1 or width < 1:
         raise Refused("no pixels in it", "save it anew")
     segment = page.tilewidth * page.tilelength if page.is_tiled else page.rowsperstrip * width
-    if height * width > pixels or (page.is_tiled and segment > LIMITS.pixels):
-        raise Refused(f"{width} x {height} pixels", LIMITS.remedy("pixels"))
+    if height * width > pixels or (page.is_tiled and segment > limits.pixels):
+        raise Refused(f"{width} x {height} pixels", limits.remedy("pixels"))
     if page.compression not in COMPRESSIONS:
         raise Refused(f"compression {page.compression}", "save it with LZW or deflate")
     if page.photometric not in KINDS:
         raise Refused(f"colours of kind {page.photometric}", "save it as grey or RGB")
     if page.photometric == 6 and page.compression != JPEG:
         raise Refused("YCbCr without JPEG", "save it as RGB")
-    _check_samples(page, file, pixels)
+    _check_samples(page, file, pixels, limits)
     _check_segments(page, file)
 
 
-def _check_samples(page: TiffPage, file: TiffFile, pixels: int) -> None:
+def _check_samples(page: TiffPage, file: TiffFile, pixels: int, limits: Limits) -> None:
     """Refuse kinds of numbers that no picture has, that are read wrongly, or that would not fit."""
     if page.dtype is None or page.dtype.kind not in "buif" or not isinstance(page.bitspersample, int):
         raise Refused(f"samples of {page.bitspersample} bits", "save it as whole numbers or floating point")
     if page.bitspersample == 24 and page.dtype.kind in "iu" and file.byteorder == ">":
         raise Refused("big-endian numbers of 24 bits, which tifffile reads wrongly", "save it with 16 or 32 bits")
     if page.size * page.dtype.itemsize > MOST_BYTES * pixels:
-        raise Refused(f"{page.size * page.dtype.itemsize} bytes of numbers", LIMITS.remedy("pixels"))
+        raise Refused(f"{page.size * page.dtype.itemsize} bytes of numbers", limits.remedy("pixels"))
 
 
 def _check_segments(page: TiffPage, file: TiffFile) -> None:

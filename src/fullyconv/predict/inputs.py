@@ -6,7 +6,7 @@ import re
 import tempfile
 import urllib.request
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.error import URLError
@@ -18,7 +18,7 @@ from torch import Tensor
 from fullyconv.data.images import from_pillow, orientation, picture_levels, read_image, read_raster
 from fullyconv.data.raster import COLOURS, Raster, levels_of
 from fullyconv.files import BadFile
-from fullyconv.limits import LIMITS
+from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import Levels, Preprocess
 
 Picture = Path | str | Image.Image | np.ndarray | Tensor | bytes | IO[bytes]
@@ -38,11 +38,12 @@ class Given:
     """What a caller says of the pictures that he gives as numbers.
 
     ``order`` is that of their colours, ``span`` the numbers that are black and white; without it uint8 is 0 to 255,
-    and deeper whole numbers are read as those of files are.
+    and deeper whole numbers are read as those of files are. ``limits`` are what files may ask for.
     """
 
     order: Order = "rgb"
     span: Span = None
+    limits: Limits = field(default_factory=lambda: LIMITS)
 
     def __post_init__(self) -> None:
         if self.order not in ("rgb", "bgr"):
@@ -88,13 +89,13 @@ def pixels_of(image: Picture, preprocess: Preprocess, channels: int, given: Give
         raster = from_pillow(image, turn=orientation(image))
         return levels_of(raster.upright() if raster.turn != 1 else raster, preprocess.levels, channels)
     if isinstance(image, Path | str) and not (isinstance(image, str) and ADDRESS.match(image)):
-        return _from_file(_local(image), preprocess, channels)
+        return _from_file(_local(image), preprocess, channels, given.limits)
     data, name = _bytes(image)
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
         try:
-            return _from_file(Path(file.name), preprocess, channels)
+            return _from_file(Path(file.name), preprocess, channels, given.limits)
         except BadFile as bad:
             raise BadFile(name, bad.what, bad.fix) from None
 
@@ -106,12 +107,12 @@ def _local(image: Path | str) -> Path:
     return Path(image)
 
 
-def _from_file(path: Path, preprocess: Preprocess, channels: int) -> np.ndarray:
+def _from_file(path: Path, preprocess: Preprocess, channels: int, limits: Limits) -> np.ndarray:
     if preprocess.levels is None and channels == COLOURS:
-        return read_image(path)
+        return read_image(path, limits)
     if preprocess.levels is None:
         raise ValueError(f"this network takes an H x W x {channels} array (RGB, then its other channels), not a file")
-    raster = read_raster(path, preprocess.levels.pages)
+    raster = read_raster(path, preprocess.levels.pages, limits)
     return picture_levels(raster, path, preprocess.levels, channels)
 
 

@@ -19,8 +19,8 @@ from starlette.requests import ClientDisconnect
 
 from fullyconv.data.raster import COLOURS
 from fullyconv.files import BadFile
-from fullyconv.limits import LIMITS
 from fullyconv.predict.image import Segmenter
+from fullyconv.predict.inputs import Given
 from fullyconv.serve.answers import Output, Wanted, encode
 from fullyconv.serve.batching import Batcher, Job
 from fullyconv.serve.metrics import Metrics
@@ -67,7 +67,6 @@ class Service:
         self.models, self.settings, self.metrics = dict(models), settings, Metrics()
         self.helpers = ThreadPoolExecutor(HELPERS, "pictures")
         self.batcher = Batcher(settings.batch, self.metrics.batches.add)
-        LIMITS.pixels = min(LIMITS.pixels, settings.pixels)
 
     def close(self) -> None:
         """Finish what is under way."""
@@ -111,7 +110,8 @@ class Service:
         try:
             async with asyncio.timeout(self.settings.seconds):
                 upload = await read_upload(request, self.settings.upload_bytes)
-                pixels = await self.help_with(partial(decode, upload, segmenter.pixels))
+                given = Given(limits=self.settings.limits())
+                pixels = await self.help_with(partial(decode, upload, partial(segmenter.pixels, given=given)))
                 job = Job(segmenter, pixels, wanted.probabilities)
                 prediction = await asyncio.wrap_future(self.batcher.submit(job))
                 content, kind = await self.help_with(partial(encode, prediction, wanted))

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from fullyconv.limits import LIMITS, Limits
+
+
+class UploadLimits(Limits):
+    """What an upload may ask for; who has sent too much cannot raise it."""
+
+    def remedy(self, name: str) -> str:
+        """Say what to do, for the end of an error message."""
+        return f"send less: this service takes at most {getattr(self, name)} {name}"
 
 
 @dataclass(frozen=True)
@@ -11,7 +21,7 @@ class Settings:
 
     Attributes:
         upload_bytes: The most of one upload.
-        pixels: The most of one picture; the bound of the process (``fullyconv.limits``) is lowered to it.
+        pixels: The most of one picture, where the process (``fullyconv.limits``) does not allow less.
         waiting: How many requests may be under way; the next ones are told to come again (status 503).
         batch: How many waiting pictures of one size are computed together.
         seconds: How long a request may take, from its first byte to its answer.
@@ -40,3 +50,7 @@ class Settings:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
         if not self.seconds > 0:
             raise ValueError(f"seconds are more than 0, not {self.seconds}")
+
+    def limits(self) -> Limits:
+        """Return what a picture may ask for: this service's own limits, whatever else the process does."""
+        return UploadLimits(**asdict(LIMITS) | {"pixels": min(LIMITS.pixels, self.pixels)})
