@@ -43,6 +43,17 @@ def test_networks_without_published_scores_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("network", ["voc-fcn16s-max", "voc-fcn-pool4"])
+def test_what_the_papers_tried_and_left_is_reproduced(network: str, tmp_path: Path) -> None:
+    voc, sbdd = miniatures.voc(tmp_path), miniatures.sbdd(tmp_path)
+    command = ["reproduce", network, "--voc", str(voc), "--sbdd", str(sbdd), "--out", str(tmp_path / "runs")]
+    result = CliRunner().invoke(app, [*command, "--set=epochs=1", "--set=device=cpu"])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "runs" / network / "model" / "model.safetensors").is_file()
+    assert ("22.4" if network == "voc-fcn-pool4" else "learns badly") in result.output
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "make"), [
     ("siftflow-fcn16s", miniatures.siftflow), ("nyud-fcn32s-color-d", miniatures.nyud),
     ("nyud-fcn32s-color-hha", miniatures.nyud), ("pascalcontext-fcn32s", miniatures.context),

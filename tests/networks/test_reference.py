@@ -17,6 +17,7 @@ from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
 from fullyconv.networks.heads import SceneScores, TwoHeads
 from fullyconv.networks.reference import REFERENCES, RELEASED
+from fullyconv.networks.trunks.vgg import VGG16
 
 LEARNABLE = {
     "voc-fcn32s": 134_346_581,
@@ -36,6 +37,11 @@ LEARNABLE = {
     "nyud-fcn32s-color-hha": 268_848_848,
     "voc-fcn-googlenet": 5_995_077,  # section 4.2
     "voc-fcn32s-fixed": 134_346_581,
+    "voc-fcn16s-max": 134_357_354,
+    "voc-fcn8s-max": 134_362_751,
+    "voc-fcn-pool5": 14_714_688 + 512 * 21 + 21,  # the convolutions, and a score of the last map
+    "voc-fcn-pool4": 7_635_264 + 512 * 21 + 21,
+    "voc-fcn-pool3": 1_735_488 + 256 * 21 + 21,
 }
 KERNELS_AND_CROPS = {  # kernel, factor, crop of the upsampled map (negative: of the skip's)
     0: [(64, 32, 19)],
@@ -59,7 +65,7 @@ def test_parameter_counts(name: str) -> None:
 
 
 def test_the_fifteen_of_the_release_are_there() -> None:
-    assert set(RELEASED) == set(LEARNABLE) - {"voc-fcn-googlenet", "voc-fcn32s-fixed"}
+    assert set(RELEASED) == set(list(LEARNABLE)[:15])
     assert len(RELEASED) == 15
 
 
@@ -67,6 +73,8 @@ def test_the_fifteen_of_the_release_are_there() -> None:
 def test_crops_kernels_and_smallest_inputs(name: str) -> None:
     net = meta(name)
     expected = {"voc-fcn-alexnet": [(63, 32, 18)], "voc-fcn-googlenet": [(63, 32, 1)]}
+    # Sections 4.1 and 4.2: from the middle of the kernel to unit 0 of pool5, 4, 3, at -83.5, -91.5 and -95.5 px.
+    expected |= {"voc-fcn-pool5": [(64, 32, 115)], "voc-fcn-pool4": [(32, 16, 107)], "voc-fcn-pool3": [(16, 8, 103)]}
     for plan in net.plans:
         stages = [(stage.kernel, stage.factor, stage.offset) for stage in plan.stages]
         assert stages == expected.get(name, KERNELS_AND_CROPS[REFERENCES[name].skips])
@@ -92,7 +100,13 @@ def test_sizes_at_500_pixels(name: str, maps: list[int], upsampled: list[int]) -
         units = expected
 
 
-@pytest.mark.parametrize(("name", "field", "stride"), [("voc-fcn8s", 404, 32), ("voc-fcn-alexnet", 355, 32)])
+@pytest.mark.parametrize(
+    ("name", "field", "stride"),
+    [
+        ("voc-fcn8s", 404, 32), ("voc-fcn16s-max", 404, 32), ("voc-fcn-alexnet", 355, 32),
+        ("voc-fcn-pool5", 212, 32), ("voc-fcn-pool4", 100, 16), ("voc-fcn-pool3", 44, 8),
+    ],
+)  # fmt: skip
 def test_receptive_fields_are_those_of_the_paper(name: str, field: int, stride: int) -> None:
     line = axis_map(meta(name).plans[0].taps[0])
     assert (line.field, line.scale) == (field, stride)
@@ -196,6 +210,37 @@ def test_two_heads_are_two_networks_on_one_trunk(skips: int) -> None:
         alone = FCN(net.trunk, classes=heads[0].out_channels, skips=skips).eval()
         alone.heads = heads
         assert torch.equal(alone(image), found)
+
+
+def test_max_fusion_takes_the_larger_score_and_switches_its_gradient() -> None:
+    net = wake(FCN(Tiny(), classes=3, skips=1, fusion="max"))
+    image = torch.randn(2, 3, 22, 31)
+    coarse, fine = net.score_maps(image)
+    row, column = (plan.stages[0] for plan in net.plans)
+    sizes = row.size(coarse.shape[2], fine.shape[2]), column.size(coarse.shape[3], fine.shape[3])
+    up = net.upsamplers[0](coarse, (row.kept, column.kept), sizes)
+    met = fine[:, :, row.met : row.met + sizes[0], column.met : column.met + sizes[1]]
+    fused = net.fused([coarse, fine])
+    assert torch.equal(fused, torch.where(up > met, up, met))
+    assert 0.05 < float((up > met).float().mean()) < 0.95
+    # What the papers blame: each unit teaches the one map that is larger there, and nothing the other.
+    (by_fine,) = torch.autograd.grad(fused.sum(), [fine])
+    inside = by_fine[:, :, row.met : row.met + sizes[0], column.met : column.met + sizes[1]]
+    assert torch.equal(inside, (met > up).float())
+    with pytest.raises(ValueError, match="'sum' or 'max'"):
+        FCN(Tiny(), classes=3, skips=1, fusion="mean")
+
+
+def test_a_pool_alone_scores_what_the_whole_trunk_gives_there() -> None:
+    net, image = wake(build("voc-fcn-pool3")), torch.randn(1, 3, 23, 9)
+    whole = VGG16(hidden=False).eval()
+    whole.load_state_dict(net.trunk.state_dict(), strict=False)
+    with torch.inference_mode():
+        (pool3,) = net.trunk(image)
+        assert torch.equal(pool3, whole(image)[0])
+        assert net(image).shape == (1, 21, 23, 9)
+    with pytest.raises(ValueError, match="fc6 stands on pool5, not on pool4"):
+        VGG16(last=4)
 
 
 @pytest.mark.parametrize("skips", [0, 1])

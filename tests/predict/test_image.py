@@ -156,7 +156,6 @@ def test_networks_that_see_more_than_colour_take_arrays_of_their_channels(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fullyconv.networks.trunks.vgg.HIDDEN", 16)
-    monkeypatch.setattr("fullyconv.networks.trunks.vgg.VGG16.channels", (256, 512, 16))
     network = build(name)
     for parameter in network.heads.parameters():
         nn.init.normal_(parameter)

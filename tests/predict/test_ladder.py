@@ -45,7 +45,7 @@ class Head(nn.Module):
             )
             for row, column in steps
         )
-        self.ladders = {"upsamplers": self.upsamplers}
+        self.ladders, self.fusion = {"upsamplers": self.upsamplers}, "sum"
 
     fused, upsampled = FCN.fused, FCN.upsampled
     _climb, _to_image, _last_step, _fuse = FCN._climb, FCN._to_image, FCN._last_step, FCN._fuse
@@ -100,6 +100,7 @@ def heads(draw: st.DrawFn) -> tuple[Head, list[Tensor], Pair]:
     columns, wide, width = draw(axes(border).filter(lambda axis: len(axis[0]) == len(rows)))
     classes = draw(st.one_of(st.integers(1, 40), st.sampled_from([255, 256, 257, 300])))
     head = Head(list(zip(rows, columns, strict=True)), classes, border)
+    head.fusion = draw(st.sampled_from(["sum", "max"]))
     torch.manual_seed(draw(st.integers(0, 2**32)))
     if draw(st.booleans()):
         for step in cast("Sequence[Upsample]", head.upsamplers):

@@ -110,7 +110,7 @@ class _Ladder:
             else:
                 raise ValueError(f"{fine} starts first along one axis only: Caffe crops one of two maps, not both")
             name = f"fuse_{maps[index + 1]}{self.suffix}"
-            fused = self.writer.add(name, "Eltwise", (up, fine), {"operation": "SUM"})
+            fused = self.writer.add(name, "Eltwise", (up, fine), {"operation": self.net.fusion.upper()})
         last = len(scores) - 1
         if _is_whole(self.net):
             self._crop(f"score{self.suffix}", fused, self.reference, [0, 0])

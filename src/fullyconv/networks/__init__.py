@@ -277,7 +277,14 @@ def _build_reference(reference: Reference, classes: int | None, upsampling: Upsa
         second = backbone(reference.trunk)
         network = LateFusion(trunk, second, classes=classes, skips=skips, upsampling=upsampling)
     else:
-        network = FCN(trunk, classes=classes, skips=skips, upsampling=upsampling, scales=reference.scales)
+        network = FCN(
+            trunk,
+            classes=classes,
+            skips=skips,
+            upsampling=upsampling,
+            fusion=reference.fusion,
+            scales=reference.scales,
+        )
     if reference.trains == "score":
         network.trunk.requires_grad_(False)
     return network

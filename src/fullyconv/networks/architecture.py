@@ -12,6 +12,8 @@ from torch import nn
 USUAL_CLASSES = 21
 
 Upsampling = Literal["fixed", "learned"]
+Fusion = Literal["sum", "max"]
+"""How an FCN joins upsampled scores and those of a finer map (``max``: the papers tried it, it learns badly)."""
 Decoder = Literal["fcn", "fpn", "segnet", "deconvnet", "deeplab", "deeplab-largefov", "unet"]
 """What makes scores of a trunk's maps: the sum of those of several, a feature pyramid (``networks.pyramid``), …"""
 

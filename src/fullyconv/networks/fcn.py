@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.geometry import Window
 from fullyconv.networks.alignment import AxisPlan
-from fullyconv.networks.architecture import Architecture, Upsampling, class_count
+from fullyconv.networks.architecture import Architecture, Fusion, Upsampling, class_count
 from fullyconv.surgery.trunk import Trunk
 from fullyconv.surgery.weights import Transplant, prefixes_of_trunks, transplant
 from fullyconv.trace import input_channels, outputs
@@ -48,7 +49,7 @@ class FCN(nn.Module):
     """A fully convolutional network over any trunk: N x K x H x W in, N x C x H x W class scores out.
 
     The coarsest ``skips + 1`` maps of the trunk are scored by zero-initialised 1 x 1 convolutions, upsampled by
-    bilinear transposed convolution and summed (paper, section 4). Kernels, crops, smallest input and reach are derived
+    bilinear transposed convolution and fused (paper, section 4). Kernels, crops, smallest input and reach are derived
     from the trunk's graph, for rows and columns. ``remarks`` say what is to be known of the trunk's operations
     (``fullyconv.trace``).
 
@@ -58,6 +59,7 @@ class FCN(nn.Module):
         skips: How many finer maps are fused.
         upsampling: ``fixed`` or ``learned``, see ``Upsample``.
         border: ``zero`` or ``replicate``, see ``Upsample``.
+        fusion: ``sum``, or ``max``: the larger of two scores, so that a unit's gradient goes into one map alone.
         scales: One factor per skip that multiplies the finer map before it is scored (the at-once net); none: 1.
         cover: Put the smallest margin of zeros around the image with which images of every size can be labelled.
 
@@ -82,16 +84,20 @@ class FCN(nn.Module):
         skips: int,
         upsampling: Upsampling = "fixed",
         border: Border = "zero",
+        fusion: Fusion = "sum",
         scales: Sequence[float] = (),
         cover: bool = False,
     ) -> None:
         super().__init__()
         if upsampling not in ("fixed", "learned"):
             raise ValueError(f"upsampling is 'fixed' or 'learned', not {upsampling!r}")
+        if fusion not in ("sum", "max"):
+            raise ValueError(f"scores are fused by 'sum' or 'max', not {fusion!r}")
         if len(scales) not in (0, skips):
             raise ValueError(f"{len(scales)} scales for {skips} skips: give one for each, or none")
         self.trunk, self.classes, self.border, self.upsampling = trunk, class_count(classes), border, upsampling
         self.heads = score_heads(trunk, classes, skips)
+        self.fusion = fusion
         self.scales = (1.0, *(scales or (1.0,) * skips))
         self.in_channels = input_channels(trunk)
         traced = outputs(trunk)
@@ -256,15 +262,15 @@ class FCN(nn.Module):
         return LastStep(cast("Upsample", upsamplers[-1]), (rows.kept, columns.kept))
 
     def _fuse(self, stage: int, coarse: Tensor, fine: Tensor, upsampler: Upsample) -> Tensor:
-        """Upsample the coarse scores and add the fine ones where the two grids coincide."""
+        """Upsample the coarse scores and fuse them with the fine ones where the two grids coincide."""
         keep, sizes = [], []
         for axis, plan in enumerate(self.plans):
             step = plan.stages[stage]
             sizes.append(step.size(coarse.shape[2 + axis], fine.shape[2 + axis]))
             keep.append(step.kept)
             fine = fine.narrow(2 + axis, step.met, sizes[axis])
-        fused: Tensor = upsampler(coarse, (keep[0], keep[1]), (sizes[0], sizes[1])) + fine
-        return fused
+        upsampled: Tensor = upsampler(coarse, (keep[0], keep[1]), (sizes[0], sizes[1]))
+        return upsampled + fine if self.fusion == "sum" else torch.maximum(upsampled, fine)
 
 
 def continue_from(coarser: FCN, finer: FCN) -> Transplant:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fullyconv import facts
-from fullyconv.networks.architecture import Upsampling
+from fullyconv.networks.architecture import Fusion, Upsampling
 from fullyconv.types import Preprocess
 
 VOC, PASCAL_CONTEXT, SIFT_FLOW = facts.VOC.mean, facts.CONTEXT.mean, facts.SIFTFLOW_SEMANTIC.mean
@@ -20,7 +20,7 @@ class Reference:
     ``mean`` is subtracted from the input's channels, 0..255, in their order: BGR colour, then log-depth
     or HHA where the network sees those. ``scales`` shrink the maps that the skips score, coarse to
     fine; ``geometric`` is the number of classes of a second task; ``streams`` the blobs of a network
-    that sees several pictures; ``trains`` what is not frozen.
+    that sees several pictures; ``trains`` what is not frozen; ``fusion`` how scores are joined.
     """
 
     mean: tuple[float, ...]
@@ -32,6 +32,7 @@ class Reference:
     streams: tuple[str, ...] = ()
     upsampling: Upsampling = "fixed"
     trains: Literal["all", "score"] = "all"
+    fusion: Fusion = "sum"
 
 
 REFERENCES: dict[str, Reference] = {
@@ -56,6 +57,11 @@ REFERENCES: dict[str, Reference] = {
     "voc-fcn-googlenet": Reference(VOC, trunk="googlenet"),
     "voc-fcn16s-learned": Reference(VOC, skips=1, upsampling="learned"),
     "voc-fcn8s-learned": Reference(VOC, skips=2, upsampling="learned"),
+    "voc-fcn16s-max": Reference(VOC, skips=1, fusion="max"),
+    "voc-fcn8s-max": Reference(VOC, skips=2, fusion="max"),
+    "voc-fcn-pool5": Reference(VOC, trunk="vgg16-pool5"),  # scored alone, without what lies above
+    "voc-fcn-pool4": Reference(VOC, trunk="vgg16-pool4"),
+    "voc-fcn-pool3": Reference(VOC, trunk="vgg16-pool3"),
 }
 
 RELEASED = tuple(REFERENCES)[:15]

@@ -64,7 +64,7 @@ class Ladder:
         steps = cast("list[Upsample]", list(network.ladders[ladder]))
         rows, columns = (plan.stages for plan in network.plans)
         self.rungs = [Rung((row, column), step) for row, column, step in zip(rows, columns, steps, strict=True)]
-        self.classes = steps[-1].channels
+        self.classes, self._fusion = steps[-1].channels, network.fusion
         self._shapes = lru_cache(maxsize=256)(self._fused_sizes)
 
     def labels(self, maps: Sequence[Tensor], size: Pair, *, own: bool = False) -> Tensor:
@@ -88,6 +88,8 @@ class Ladder:
             for rows, scores in self.bands(maps, size):
                 labels[:, rows] = scores.argmax(1).to(labels.dtype)
             return labels
+        if self._fusion != "sum":  # the compiled loops add
+            maps, shapes = [self._fused(maps)], shapes[-1:]
         with torch.inference_mode():
             flat = [scores.detach().float().permute(0, 2, 3, 1).contiguous().numpy() for scores in maps]
             self._climb(flat, shapes, labels, own=own)
@@ -137,7 +139,8 @@ class Ladder:
         for rung, fine in zip(self.rungs, finer, strict=False):
             kept = rung.size((fused.shape[2], fused.shape[3]), (fine.shape[2], fine.shape[3]))
             met = fine.narrow(2, rung.met[0], kept[0]).narrow(3, rung.met[1], kept[1])
-            fused = rung.upsample(fused, rung.kept, kept) + met
+            fused = rung.upsample(fused, rung.kept, kept)
+            fused = fused + met if self._fusion == "sum" else torch.maximum(fused, met)
         if not bool((fused.abs() * self.rungs[-1].growth).isfinite().all()):
             raise NotFinite(NOT_FINITE)
         return fused

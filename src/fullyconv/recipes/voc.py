@@ -54,6 +54,23 @@ AT_ONCE = HEAVY_32S.model_copy(update={"network": "voc-fcn8s-atonce", "epochs": 
 ``fullyconv train voc-fcn8s-atonce --data VOC --out RUN --set start_from=VGG``: 65.4.
 """
 
+MAX_16S = HEAVY_16S.model_copy(update={"network": "voc-fcn16s-max"})
+"""Skips fused by the larger score instead of the sum, which "made learning difficult due to gradient switching" (CVPR,
+section 4.2): ``fullyconv train voc-fcn16s-max … --set start_from=RUN32S/model``, beside ``voc-fcn16s`` from there.
+"""
+
+MAX_8S = HEAVY_8S.model_copy(update={"network": "voc-fcn8s-max"})
+"""The stage after it: ``fullyconv train voc-fcn8s-max … --set start_from=RUN16SMAX/model``."""
+
+POOLS = {
+    f"voc-fcn-{pool}": HEAVY_32S.model_copy(update={"network": f"voc-fcn-{pool}"})
+    for pool in ("pool5", "pool4", "pool3")
+}
+"""One pool scored alone, at stride 32, 16 and 8: fine maps without coarse ones name little (50.0, 22.4 and 9.2, PAMI).
+
+``fullyconv train voc-fcn-pool4 --data VOC --out RUN --set start_from=VGG``.
+"""
+
 ACCUMULATED = HEAVY_32S.model_copy(
     update={
         "epochs": 175,

@@ -20,6 +20,9 @@ from fullyconv.surgery.trunk import Trunk
 BACKBONES: dict[str, Callable[[], Trunk]] = {
     "vgg16": VGG16,
     "vgg16-same": partial(VGG16, image_pad=1, fc6_pad=3),
+    "vgg16-pool5": partial(VGG16, hidden=False),
+    "vgg16-pool4": partial(VGG16, hidden=False, last=4),
+    "vgg16-pool3": partial(VGG16, hidden=False, last=3),
     "vgg16-bgrd": partial(VGG16, in_channels=4),
     "resnet18": ResNet18,
     "lite0": EfficientNetLite0,

@@ -11,6 +11,7 @@ from fullyconv.surgery.trunk import Trunk
 # Convolutions per block and their channels; each block ends in a 2 x 2 pool.
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 HIDDEN = 4096
+FINEST = 2  # the block whose pool is the finest map that is scored, from 0
 
 
 class VGG16(Trunk):
@@ -20,45 +21,53 @@ class VGG16(Trunk):
     image by 1 and fc6 by 3, which sees the same windows at 60 % of the arithmetic.
 
     Takes N x ``in_channels`` x H x W, gives the three maps that FCN scores: pool3, pool4, fc7 (strides 8, 16, 32;
-    256, 512, 4096 channels). Without its fully connected layers (``hidden=False``) the last is pool5 (512 channels).
+    256, 512, 4096 channels). Without its fully connected layers (``hidden=False``) the last is pool5 (512 channels), or
+    the pool of the block that it ends with (``last``).
     ``norm`` normalises behind every convolution, as SegNet and DeconvNet do.
     """
 
-    channels: tuple[int, int, int] = (BLOCKS[2][1], BLOCKS[3][1], HIDDEN)
-
     def __init__(
-        self, *, in_channels: int = 3, image_pad: int = 100, fc6_pad: int = 0, norm: bool = False, hidden: bool = True
+        self,
+        *,
+        in_channels: int = 3,
+        image_pad: int = 100,
+        fc6_pad: int = 0,
+        norm: bool = False,
+        hidden: bool = True,
+        last: int = len(BLOCKS),
     ) -> None:
         super().__init__()
+        if hidden and last < len(BLOCKS):
+            raise ValueError(f"fc6 stands on pool{len(BLOCKS)}, not on pool{last}")
         wide = in_channels
-        blocks = []
-        for number, (_, channels) in enumerate(BLOCKS, start=1):
+        self.last = last
+        for number, (_, channels) in enumerate(BLOCKS[:last], start=1):
             # Ceil mode as in Caffe: floor would lose the last rows of most heights.
             pool = nn.MaxPool2d(2, 2, ceil_mode=True)
             layers = convolutions(number, wide, norm=norm, first_pad=image_pad if number == 1 else 1)
-            blocks.append(nn.Sequential(layers | {f"pool{number}": pool}))
+            self.add_module(f"block{number}", nn.Sequential(layers | {f"pool{number}": pool}))
             wide = channels
-        self.block1, self.block2, self.block3, self.block4, self.block5 = blocks
         self.hidden = hidden
+        pools = tuple(channels for _, channels in BLOCKS[FINEST:last])
+        self.channels = (*pools[:-1], HIDDEN) if hidden else pools
         if hidden:
             self.fc6 = nn.Conv2d(wide, HIDDEN, 7, padding=fc6_pad)
             self.fc7 = nn.Conv2d(HIDDEN, HIDDEN, 1)
             self.norm6, self.norm7 = (nn.BatchNorm2d(HIDDEN) if norm else None for _ in range(2))
             self.relu = nn.ReLU(inplace=True)
             self.drop = nn.Dropout(0.5)  # element-wise as in Caffe, not whole maps
-        else:
-            self.channels = (*self.channels[:2], wide)
         initialise(self)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return pool3, pool4 and fc7 (or pool5)."""
-        pool3 = self.block3(self.block2(self.block1(image)))
-        pool4 = self.block4(pool3)
-        pool5 = self.block5(pool4)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return pool3, pool4 and fc7 (or pool5), or the first of them."""
+        maps = [image]
+        for number in range(1, self.last + 1):
+            maps.append(self.get_submodule(f"block{number}")(maps[-1]))
+        pools = maps[FINEST + 1 :]
         if not self.hidden:
-            return pool3, pool4, pool5
-        fc6 = self._answer(self.fc6(pool5), self.norm6)
-        return pool3, pool4, self._answer(self.fc7(fc6), self.norm7)
+            return tuple(pools)
+        fc6 = self._answer(self.fc6(pools[-1]), self.norm6)
+        return (*pools[:-1], self._answer(self.fc7(fc6), self.norm7))
 
     def _answer(self, sums: Tensor, norm: nn.Module | None) -> Tensor:
         found: Tensor = self.drop(self.relu(sums if norm is None else norm(sums)))
