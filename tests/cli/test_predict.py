@@ -80,7 +80,7 @@ def test_what_maps_and_annotation_tools_need_is_written_beside(tmp_path: Path) -
     each = {
         f"{stem}{suffix}" for stem in ("a b", "geo") for suffix in (".png", "_overlay.jpg", ".geojson", ".txt", ".json")
     }
-    assert names == each | {"geo_classes.tif", "coco.json", "data.yaml", "areas.csv", "index.html"}
+    assert names == each | {"geo_classes.tif", "coco.json", "data.yaml", "labels.txt", "areas.csv", "index.html"}
     with rasterio.open(tmp_path / "out" / "geo_classes.tif") as file:
         assert (file.crs.to_epsg(), file.transform, file.nodata) == (32633, place, 255)
         values = file.read(1)

@@ -248,9 +248,29 @@ def as_supervisely_bitmap(root: Path) -> None:
     write(root / "ann" / "a.jpg.json", {"size": {"height": 20, "width": 30}, "objects": objects})
 
 
+UNNAMED = {"geometry": {"type": "Polygon", "coordinates": [SQUARE]}, "properties": {"area": 3}}
+
+
+def features(*geometries: Any, **more: Any) -> dict[str, Any]:
+    drawn = [
+        {"type": "Feature", "properties": {"classification": {"name": "cell", "color": [1, 2, 3]}}, "geometry": each}
+        for each in geometries
+    ]
+    return {"type": "FeatureCollection", "features": drawn} | more
+
+
+def as_geojson(root: Path) -> None:
+    halves = [
+        [[(x, y, 0.0) for x, y in ring]] for ring in ((*SQUARE[:2], (12, 5), (4, 5)), ((4, 5), (12, 5), *SQUARE[2:]))
+    ]
+    point = {"type": "Point", "coordinates": [1, 2]}
+    write(root / "a.geojson", features({"type": "MultiPolygon", "coordinates": halves}, point, None))
+
+
 FORMS = [
     as_coco, as_coco_runs, as_coco_packed, as_labelme, as_labelme_rectangle, as_yolo, as_cvat, as_cvat_mask,
     as_labelstudio, as_labelstudio_box, as_labelstudio_brush, as_supervisely, as_supervisely_bitmap,
+    as_geojson,
 ]  # fmt: skip
 
 
@@ -317,6 +337,13 @@ def test_splits_of_folders_and_of_documents(tmp_path: Path) -> None:
         (coco(name="../../../../etc/passwd"), "not there"),
         (coco(name="b.jpg") | {"images": [{"id": 7, "file_name": "a.jpg", "height": 5, "width": 5}]}, "drawn on 5 x 5"),
         ('{"images": [], "annotations": 3, "categories": []}', "valid array"),
+        (features({"type": "Polygon", "coordinates": [[1, 2]]}, picture="a.jpg"), "valid array"),
+        (features({"type": "Polygon", "coordinates": [[[1], [2], [3]]]}, picture="a.jpg"), "fewer than two numbers"),
+        (features({"type": "Polygon", "coordinates": []}, picture="a.jpg"), "without rings"),
+        (features({"type": "Surface"}, picture="a.jpg"), "Surface|expected tags"),
+        (features(picture="a.jpg", crs={"properties": {"name": "EPSG:32633"}}), "its picture lies nowhere"),
+        (features(picture="b.jpg"), "not there"),
+        ({"type": "FeatureCollection", "picture": "a", "features": [UNNAMED]}, "no class among its properties"),
     ],
 )
 def test_wrong_documents_are_refused_in_one_sentence(tmp_path: Path, document: Any, said: str) -> None:

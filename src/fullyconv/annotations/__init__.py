@@ -1,1 +1,1 @@
-"""Outlines that annotation tools write, drawn into masks: COCO, LabelMe, YOLO, CVAT, Label Studio, Supervisely."""
+"""Outlines of annotation tools, drawn into masks: COCO, LabelMe, YOLO, CVAT, Label Studio, Supervisely, GeoJSON."""

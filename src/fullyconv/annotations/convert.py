@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ import numpy as np
 from fullyconv.annotations.coco import is_coco, read_coco
 from fullyconv.annotations.cvat import is_cvat, read_cvat
 from fullyconv.annotations.documents import read_bytes, read_text
+from fullyconv.annotations.geojson import is_geojson, read_geojson
 from fullyconv.annotations.labelme import is_labelme, read_labelme
 from fullyconv.annotations.labelstudio import is_labelstudio, read_labelstudio
 from fullyconv.annotations.pictures import Pictures
 from fullyconv.annotations.shapes import Annotations, Drawing, Patch, Shape, Size
 from fullyconv.annotations.supervisely import META, is_supervisely, read_supervisely
-from fullyconv.annotations.yolo import is_yolo, label_file, read_yolo
+from fullyconv.annotations.yolo import is_yolo, line_files, read_yolo
 from fullyconv.data.check import find_classes
 from fullyconv.data.classes import FILE_NAME, write_classes
 from fullyconv.data.dataset import read_labels
@@ -36,7 +37,7 @@ from fullyconv.types import VOID, ClassSet
 
 BACKGROUND = ("background", "_background_", "__background__")  # what is not drawn is called, too
 SMALL = 1 << 22  # bytes of a document that is parsed to tell what it is
-ANNOTATED = "COCO, LabelMe, Label Studio or Supervisely (JSON), CVAT (XML), YOLO (text)"
+ANNOTATED = "COCO, LabelMe, Label Studio or Supervisely (JSON), GeoJSON, CVAT (XML), YOLO (text)"
 Progress = Callable[[str, int, int], None]
 
 
@@ -92,10 +93,11 @@ def convert(source: Path, out: Path, options: Options = Options(), *, progress: 
     if not source.is_dir():
         raise BadFile(source, "no such folder", "name the folder of a data set")
     _check_place(source, out)
-    annotations = read_annotations(source, boxes=options.boxes)
+    pictures = Pictures(source)
+    annotations = read_annotations(pictures, boxes=options.boxes)
     with whole_folder(out) as draft:
         writer = _Writer(source, draft, options, progress or (lambda *_: None))
-        return writer.draw(annotations, Pictures(source)) if annotations else writer.copy(open_folder(source))
+        return writer.draw(annotations, pictures) if annotations else writer.copy(open_folder(source))
 
 
 def _check_place(source: Path, out: Path) -> None:
@@ -105,13 +107,34 @@ def _check_place(source: Path, out: Path) -> None:
         raise BadFile(out, "is there already and not empty", "choose another --out, or move it away")
 
 
-def read_annotations(source: Path, *, boxes: bool = False) -> Annotations | None:
+def read_annotations(pictures: Pictures, *, boxes: bool = False) -> Annotations | None:
     """Read what a folder holds of outlines; ``None`` if there are none.
 
+    Args:
+        pictures: Those of the folder.
+        boxes: Draw things that are boxes only.
+
     Raises:
-        BadFile: For a broken document, and for documents of several kinds.
+        BadFile: For a broken document, and for documents of several kinds; but GeoJSON beside others, which ``predict``
+            writes with each of them, is passed over.
     """
+    source = pictures.root
     kinds = _documents(source)
+    features = kinds.pop("GeoJSON", [])
+    found = _read_kind(source, kinds, boxes=boxes) if kinds else _read_lines(pictures, boxes=boxes)
+    if features and found is not None:
+        note = f"{len(features)} GeoJSON documents are passed over, for there is {found.kind}, too"
+        return replace(found, note=f"{note}: move away what is not meant")
+    return read_geojson(features, pictures) if features else found
+
+
+def _read_lines(pictures: Pictures, *, boxes: bool) -> Annotations | None:
+    lines = line_files(pictures.root, [found.path for found in pictures.found if found.role != "mask"])
+    any_yolo = any(path is not None and is_yolo(read_text(path)) for path in lines.values())
+    return read_yolo(pictures.root, lines, boxes=boxes) if any_yolo else None
+
+
+def _read_kind(source: Path, kinds: dict[str, list[Path]], *, boxes: bool) -> Annotations:
     if len(kinds) > 1:
         found = ", ".join(f"{kind} ({paths[0].name})" for kind, paths in kinds.items())
         raise BadFile(source, f"annotations of several kinds: {found}", "move all but one away")
@@ -123,19 +146,13 @@ def read_annotations(source: Path, *, boxes: bool = False) -> Annotations | None
         return read_labelstudio(kinds["Label Studio"])
     if "Supervisely" in kinds:
         return read_supervisely(source, kinds["Supervisely"])
-    if "CVAT" in kinds:
-        return read_cvat(kinds["CVAT"])
-    pictures = [found.path for found in look(source) if found.role != "mask"]
-    lines = [label_file(picture) for picture in pictures]
-    if any(path.is_file() and is_yolo(read_text(path)) for path in lines):
-        return read_yolo(source, pictures, boxes=boxes)
-    return None
+    return read_cvat(kinds["CVAT"])
 
 
 def _documents(source: Path) -> dict[str, list[Path]]:
     """Sort JSON and XML documents by the tool that wrote them; what is none of theirs is left out."""
     kinds: dict[str, list[Path]] = {}
-    for path in [found.path for found in look(source, (".json",))]:
+    for path in [found.path for found in look(source, (".json", ".geojson"))]:
         if path.name != META and (kind := _json_kind(path)):
             kinds.setdefault(kind, []).append(path)
     for path in [found.path for found in look(source, (".xml",))]:
@@ -146,6 +163,8 @@ def _documents(source: Path) -> dict[str, list[Path]]:
 
 def _json_kind(path: Path) -> str:
     data = read_bytes(path)
+    if path.suffix.lower() == ".geojson":
+        return "GeoJSON"
     if len(data) > SMALL:  # one document for many pictures
         return "Label Studio" if data.lstrip()[:1] == b"[" else "COCO" if b'"segmentation"' in data else "LabelMe"
     try:
@@ -154,7 +173,7 @@ def _json_kind(path: Path) -> str:
         return ""
     if is_labelstudio(document):
         return "Label Studio"
-    tests = (("COCO", is_coco), ("LabelMe", is_labelme), ("Supervisely", is_supervisely))
+    tests = (("COCO", is_coco), ("LabelMe", is_labelme), ("Supervisely", is_supervisely), ("GeoJSON", is_geojson))
     return next((kind for kind, fits in tests if isinstance(document, dict) and fits(document)), "")
 
 
@@ -200,6 +219,8 @@ class _Writer:
         undrawn = len(pictures.found) - len({found.path for _, found, _ in placed})
         if undrawn:
             self.done.notes.append(f"{undrawn} pictures that no document names are left out")
+        if annotations.note:
+            self.done.notes.append(annotations.note)
         for what, count in annotations.left_out.items():
             more = ": --boxes draws them as rectangles" if what == "boxes" else ""
             self.done.notes.append(f"{count} {what}, which are no areas, are left out{more}")

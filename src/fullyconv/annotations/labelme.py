@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.annotations.documents import Part, at_place, read_document
+from fullyconv.annotations.documents import Part, at_place, read_document, read_text
 from fullyconv.annotations.shapes import Annotations, Drawing, Outline, Region, ellipse, rectangle
+
+LABELS = "labels.txt"
 
 
 class _Shape(Part):
@@ -31,15 +33,25 @@ def is_labelme(document: dict[str, object]) -> bool:
 
 
 def read_labelme(paths: Sequence[Path]) -> Annotations:
-    """Read documents of shapes; classes are in the order of their names.
+    """Read documents of shapes; classes are in the order of ``labels.txt`` beside them, else in that of their names.
 
     Raises:
         BadFile: For a document that is broken.
     """
     left_out: Counter[str] = Counter()
     drawings = tuple(_drawing(path, left_out) for path in paths)
-    names = sorted({region.label for drawing in drawings for region in drawing.regions})
-    return Annotations("LabelMe", tuple(names), drawings, {}, dict(left_out))
+    used = sorted({region.label for drawing in drawings for region in drawing.regions})
+    return Annotations("LabelMe", _listed(paths, used), drawings, {}, dict(left_out))
+
+
+def _listed(paths: Sequence[Path], used: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of ``labels.txt``, which LabelMe's converters take, too, if all that are used are among them."""
+    for folder in dict.fromkeys(path.parent for path in paths):
+        if (file := folder / LABELS).is_file():
+            names = tuple(dict.fromkeys(line.strip() for line in read_text(file).splitlines() if line.strip()))
+            if set(used) <= set(names):
+                return names
+    return tuple(used)
 
 
 def _drawing(path: Path, left_out: Counter[str]) -> Drawing:

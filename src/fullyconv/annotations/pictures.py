@@ -10,19 +10,21 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from fullyconv.data.layout import Found, look
 from fullyconv.data.naming import folded
 from fullyconv.files import BadFile
+from fullyconv.outputs import Predictions
 
 UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the names of uploaded files
 
 
 class Pictures:
-    """The pictures below a folder.
+    """The pictures below a folder, but those that ``predict`` wrote.
 
     Names in documents lead nowhere by themselves: only what lies below the folder is found, whatever they say.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.found = look(root)
+        predictions = Predictions()  # drawn from pictures, not pictures that are drawn on
+        self.found = [found for found in look(root) if found.path not in predictions]
         self._by_name: dict[str, list[Found]] = defaultdict(list)
         for found in self.found:
             self._by_name[folded(found.path.name)].append(found)

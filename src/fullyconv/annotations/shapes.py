@@ -176,7 +176,7 @@ class Drawing:
 class Annotations:
     """All drawings of a data set, and its classes in their order; ``colours`` of those that have one.
 
-    ``left_out`` counts what is no area, by what it is (points, lines, boxes).
+    ``left_out`` counts what is no area, by what it is (points, lines, boxes); ``note`` is what else is to be said.
     """
 
     kind: str
@@ -184,6 +184,7 @@ class Annotations:
     drawings: tuple[Drawing, ...]
     colours: dict[str, tuple[int, int, int]]
     left_out: dict[str, int]
+    note: str = ""
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> Outline:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from fullyconv.annotations.documents import at_place, read_text
 from fullyconv.annotations.shapes import Annotations, Drawing, Outline, Region, rectangle
 from fullyconv.data.images import SUFFIXES
+from fullyconv.data.layout import look
 from fullyconv.documents import read_yaml
 
 FIX = "a line is a class and x y of each corner, from 0 to 1"
@@ -29,12 +30,12 @@ def is_yolo(text: str) -> bool:
     return len(numbers) >= 4 and words[0].isdecimal() and all(0 <= number <= 1 for number in numbers)
 
 
-def read_yolo(root: Path, pictures: Sequence[Path], *, boxes: bool = False) -> Annotations:
+def read_yolo(root: Path, pictures: Mapping[Path, Path | None], *, boxes: bool = False) -> Annotations:
     """Read the outlines of pictures; the names of classes are in ``data.yaml``.
 
     Args:
         root: The data set's folder.
-        pictures: Its pictures; one without a file of lines holds nothing.
+        pictures: The files of lines of its pictures (``line_files``); one without such a file holds nothing.
         boxes: Draw things that are boxes (centre, width and height) as rectangles.
 
     Raises:
@@ -43,9 +44,8 @@ def read_yolo(root: Path, pictures: Sequence[Path], *, boxes: bool = False) -> A
     names = _names(root)
     left_out: Counter[str] = Counter()
     drawings = []
-    for picture in pictures:
-        lines = label_file(picture)
-        if lines.is_file():
+    for picture, lines in pictures.items():
+        if lines is not None:
             regions = _regions(lines, names, left_out, boxes=boxes)
             drawings.append(Drawing(str(picture), lines, regions))
         else:
@@ -55,6 +55,24 @@ def read_yolo(root: Path, pictures: Sequence[Path], *, boxes: bool = False) -> A
         names = {number: f"class_{number}" for number in range(1 + max((int(each[6:]) for each in used), default=0))}
     ordered = tuple(name for _, name in sorted(names.items()))
     return Annotations("YOLO", ordered, tuple(drawings), {}, dict(left_out))
+
+
+def line_files(root: Path, pictures: Sequence[Path]) -> dict[Path, Path | None]:
+    """Find the file of lines of each picture: where it belongs; if none is there, the one below ``root`` of its name.
+
+    So lines that ``predict`` wrote, or a tool exported, into a folder of their own are found.
+    """
+    usual = {picture: lines for picture in pictures if (lines := label_file(picture)).is_file()}
+    if usual:
+        return {picture: usual.get(picture) for picture in pictures}
+    by_stem: dict[str, list[Path]] = defaultdict(list)
+    for found in look(root, (".txt",)):
+        by_stem[found.stem].append(found.path)
+    named = Counter(picture.stem for picture in pictures)
+    return {
+        picture: by_stem[stem][0] if named[stem := picture.stem] == len(by_stem[stem]) == 1 else None
+        for picture in pictures
+    }
 
 
 def label_file(picture: Path) -> Path:
@@ -72,8 +90,8 @@ def label_file(picture: Path) -> Path:
 
 
 def _names(root: Path) -> dict[int, str]:
-    """Read the names of classes from the first description that has some."""
-    for pattern in DESCRIPTIONS:
+    """Read the names of classes from the first description that has some, of those in the folder or just below it."""
+    for pattern in (*DESCRIPTIONS, *(f"*/{each}" for each in DESCRIPTIONS[:2])):
         for path in sorted(root.glob(pattern)):
             document = read_yaml(path, fix="correct it, or leave it out")
             names = document.get("names") if isinstance(document, dict) else None

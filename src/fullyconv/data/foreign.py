@@ -48,7 +48,7 @@ def unpaired(root: Path) -> BadFile | None:
 
 
 def _documents(root: Path) -> Iterator[tuple[Path, str]]:
-    """Find outlines: COCO's and LabelMe's JSON, YOLO's text, XML of CVAT or VOC."""
+    """Find outlines: COCO's and LabelMe's JSON, YOLO's text, XML of CVAT or VOC, GeoJSON."""
     for path in [each.path for each in look(root, (".json",))][:LOOKED_AT]:
         if path.stat().st_size <= LIMITS.text_bytes:
             yield from ((path, kind) for kind in _kind(path.read_bytes()))
@@ -56,6 +56,7 @@ def _documents(root: Path) -> Iterator[tuple[Path, str]]:
         if path.stat().st_size <= LIMITS.text_bytes and _is_yolo(path.read_bytes()):
             yield path, "YOLO"
     yield from ((each.path, "CVAT or VOC (XML)") for each in look(root, (".xml",)))
+    yield from ((each.path, "GeoJSON") for each in look(root, (".geojson",)))
 
 
 def _kind(data: bytes) -> Iterator[str]:

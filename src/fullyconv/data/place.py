@@ -61,6 +61,16 @@ class Place:
         found: np.ndarray = corners.astype(np.float64) @ matrix.T + shift
         return found
 
+    def pixels(self, places: np.ndarray) -> np.ndarray:
+        """Return which corners lie at places, K x 2 pixels for K x 2 (x, y): the inverse of ``at``.
+
+        >>> Place((10.0, 0.0, 500.0, 0.0, -10.0, 900.0)).pixels(np.array([[510, 880]])).tolist()
+        [[1.0, 2.0]]
+        """
+        a, b, c, d, e, f = self.transform
+        found: np.ndarray = np.linalg.solve(np.array([[a, b], [d, e]]), (places - (c, f)).T).T
+        return found
+
     def row_areas(self, height: int) -> np.ndarray:
         """Return the area of a pixel in each row, square metres.
 

@@ -25,7 +25,7 @@ from fullyconv.types import VOID, ClassSet
 
 TOOLS = ("coco", "yolo", "labelme")
 MAP = "_classes.tif"  # of pictures that lie somewhere
-COCO, CLASSES, AREAS = "coco.json", "data.yaml", "areas.csv"
+COCO, CLASSES, LABELS, AREAS = "coco.json", "data.yaml", "labels.txt", "areas.csv"
 COLUMNS = ("picture", "class", "region", "pixels", "share", "area", "unit", "left", "top", "right", "bottom")
 
 
@@ -36,7 +36,7 @@ class Beside:
     Attributes:
         polygons: ``STEM.geojson``, the regions' outlines.
         tools: The same for annotation tools: ``coco`` (``coco.json`` of all pictures), ``yolo`` (``STEM.txt``, and
-            ``data.yaml``), ``labelme`` (``STEM.json``).
+            ``data.yaml``), ``labelme`` (``STEM.json``, and ``labels.txt``).
         tolerance: Pixels by which outlines may move to have fewer corners.
         least: Pixels; smaller regions get no outline.
         areas: ``areas.csv``, the pixels and the area of each class and region.
@@ -73,7 +73,10 @@ class Beside:
 
     def once(self) -> tuple[str, ...]:
         """Return the names of the files that are written of all pictures together."""
-        own = {COCO: "coco" in self.tools, CLASSES: "yolo" in self.tools, AREAS: self.areas}
+        own = {
+            COCO: "coco" in self.tools, CLASSES: "yolo" in self.tools, LABELS: "labelme" in self.tools,
+            AREAS: self.areas,
+        }  # fmt: skip
         return tuple(name for name, wanted in own.items() if wanted)
 
 
@@ -114,13 +117,13 @@ class Written:
         name = target.relative_to(self._outputs.folder).as_posix()
         kept = [simplify(each, beside.tolerance) for each in every if each.pixels >= beside.least]
         height, width = labels.shape
+        path = Path(os.path.relpath(image, target.parent)).as_posix()
         if beside.polygons:
-            _write(target.with_name(target.name + ".geojson"), geojson(kept, classes, place))
+            _write(target.with_name(target.name + ".geojson"), geojson(kept, classes, place, path))
         if "yolo" in beside.tools:
             write_text(target.with_name(target.name + ".txt"), yolo(kept, (height, width)))
         if "labelme" in beside.tools:
-            path = os.path.relpath(image, target.parent)
-            document = labelme(kept, classes, (height, width), Path(path).as_posix())
+            document = labelme(kept, classes, (height, width), path)
             _write(target.with_name(target.name + ".json"), document)
         if "coco" in beside.tools:
             self._coco.add(
@@ -134,6 +137,7 @@ class Written:
         texts: dict[str, Callable[[Path], None]] = {
             COCO: lambda path: _write(path, self._coco.document()),
             CLASSES: lambda path: write_text(path, yaml.safe_dump(yolo_classes(self._classes), allow_unicode=True)),
+            LABELS: lambda path: write_text(path, "".join(f"{name}\n" for name in self._classes.names)),
             AREAS: lambda path: write_text(path, _csv(self._rows)),
         }
         for name in self._beside.once():

@@ -15,7 +15,9 @@ Size = tuple[int, int]
 """Height and width of a picture."""
 
 
-def geojson(polygons: Iterable[Polygon], classes: ClassSet, place: Place | None = None) -> dict[str, Any]:
+def geojson(
+    polygons: Iterable[Polygon], classes: ClassSet, place: Place | None = None, picture: str = ""
+) -> dict[str, Any]:
     """Describe polygons as a GeoJSON FeatureCollection.
 
     Coordinates are those of ``place``, in its reference system, which is named as GDAL and QGIS read it; without one,
@@ -25,6 +27,8 @@ def geojson(polygons: Iterable[Polygon], classes: ClassSet, place: Place | None 
         polygons: What ``trace`` found.
         classes: What their labels mean.
         place: Where the picture lies.
+        picture: Its path, from where the document lies; kept beside the features, as are the names of all classes, so
+            that ``data convert`` draws the same masks of it.
 
     >>> from fullyconv.regions import trace
     >>> found = geojson(trace(np.zeros((1, 2), int)), ClassSet(("road",)))
@@ -39,7 +43,9 @@ def geojson(polygons: Iterable[Polygon], classes: ClassSet, place: Place | None 
         ]
         geometry = {"type": "Polygon", "coordinates": rings}
         features.append({"type": "Feature", "properties": properties, "geometry": geometry})
-    document: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    document: dict[str, Any] = {"type": "FeatureCollection", "classes": list(classes.names), "features": features}
+    if picture:
+        document["picture"] = picture
     if place is not None and place.epsg is not None:
         name = f"urn:ogc:def:crs:EPSG::{place.epsg}" if place.epsg != 4326 else "urn:ogc:def:crs:OGC:1.3:CRS84"
         document["crs"] = {"type": "name", "properties": {"name": name}}
