@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from fullyconv.networks import build, from_classifier
     from fullyconv.networks.fcn import FCN
     from fullyconv.opening import load
-    from fullyconv.predict.image import Prediction, Segmenter
+    from fullyconv.predict.image import Segmenter
+    from fullyconv.predict.prediction import Prediction
     from fullyconv.predict.predictor import Predictor
     from fullyconv.runs import Trained, check
     from fullyconv.surgery.convolutionize import FullyConvolutional, convolutionize
@@ -50,7 +51,7 @@ _HOMES = {
     "FullyConvolutional": "fullyconv.surgery.convolutionize",
     "load": "fullyconv.opening",
     "Segmenter": "fullyconv.predict.image",
-    "Prediction": "fullyconv.predict.image",
+    "Prediction": "fullyconv.predict.prediction",
     "Predictor": "fullyconv.predict.predictor",
     "save": "fullyconv.checkpoint",
     "evaluate": "fullyconv.evaluation",

@@ -21,7 +21,8 @@ from fullyconv import build, load, save
 from fullyconv.checkpoint import store_temperature
 from fullyconv.cli import app
 from fullyconv.limits import LIMITS
-from fullyconv.predict.image import Prediction, Segmenter
+from fullyconv.predict.image import Segmenter
+from fullyconv.predict.prediction import Prediction
 from fullyconv.types import ClassSet, Preprocess
 
 pytest.importorskip("fastapi")

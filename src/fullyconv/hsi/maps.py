@@ -15,7 +15,7 @@ from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
 from fullyconv.predict.folder import find_files, write_mask, write_probabilities
-from fullyconv.predict.image import Prediction
+from fullyconv.predict.prediction import Prediction
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
 
 MAPS = (".png", "_legend.png", "_false_colour.png", "_classes.hdr", "_classes.img", "_classes.tif")

@@ -17,7 +17,7 @@ import yaml
 from fullyconv.data.place import Place, missing, read_place, write_class_tiff
 from fullyconv.files import BadFile, whole_file, write_text
 from fullyconv.outputs import Outputs
-from fullyconv.predict.image import Prediction
+from fullyconv.predict.prediction import Prediction
 from fullyconv.predict.work import Task
 from fullyconv.regions import Polygon, simplify, trace
 from fullyconv.regions.documents import Coco, geojson, labelme, yolo, yolo_classes

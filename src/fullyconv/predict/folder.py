@@ -22,8 +22,9 @@ from fullyconv.files import BadFile, whole_file
 from fullyconv.machine import free_memory
 from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
 from fullyconv.predict.beside import Beside, Written
-from fullyconv.predict.image import Prediction, Segmenter
+from fullyconv.predict.image import Segmenter
 from fullyconv.predict.large import Draft, label_large, refuse_beside, write_large
+from fullyconv.predict.prediction import Prediction
 from fullyconv.predict.uncertainty import Doubter
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
 

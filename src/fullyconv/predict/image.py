@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
-from io import BytesIO
 from math import isqrt
 from pathlib import Path
 from threading import Lock
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fullyconv.data.dataset import read_sample
@@ -23,8 +21,7 @@ from fullyconv.data.folder import evaluation_split, open_folder
 from fullyconv.data.matching import match_classes
 from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
-from fullyconv.draw import false_colours, overlay, palette_image, save_picture, with_legend
-from fullyconv.files import whole_file
+from fullyconv.draw import false_colours
 from fullyconv.machine import (
     ArithmeticName,
     DeviceName,
@@ -40,10 +37,9 @@ from fullyconv.predict.bands import Layout, flow_through, working_bytes
 from fullyconv.predict.engines import Bands, Choice, Engine, Snapshot, make_engine
 from fullyconv.predict.inputs import Given, Order, Picture, Span, pixels_of, split_batch
 from fullyconv.predict.ladder import Ladder, NotFinite
+from fullyconv.predict.prediction import Prediction
 from fullyconv.predict.streamed import NotStreamed
 from fullyconv.predict.trusted import trusted_precision
-from fullyconv.regions import Polygon, trace
-from fullyconv.regions import simplify as simpler
 from fullyconv.scores.calibration import probabilities_of
 from fullyconv.tiles import Tile, plan_tiles
 from fullyconv.trace import NotFollowed
@@ -90,106 +86,6 @@ class Prepared:
     def labels(self, maps: list[Tensor], size: tuple[int, ...]) -> Tensor:
         """Label the pixels of images of a size, N x H x W; PyTorch's threads are left asleep if they are."""
         return self.ladder.labels(maps, (size[0], size[1]), own=self.engine.name == "openvino")
-
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """What several looks at one picture say of every pixel (``fullyconv.predict.uncertainty``).
-
-    Attributes:
-        entropy: Of the looks' mean probabilities, H x W float32, 0 (certain) to 1 (all classes alike).
-        spread: The part of it that comes from the looks' disagreement (mutual information), on the same scale: high
-            where the model lacks knowledge, low where the picture itself is unclear.
-    """
-
-    entropy: np.ndarray
-    spread: np.ndarray
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a network says of one image.
-
-    Attributes:
-        image: The image, H x W x 3 uint8 RGB (of other networks H x W x K numbers).
-        labels: The class of every pixel, H x W, the smallest unsigned integer type that holds the classes.
-        classes: What the labels mean.
-        probabilities: C x H x W float16, 0..1, if they were asked for.
-        uncertainty: How certain the model is of every pixel, where a ``Doubter`` predicts.
-
-    >>> pixels, labels = np.zeros((2, 2, 3), np.uint8), np.array([[0, 1], [1, 1]], np.uint8)
-    >>> Prediction(pixels, labels, ClassSet(("road", "sky"))).overlay().size
-    (2, 2)
-    """
-
-    image: np.ndarray = field(repr=False)  # H x W x 3 uint8 RGB
-    labels: np.ndarray = field(repr=False)
-    classes: ClassSet
-    probabilities: np.ndarray | None = field(default=None, repr=False)
-    uncertainty: Uncertainty | None = field(default=None, repr=False)
-
-    def overlay(self, *, alpha: float = 0.5, legend: bool = False) -> Image.Image:
-        """Paint the classes over the image.
-
-        Args:
-            alpha: The colours' share, 0 (the image alone) to 1 (the colours alone).
-            legend: Put the classes' names below.
-
-        Returns:
-            A picture of the image's size; with a legend larger.
-        """
-        painted = overlay(self.image, self.labels, self.classes, alpha=alpha)
-        return Image.fromarray(with_legend(painted, self.classes) if legend else painted)
-
-    def save(self, path: Path | str) -> Path:
-        """Write the labels as ``.png`` (the numbers of their classes, in their colours), or the overlay as ``.jpg``.
-
-        Args:
-            path: The file; it appears whole or not at all.
-
-        Returns:
-            The file.
-
-        Raises:
-            ValueError: For another suffix.
-        """
-        path = Path(path)
-        if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-            raise ValueError(f"{path}: labels are saved as .png, overlays as .jpg")
-        if path.suffix.lower() == ".png":
-            save_picture(palette_image(self.labels, self.classes), path)
-            return path
-        with whole_file(path) as draft:
-            self.overlay().save(draft, "JPEG", quality=90)
-        return path
-
-    def _repr_png_(self) -> bytes:
-        """Show the overlay with its legend in Jupyter."""
-        stream = BytesIO()
-        self.overlay(legend=True).save(stream, "PNG")
-        return stream.getvalue()
-
-    def polygons(self, *, simplify: float = 0.0, least: int = 1) -> list[Polygon]:
-        """Find the outlines of all regions, exactly on the edges of pixels.
-
-        Args:
-            simplify: Pixels by which an outline may move to have fewer corners.
-            least: Pixels; smaller regions are left out.
-
-        Returns:
-            The polygons of all classes, with their holes; ``fullyconv.regions.documents`` writes them as GeoJSON,
-            COCO, YOLO and LabelMe.
-        """
-        return [simpler(each, simplify) for each in trace(self.labels, least=least)]
-
-    def areas(self) -> dict[str, int]:
-        """Count the pixels of each class.
-
-        Returns:
-            Pixels by the classes' names; 0 where a class does not occur.
-        """
-        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
-        return dict(zip(self.classes.names, counts.tolist(), strict=True))
 
 
 class Segmenter:

@@ -7,8 +7,9 @@ import numpy as np
 from fullyconv.crf import CRFParameters, image_crf
 from fullyconv.draw import false_colours
 from fullyconv.predict.around import Around
-from fullyconv.predict.image import Prediction, Segmenter
+from fullyconv.predict.image import Segmenter
 from fullyconv.predict.inputs import Picture
+from fullyconv.predict.prediction import Prediction
 
 
 class CRFSegmenter(Around):

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from fullyconv.machine import twin
 from fullyconv.predict.around import Around
-from fullyconv.predict.image import Prediction, Segmenter, Uncertainty
+from fullyconv.predict.image import Segmenter
+from fullyconv.predict.prediction import Prediction, Uncertainty
 from fullyconv.predict.views import Views, ViewsSegmenter
 from fullyconv.scores.calibration import temper
 

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from fullyconv.data.raster import COLOURS
 from fullyconv.predict.around import Around
-from fullyconv.predict.image import Prediction, Segmenter
+from fullyconv.predict.image import Segmenter
+from fullyconv.predict.prediction import Prediction
 from fullyconv.scores.calibration import temper
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from fullyconv.draw import palette_image, png_options
-from fullyconv.predict.image import Prediction
+from fullyconv.predict.prediction import Prediction
 from fullyconv.regions.documents import geojson
 
 Output = Literal["mask", "overlay", "polygons", "probabilities", "layers", "heat"]
