@@ -52,5 +52,9 @@ class Settings:
             raise ValueError(f"seconds are more than 0, not {self.seconds}")
 
     def limits(self) -> Limits:
-        """Return what a picture may ask for: this service's own limits, whatever else the process does."""
+        """Bound what a picture may ask for by this service's own limits, whatever else the process does.
+
+        Returns:
+            The limits that hold in this process, with no more pixels than this service takes.
+        """
         return UploadLimits(**asdict(LIMITS) | {"pixels": min(LIMITS.pixels, self.pixels)})
