@@ -21,6 +21,7 @@ from fullyconv.files import BadFile, whole_file, write_json
 from fullyconv.limits import LIMITS
 from fullyconv.models import packaged
 from fullyconv.networks import Architecture, architecture_of, external_trunk, foreign_trunk, rebuild
+from fullyconv.networks.crf import CRFLayer
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.surgery import factor_like
@@ -54,7 +55,9 @@ class Config(BaseModel):
     architecture: Architecture
     classes: ClassSet
     preprocess: AnyPreprocess
-    crf: CRFParameters | None = None  # what `fullyconv crf tune` found
+    crf: CRFParameters | None = (
+        None  # what `fullyconv crf tune` found, or what a CRF trained with the network stands on
+    )
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0  # what makes its probabilities mean what they say
     notes: dict[str, Any] = {}  # how the model came to be: recipe, scores, versions
 
@@ -115,6 +118,7 @@ def save(
         classes=classes,
         preprocess=preprocess or Preprocess(),
         notes=dict(notes or {}),
+        crf=getattr(getattr(network, "crf", None), "settings", None),
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +147,8 @@ def load_network(folder: Path | str, *, trust: str | Sequence[str] = ()) -> tupl
     config = read_config(folder)
     network = _build(config.architecture, folder / CONFIG, (trust,) if isinstance(trust, str) else trust)
     tensors = read_weights(folder / WEIGHTS)
+    if isinstance(network, FCN) and any(name.startswith("crf.") for name in tensors):  # trained with it
+        network.crf = CRFLayer(len(config.classes), config.crf)
     factor_like(network, tensors)
     expected = network.state_dict()
     wrong = sorted(expected.keys() ^ tensors.keys()) or sorted(

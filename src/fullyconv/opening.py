@@ -9,6 +9,7 @@ from fullyconv.checkpoint import find_model, load_network
 from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.machine import ArithmeticName, DeviceName, EngineName
 from fullyconv.predict.image import Segmenter
+from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.types import SpectralPreprocess
 
 
@@ -33,7 +34,8 @@ def load(
             where the model was made on one of your own.
 
     Returns:
-        A ``SceneSegmenter`` for a model of hyperspectral scenes, else a ``Segmenter``.
+        A ``SceneSegmenter`` for a model of hyperspectral scenes, else a ``Segmenter``; of a network that was trained
+        with a CRF a ``CRFSegmenter``.
 
     Raises:
         BadFile: If it is no model, is damaged, or would call a function that is not in ``trust``.
@@ -65,4 +67,4 @@ def load(
         engine=engine,
     )
     segmenter.folder, segmenter.temperature = find_model(Path(folder)), config.temperature
-    return segmenter
+    return segmenter if network.crf is None else CRFSegmenter(segmenter)

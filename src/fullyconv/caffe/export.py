@@ -14,6 +14,7 @@ from fullyconv.caffe.wire import write_weights
 from fullyconv.files import write_text
 from fullyconv.networks import CLASSIFIERS, architecture_of
 from fullyconv.networks.classifier import Classifier
+from fullyconv.networks.crf import WITHOUT_CRF
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import WEIGHTS, LateFusion
 from fullyconv.networks.heads import TwoHeads
@@ -151,6 +152,8 @@ def network_layers(net: FCN | Classifier) -> list[Written]:
     Raises ``ValueError`` for what Caffe has no layer for (a border that repeats, a negative crop).
     """
     writer = _Writer(net)
+    if getattr(net, "crf", None) is not None:
+        raise ValueError(f"{writer.name} was trained with a CRF, for which Caffe has no layer: {WITHOUT_CRF}")
     if isinstance(net, Classifier):
         _classifier(writer, net)
     elif net.border != "zero" and not _is_whole(net):

@@ -49,7 +49,12 @@ def tune(
     from fullyconv.predict.refine import CRFSegmenter
 
     import_from_here(*(trust or ()))
-    segmenter = CRFSegmenter(load(model, device=device, trust=trust or ()), CRFParameters())
+    opened = load(model, device=device, trust=trust or ())
+    if opened.network.crf is not None:
+        raise ValueError(
+            f"{model} has a CRF that was trained with it (crf=true), which predict and evaluate always apply"
+        )
+    segmenter = CRFSegmenter(opened, CRFParameters())
     _, pairs = pairs_to_score(data, split, segmenter)
     pairs = [pairs[index * len(pairs) // min(images, len(pairs))] for index in range(min(images, len(pairs)))]
     base = CRFParameters(keep_diagonal=diagonal, exact_smoothness=exact)
@@ -74,6 +79,8 @@ def with_crf(segmenter: Segmenter, model: Path) -> CRFSegmenter:
     from fullyconv.crf import CRFParameters
     from fullyconv.predict.refine import CRFSegmenter
 
+    if isinstance(segmenter, CRFSegmenter):
+        return segmenter  # trained with the network
     stored = read_config(model).crf
     if stored is None:
         out.print("the model holds no CRF parameters: the usual ones are taken (find better: fullyconv crf tune)")

@@ -129,6 +129,8 @@ def _fit(segmenter: Segmenter, model: Path, pairs: list[Pair]) -> Fit:
     from fullyconv.checkpoint import store_temperature
     from fullyconv.evaluation.confidence import fit
 
+    if segmenter.network.crf is not None:
+        raise ValueError("--fit-temperature is for networks alone: this one's probabilities are those of its CRF")
     with Bars() as bars:
         found = fit(segmenter, pairs, progress=lambda n, total: bars("calibrating", n, total))
     store_temperature(model, found.temperature)

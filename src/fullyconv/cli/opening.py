@@ -162,8 +162,11 @@ def with_views(segmenter: Segmenter, tta: str | None) -> Segmenter:
     """Let a segmenter look at several views of each picture, as ``--tta`` says."""
     if tta is None:
         return segmenter
+    from fullyconv.predict.refine import CRFSegmenter
     from fullyconv.predict.views import Views, ViewsSegmenter
 
+    if isinstance(segmenter, CRFSegmenter):  # it hears the views, not the views it
+        return CRFSegmenter(ViewsSegmenter(segmenter.before, Views.read(tta)), segmenter.parameters)
     return ViewsSegmenter(segmenter, Views.read(tta))
 
 

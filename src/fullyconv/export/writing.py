@@ -16,6 +16,7 @@ from torch import Tensor
 from fullyconv.export.formats import KINDS, Format, Kind, Metadata, Run
 from fullyconv.export.graph import Graph, Inside, reason, record
 from fullyconv.files import draft_folder
+from fullyconv.networks.crf import WITHOUT_CRF
 from fullyconv.networks.fcn import FCN
 from fullyconv.outputs import Outputs
 from fullyconv.types import ClassSet, Preprocess, SpectralPreprocess
@@ -152,6 +153,8 @@ def export(
     if to not in KINDS:
         raise ValueError(f"a network is exported to {', '.join(FORMATS)}, not to {to!r}")
     kind, out = KINDS[to], Path(out)
+    if source.network.crf is not None:
+        raise ValueError(f"{source.name} was trained with a CRF, which no graph of layers holds: {WITHOUT_CRF}")
     kind.needs()
     graph = Graph(source.network, source.preprocess, inside, source.temperature)
     metadata = _metadata(graph, source)

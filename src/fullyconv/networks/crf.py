@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fullyconv.crf.filtering import LatticeFilter
+from fullyconv.crf.meanfield import DenseCRF
 from fullyconv.crf.parameters import CRFParameters
-from fullyconv.crf.terms import along_axes, appearance, positions
+from fullyconv.crf.terms import Gaussian, along_axes, appearance, positions
 from fullyconv.types import Preprocess
+
+WITHOUT_CRF = "to write the network alone, load it in Python and set network.crf = None first"
 
 
 class _Filtered(torch.autograd.Function):
@@ -51,7 +54,7 @@ class CRFLayer(nn.Module):
     N x C x H x W scores whose softmax is the marginals. ``weights`` is 2 x C: smoothness and
     appearance kernel, per label; ``compatibility`` C x C the penalties. Both begin as in
     ``parameters``, where the layer is exactly ``dense_crf``; the bandwidths and the number of updates
-    stay as they are. Training with 5 updates and testing with 10 is usual.
+    stay as they are (5 by default). It computes in float32, whatever the precision around it.
     """
 
     def __init__(self, classes: int, parameters: CRFParameters | None = None) -> None:
@@ -63,6 +66,19 @@ class CRFLayer(nn.Module):
 
     def forward(self, scores: Tensor, image: Tensor) -> Tensor:
         """Sharpen scores; raises ``ValueError`` when they and the pictures differ in size."""
+        with torch.autocast(scores.device.type, enabled=False):
+            return self._sharpened(scores.float(), image)
+
+    def dense(self, image: np.ndarray) -> DenseCRF:
+        """Return the CRF of a picture, H x W x K, as it has been learned up to now: quicker, and without gradients."""
+        penalties = self.compatibility.detach().cpu().numpy()
+        terms = [
+            Gaussian(space, compatibility=penalties * strength)
+            for space, strength in zip(self._spaces(image), self.weights.detach().cpu().numpy(), strict=True)
+        ]
+        return DenseCRF(image.shape[:2], terms)
+
+    def _sharpened(self, scores: Tensor, image: Tensor) -> Tensor:
         if scores.shape[:1] + scores.shape[2:] != image.shape[:1] + image.shape[2:]:
             raise ValueError(f"scores {tuple(scores.shape)} and pictures {tuple(image.shape)} differ in size")
         return torch.stack([self._settle(one, picture) for one, picture in zip(scores, image, strict=True)])
@@ -81,34 +97,37 @@ class CRFLayer(nn.Module):
 
     def _lattices(self, image: Tensor) -> list[tuple[LatticeFilter, Tensor]]:
         """Build both lattices of a K x H x W picture, with the roots of their row sums' inverses (symmetric)."""
-        settings, shape = self.settings, tuple(image.shape[1:])
-        pixels = image.detach().cpu().float().numpy().transpose(1, 2, 0)
-        spaces = (
-            positions(shape, along_axes(settings.smoothness_sxy)),
-            appearance(pixels, settings.appearance_sxy, settings.appearance_srgb),
-        )
         lattices = []
-        for space in spaces:
+        for space in self._spaces(image.detach().cpu().float().numpy().transpose(1, 2, 0)):
             lattice = LatticeFilter(space.reshape(len(space), -1))
             sums = lattice(np.ones((1, lattice.points), np.float32))
             lattices.append((lattice, torch.from_numpy(1 / np.sqrt(sums)).to(self.weights)))
         return lattices
 
+    def _spaces(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features by which pixels of H x W x K are compared, of both kernels."""
+        settings = self.settings
+        return (
+            positions(pixels.shape[:2], along_axes(settings.smoothness_sxy)),
+            appearance(pixels, settings.appearance_sxy, settings.appearance_srgb),
+        )
+
 
 class WithCRF(nn.Module):
     """A network and a CRF layer on its scores: N x 3 x H x W normalised images in, N x C x H x W scores out.
 
-    The layer compares the pixels as they were before ``preprocess`` normalised them.
+    The layer compares the pixels (RGB) as they were before ``preprocess`` normalised them.
     """
 
     def __init__(self, network: nn.Module, layer: CRFLayer, preprocess: Preprocess) -> None:
         super().__init__()
-        self.network, self.layer = network, layer
+        self.network, self.layer, self.turned = network, layer, preprocess.order == "BGR"
         self.register_buffer("mean", torch.tensor(preprocess.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(preprocess.std)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Score every pixel."""
         pixels = image * cast("Tensor", self.std) + cast("Tensor", self.mean)
+        pixels = pixels.flip(1) if self.turned else pixels
         settled: Tensor = self.layer(self.network(image), pixels)
         return settled

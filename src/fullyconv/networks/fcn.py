@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from fullyconv.surgery.trunk import Trunk
 from fullyconv.surgery.weights import Transplant, prefixes_of_trunks, transplant
 from fullyconv.trace import input_channels, outputs
 from fullyconv.upsample import Border, LastStep, Upsample
+
+if TYPE_CHECKING:
+    from fullyconv.networks.crf import CRFLayer
 
 
 def score_heads(trunk: Trunk, classes: int, skips: int) -> nn.ModuleList:
@@ -98,6 +101,7 @@ class FCN(nn.Module):
         self.trunk, self.classes, self.border, self.upsampling = trunk, class_count(classes), border, upsampling
         self.heads = score_heads(trunk, classes, skips)
         self.fusion = fusion
+        self.crf: CRFLayer | None = None  # trained with it; stands behind the scores that ``forward`` gives
         self.scales = (1.0, *(scales or (1.0,) * skips))
         self.in_channels = input_channels(trunk)
         traced = outputs(trunk)
@@ -288,6 +292,6 @@ def continue_from(coarser: FCN, finer: FCN) -> Transplant:
         }
         return transplant(named, finer)
     if coarser.classes != finer.classes:
-        return transplant(coarser, finer, skip=[*coarser.score_layers, *coarser.ladders])
+        return transplant(coarser, finer, skip=[*coarser.score_layers, *coarser.ladders, "crf"])
     same = len(coarser.upsamplers) == len(finer.upsamplers)
     return transplant(coarser, finer, skip=() if same else (f"upsamplers.{len(coarser.upsamplers) - 1}",))

@@ -57,8 +57,11 @@ class Predictor:
     ) -> None:
         if not isinstance(model, Segmenter):
             model = _opened(model, device, trust)
-        if type(model) is not Segmenter:
-            raise ValueError(f"a {type(model).__name__} does more than its network: use its predict")
+        if type(model) is not Segmenter or model.network.crf is not None:
+            what = (
+                f"a {type(model).__name__}" if type(model) is not Segmenter else "a model that was trained with a CRF"
+            )
+            raise ValueError(f"{what} does more than its network: open it with fullyconv.load and use its predict")
         self.segmenter = Segmenter(
             model.network,
             classes=model.classes,

@@ -16,12 +16,18 @@ class CRFSegmenter(Around):
     """A segmenter whose labels are the most probable ones of a dense CRF over the network's probabilities.
 
     Large images go through the network in tiles and through the CRF as a whole, which takes about
-    ``(2 C + 40) * 4`` bytes per pixel.
+    ``(2 C + 40) * 4`` bytes per pixel. A CRF that was trained with the network (``FCN.crf``) is the one that is taken.
+
+    Args:
+        segmenter: The model.
+        parameters: Of the CRF, where the network has none of its own.
     """
 
-    def __init__(self, segmenter: Segmenter, parameters: CRFParameters) -> None:
+    def __init__(self, segmenter: Segmenter, parameters: CRFParameters | None = None) -> None:
         super().__init__(segmenter)
-        self.parameters, self._before = parameters, segmenter
+        learned = self.network.crf
+        self.parameters = (parameters or CRFParameters()) if learned is None else learned.settings
+        self.before = segmenter
 
     def predict_both(self, image: Picture, *, probabilities: bool = False) -> tuple[Prediction, Prediction]:
         """Predict before and after the CRF."""
@@ -34,12 +40,14 @@ class CRFSegmenter(Around):
     def _both(self, pixels: np.ndarray, *, probabilities: bool) -> tuple[Prediction, Prediction]:
         unary, seen = self.energies(pixels), false_colours(pixels)
         before = self._prediction(seen, unary, np.exp(-unary) if probabilities else None)
-        marginals = image_crf(seen, self.parameters).marginals(unary, iterations=self.parameters.iterations)
+        learned = self.network.crf
+        crf = image_crf(seen, self.parameters) if learned is None else learned.dense(seen)
+        marginals = crf.marginals(unary, iterations=self.parameters.iterations)
         return before, self._prediction(seen, -marginals, marginals if probabilities else None)
 
     def energies(self, pixels: np.ndarray) -> np.ndarray:
         """Return the -log probabilities, before the CRF, of H x W x 3 uint8 pixels, C x H x W float32."""
-        return -self._before.log_probabilities(pixels)
+        return -self.before.log_probabilities(pixels)
 
     def _prediction(self, pixels: np.ndarray, costs: np.ndarray, chances: np.ndarray | None) -> Prediction:
         labels = costs.argmin(0).astype(np.min_scalar_type(len(self.classes) - 1))

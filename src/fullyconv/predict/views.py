@@ -104,14 +104,6 @@ class ViewsSegmenter(Around):
             if self.views.flip:
                 yield np.ascontiguousarray(view[:, ::-1]), True
 
-    def _labels(self, pixels: np.ndarray) -> np.ndarray:
-        labels: np.ndarray = self.log_probabilities(pixels).argmax(0).astype(np.min_scalar_type(len(self.classes) - 1))
-        return labels
-
-    def labels(self, pixels: np.ndarray) -> np.ndarray:
-        """Label N x H x W x 3 pictures of one size by their views; N x H x W."""
-        return np.stack([self._labels(each) for each in pixels])
-
     def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
         chances = self.log_probabilities(pixels)
         labels = chances.argmax(0).astype(np.min_scalar_type(len(self.classes) - 1))

@@ -25,21 +25,23 @@ from fullyconv.files import write_json
 from fullyconv.losses import class_weights, dice_loss, lovasz_loss
 from fullyconv.machine import DeviceName, free_memory
 from fullyconv.networks import build
+from fullyconv.networks.crf import CRFLayer, WithCRF
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.heads import TwoHeads
 from fullyconv.networks.reference import preprocess_of
 from fullyconv.predict.image import Segmenter
+from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.train.average import Average, lagging, measure_statistics
 from fullyconv.train.batches import Batching
 from fullyconv.train.folder import CLASSES, TRANSPLANT, RunFolder
-from fullyconv.train.form import FusedScores
+from fullyconv.train.form import FusedScores, WholeScores
 from fullyconv.train.job import Job, Schedule, make_fabric, precision_of
 from fullyconv.train.optim import make_optimizer, trunk_of
 from fullyconv.train.pictures import Judge, PixelLoss
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.share import Share, synchronised
 from fullyconv.train.smallest import check_views
-from fullyconv.train.start import take_weights
+from fullyconv.train.start import start_crf, take_weights
 from fullyconv.train.tasks import BothJudges, FusedTasks, SummedLoss, for_tasks, second_segmenter
 from fullyconv.train.team import ALONE, Team
 from fullyconv.types import ClassSet, Preprocess
@@ -136,7 +138,7 @@ def assemble(
         seed=recipe.seed,
         batches=batching,
         loss=_make_loss(recipe, prepared.report, fabric.device, network),
-        form=partial(_form, recipe=recipe, team=team),
+        form=partial(_form, recipe=recipe, preprocess=preprocess, team=team),
         classes=prepared.report.classes,
         preprocess=preprocess,
         clip=recipe.clip,
@@ -157,9 +159,12 @@ def _share(recipe: Recipe, team: Team) -> Share:
     )
 
 
-def _form(network: FCN, *, recipe: Recipe, team: Team) -> nn.Module:
+def _form(network: FCN, *, recipe: Recipe, preprocess: Preprocess, team: Team) -> nn.Module:
     kind = FusedTasks if isinstance(network, TwoHeads) else FusedScores
-    formed = kind(network, checkpointing=recipe.checkpointing)
+    formed: nn.Module = kind(network, checkpointing=recipe.checkpointing)
+    if network.crf is not None:
+        whole = WholeScores(network, checkpointing=recipe.checkpointing)
+        formed = WithCRF(whole, cast("CRFLayer", whole.network.crf), preprocess)
     return synchronised(formed, team) if recipe.sync_batchnorm else formed
 
 
@@ -199,6 +204,8 @@ def _make_network(
     report = prepared.report
     network = build(recipe.network_name, len(report.classes), upsampling=recipe.upsampling)
     _check_trainable(network, recipe, prepared)
+    if recipe.crf:
+        network.crf = CRFLayer(len(report.classes), start_crf(recipe))
     moved, learned_on = take_weights(network, recipe, trust) or (None, None)
     channels, beside = len(report.mean), bool(prepared.train[0].beside)
     if channels != network.in_channels and not beside:
@@ -270,7 +277,7 @@ def _make_loss(recipe: Recipe, report: Report, device: torch.device, network: FC
         first, second = network.steps
         own = _pixel_loss(recipe, report, device, first)
         return SummedLoss((own, replace(own, keep=recipe.sampling, weights=None, step=second)))
-    return _pixel_loss(recipe, report, device, network.last_step)
+    return _pixel_loss(recipe, report, device, network.last_step if network.crf is None else None)
 
 
 def _make_judge(segmenter: Segmenter, prepared: Prepared, read: Reader, team: Team) -> Judge | BothJudges:
@@ -280,7 +287,7 @@ def _make_judge(segmenter: Segmenter, prepared: Prepared, read: Reader, team: Te
     return BothJudges(judge, Judge(second_segmenter(segmenter, prepared.second), prepared.second, read, team))
 
 
-def _pixel_loss(recipe: Recipe, report: Report, device: torch.device, step: LastStep) -> PixelLoss:
+def _pixel_loss(recipe: Recipe, report: Report, device: torch.device, step: LastStep | None) -> PixelLoss:
     shares = torch.from_numpy(next(iter(report.splits.values())).shares)
     weights, by_weight = class_weights(shares, power=recipe.balance), recipe.balance_by == "weighting"
     return PixelLoss(
@@ -297,7 +304,7 @@ def _pixel_loss(recipe: Recipe, report: Report, device: torch.device, step: Last
 def _segmenter(network: FCN, classes: ClassSet, preprocess: Preprocess, fabric: Fabric) -> Segmenter:
     place: DeviceName = "cuda" if fabric.device.type == "cuda" else "cpu"
     # Its weights change from one validation to the next: converting them for another engine would not pay.
-    return Segmenter(
+    segmenter = Segmenter(
         network,
         classes=classes,
         preprocess=preprocess,
@@ -305,6 +312,7 @@ def _segmenter(network: FCN, classes: ClassSet, preprocess: Preprocess, fabric: 
         precision=precision_of(fabric),
         engine="pytorch",
     )
+    return segmenter if network.crf is None else CRFSegmenter(segmenter)
 
 
 def _check_trainable(network: FCN, recipe: Recipe, prepared: Prepared) -> None:
@@ -318,6 +326,9 @@ def _check_trainable(network: FCN, recipe: Recipe, prepared: Prepared) -> None:
             f"{name} takes {network.in_channels} channels and learns {wanted} masks, these pictures have {channels} "
             f"and {tasks}: choose another network, or the data set it was made for"
         )
+    if recipe.crf and (wanted > 1 or channels != COLOURS):
+        what = f"{wanted} tasks" if wanted > 1 else f"pictures of {channels} channels"
+        raise ValueError(f"crf=true is for networks of one task on colour pictures, not for {what}: leave it out")
     if wanted > 1 and len(prepared.second) < max(1, len(prepared.val)):
         raise ValueError(f"{name} learns two masks, and not all validation pictures have two")
     zoomed = recipe.crop is not None or recipe.scale != (1.0, 1.0) or recipe.rotation

@@ -44,6 +44,14 @@ class FusedScores(nn.Module):
         return self.network.fused(self.network.score_maps(image))
 
 
+class WholeScores(FusedScores):
+    """An FCN in its form for training with the last step: N x K x H x W in, N x C x H x W scores out."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Score every pixel."""
+        return self.network.upsampled(super().forward(image), (image.shape[2], image.shape[3]))
+
+
 class Columns(nn.Module):
     """A large convolution as one matrix product under bfloat16 autocast on a CPU, where its own gradient is slow.
 

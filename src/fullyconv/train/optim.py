@@ -13,6 +13,7 @@ from torch.optim.sgd import sgd
 
 OptimizerName = Literal["caffe-sgd", "sgd", "adamw"]
 BiasMultipliers = Literal["all", "scores"]
+CRF = "crf."  # before the names of the CRF's weights in a network
 BIAS_RATE = 2.0  # the reference's lr_mult of biases; their decay_mult is 0
 
 
@@ -73,7 +74,7 @@ class Descent(BaseModel):
 def make_optimizer(network: nn.Module, descent: Descent) -> Optimizer:
     """Make an optimiser over the trainable parameters.
 
-    Weights of convolutions decay; biases and normalisation parameters do not; the trunk's learn at
+    Weights of convolutions decay; biases, normalisation parameters and a CRF's do not; the trunk's learn at
     ``trunk_rate`` times the rate (``set_rates``). ``fused`` runs the whole update in one
     pass over memory. For ``caffe-sgd`` and ``bias_multipliers`` see ``caffe_groups``.
     """
@@ -81,12 +82,12 @@ def make_optimizer(network: nn.Module, descent: Descent) -> Optimizer:
     if descent.optimizer == "caffe-sgd":
         caffe = caffe_groups(network, bias_multipliers=descent.bias_multipliers)
         return CaffeSGD(caffe, lr=rate, momentum=momentum, weight_decay=decay)
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    trainable = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     trunks = {id(parameter) for trunk in trunk_of(network) for parameter in trunk.parameters()}
     kinds: dict[tuple[bool, bool], list[Tensor]] = {(True, False): [], (False, False): []}
-    for parameter in trainable:
+    for name, parameter in trainable:
         apart = id(parameter) in trunks and (descent.trunk_rate != 1 or descent.rest_trunk > 0)
-        kinds.setdefault((parameter.ndim > 1, apart), []).append(parameter)
+        kinds.setdefault((parameter.ndim > 1 and not name.startswith(CRF), apart), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": decay if decays else 0.0}
         | ({"share": descent.trunk_rate, "rests": descent.rest_trunk} if trunk else {})
@@ -167,7 +168,7 @@ def caffe_groups(network: nn.Module, *, bias_multipliers: BiasMultipliers = "all
             continue
         layer = network.get_submodule(name.rpartition(".")[0])
         rate, decay = 1.0, 1.0
-        if isinstance(layer, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+        if isinstance(layer, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm) or name.startswith(CRF):
             decay = 0.0
         elif name.endswith("bias") and (bias_multipliers == "all" or not name.startswith("trunk.")):
             rate, decay = BIAS_RATE, 0.0

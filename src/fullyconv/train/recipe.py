@@ -112,6 +112,9 @@ class Recipe(Descent):
     """The batch statistics of what is validated and delivered: ``running`` averages, or ``measured`` anew, exactly,
     on 64 training views; ``auto`` measures where the averages lag (a trunk of momentum below 0.05) or weights are
     averaged."""
+    crf: bool = False
+    """Train a dense CRF with the network, behind it: weights per label and compatibilities (colour pictures, one task).
+    It starts from that of ``start_from``'s model, trained or tuned; it goes with the model, and is always applied."""
     train_only: Literal["all", "scores"] = "all"
     """``scores`` freezes the trunk: only score layers (and learned upsampling) train (paper's FCN-32s-fixed)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fullyconv.checkpoint import load_network, read_weights
+from fullyconv.checkpoint import load_network, read_config, read_weights
+from fullyconv.crf import CRFParameters
 from fullyconv.files import BadFile
 from fullyconv.networks import foreign_trunk, split_name
 from fullyconv.networks.fcn import FCN, continue_from
@@ -30,6 +32,7 @@ PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
 WRAPPINGS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")  # the best of a checkpoint first
 
 COLOURS = 3
+CRF_UPDATES = 5  # enough for learning (Zheng et al. 2015, section 7.1)
 CLASSIFIERS = re.compile(r"^(trunk\.|layers\.)+classifier\.")  # before the names of one from elsewhere
 
 Start = tuple[Transplant, Preprocess | None]
@@ -74,6 +77,24 @@ def take_weights(network: FCN, recipe: Recipe, trust: Sequence[str] = ()) -> Sta
     if isinstance(network, LateFusion):
         _start_second(network, trained.state_dict(), recipe, trust)
     return _checked(moved, path), config.preprocess if isinstance(config.preprocess, Preprocess) else None
+
+
+def start_crf(recipe: Recipe) -> CRFParameters:
+    """Return what a CRF that is trained stands on: the parameters of the model it starts from, or the usual ones.
+
+    Args:
+        recipe: Says where it starts from.
+
+    Returns:
+        Bandwidths and first weights, for ``CRF_UPDATES`` updates on lattices.
+
+    Raises:
+        BadFile: Where that model cannot be read.
+    """
+    path = Path(recipe.start_from or "")
+    of_model = recipe.start_from is not None and path.suffix not in (".safetensors", *PICKLED)
+    found = read_config(path).crf if of_model else None
+    return replace(found or CRFParameters(), iterations=CRF_UPDATES, keep_diagonal=True, exact_smoothness=False)
 
 
 def _for_channels(tensors: dict[str, Tensor], network: FCN) -> dict[str, Tensor]:
