@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
@@ -124,6 +125,10 @@ def _check_statistics(mean: Iterable[float], std: Iterable[float]) -> None:
             raise ValueError(f"a standard deviation is a finite number above 0, not {value}")
 
 
+CHANNEL_ENDING = re.compile(r"_\d{4}")  # of the files of one picture's channels
+PLAIN_NAME = re.compile(r"[^./\\][^/\\]{0,199}")  # of a folder: leads nowhere else
+
+
 @dataclass(frozen=True)
 class Levels:
     """How the numbers of pictures that do not fill their type become levels 0..255, of all pictures alike.
@@ -131,9 +136,11 @@ class Levels:
     Attributes:
         ranges: What becomes 0 and what 255: one pair for all channels, or one for each.
         pages: Of files with several pages: which one, from 0, or ``channels``, all of them; ``None``: none are read.
+        beside: Of pictures whose channels are several files, where those after the first lie: the ending that has the
+            place of ``_0000`` in their names (``_0001``), or the name of a folder beside the images' (``depth``).
 
     Raises:
-        ValueError: For a range that is none.
+        ValueError: For a range that is none, and a name that is no folder's.
 
     >>> Levels(((100, 300),))(np.array([[[100], [200], [999]]], np.uint16)).ravel().tolist()
     [0, 128, 255]
@@ -141,8 +148,12 @@ class Levels:
 
     ranges: tuple[tuple[float, float], ...]
     pages: int | Literal["channels"] | None = None
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in self.beside:
+            if not PLAIN_NAME.fullmatch(name):
+                raise ValueError(f"further channels lie in a folder beside the images', which {name!r} is no name of")
         for low, high in self.ranges:
             if not (isfinite(low) and isfinite(high) and low < high):
                 raise ValueError(f"a range goes from a finite number to a larger one, not from {low} to {high}")

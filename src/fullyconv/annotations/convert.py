@@ -21,19 +21,21 @@ from fullyconv.annotations.pictures import Pictures
 from fullyconv.annotations.shapes import Annotations, Drawing, Patch, Shape, Size
 from fullyconv.annotations.supervisely import META, is_supervisely, read_supervisely
 from fullyconv.annotations.yolo import is_yolo, line_files, read_yolo
+from fullyconv.data.channels import read_channels
 from fullyconv.data.check import find_classes
 from fullyconv.data.classes import FILE_NAME, write_classes
 from fullyconv.data.dataset import read_labels
 from fullyconv.data.folder import open_folder
 from fullyconv.data.images import read_raster, rgb
 from fullyconv.data.layout import SPLIT_NAMES, Found, look
+from fullyconv.data.own import write_tiff
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.data.raster import Raster
 from fullyconv.data.tables import UNSCORED
 from fullyconv.draw import palette_image, save_picture
 from fullyconv.files import BadFile, parse_json, whole_folder
 from fullyconv.outputs import Outputs
-from fullyconv.types import VOID, ClassSet
+from fullyconv.types import VOID, ClassSet, Levels
 
 BACKGROUND = ("background", "_background_", "__background__")  # what is not drawn is called, too
 SMALL = 1 << 22  # bytes of a document that is parsed to tell what it is
@@ -238,7 +240,9 @@ class _Writer:
             self._progress("copying", number, len(placed))
             with self._noting():
                 labels = read_labels(pair, classes)
-                self._write(pair.image, read_raster(pair.image), labels, target)
+                levels = Levels(((0.0, 255.0),), beside=folder.beside) if folder.beside else None
+                raster = read_channels(pair.image, levels)
+                self._write(pair.image, raster, labels, target, together=bool(folder.beside))
         return self._finish(plain)
 
     @contextmanager
@@ -289,12 +293,14 @@ class _Writer:
         self._write(found.path, raster, drawn, target)
         self.done.regions += len(drawing.regions)
 
-    def _write(self, source: Path, raster: Raster, labels: np.ndarray, target: Path) -> None:
+    def _write(self, source: Path, raster: Raster, labels: np.ndarray, target: Path, *, together: bool = False) -> None:
+        """Write a picture and its mask; ``together`` the channels of several files, of which a copy would be one."""
         height, width = raster.values.shape[:2]
         if (height, width) != labels.shape:
             what = f"is {width} x {height}, its mask {labels.shape[1]} x {labels.shape[0]}"
             raise BadFile(source, what, "save both at one size")
-        target = target if raster.turned == 1 else target.with_suffix(".png")
+        if together or raster.turned != 1:
+            target = target.with_suffix(".tif" if together else ".png")
         mask = Path(*("masks" if part == "images" else part for part in target.parts)).with_suffix(".png")
         image = self._draft / target
         image.parent.mkdir(parents=True, exist_ok=True)
@@ -302,7 +308,9 @@ class _Writer:
         if image.exists() or (self._draft / mask).exists():
             raise BadFile(source, f"another picture is called {target.stem}, too", "rename one")
         with self._outputs.writing(target.as_posix(), mask.as_posix()):
-            if raster.turned == 1:
+            if together:
+                write_tiff(raster.values, image)
+            elif raster.turned == 1:
                 shutil.copyfile(source, image)
             else:
                 save_picture(rgb(raster, source), image)

@@ -195,7 +195,7 @@ def predict(
         asked = {"--probabilities": probabilities, "--polygons": beside.polygons, "--areas": areas, "--legend": legend,
                  "--sheet": sheet, "--crf": crf, "--tta": tta}  # fmt: skip
         bad_films, inputs = paint_films(segmenter, inputs, place, asked=asked, overwrite=overwrite)
-        tasks = find_images(inputs, out=place)
+        tasks = find_images(inputs, out=place, levels=segmenter.preprocess.levels)
         outputs = Outputs(place, overwrite=overwrite)
         outputs.check([SHEET] if sheet else [])
         outcomes = predict_files(

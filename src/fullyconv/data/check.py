@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import numpy as np
 
+from fullyconv.data.channels import read_channels
 from fullyconv.data.classes import FILE_NAME, ClassGuess
 from fullyconv.data.dataset import labels_of, picture_digest, read_stored, size_mismatch
 from fullyconv.data.folder import SPLITS
-from fullyconv.data.images import TRANSPARENT, picture_levels, read_raster
+from fullyconv.data.images import TRANSPARENT, picture_levels
 from fullyconv.data.levels import Pages, fit_levels
 from fullyconv.data.masks import RawMask
 from fullyconv.data.matching import listed, stated_classes
@@ -146,7 +147,7 @@ def check_folder(
     if classes is None:
         classes, inferred = find_classes(folder, progress=progress)
     known = classes
-    levels, channels = fit_levels(folder.splits.get("train") or [*chain(*folder.splits.values())], pages)
+    levels, channels = fit_levels(folder.splits.get("train") or [*chain(*folder.splits.values())], pages, folder.beside)
     folder.read_as(levels, channels)
     folder.say(_said(levels, channels))
     blank = (0.0,) * channels
@@ -233,7 +234,7 @@ def _ahead(
 
 def _read(pair: Pair, classes: ClassSet) -> _Seen:
     try:
-        raster = read_raster(pair.image, None if pair.levels is None else pair.levels.pages)
+        raster = read_channels(pair.image, pair.levels)
         image = picture_levels(raster, pair.image, pair.levels, pair.channels)
     except BadFile as bad:
         return _Seen(pair, bad)
@@ -268,7 +269,7 @@ def _white(raster: Raster, pair: Pair) -> float:
 
 def _warnings(raster: Raster, pair: Pair) -> tuple[BadFile, ...]:
     if pair.levels is not None and raster.deep:
-        numbers = raster.values if len(pair.levels.ranges) == 1 else raster.bands()
+        numbers = raster.values if len(pair.levels.ranges) == 1 else raster.channels(pair.channels)
         low, high = np.array(pair.levels.ranges).T
         beyond = float(((numbers < low) | (numbers > high)).mean())
         if beyond > MOST_BEYOND:

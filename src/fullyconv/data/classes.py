@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from fullyconv.data.masks import RawMask
 from fullyconv.documents import format_yaml, read_yaml
 from fullyconv.files import BadFile, whole_file
-from fullyconv.types import MOST_CLASSES, MOST_VALUE, ClassSet, palette_colour
+from fullyconv.types import MOST_CLASSES, MOST_VALUE, PLAIN_NAME, ClassSet, palette_colour
 
 FILE_NAME = "classes.yaml"
 MOST_COLOURS = 256  # more distinct colours than this are a photograph, not a colour-coded mask
@@ -27,7 +27,8 @@ Value = Annotated[int, Field(ge=0, le=MOST_VALUE)]
 ELSEWHERE = {
     "color": "colour", "palette": "colour", "rgb": "colour", "id": "value", "index": "value", "label": "value",
     "names": "classes", "labels": "classes", "categories": "classes", "ignore_index": "ignore",
-    "ignore_label": "ignore", "ignore_value": "ignore", "void": "ignore", "ignore_colors": "ignore_colours",
+    "ignore_label": "ignore", "ignore_value": "ignore", "void": "ignore", "modalities": "channels",
+    "channel_names": "channels", "ignore_colors": "ignore_colours",
 }  # fmt: skip
 """What other tools call our keys."""
 
@@ -36,6 +37,7 @@ HEADER = """\
 #   masks: index   the numbers in the mask files are classes ('value', default: position in this list)
 #   masks: colour  the masks are RGB pictures; 'colour' says which class a pixel is
 #   ignore         the mask value of pixels that are neither trained nor scored; several: [0, 255]
+#   channels       folders beside the images' that hold further channels of the same names, say [depth, nir]
 """
 
 
@@ -65,6 +67,7 @@ class _File(BaseModel):
     ignore: Annotated[list[Value], BeforeValidator(_listed), Field(min_length=1)] = [255]
     masks: str = Field(default="index", pattern="^(index|colour)$")
     ignore_colours: list[Colour] = []
+    channels: list[Annotated[str, Field(pattern=f"^{PLAIN_NAME.pattern}$")]] = []
 
 
 def read_classes(path: Path) -> ClassSet:
@@ -76,10 +79,9 @@ def read_classes(path: Path) -> ClassSet:
         BadFile: Saying which entry is wrong.
 
     """
-    document = read_yaml(path, words=True, fix=FIX)
+    entries = _read(path)
+    classes = entries.classes
     try:
-        entries = _File.model_validate(document or {})
-        classes = entries.classes
         return ClassSet(
             names=tuple(entry.name for entry in classes),
             colours=tuple(entry.colour or palette_colour(index) for index, entry in enumerate(classes)),
@@ -89,10 +91,23 @@ def read_classes(path: Path) -> ClassSet:
             ignore_colours=tuple(entries.ignore_colours),
             also_ignored=tuple(entries.ignore[1:]),
         )
-    except ValidationError as error:
-        raise BadFile(path, _first_mistake(error), f"see the comment at its top, or {FIX}") from None
     except ValueError as error:
         raise BadFile(path, f"not usable ({error})", FIX) from None
+
+
+def stated_channels(root: Path) -> tuple[str, ...]:
+    """Return the folders whose pictures are further channels, as the ``classes.yaml`` in a folder or above it says."""
+    return next(
+        (tuple(_read(path).channels) for path in (root / FILE_NAME, root.parent / FILE_NAME) if path.is_file()), ()
+    )
+
+
+def _read(path: Path) -> _File:
+    document = read_yaml(path, words=True, fix=FIX)
+    try:
+        return _File.model_validate(document or {})
+    except ValidationError as error:
+        raise BadFile(path, _first_mistake(error), f"see the comment at its top, or {FIX}") from None
 
 
 def _first_mistake(error: ValidationError) -> str:

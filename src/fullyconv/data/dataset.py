@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fullyconv.augment import Augmentation, augment, sample_rng
-from fullyconv.data.images import picture_levels, read_image, read_raster
+from fullyconv.data.channels import read_channels
+from fullyconv.data.images import picture_levels, read_image
 from fullyconv.data.masks import RawMask, decode_mask, read_raw_mask
 from fullyconv.data.mat import read_mat
 from fullyconv.data.nyud import with_beside
@@ -55,7 +56,7 @@ def read_picture(pair: Pair) -> np.ndarray:
     """Read a pair's image as its network sees it, H x W x 3 (or more channels) uint8; raises ``BadFile``."""
     if pair.levels is None and pair.channels == COLOURS:
         return read_image(pair.image)
-    raster = read_raster(pair.image, None if pair.levels is None else pair.levels.pages)
+    raster = read_channels(pair.image, pair.levels)
     return picture_levels(raster, pair.image, pair.levels, pair.channels)
 
 

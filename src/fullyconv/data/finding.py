@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fullyconv.data.arrays import SUFFIXES as ARRAYS
+from fullyconv.data.channels import first_channels
 from fullyconv.data.layout import VISUAL, Found, look
 from fullyconv.data.naming import SAME, Rule, composed, folded, guess_rules, mask_affix, misnamed_pairs
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, fill_splits, lonely
@@ -36,13 +37,16 @@ class Match:
     spare: frozenset[int] = frozenset()  # masks that are further renderings
 
 
-def find_pairs(root: Path, lists: Mapping[str, Listing], mask_suffix: str | None = None) -> Folder:
+def find_pairs(
+    root: Path, lists: Mapping[str, Listing], mask_suffix: str | None = None, *, beside: Sequence[str] = ()
+) -> Folder:
     """Pair what lies in a folder.
 
     Args:
         root: The folder.
         lists: The names of each split; without lists, splits are what the folders' names say, else all is ``all``.
         mask_suffix: What the masks' stems have after the images', instead of what is found by counting.
+        beside: Folders of further channels, which are no images by themselves.
 
     Returns:
         Pairs, problems with what is left over, and in the note what was decided; no pair and no problem if the folder
@@ -51,7 +55,7 @@ def find_pairs(root: Path, lists: Mapping[str, Listing], mask_suffix: str | None
     Raises:
         BadFile: If no mask ends with ``mask_suffix``.
     """
-    files = look(root)
+    files = [found for found in look(root) if not set(found.path.relative_to(root).parts[:-1]) & set(beside)]
     found = _find(root, files, lists, mask_suffix)
     if any(found.splits.values()):
         return found
@@ -64,6 +68,9 @@ def _find(root: Path, files: list[Found], lists: Mapping[str, Listing], mask_suf
     folder = Folder(root)
     images, masks, said = _divide(root, files, mask_suffix)
     folder.say(said)
+    images, folder.beside = first_channels(images, masks)
+    if folder.beside:
+        folder.say(f"each picture's channels are files of their own, _0000 to {folder.beside[-1]}")
     images, masks = _once(folder, images), _once(folder, masks)
     if not images or not masks:
         return folder
@@ -234,6 +241,11 @@ def _leftover(folder: Folder, images: list[Found], masks: list[Found], match: Ma
         folder.problems.append(misnamed)
         if not match.pairs:
             return
+    if match.pairs and not {"test", ""} & {found.split for found in masks}:  # of a challenge, which keeps the masks
+        kept = [found for found in alone if found.split != "test"]
+        if len(kept) < len(alone):
+            folder.say(f"{len(alone) - len(kept)} images of split 'test', which has no masks, are left out")
+        alone = kept
     places = _places(images, masks, match)
     problems = [(found, lonely(found.stem, {found.stem: found.path}, {}, places)) for found in alone]
     problems += [(found, lonely(found.stem, {}, {found.stem: found.path}, places)) for found in orphans]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from fullyconv.data.channels import channel_files
+from fullyconv.data.classes import stated_channels
 from fullyconv.data.context import is_context, open_context
 from fullyconv.data.finding import find_pairs
 from fullyconv.data.foreign import unpaired
@@ -64,10 +66,26 @@ def open_folder(root: Path, mask_suffix: str | None = None) -> Folder:
         raise BadFile(root, "no such folder", LAYOUTS)
     folder = (_open_official(root) if mask_suffix is None else None) or _open_plain(root, mask_suffix)
     if any(folder.splits.values()):
+        _find_channels(folder, stated_channels(root))
         return folder
     if folder.problems:
         raise _nothing_paired(root, folder.problems)
     raise unpaired(root) or BadFile(root, "no image with a mask", LAYOUTS)
+
+
+def _find_channels(folder: Folder, beside: tuple[str, ...]) -> None:
+    """Let pictures have further channels; what lacks one is a problem."""
+    folder.beside += beside
+    for split, pairs in folder.splits.items() if folder.beside else ():
+        found = []
+        for pair in pairs:
+            try:
+                channel_files(pair.image, folder.beside)
+                found.append(pair)
+            except BadFile as bad:
+                folder.problems.append(bad)
+                folder.lacking.setdefault(split, []).append(bad)
+        folder.splits[split] = found
 
 
 def _nothing_paired(root: Path, problems: list[BadFile]) -> BadFile:
@@ -98,7 +116,7 @@ def _open_plain(root: Path, mask_suffix: str | None) -> Folder:
     files = sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
     if not (files and (root / "JPEGImages").is_dir() and (root / "SegmentationClass").is_dir()):
         lists = {split: read_list(file) for split in SPLITS for file in [_list_file(root, split)] if file}
-        return find_pairs(root, lists, mask_suffix)
+        return find_pairs(root, lists, mask_suffix, beside=stated_channels(root))
     folder = Folder(root)
     pair_voc(folder, {file.stem: read_list(file) for file in files})
     return folder

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from fullyconv.data.images import PNG_MAGIC, read_raster
+from fullyconv.data.channels import read_channels
+from fullyconv.data.images import PNG_MAGIC
 from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS, Raster, white_level
 from fullyconv.data.tiff import is_tiff
@@ -27,7 +28,7 @@ BETWEEN = 0.2  # of the pixels: so many that are neither clear nor opaque are a 
 Pages = int | Literal["channels"] | None
 
 
-def fit_levels(pairs: Sequence[Pair], pages: Pages = None) -> tuple[Levels | None, int]:
+def fit_levels(pairs: Sequence[Pair], pages: Pages = None, beside: tuple[str, ...] = ()) -> tuple[Levels | None, int]:
     """Find out how the images of training pairs are to be read.
 
     Numbers of 8 bits are levels already. Deeper ones fill their type if the brightest in a thousand reach half of
@@ -38,24 +39,30 @@ def fit_levels(pairs: Sequence[Pair], pages: Pages = None) -> tuple[Levels | Non
     Args:
         pairs: The training pairs.
         pages: Of files of several pages, which one, or all as ``channels``.
+        beside: Where further channels of each picture lie, see ``Levels``.
 
     Returns:
         The ranges, ``None`` where all pictures are colours of 8 bits, and the number of channels.
     """
-    candidates = [pair for pair in pairs if pair.image.suffix.lower() in DEEP]
+    unfitted = Levels(((0.0, 255.0),), pages, beside)
+    candidates = [pair for pair in pairs if beside or pair.image.suffix.lower() in DEEP]
     with ThreadPoolExecutor() as pool:
-        deep = [pair for pair, found in zip(candidates, pool.map(_may_be_deep, candidates), strict=True) if found]
+        deep = [
+            pair for pair, found in zip(candidates, pool.map(_may_be_deep, candidates), strict=True) if beside or found
+        ]
         chosen = deep[:: max(1, -(-len(deep) // FITTED))]
-        looks = [each for each in pool.map(lambda pair: _look(pair.image, pages), chosen) if each is not None]
+        looks = [each for each in pool.map(lambda pair: _look(pair.image, unfitted), chosen) if each is not None]
     if not looks:
-        return None, COLOURS
+        return (unfitted if beside else None), COLOURS
     channels = Counter(each.channels for each in looks).most_common(1)[0][0]
     alike = [each for each in looks if each.channels == channels and (each.stretched or channels != COLOURS)]
     if not alike:
-        return (None if pages is None else Levels(((0.0, 255.0),), pages)), COLOURS
-    numbers = np.concatenate([each.numbers.reshape(-1, 1 if channels == COLOURS else channels) for each in alike])
+        return (None if pages is None else unfitted), COLOURS
+    together = channels == COLOURS and not all(each.banded for each in alike)
+    numbers = np.concatenate([each.numbers.reshape(-1, 1 if together else channels) for each in alike])
     bits = max(each.bits for each in alike)
-    return Levels(tuple(fit_range(band, bits) for band in numbers.T), pages), channels
+    ranges = tuple(fit_range(band, bits) for band in numbers.T)
+    return replace(unfitted, ranges=ranges[:1] if channels == COLOURS and len(set(ranges)) == 1 else ranges), channels
 
 
 def fit_range(numbers: np.ndarray, bits: int) -> tuple[float, float]:
@@ -112,22 +119,24 @@ def _may_be_deep(pair: Pair) -> bool:
 
 @dataclass(frozen=True)
 class _Look:
-    """Some pixels of a picture, N x C; ``bits`` of whole numbers, 64 of others; whether they need a range."""
+    """Some pixels of a picture, N x C; ``bits`` of whole numbers, 64 of others; whether they need a range, each one."""
 
     channels: int
     numbers: np.ndarray
     bits: int
     stretched: bool
+    banded: bool
 
 
-def _look(path: Path, pages: Pages) -> _Look | None:
+def _look(path: Path, unfitted: Levels) -> _Look | None:
     try:
-        raster = read_raster(path, pages)
+        raster = read_channels(path, unfitted)
     except BadFile:
         return None  # whoever reads all pairs complains of it
     channels = channels_of(raster)
-    numbers = raster.values if channels == COLOURS else raster.bands()
+    banded = raster.kind == "bands"
+    numbers = raster.channels(channels) if banded or channels > COLOURS else raster.values
     pixels = numbers.reshape(-1, numbers.shape[2])
     sampled = pixels[:: max(1, len(pixels) // SAMPLED)].copy()
     bits = raster.bits if numbers.dtype.kind in "bu" else 64
-    return _Look(channels, sampled, bits, raster.deep or raster.kind == "bands")
+    return _Look(channels, sampled, bits, raster.deep or banded, banded)

@@ -134,12 +134,17 @@ def _check_classes(highest: int, classes: ClassSet | None) -> None:
 
 def _write_image(pixels: np.ndarray, stem: Path) -> None:
     """Write 8-bit grey and colours as PNG, all else as TIFF, with their own numbers."""
-    shown = pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
     if pixels.dtype == np.uint8 and pixels.shape[2] in (1, COLOURS):
-        save_picture(shown, stem.with_suffix(".png"))
+        save_picture(pixels[..., 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels), stem.with_suffix(".png"))
         return
+    write_tiff(pixels, stem.with_suffix(".tif"))
+
+
+def write_tiff(pixels: np.ndarray, path: Path) -> None:
+    """Write H x W x C numbers of any type and any number of channels as they are."""
     import tifffile
 
+    shown = pixels[..., 0] if pixels.shape[2] == 1 else pixels
     kind: Any = "rgb" if pixels.shape[2] == COLOURS else "minisblack"
     order: Any = None if shown.ndim == 2 else "contig"
-    tifffile.imwrite(stem.with_suffix(".tif"), shown, photometric=kind, planarconfig=order, compression="zlib")
+    tifffile.imwrite(path, shown, photometric=kind, planarconfig=order, compression="zlib")

@@ -64,6 +64,7 @@ class Folder:
     splits: dict[str, list[Pair]] = field(default_factory=dict)
     problems: list[BadFile] = field(default_factory=list)
     lacking: dict[str, list[BadFile]] = field(default_factory=dict)  # those of them that are of one split alone
+    beside: tuple[str, ...] = ()  # where further channels of each image lie, see ``fullyconv.types.Levels``
     note: str = ""  # what was decided that the folder does not say
     classes: ClassSet | None = None  # the official ones, where the folder is a data set we know
     preprocess: Preprocess | None = None  # the papers' for this data set; training measures its own

@@ -74,6 +74,11 @@ class Raster:
             return shown
         return self.values if self.alpha is None else np.concatenate([self.values, self.alpha], axis=2)
 
+    def channels(self, count: int) -> np.ndarray:
+        """Return ``bands`` for a network of so many channels: of two bands, the second also stands for the third."""
+        numbers = self.bands()
+        return numbers[..., [0, 1, 1]] if numbers.shape[2] == 2 and count == COLOURS else numbers
+
 
 def _turned(values: np.ndarray, turn: int) -> np.ndarray:
     swap, rows, columns = UPRIGHT[turn]
@@ -94,11 +99,10 @@ def levels_of(raster: Raster, levels: Levels | None, channels: int = COLOURS) ->
     Raises:
         ValueError: For a picture of another number of bands, and numbers that stand for no level.
     """
-    if channels == COLOURS and raster.kind != "bands":
+    of_each = raster.deep and levels is not None and len(levels.ranges) > 1
+    if channels == COLOURS and raster.kind != "bands" and not of_each:
         return colours(raster, levels if raster.deep else None)
-    numbers = raster.bands()
-    if numbers.shape[2] == 2 and channels == COLOURS:
-        numbers = numbers[..., [0, 1, 1]]
+    numbers = raster.channels(channels)
     if numbers.shape[2] != channels or levels is None:
         wanted = "colours" if channels == COLOURS else f"{channels} bands"
         raise ValueError(f"{numbers.shape[2]} bands of {numbers.dtype}, not {wanted}")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fullyconv.data.channels import is_first
 from fullyconv.data.images import SUFFIXES
 from fullyconv.data.place import Place, read_place
 from fullyconv.data.raster import COLOURS
@@ -27,6 +28,7 @@ from fullyconv.predict.large import Draft, label_large, refuse_beside, write_lar
 from fullyconv.predict.prediction import Prediction
 from fullyconv.predict.uncertainty import Doubter
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
+from fullyconv.types import Levels
 
 NOTHING = Beside()
 BYTES_PER_PIXEL = 8  # of a picture on its way: itself, its labels, the overlay and the mask's numbers
@@ -43,9 +45,13 @@ class _Match(NamedTuple):
     below: str
 
 
-def find_images(inputs: Iterable[Path | str], *, out: Path | None = None) -> list[Task]:
-    """Expand files, folders (with their subfolders) and globs to pictures, as ``find_files`` does."""
-    return find_files(inputs, _is_image, "image", SUFFIXES, out=out)
+def find_images(inputs: Iterable[Path | str], *, out: Path | None = None, levels: Levels | None = None) -> list[Task]:
+    """Expand files, folders (with their subfolders) and globs to pictures, as ``find_files`` does.
+
+    By ``levels``, the model's, a picture may be several files: folders and globs then stand for the first of each.
+    """
+    beside = () if levels is None else levels.beside
+    return find_files(inputs, lambda file: _is_image(file) and is_first(file, beside), "image", SUFFIXES, out=out)
 
 
 def find_files(
@@ -265,7 +271,9 @@ class ByRows:
         """Read a picture, or open one that is too large."""
         memory = self._segmenter.picture_memory
         budget = free_memory() // 4 if memory is None else memory
-        found = open_rows(task.image, budget) if self._segmenter.network.in_channels == COLOURS else None
+        levels = self._segmenter.preprocess.levels
+        whole = self._segmenter.network.in_channels != COLOURS or (levels is not None and levels.beside)
+        found = None if whole else open_rows(task.image, budget)
         if found is None:
             return self._segmenter.pixels(task.image)
         refuse_beside(found, *self._refused)

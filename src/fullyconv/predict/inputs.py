@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from fullyconv.data.images import from_pillow, orientation, picture_levels, read_image, read_raster
+from fullyconv.data.channels import read_channels
+from fullyconv.data.images import from_pillow, orientation, picture_levels, read_image
 from fullyconv.data.raster import COLOURS, Raster, levels_of
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS, Limits
@@ -112,7 +113,7 @@ def _from_file(path: Path, preprocess: Preprocess, channels: int, limits: Limits
         return read_image(path, limits)
     if preprocess.levels is None:
         raise ValueError(f"this network takes an H x W x {channels} array (RGB, then its other channels), not a file")
-    raster = read_raster(path, preprocess.levels.pages, limits)
+    raster = read_channels(path, preprocess.levels, limits)
     return picture_levels(raster, path, preprocess.levels, channels)
 
 

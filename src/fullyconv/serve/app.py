@@ -64,6 +64,8 @@ class Service:
         for name, segmenter in models.items():
             if segmenter.network.in_channels != COLOURS or not hasattr(segmenter.preprocess, "fill"):
                 raise ValueError(f"{name} does not label pictures: only such models are served")
+            if segmenter.preprocess.levels is not None and segmenter.preprocess.levels.beside:
+                raise ValueError(f"{name} sees several files of a picture, and an upload is one")
         self.models, self.settings, self.metrics = dict(models), settings, Metrics()
         self.helpers = ThreadPoolExecutor(HELPERS, "pictures")
         self.batcher = Batcher(settings.batch, self.metrics.batches.add)
