@@ -44,6 +44,24 @@ class Branches(nn.Module):
         return self.join(self.deep(features), self.short(features))
 
 
+class Twice(nn.Module):
+    """Two windows that pad the same map with other numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        largest = functional.max_pool2d(features, 3, 1, 1)
+        mirrored = functional.pad(features, (0, 0, 2, 1), mode="reflect")[:, :, 2:-1]
+        return self.conv(features) + largest + functional.avg_pool2d(features, 3, 1, 1) + mirrored
+
+
+def _shuffled(features: Tensor) -> Tensor:
+    pictures, channels, height, width = features.shape
+    return features.view(pictures, 2, channels // 2, height, width).transpose(1, 2).reshape(features.shape)
+
+
 def _refined(features: Tensor) -> Tensor:
     return functional.interpolate(functional.avg_pool2d(features, 2), scale_factor=2, mode="nearest") + features
 
@@ -74,6 +92,11 @@ STEPS: dict[str, Callable[[], nn.Module]] = {
     "zero pad": lambda: nn.ZeroPad2d((1, 2, 3, 0)),
     "border": lambda: Function(lambda x: functional.pad(x, (1, 1, 2, 1), mode="replicate")),
     "cut": lambda: Function(lambda x: functional.pad(x, (-1, 0, -3, -2))),
+    "mirror": lambda: Function(lambda x: functional.pad(x, (1, 0, 3, 5), mode="reflect")),
+    "twice": Twice,
+    "counted": lambda: Function(_shuffled),
+    "enlarged and cut": lambda: nn.Sequential(nn.ConvTranspose2d(2, 2, 3, stride=2), nn.ZeroPad2d((0, -1, 0, -1))),
+    "residual": lambda: nn.Sequential(*(Branches(lambda a, b: functional.relu_(a + b), 1) for _ in range(3))),
     "slice": lambda: Function(lambda x: x[:, :, 1:-2, 1:]),
     "every other": lambda: Function(lambda x: x[..., ::2, ::2]),
     "sum": lambda: Branches(torch.add, 1),

@@ -33,8 +33,8 @@ class Layout:
     """How a picture is cut.
 
     Attributes:
-        rows: Of a band.
-        first: Of the first band.
+        rows: Of a band, at most.
+        first: Of the first band, at least.
         least: The fewest of the last one.
         columns: That a strip keeps; strips overlap by what the network sees.
     """
@@ -64,8 +64,18 @@ class Layout:
             halo = _up(columns.reach, columns.stride)
             core = max(most - 2 * halo, min(halo, most)) // columns.stride * columns.stride
             return cls(usual, first, least, max(core, columns.stride))
-        rows = (min(MOST_ROWS, area // width) - least) // align * align
-        return cls(max(usual, rows), max(first, rows), least, width)
+        rows = min(MOST_ROWS, area // width - least) // align * align
+        return cls(max(usual, rows), first, least, width)
+
+    def cuts(self, length: int, align: int) -> list[tuple[int, int]]:
+        """Cut the rows of a padded picture into bands of one height, about.
+
+        >>> Layout(rows=1024, first=64, least=32, columns=2048).cuts(2500, 32)
+        [(0, 864), (864, 1728), (1728, 2500)]
+        """
+        number = -(-max(1, length - self.least) // self.rows)
+        step = max(_up(-(-length // number), align), _up(self.least, align))
+        return cuts(length, max(self.first, step), step, self.least)
 
 
 def _up(number: int, step: int) -> int:
@@ -136,10 +146,12 @@ def flow_through(
     rows, columns = plans
     spans = plan_axis(width, core=layout.columns, reach=columns.reach, align=columns.stride)
     strips = [_Strip(span, plans, bands) for span in spans]
-    waiting = deque(plan_axis(height, core=layout.rows, reach=head_reach(rows), align=rows.stride))
     margin, after = rows.padding(height)
     end = margin + height + after
-    for start, stop in cuts(end, layout.first, layout.rows, layout.least):
+    parts = layout.cuts(end, bands.align)
+    core = max(stop - start for start, stop in parts)
+    waiting = deque(plan_axis(height, core=core, reach=head_reach(rows), align=rows.stride))
+    for start, stop in parts:
         top, bottom = max(start - margin, 0), min(stop - margin, height)
         zeros = margin if start == 0 else 0, after if stop == end else 0
         for strip in strips:

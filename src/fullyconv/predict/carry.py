@@ -1,8 +1,9 @@
 """Rows on their way through a network: what each operation keeps of its input until the rows below have come.
 
-A picture comes in bands of rows, from the top to the bottom. An operation whose window needs rows of two bands keeps
-the rows that its next window begins with; where branches meet, the one that is ahead waits. So every row of every map
-is computed once, and what is kept grows with the picture's width alone.
+A picture comes in bands of rows, from the top to the bottom. An operation whose window needs rows of two bands finds
+those that its next window begins with above the new ones: they were kept, or are computed again where that is cheaper
+than laying both together. Where branches meet, the one that is ahead waits. What is kept grows with the picture's width
+alone.
 """
 
 from __future__ import annotations
@@ -55,108 +56,168 @@ def stacked(parts: Sequence[Tensor], axis: int) -> Tensor:
     return torch.cat(list(parts), axis)
 
 
+@dataclass(frozen=True)
+class Around:
+    """Rows of a map that lie above and below the new ones of a band.
+
+    Attributes:
+        above: Those that came before; in the first band, rows above the picture's first that stand for nothing.
+        below: Rows below the picture's last that stand for nothing; in the last band alone.
+
+    >>> Around(2, 0) | Around(1, 1)
+    Around(above=2, below=1)
+    """
+
+    above: int = 0
+    below: int = 0
+
+    def __or__(self, other: Around) -> Around:
+        return Around(max(self.above, other.above), max(self.below, other.below))
+
+    def __bool__(self) -> bool:
+        return self.above > 0 or self.below > 0
+
+
+class Keep(nn.Module):
+    """Lays the last rows of a map above the new ones: once, for all that read the map.
+
+    This copies the map. Where the operations before can compute some rows again for less, there is none.
+
+    Args:
+        given: What lies around the new rows already.
+        around: What shall.
+        axis: That of the rows, counted from the end.
+
+    >>> keep, flow = Keep(Around(), Around(2, 0), -2), Flow()
+    >>> [keep(torch.ones(1, 1, 3, 1), flow).flatten().tolist() for _ in range(2)]
+    [[0.0, 0.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0]]
+    """
+
+    def __init__(self, given: Around, around: Around, axis: int) -> None:
+        super().__init__()
+        self.given, self.around, self.axis = given, around, axis
+
+    def forward(self, rows: Tensor, flow: Flow) -> Tensor:
+        """Return the rows kept and the new ones."""
+        axis, above = self.axis, self.around.above
+        stop = rows.shape[axis] - (self.given.below if flow.last else 0)
+        new = rows_of(rows, axis, self.given.above, stop)
+        kept = flow.kept.get(self)
+        parts = [_blank(new, axis, above) if kept is None else kept, new]
+        if flow.last:
+            return stacked([*parts, _blank(new, axis, self.around.below)], axis)
+        found = stacked(parts, axis)
+        length = found.shape[axis]
+        flow.kept[self] = rows_of(found, axis, length - above, length).clone()
+        return found
+
+
+def _blank(like: Tensor, axis: int, count: int) -> Tensor:
+    shape = list(like.shape)
+    shape[axis] = count
+    return like.new_zeros(shape)
+
+
 class Carry(nn.Module):
-    """Prepares the rows that a window moves over: those kept, the new ones, and what pads the first and last of all.
+    """Chooses the rows that a window moves over now, and pads the first and last of all, in place.
 
     What follows it moves its window over whatever it is given, without any padding above or below.
-
-    Laying kept and new rows together copies a whole map. Where the operation before can repeat a row or two instead,
-    its carrier lets it repeat its last ``again`` results in the next band; this one keeps nothing, for its first
-    ``given`` rows are those.
 
     Args:
         window: The window along rows, with its padding.
         axis: That of the rows, counted from the end.
         fill: What pads.
+        lag: Rows of the result that wait for the next band, because they meet those of a slower branch.
+
+    Attributes:
+        given: What lies around the new rows of the map.
+        wanted: What shall lie around the new rows of the result.
+        alone: Whether others read the map with another padding, so that this one's goes into a copy.
+        eager: Whether what is cut off below lies within the last band, so that nothing waits for it.
 
     >>> carry, flow = Carry(Window(3, pad=1), -2, 0.0), Flow()
-    >>> carry(torch.ones(1, 1, 4, 1), flow).flatten().tolist()
+    >>> carry.given = Around(2, 1)
+    >>> carry(torch.ones(1, 1, 6, 1), flow).flatten().tolist()
     [0.0, 1.0, 1.0, 1.0, 1.0]
     >>> flow.last = True
-    >>> carry(torch.ones(1, 1, 1, 1), flow).flatten().tolist()
+    >>> carry(torch.ones(1, 1, 4, 1), flow).flatten().tolist()
     [1.0, 1.0, 1.0, 0.0]
     """
 
-    def __init__(self, window: Window, axis: int, fill: Fill) -> None:
+    def __init__(self, window: Window, axis: int, fill: Fill, *, lag: int = 0) -> None:
         super().__init__()
-        self.window, self.axis, self.fill = window, axis, fill
-        self.given = self.again = 0
+        self.window, self.axis, self.fill, self.lag = window, axis, fill, lag
+        self.given, self.wanted = Around(), Around()
+        self.alone = self.eager = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether it gives what it is given."""
+        window = self.window
+        plain = (window.extent, window.stride, window.pad, window.after, self.lag) == (1, 1, 0, 0, 0)
+        return plain and self.given == self.wanted
 
     def made(self, rows: int) -> int:
         """Count the outputs when so many rows of a picture that goes on have come."""
         window = self.window
-        return max(0, (rows + window.pad + min(window.after, 0) - window.extent) // window.stride + 1)
+        cut = 0 if self.eager else min(window.after, 0)
+        ready = (rows + window.pad + cut - window.extent) // window.stride + 1
+        return max(0, ready - self.lag)
+
+    def needs(self, rows: int, wanted: Around) -> Around:
+        """Return what must lie around new rows of the map.
+
+        Args:
+            rows: How many of them a first band has.
+            wanted: What shall lie around the new rows of the result.
+        """
+        window = self.window
+        kept = max(rows + window.pad - self.made(rows) * window.stride, window.pad)
+        if self.fill == "reflect":
+            kept = max(kept, window.after - wanted.above * window.stride)
+        above, below = (
+            max(0, beside) + more * window.stride
+            for beside, more in ((kept, wanted.above), (window.after, wanted.below))
+        )
+        return Around(above, below)
 
     def forward(self, rows: Tensor, flow: Flow) -> Tensor:
         """Return what the windows that can be computed now read."""
-        window, axis = self.window, self.axis
-        before = flow.kept.get(self)
-        kept, skip, taken, made, begin = before or (self._above(rows), max(0, -window.pad), 0, 0, 0)
-        taken += rows.shape[axis] - (self.given if before else 0)
-        found = stacked([*kept, rows], axis)
-        if skip:
-            found = rows_of(found, axis, min(skip, found.shape[axis]), found.shape[axis])
+        window, axis, given, wanted = self.window, self.axis, self.given, self.wanted
+        taken, made = flow.kept.get(self) or (0, 0)
+        top = taken - given.above  # the row of the map that the tensor begins with
+        taken += rows.shape[axis] - given.above - (given.below if flow.last else 0)
         total = window.size(taken) if flow.last else self.made(taken)
         if total <= made:
             raise TooFewRows(f"a band of {rows.shape[axis]} rows gives a window of {window.extent} nothing to compute")
-        wanted = (total - begin - 1) * window.stride + window.extent
-        length = found.shape[axis]
-        if flow.last:
-            below = min(wanted - length, window.after)  # what ceil_mode reads beyond the padding it does not count
-            return self._below(found, below) if below > 0 else rows_of(found, axis, 0, min(wanted, length))
-        following = total - self.again
-        start = (following - begin) * window.stride
-        rest = [] if self.given or start >= length else [rows_of(found, axis, start, length).clone()]
-        flow.kept[self] = rest, max(0, start - length), taken, total, following
-        return found if wanted == length else rows_of(found, axis, 0, wanted)
-
-    def _above(self, rows: Tensor) -> list[Tensor]:
-        return [self._padding(rows, self.window.pad, above=True)] if self.window.pad > 0 else []
-
-    def _below(self, found: Tensor, count: int) -> Tensor:
-        return stacked([found, self._padding(found, count, above=False)], self.axis)
-
-    def _padding(self, rows: Tensor, count: int, *, above: bool) -> Tensor:
-        """Make ``count`` rows that lie above the first or below the last."""
-        axis, length = self.axis, rows.shape[self.axis]
-        edge = rows_of(rows, axis, 0, 1) if above else rows_of(rows, axis, length - 1, length)
-        if self.fill == "replicate":
-            return torch.cat([edge] * count, axis)
-        if self.fill == "reflect":
-            first = 1 if above else length - 1 - count
-            return rows_of(rows, axis, first, first + count).flip(axis)
-        repeats = [1] * rows.ndim
-        repeats[axis] = count
-        return torch.full_like(edge, float(self.fill)).repeat(repeats)
+        flow.kept[self] = taken, total
+        first, stop = window.seen(made - wanted.above, total - 1)
+        stop += 1
+        if flow.last:  # ceil_mode reads beyond the padding, which it does not count
+            stop = min(stop, taken + max(window.after, 0)) + wanted.below * window.stride
+        above, below = min(-first, window.pad), min(stop - taken, window.after)
+        if (above > 0 or below > 0) and self.alone:
+            rows = rows.clone()
+        if above > 0:
+            _pad(rows_of(rows, axis, -above - top, taken - top), axis, above, self.fill)
+        if below > 0:
+            # The rows below are those above of the map turned upside down.
+            _pad(rows_of(rows, axis, max(0, -top), taken - top + below), axis, -below, self.fill)
+        return rows_of(rows, axis, first - top, stop - top)
 
 
-class Delay(nn.Module):
-    """Lets a branch wait for a slower one that it meets.
-
-    Args:
-        lag: By how many rows it is ahead, until the last band.
-        axis: That of the rows, counted from the end.
-
-    >>> delay, flow = Delay(1, -2), Flow()
-    >>> delay(torch.ones(1, 1, 4, 1), flow).shape
-    torch.Size([1, 1, 3, 1])
-    """
-
-    def __init__(self, lag: int, axis: int) -> None:
-        super().__init__()
-        self.lag, self.axis = lag, axis
-
-    def forward(self, rows: Tensor, flow: Flow) -> Tensor:
-        """Return the rows that the other branch has come to."""
-        kept = flow.kept.get(self)
-        found = rows if kept is None else stacked([kept, rows], self.axis)
-        if flow.last:
-            return found
-        ready = found.shape[self.axis] - self.lag
-        if ready < 1:
-            raise TooFewRows(f"a band of {rows.shape[self.axis]} rows does not pass where branches meet")
-        flow.kept[self] = rows_of(found, self.axis, ready, found.shape[self.axis]).clone()
-        return rows_of(found, self.axis, 0, ready)
+def _pad(rows: Tensor, axis: int, count: int, fill: Fill) -> None:
+    """Fill rows of a tensor, the first ``count`` or the last ``-count``, with what pads the others."""
+    size, length = abs(count), rows.shape[axis]
+    place = rows_of(rows, axis, 0, size) if count > 0 else rows_of(rows, axis, length - size, length)
+    if fill == "replicate":
+        edge = size if count > 0 else length - size - 1
+        place.copy_(rows_of(rows, axis, edge, edge + 1).expand_as(place))
+    elif fill == "reflect":
+        first = size + 1 if count > 0 else length - 2 * size - 1
+        place.copy_(rows_of(rows, axis, first, first + size).flip(axis))
+    else:
+        place.fill_(float(fill))
 
 
 @dataclass(frozen=True)
@@ -187,30 +248,36 @@ class Context(nn.Module):
     Args:
         by: How it enlarges.
         axis: That of the rows, counted from the end.
+
+    Attributes:
+        given: What lies around the new rows of the map.
     """
 
     def __init__(self, by: Enlargement, axis: int) -> None:
         super().__init__()
-        self.by, self.axis = by, axis
+        self.by, self.axis, self.given = by, axis, Around()
 
     def made(self, rows: int) -> int:
         """Count the rows of the result when so many of a picture that goes on have come."""
         return max(0, self.by.factor * (rows - self.by.ahead) - self.by.before)
 
+    def needs(self, rows: int, wanted: Around) -> Around:
+        """Return what must lie around the new rows of the map, however many they are; nothing may around the result."""
+        del rows, wanted
+        return Around(self.by.back + self.by.ahead)
+
     def forward(self, rows: Tensor, flow: Flow) -> Tensor:
-        """Return the rows kept and the new ones."""
+        """Return the rows that the new ones of the result are made of."""
         by, axis = self.by, self.axis
-        kept, first, taken, start = flow.kept.get(self) or ([], 0, 0, by.before)
-        taken += rows.shape[axis]
-        found = stacked([*kept, rows], axis)
+        first, taken, start = flow.kept.get(self) or (0, 0, by.before)
+        top = taken - self.given.above
+        taken += rows.shape[axis] - self.given.above - (self.given.below if flow.last else 0)
         stop = by.factor * taken + by.more if flow.last else by.factor * (taken - by.ahead)
         if stop <= start:
             raise TooFewRows(f"a band of {rows.shape[axis]} rows is too short to be enlarged")
-        following = max(0, stop // by.factor - by.back)
-        rest = [] if flow.last else [rows_of(found, axis, following - first, found.shape[axis]).clone()]
-        flow.kept[self] = rest, following, taken, stop
+        flow.kept[self] = max(0, stop // by.factor - by.back), taken, stop
         flow.kept[self, "trim"] = start - by.factor * first, stop - by.factor * first  # type: ignore[index]
-        return found
+        return rows_of(rows, axis, first - top, taken - top)
 
 
 class Trim(nn.Module):

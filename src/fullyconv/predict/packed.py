@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.carry import Carry
+from fullyconv.predict.carry import Carry, Keep
 from fullyconv.predict.frame import frame
 from fullyconv.predict.rounding import round_to_sums
 from fullyconv.predict.streamed import NotStreamed, Streamed, stream
@@ -273,7 +273,7 @@ class Packer:
 
     def _reads_pixels(self, node: fx.Node) -> bool:
         """Return whether a node is the picture, or some rows of it."""
-        if isinstance(self._layer(node), Carry):
+        while isinstance(self._layer(node), Carry | Keep):
             node = cast("fx.Node", node.args[0])
         return node.op == "placeholder"
 
