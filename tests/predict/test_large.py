@@ -21,6 +21,7 @@ from fullyconv import ClassSet, Preprocess, Segmenter, build, save
 from fullyconv.data.images import read_image
 from fullyconv.data.place import read_place
 from fullyconv.outputs import MANIFEST
+from fullyconv.predict.beside import Beside
 from fullyconv.predict.folder import find_images, predict_files
 
 RNG = np.random.default_rng(0)
@@ -40,12 +41,23 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fullyconv.predict.image.WHOLE_PIXELS", 1)
     monkeypatch.setattr("fullyconv.predict.bands.LEAST_ROWS", 1)
     monkeypatch.setattr("fullyconv.predict.large.VIEW_SIDE", 100)
+    monkeypatch.setattr("fullyconv.predict.large.BAND_PIXELS", 1 << 14)
     monkeypatch.setattr("fullyconv.predict.large.NOTE_ROWS", 32)
 
 
 def labelled(model: Segmenter, picture: Path, out: Path) -> None:
-    outcomes = list(predict_files(model, find_images([picture]), out))
+    beside = Beside(polygons=True, areas=True, least=4, tolerance=0.5)
+    outcomes = list(predict_files(model, find_images([picture]), out, beside=beside))
     assert [outcome.problem for outcome in outcomes] == [None]
+
+
+def said(file: Path) -> object:
+    """What a file of regions says, in whatever order the regions come."""
+    if file.suffix == ".csv":
+        return file.read_text()
+    document = json.loads(file.read_text())
+    document["features"].sort(key=str)
+    return document
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -68,6 +80,8 @@ def test_by_rows_as_whole(tmp_path: Path, narrow: None, suffix: str) -> None:
     np.testing.assert_array_equal(rows, whole)
     assert Image.open(tmp_path / "rows/x.png").getpalette() == Image.open(tmp_path / "whole/x.png").getpalette()
     assert Image.open(tmp_path / "rows/x_overlay.jpg").size == (42, 94)
+    for name in ("x.geojson", "areas.csv"):
+        assert said(tmp_path / "rows" / name) == said(tmp_path / "whole" / name)
     if suffix == ".tif":
         maps = [tmp_path / place / "x_classes.tif" for place in ("whole", "rows")]
         np.testing.assert_array_equal(*map(tifffile.imread, maps))

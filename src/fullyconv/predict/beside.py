@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ import yaml
 from fullyconv.data.place import Place, missing, read_place, write_class_tiff
 from fullyconv.files import BadFile, whole_file, write_text
 from fullyconv.outputs import Outputs
+from fullyconv.predict.large import Draft
 from fullyconv.predict.prediction import Prediction
 from fullyconv.predict.work import Task
 from fullyconv.regions import Polygon, simplify, trace
-from fullyconv.regions.documents import Coco, geojson, labelme, yolo, yolo_classes
+from fullyconv.regions.documents import Coco, collection, feature, geojson, labelme, yolo, yolo_classes
+from fullyconv.regions.joining import TooManyRegions, trace_rows
 from fullyconv.types import VOID, ClassSet
 
 TOOLS = ("coco", "yolo", "labelme")
 MAP = "_classes.tif"  # of pictures that lie somewhere
 COCO, CLASSES, LABELS, AREAS = "coco.json", "data.yaml", "labels.txt", "areas.csv"
+MOST_REGIONS = 300_000  # of one picture by rows in a table of areas: 250 MB of rows
 COLUMNS = ("picture", "class", "region", "pixels", "share", "area", "unit", "left", "top", "right", "bottom")
 
 
@@ -65,10 +69,7 @@ class Beside:
 
     def asked(self, *, probabilities: bool = False) -> tuple[str, ...]:
         """Return the options for what is made of all labels of a picture at once."""
-        own = {
-            "--probabilities": probabilities, "--polygons": self.polygons, "--polygons-to": bool(self.tools),
-            "--areas": self.areas, "--legend": self.legend,
-        }  # fmt: skip
+        own = {"--probabilities": probabilities, "--polygons-to": bool(self.tools)}
         return tuple(option for option, wanted in own.items() if wanted)
 
     def once(self) -> tuple[str, ...]:
@@ -110,6 +111,28 @@ class Written:
         if beside.polygons or beside.tools or beside.areas:
             self._write_polygons(trace(labels), labels, image, target, place)
 
+    def write_large(self, draft: Draft, target: Path) -> None:
+        """Write what is wanted of a picture that is too large to be held: its regions, as they are finished."""
+        beside, image = self._beside, self._images[target]
+        if not beside.polygons and not beside.areas:
+            return
+        place, path = read_place(image), Path(os.path.relpath(image, target.parent)).as_posix()
+        areas = Areas(self._classes, place, draft.size[0])
+        polygons = _measured(trace_rows(_counted(draft, areas)), areas if beside.areas else None)
+        try:
+            if beside.polygons:
+                kept = (simplify(each, beside.tolerance) for each in polygons if each.pixels >= beside.least)
+                features = (feature(each, self._classes, place) for each in kept)
+                with whole_file(target.with_name(target.name + ".geojson")) as file:
+                    _write_features(file, collection(self._classes, place, path), features)
+            for _ in polygons:
+                pass  # where areas alone are wanted
+        except TooManyRegions as error:
+            fix = "cut the picture into parts, or leave out --polygons and --areas"
+            raise BadFile(image, str(error), fix) from None
+        if beside.areas:
+            self._rows += areas.rows(target.relative_to(self._outputs.folder).as_posix())
+
     def _write_polygons(
         self, every: list[Polygon], labels: np.ndarray, image: Path, target: Path, place: Place | None
     ) -> None:
@@ -150,6 +173,31 @@ def _write(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def _write_features(path: Path, heading: dict[str, Any], features: Iterable[dict[str, Any]]) -> None:
+    """Write a GeoJSON FeatureCollection, feature by feature."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(heading, ensure_ascii=False)[:-1] + ', "features": [')
+        for index, each in enumerate(features):
+            file.write(", " * (index > 0) + json.dumps(each, ensure_ascii=False, allow_nan=False))
+        file.write("]}\n")
+
+
+def _counted(draft: Draft, areas: Areas) -> Iterator[np.ndarray]:
+    """Return a large picture's labels by rows, and count them."""
+    for band in draft.bands():
+        areas.add(band)
+        yield band
+
+
+def _measured(polygons: Iterator[Polygon], areas: Areas | None) -> Iterator[Polygon]:
+    for each in polygons:
+        if areas is not None:
+            areas.add_region(each)
+            if areas.regions > MOST_REGIONS:
+                raise TooManyRegions(f"has over {MOST_REGIONS} regions, more than a table of areas is made of")
+        yield each
+
+
 def _with_nothing(labels: np.ndarray, image: Path, place: Place) -> np.ndarray:
     """Return labels that are void where the picture holds nothing."""
     empty = missing(image, place)
@@ -161,7 +209,7 @@ def _with_nothing(labels: np.ndarray, image: Path, place: Place) -> np.ndarray:
 
 
 def area_rows(
-    picture: str, polygons: Sequence[Polygon], labels: np.ndarray, classes: ClassSet, place: Place | None
+    picture: str, polygons: Iterable[Polygon], labels: np.ndarray, classes: ClassSet, place: Place | None
 ) -> Iterator[dict[str, Any]]:
     """List the pixels and areas of each class of a picture, then of each region.
 
@@ -175,26 +223,61 @@ def area_rows(
     Yields:
         A row for each class that occurs (region 0), followed by its regions, numbered from 1.
     """
-    each_row = np.ones(len(labels)) if place is None else place.row_areas(len(labels))
-    unit = "px" if place is None else "m2"
-    total = max(1, int((labels >= 0).sum()))
-    uniform = bool((each_row == each_row[0]).all())
-    for label, name in enumerate(classes.names):
-        mask = labels == label
-        pixels = int(mask.sum())
-        if not pixels:
-            continue
-        common = {"picture": picture, "class": name, "unit": unit}
-        area = float((mask.sum(1) * each_row).sum())
-        yield common | {"region": 0, "pixels": pixels, "share": pixels / total, "area": area}
-        regions = [each for each in polygons if each.label == label]
-        for number, each in enumerate(regions, 1):
-            left, top, right, bottom = each.box
-            found = each.pixels * each_row[0] if uniform else _area(each, each_row)
-            yield common | {
-                "region": number, "pixels": each.pixels, "share": each.pixels / total, "area": float(found),
-                "left": left, "top": top, "right": right, "bottom": bottom,
-            }  # fmt: skip
+    areas = Areas(classes, place, len(labels))
+    areas.add(labels)
+    for each in polygons:
+        areas.add_region(each)
+    return areas.rows(picture)
+
+
+class Areas:
+    """The pixels and areas of a picture's classes and regions; the picture may come by rows.
+
+    Args:
+        classes: What its labels mean.
+        place: Where it lies: areas are square metres then, else pixels.
+        height: Its rows.
+    """
+
+    def __init__(self, classes: ClassSet, place: Place | None, height: int) -> None:
+        self._classes, self._unit, self._row = classes, "px" if place is None else "m2", 0
+        self._each_row = np.ones(height) if place is None else place.row_areas(height)
+        self._uniform = bool((self._each_row == self._each_row[:1]).all())
+        self._pixels, self._areas = np.zeros(len(classes), np.int64), np.zeros(len(classes))
+        self._regions: list[tuple[int, int, int, int, float, tuple[float, ...]]] = []
+
+    def add(self, labels: np.ndarray) -> None:
+        """Count the next rows, h x W; what is negative belongs to no class."""
+        counts = np.array([np.bincount(row[row >= 0], minlength=len(self._classes)) for row in labels])
+        self._pixels += counts.sum(0)
+        self._areas += self._each_row[self._row : self._row + len(labels)] @ counts
+        self._row += len(labels)
+
+    def add_region(self, polygon: Polygon) -> None:
+        """Measure a region."""
+        uniform = polygon.pixels * float(self._each_row[0])
+        area = uniform if self._uniform else _area(polygon, self._each_row)
+        column, row = polygon.rings[0][-1].tolist()  # of the first pixel
+        self._regions.append((polygon.label, row, column, polygon.pixels, area, polygon.box))
+
+    @property
+    def regions(self) -> int:
+        """How many there are."""
+        return len(self._regions)
+
+    def rows(self, picture: str) -> Iterator[dict[str, Any]]:
+        """List each class that occurs (region 0), followed by its regions in the order of their first pixels."""
+        total = max(1, int(self._pixels.sum()))
+        regions = {label: list(own) for label, own in groupby(sorted(self._regions), key=lambda each: each[0])}
+        for label, name in enumerate(self._classes.names):
+            if not self._pixels[label]:
+                continue
+            common = {"picture": picture, "class": name, "unit": self._unit}
+            pixels, area = int(self._pixels[label]), float(self._areas[label])
+            yield common | {"region": 0, "pixels": pixels, "share": pixels / total, "area": area}
+            for number, (_, _, _, pixels, area, box) in enumerate(regions.get(label, ()), 1):
+                sides = dict(zip(("left", "top", "right", "bottom"), box, strict=True))
+                yield common | {"region": number, "pixels": pixels, "share": pixels / total, "area": area} | sides
 
 
 def _area(polygon: Polygon, each_row: np.ndarray) -> float:

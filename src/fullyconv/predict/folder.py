@@ -230,7 +230,10 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
 
     def write(prediction: Prediction | Draft, target: Path) -> Path:
         if isinstance(prediction, Draft):
-            return by_rows.write(prediction, target)
+            mask = by_rows.write(prediction, target, legend=beside.legend)
+            written.write_large(prediction, target)
+            prediction.remove()  # now that nothing is made of it any more
+            return mask
         mask = write_prediction(prediction, target, legend=beside.legend)
         written.write(prediction, target)
         return mask
@@ -286,9 +289,9 @@ class ByRows:
         """Label it."""
         return label_large(self._segmenter, rows, self._outputs, self._tasks[rows.path].target)
 
-    def write(self, draft: Draft, target: Path) -> Path:
+    def write(self, draft: Draft, target: Path, *, legend: bool = False) -> Path:
         """Write its labels."""
-        return write_large(draft, target, self._segmenter.classes, self._places[draft.name])
+        return write_large(draft, target, self._segmenter.classes, self._places[draft.name], legend=legend)
 
 
 def write_prediction(prediction: Prediction, target: Path, *, legend: bool = False) -> Path:

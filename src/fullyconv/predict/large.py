@@ -17,15 +17,16 @@ from PIL import Image
 
 from fullyconv.data.place import TILE, Place, write_class_tiff
 from fullyconv.data.rows import Rows
-from fullyconv.draw import overlay, palette_image
+from fullyconv.draw import overlay, palette_image, with_legend
 from fullyconv.files import BadFile, sync, whole_file
 from fullyconv.outputs import Outputs
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.quantised import weights_sum
-from fullyconv.types import ClassSet
+from fullyconv.types import VOID, ClassSet
 
 VIEW_SIDE = 4096  # pixels of the overlay, at most
 WRITE_ROWS = 256
+BAND_PIXELS = 1 << 22  # of labels that are traced at a time
 NOTE_ROWS = 512  # labelled rows after which the manifest is told
 
 
@@ -98,6 +99,17 @@ class Draft:
                 file.seek(row * line)
                 pieces.append(file.read(line if step > 1 else (last - first) * line))
         return np.frombuffer(b"".join(pieces), kind).reshape(len(chosen), *shape)
+
+    def bands(self) -> Iterator[np.ndarray]:
+        """Return the labels by rows, h x W int32: void where the picture holds nothing."""
+        height, width = self.size
+        rows = max(1, BAND_PIXELS // width)
+        for first in range(0, height, rows):
+            last = min(first + rows, height)
+            labels = self.get("labels", first, last).astype(np.int32)
+            if self.holes:
+                labels[~self.get("data", first, last)] = VOID
+            yield labels
 
     def settle(self) -> None:
         """Bring what was written to the disk."""
@@ -185,14 +197,15 @@ def _key(segmenter: Segmenter, rows: Rows) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def write_large(draft: Draft, target: Path, classes: ClassSet, place: Place | None) -> Path:
+def write_large(draft: Draft, target: Path, classes: ClassSet, place: Place | None, *, legend: bool = False) -> Path:
     """Write a large picture's labels: ``STEM.png``, a small ``STEM_overlay.jpg``, where it lies ``STEM_classes.tif``.
 
     Args:
-        draft: The labels; their files are removed in the end.
+        draft: The labels.
         target: The folder and ``STEM``.
         classes: What labels mean.
         place: Where the picture lies.
+        legend: Put the classes' names below the overlay.
 
     Returns:
         The path of ``STEM.png``.
@@ -204,14 +217,13 @@ def write_large(draft: Draft, target: Path, classes: ClassSet, place: Place | No
     with whole_file(target.with_name(target.name + "_overlay.jpg")) as path:
         few = draft.get("labels", 0, height, step=step)[:, ::step]
         shown = overlay(draft.get("view", 0, -(-height // step)), few, classes)
-        Image.fromarray(shown).save(path, "JPEG", quality=90)
+        Image.fromarray(with_legend(shown, classes) if legend else shown).save(path, "JPEG", quality=90)
     if place is not None:
         table = np.array([*classes.values, classes.ignore_index])
         table = table.astype(np.uint8 if table.max() < 256 else np.uint16)
         with whole_file(target.with_name(target.name + "_classes.tif")) as path:
             like = np.broadcast_to(table[:1], draft.size)
             write_class_tiff(path, like, classes, place, tiles=_tiles(draft, table))
-    draft.remove()
     return mask
 
 

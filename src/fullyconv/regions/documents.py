@@ -35,21 +35,28 @@ def geojson(
     >>> found["features"][0]["properties"], found["features"][0]["geometry"]["coordinates"]
     ({'class': 'road', 'value': 0, 'pixels': 2}, [[[0, 0], [2, 0], [2, 1], [0, 1], [0, 0]]])
     """
-    features = []
-    for each in polygons:
-        properties = {"class": classes.names[each.label], "value": classes.values[each.label], "pixels": each.pixels}
-        rings = [
-            _closed(ring if place is None else place.at(ring), hole=index > 0) for index, ring in enumerate(each.rings)
-        ]
-        geometry = {"type": "Polygon", "coordinates": rings}
-        features.append({"type": "Feature", "properties": properties, "geometry": geometry})
-    document: dict[str, Any] = {"type": "FeatureCollection", "classes": list(classes.names), "features": features}
+    return collection(classes, place, picture) | {"features": [feature(each, classes, place) for each in polygons]}
+
+
+def collection(classes: ClassSet, place: Place | None, picture: str = "") -> dict[str, Any]:
+    """Return all of a GeoJSON FeatureCollection but its features; see ``geojson``."""
+    document: dict[str, Any] = {"type": "FeatureCollection", "classes": list(classes.names)}
     if picture:
         document["picture"] = picture
     if place is not None and place.epsg is not None:
         name = f"urn:ogc:def:crs:EPSG::{place.epsg}" if place.epsg != 4326 else "urn:ogc:def:crs:OGC:1.3:CRS84"
         document["crs"] = {"type": "name", "properties": {"name": name}}
     return document
+
+
+def feature(polygon: Polygon, classes: ClassSet, place: Place | None = None) -> dict[str, Any]:
+    """Return one GeoJSON Feature; see ``geojson``."""
+    label = polygon.label
+    properties = {"class": classes.names[label], "value": classes.values[label], "pixels": polygon.pixels}
+    rings = [
+        _closed(ring if place is None else place.at(ring), hole=index > 0) for index, ring in enumerate(polygon.rings)
+    ]
+    return {"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": rings}}
 
 
 def _closed(ring: np.ndarray, *, hole: bool) -> list[list[float]]:
