@@ -280,7 +280,7 @@ def test_jpeg_and_cmyk(path: Path) -> None:
             {"volumetric": True, "tile": (2, 16, 16), "photometric": "minisblack"},
             "pages",
         ),
-        (np.zeros((9, 11, 3), np.uint8), {"photometric": "cielab"}, "colours of kind 8"),
+        (np.zeros((9, 11, 3), np.uint8), {"photometric": "cielab"}, "colours of kind CIELAB"),
         (np.zeros((4, 9, 11), np.uint8), {"imagej": True}, "4 pages in one file"),
     ],
 )
@@ -361,5 +361,98 @@ def test_a_jpeg_strip_that_claims_more_than_its_place_is_refused_before_it_is_de
     with tifffile.TiffFile(path, mode="r+") as file:
         file.pages[0].tags[273].overwrite(end)
         file.pages[0].tags[279].overwrite(len(bomb))
-    with pytest.raises(BadFile, match="a JPEG strip or tile of 60000 x 60000 pixels"):
+    with pytest.raises(BadFile, match="a strip or tile of 60000 x 60000 pixels, compressed as JPEG"):
         read_image(path)
+
+
+def compressible() -> list[tuple[int, str]]:
+    """What tifffile writes in each compression it knows: whole numbers of 8 and 16 bits, floats, colours."""
+    found = []
+    for compression in tifffile.COMPRESSION:
+        for kind in ("uint8", "uint16", "float32", "colours"):
+            try:
+                tifffile.imwrite(io.BytesIO(), numbers_of(kind), photometric=photometric(kind), compression=compression)
+            except Exception:  # whatever an encoder raises for numbers that it does not take
+                continue
+            found.append((int(compression), kind))
+    return found
+
+
+def numbers_of(kind: str) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    if kind == "float32":
+        return rng.random((40, 50)).astype(kind)
+    shape = (40, 50, 3) if kind == "colours" else (40, 50)
+    return rng.integers(0, 250, shape).astype("uint8" if kind == "colours" else kind)
+
+
+def photometric(kind: str) -> str:
+    return "rgb" if kind == "colours" else "minisblack"
+
+
+UNBOUNDED = {22610: "JPEGXR_NDPI", 34934: "JPEGXR", 50002: "JPEGXL", 52546: "JPEGXL_DNG", 33003: "APERIO_JP2000_YCBC"}
+
+
+@pytest.mark.parametrize(("compression", "kind"), compressible())
+@pytest.mark.parametrize("tile", [None, (16, 32)])
+def test_every_compression_gives_tifffiles_numbers_or_is_named(
+    path: Path, compression: int, kind: str, tile: tuple[int, int] | None
+) -> None:
+    options = {"photometric": photometric(kind), "compression": compression, "tile": tile, "rowsperstrip": 7}
+    tifffile.imwrite(path, numbers_of(kind), **options)
+    if compression in UNBOUNDED:
+        with pytest.raises(BadFile, match=rf"{UNBOUNDED[compression]} \({compression}\).*save it with LZW or deflate"):
+            read_raster(path)
+        return
+    expected = tifffile.imread(path)
+    raster = read_raster(path)
+    np.testing.assert_array_equal(raster.values.squeeze(), expected)
+    changed = not np.array_equal(expected, numbers_of(kind))
+    assert raster.lossy or not changed
+    if compression not in (33004, 33005, 34712):  # JPEG 2000 may be either
+        assert bool(raster.lossy) == changed
+
+
+def with_tag(path: Path, code: int, value: int) -> None:
+    """Write another value into a tag of one number."""
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages.first.tags[code].overwrite(value)
+
+
+def test_compressions_and_colours_that_nobody_reads_are_named(path: Path) -> None:
+    known = {compression for compression, _ in compressible()} | {2, 3, 4, 7, 33007, 34892}
+    for compression in {int(each) for each in tifffile.COMPRESSION} - known | {12345}:
+        tifffile.imwrite(path, numbers_of("uint8"), compression="zlib")
+        with_tag(path, 259, compression)
+        name = tifffile.COMPRESSION(compression).name if compression != 12345 else "12345"
+        with pytest.raises(BadFile, match=rf"compression {name}.*save it with LZW or deflate \(gdal_translate"):
+            read_raster(path)
+    for colours in (8, 9, 10, 32803, 32844, 32845, 52527):
+        tifffile.imwrite(path, numbers_of("colours"), photometric="rgb")
+        with_tag(path, 262, colours)
+        with pytest.raises(BadFile, match=rf"colours of kind {tifffile.PHOTOMETRIC(colours).name} \({colours}\)"):
+            read_raster(path)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "webp", "png", "lerc"])
+def test_tiles_that_claim_more_than_their_place_are_refused(path: Path, compression: str) -> None:
+    """The decoder would believe them: a file of some kilobytes could ask for gigabytes."""
+    large, small = io.BytesIO(), io.BytesIO()
+    tifffile.imwrite(
+        large, np.zeros((512, 512, 3), np.uint8), photometric="rgb", compression=compression, tile=(512, 512)
+    )
+    tifffile.imwrite(
+        small, np.zeros((512, 512, 3), np.uint8), photometric="rgb", compression=compression, tile=(256, 256)
+    )
+    large.seek(0)
+    with tifffile.TiffFile(large) as file:
+        segment = file.pages.first
+        content = large.getvalue()[segment.dataoffsets[0] :][: segment.databytecounts[0]]
+    with path.open("wb") as file:
+        file.write(small.getvalue() + content)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        tags = file.pages.first.tags
+        tags[324].overwrite([len(small.getvalue()), *tags[324].value[1:]])
+        tags[325].overwrite([len(content), *tags[325].value[1:]])
+    with pytest.raises(BadFile, match=r"a strip or tile of 512 x 512 pixels"):
+        read_raster(path)

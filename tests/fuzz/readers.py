@@ -308,6 +308,7 @@ def _pictures(place: Path) -> list[Reader]:
         (colour.astype(np.uint16) * 200, {"photometric": "rgb", "compression": "zlib", "predictor": True}),
         (labels / np.float32(2), {"tile": (16, 16), "bigtiff": True}),
         (labels.astype(np.int32) * 100, {"byteorder": ">"}),
+        *((colour, {"photometric": "rgb", "compression": each}) for each in ("jpeg2000", "webp", "png", "lerc")),
     ):
         buffer = io.BytesIO()
         order = {"byteorder": options.pop("byteorder")} if "byteorder" in options else {}  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
+from fullyconv.data.encoded import HEAD, JPEGS, LERC, PICTURES, claimed_size, lossy
 from fullyconv.data.raster import UPRIGHT, Kind, Raster, Refused
 from fullyconv.limits import LIMITS, Limits
 
@@ -19,21 +20,23 @@ if TYPE_CHECKING:
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-COMPRESSIONS = {
-    1: "none", 2: "CCITT", 3: "CCITT", 4: "CCITT", 5: "LZW", 7: "JPEG", 8: "deflate", 32773: "PackBits",
-    32946: "deflate", 34925: "LZMA", 50000: "Zstandard",
+COMPRESSIONS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000, 50013, *PICTURES}
+"""The codecs that a file may ask for, by their tag: none, CCITT, LZW, deflate, PackBits, LZMA, Zstandard, PixTIFF's
+deflate, and pictures of other formats. Of these only such as say how large they are where that can be read before they
+are decoded: not JPEG XR and JPEG XL. What the others unpack to is bounded by tifffile."""
+
+KINDS: dict[int, Kind] = {
+    0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb", 34892: "rgb", 51177: "grey",
 }  # fmt: skip
-"""The codecs that a file may ask for, by their tag: the usual ones; each more is native code for strangers to reach."""
+"""By the photometric tag: min-is-white, min-is-black, RGB, palette, separated, YCbCr (decoded to RGB with JPEG), raw
+colours of a camera, depth."""
 
-KINDS: dict[int, Kind] = {0: "grey", 1: "grey", 2: "rgb", 3: "palette", 5: "cmyk", 6: "rgb"}
-"""By the photometric tag: min-is-white, min-is-black, RGB, palette, separated, YCbCr (decoded to RGB with JPEG)."""
-
-JPEG = 7
 JPEG_BLOCK_PX = 16  # to a multiple of which a JPEG picture may be larger than the strip that it fills
 CHANNELS = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4}
 ALPHA = (1, 2)  # of the tag for extra samples: associated and not
 ORIENTATION = 274
-JPEG_HEADER = 1 << 16  # bytes in which the size of a strip has to be found
+LERC_PARAMETERS = 50674  # its version, and what compresses its blobs once more
+DEFLATE = "save it with LZW or deflate (gdal_translate -co COMPRESS=DEFLATE a.tif b.tif, or tiffcp -c zip a.tif b.tif)"
 MOST_BYTES = 4  # a pixel that the limit of pixels stands for: RGBA, or one number of 32 bits
 MOST_PAGES = 1000  # that are looked at, should all but the last be overviews
 
@@ -149,13 +152,25 @@ def check_page(page: TiffPage, file: TiffFile, limits: Limits = LIMITS, *, pixel
     if height * width > pixels or (page.is_tiled and segment > limits.pixels):
         raise Refused(f"{width} x {height} pixels", limits.remedy("pixels"))
     if page.compression not in COMPRESSIONS:
-        raise Refused(f"compression {page.compression}", "save it with LZW or deflate")
+        raise Refused(f"compression {_named('COMPRESSION', page.compression)}", DEFLATE)
+    if page.compression == LERC and any(page.tags.valueof(LERC_PARAMETERS, (0, 0))[1:]):
+        raise Refused("compression LERC and another over it", DEFLATE)
     if page.photometric not in KINDS:
-        raise Refused(f"colours of kind {page.photometric}", "save it as grey or RGB")
-    if page.photometric == 6 and page.compression != JPEG:
+        raise Refused(f"colours of kind {_named('PHOTOMETRIC', page.photometric)}", "save it as grey or RGB")
+    if page.photometric == 6 and page.compression not in JPEGS:
         raise Refused("YCbCr without JPEG", "save it as RGB")
     _check_samples(page, file, pixels, limits)
     _check_segments(page, file)
+
+
+def _named(kind: Literal["COMPRESSION", "PHOTOMETRIC"], number: int) -> str:
+    """Return the name that tifffile has for a number in a tag, and the number."""
+    import tifffile
+
+    try:
+        return f"{getattr(tifffile, kind)(number).name} ({number})"
+    except ValueError:
+        return str(number)
 
 
 def _check_samples(page: TiffPage, file: TiffFile, pixels: int, limits: Limits) -> None:
@@ -175,38 +190,29 @@ def _check_segments(page: TiffPage, file: TiffFile) -> None:
         raise ValueError(f"truncated: {len(page.dataoffsets)} of {expected} strips or tiles")
     if not any(page.databytecounts):
         raise Refused("no pixels in it", "save it anew")  # single strips that GDAL leaves out are 0
-    if page.compression == JPEG:
-        _check_jpegs(page, file)
+    if page.compression in PICTURES:
+        _check_encoded(page, file)
     ends = (start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False) if start)
     if max(ends, default=0) > file.filehandle.size:
         raise ValueError("truncated: its last strips or tiles are missing")
 
 
-def _check_jpegs(page: TiffPage, file: TiffFile) -> None:
-    """Refuse JPEG strips and tiles that claim more pixels than their place has: the decoder believes them."""
+def _check_encoded(page: TiffPage, file: TiffFile) -> None:
+    """Refuse strips and tiles that claim more numbers than their place has: decoders believe them."""
+    more = JPEG_BLOCK_PX if page.compression in JPEGS else 1
     height, width = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
     for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         if not count:
             continue
         file.filehandle.seek(start)
-        rows, columns = jpeg_size(file.filehandle.read(min(count, JPEG_HEADER)))
-        if not (0 < rows < height + JPEG_BLOCK_PX and 0 < columns < width + JPEG_BLOCK_PX):
-            raise Refused(f"a JPEG strip or tile of {columns} x {rows} pixels", "save it anew")
-
-
-def jpeg_size(head: bytes) -> tuple[int, int]:
-    """Return the height and width that the header of a JPEG stream claims, 0 and 0 if none is found.
-
-    >>> jpeg_size(bytes.fromhex("ffd8 ffdb0004abcd ffc0000b 08 0010 0020 01 00 11 00"))
-    (16, 32)
-    """
-    at = 2
-    while at + 9 <= len(head) and head[at] == 0xFF:
-        marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # of a frame, not of tables
-            return int.from_bytes(head[at + 5 : at + 7], "big"), int.from_bytes(head[at + 7 : at + 9], "big")
-        at += 1 if marker == 0xFF else 2 + length
-    return 0, 0
+        rows, columns, samples = claimed_size(page.compression, file.filehandle.read(min(count, HEAD)), count)
+        if not (
+            0 < rows < height + more and 0 < columns < width + more and 0 < samples <= max(4, page.samplesperpixel)
+        ):
+            what = (
+                f"a strip or tile of {columns} x {rows} pixels, compressed as {_named('COMPRESSION', page.compression)}"
+            )
+            raise Refused(what, "save it anew")
 
 
 def _in_order(values: np.ndarray, axes: str) -> np.ndarray:
@@ -250,10 +256,20 @@ def raster_of(page: TiffPage, values: np.ndarray) -> Raster:
         inverted=page.photometric == 0,
         palette=_palette(page) if kind == "palette" else None,
         transparent=transparent,
-        lossy="JPEG" if page.compression == JPEG else "",
+        lossy=_lossy(page),
         turn=turn if isinstance(turn, int) and turn in UPRIGHT else 1,
         alpha=alpha,
     )
+
+
+def _lossy(page: TiffPage) -> str:
+    """Name the compression of a page that changes numbers, by its first strip or tile."""
+    if page.compression not in PICTURES:
+        return ""
+    start, count = next((each for each in zip(page.dataoffsets, page.databytecounts, strict=False) if each[1]), (0, 0))
+    handle = page.parent.filehandle
+    handle.seek(start)
+    return lossy(page.compression, handle.read(min(count, HEAD)))
 
 
 def _opaque(kind: np.dtype[Any], bits: int) -> float:
