@@ -14,6 +14,7 @@ from fullyconv.crf import CRFParameters
 from fullyconv.networks import build
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.refine import CRFSegmenter
+from fullyconv.predict.uncertainty import Doubter
 from fullyconv.predict.views import Views, ViewsSegmenter
 from fullyconv.types import ClassSet, Preprocess
 
@@ -55,6 +56,27 @@ def test_probabilities_are_the_mean_over_the_views(
     sure = (top[0] - top[1] > 1e-4).numpy()
     assert (prediction.labels == expected.argmax(0).numpy())[sure].all()
     np.testing.assert_array_equal(augmented.labels(pixels[None])[0], prediction.labels)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_views_of_more_channels_are_those_of_each_channel(kind: str) -> None:
+    torch.manual_seed(1)
+    network = build("fcn1s-spectral2", 3, channels=5)
+    torch.nn.init.normal_(network.heads[0].weight)  # type: ignore[arg-type]
+    preprocess = Preprocess((120.0,) * 5, (60.0,) * 5)
+    model = Segmenter(network, classes=ClassSet(("a", "b", "c")), preprocess=preprocess, device="cpu")
+    pixels = (np.random.default_rng(0).random((22, 31, 5)) * 255).astype(kind)
+    total = torch.zeros(3, 22, 31)
+    for size in ((22, 31), (11, 16)):
+        planes = [Image.fromarray(pixels[..., c]).resize(size[::-1], Image.Resampling.BILINEAR) for c in range(5)]
+        view = np.stack([np.asarray(plane) for plane in planes], 2)
+        for mirrored in (False, True):
+            found = model.scores(np.ascontiguousarray(view[:, ::-1]) if mirrored else view).softmax(0)
+            found = functional.interpolate(found[None], size=(22, 31), mode="bilinear")[0]
+            total += found.flip(2) if mirrored else found
+    prediction = ViewsSegmenter(model, Views(True, (1.0, 0.5))).predict(pixels, probabilities=True)
+    np.testing.assert_allclose(prediction.probabilities, total / 4, atol=1e-3)  # type: ignore[arg-type]
+    assert Doubter(model).predict(pixels).uncertainty is not None
 
 
 def test_one_plain_view_changes_nothing(model: Segmenter) -> None:

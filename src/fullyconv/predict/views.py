@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from fullyconv.data.raster import COLOURS
 from fullyconv.predict.around import Around
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.prediction import Prediction
@@ -61,9 +60,6 @@ class ViewsSegmenter(Around):
         segmenter: The model.
         views: What it looks at.
 
-    Raises:
-        ValueError: For a network that sees more than colour.
-
     >>> from fullyconv.networks import build
     >>> from fullyconv.types import ClassSet, Preprocess
     >>> model = Segmenter(build("fcn8s-resnet18", 2), classes=ClassSet(("a", "b")), preprocess=Preprocess())
@@ -73,8 +69,6 @@ class ViewsSegmenter(Around):
 
     def __init__(self, segmenter: Segmenter, views: Views) -> None:
         super().__init__(segmenter)
-        if self.network.in_channels != COLOURS:
-            raise ValueError("views are made of pictures: this network sees more than colour")
         self.views = views
 
     def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
@@ -99,7 +93,7 @@ class ViewsSegmenter(Around):
             size = tuple(max(1, round(length * scale)) for length in pixels.shape[:2])
             view = pixels
             if size != pixels.shape[:2]:
-                view = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+                view = resized(pixels, (size[0], size[1]))
             yield view, False
             if self.views.flip:
                 yield np.ascontiguousarray(view[:, ::-1]), True
@@ -110,3 +104,24 @@ class ViewsSegmenter(Around):
         # Tempered as a whole: their order, and so the labels, stay.
         tempered = temper(chances, self.temperature).astype(np.float16) if probabilities else None
         return Prediction(seen, labels, self.classes, tempered)
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a picture of any number of channels, each by itself, as Pillow resizes colours (bilinear, with support).
+
+    Args:
+        pixels: H x W x K, uint8; other numbers as float32.
+        size: The height and width.
+
+    Returns:
+        h x w x K, uint8 or float32.
+
+    >>> resized(np.full((4, 6, 5), 7, np.uint8), (2, 3)).shape
+    (2, 3, 5)
+    """
+    numbers = pixels if pixels.dtype == np.uint8 else pixels.astype(np.float32)
+    planes = [
+        Image.fromarray(np.ascontiguousarray(numbers[..., channel])).resize(size[::-1], Image.Resampling.BILINEAR)
+        for channel in range(numbers.shape[2])
+    ]
+    return np.stack([np.asarray(plane) for plane in planes], axis=2)
