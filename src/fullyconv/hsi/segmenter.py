@@ -17,9 +17,10 @@ from fullyconv.hsi.pictures import false_colour
 from fullyconv.hsi.scene import Scene
 from fullyconv.machine import ArithmeticName, DeviceName, EngineName
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.image import Look, Piece, Segmenter
+from fullyconv.predict.image import Segmenter
 from fullyconv.predict.inputs import Picture
 from fullyconv.predict.prediction import Prediction
+from fullyconv.predict.prepared import Look, Piece
 from fullyconv.types import VOID, ClassSet, SpectralPreprocess
 
 WHOLE_BYTES = 256 << 20  # of float32 spectra; larger scenes go through the network in bands

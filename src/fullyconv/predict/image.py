@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
-from math import isqrt
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
@@ -22,27 +18,14 @@ from fullyconv.data.matching import match_classes
 from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
 from fullyconv.draw import false_colours
-from fullyconv.machine import (
-    ArithmeticName,
-    DeviceName,
-    EngineName,
-    arithmetic,
-    choose_device,
-    free_memory,
-    frozen,
-    out_of_memory,
-)
+from fullyconv.machine import ArithmeticName, DeviceName, EngineName, arithmetic, choose_device, out_of_memory
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.bands import Layout, flow_through, working_bytes
-from fullyconv.predict.engines import Bands, Choice, Engine, Snapshot, make_engine
+from fullyconv.predict.engines import Choice, Snapshot
 from fullyconv.predict.inputs import Given, Order, Picture, Span, pixels_of, split_batch
-from fullyconv.predict.ladder import Ladder, NotFinite
 from fullyconv.predict.prediction import Prediction
-from fullyconv.predict.streamed import NotStreamed
+from fullyconv.predict.prepared import Look, Piece, Prepared, prepare, side_by_side
 from fullyconv.predict.trusted import trusted_precision
 from fullyconv.scores.calibration import probabilities_of
-from fullyconv.tiles import Tile, plan_tiles
-from fullyconv.trace import NotFollowed
 from fullyconv.types import ClassSet, Preprocess, Sample
 
 if TYPE_CHECKING:
@@ -50,42 +33,6 @@ if TYPE_CHECKING:
     from fullyconv.export.formats import Format
 
 WHOLE_PIXELS = 1_500_000  # larger images go through the network in bands of rows
-WORKING_BYTES = 512 << 20  # that the maps of a part may take, where the machine has it
-SMALLEST_AREA = 32 * 32  # pixels of parts that are made smaller because memory has run out
-
-Piece = tuple[slice, slice, Tensor]
-"""Rows and columns of an image, and what was found there, ... x h x w."""
-
-Look = Callable[[list[Tensor], tuple[int, int]], Iterator[tuple[slice, Tensor]]]
-"""Finds something of every pixel of a size from its score maps: some rows at a time, ... x rows x W."""
-
-PREPARING = Lock()
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A network as predictions use it: what gives its score maps, and what makes labels of these."""
-
-    network: FCN
-    engine: Engine
-    ladder: Ladder
-
-    @cached_property
-    def per_pixel(self) -> int:
-        """The bytes of memory that its layers take per pixel of the image."""
-        return working_bytes(self.network) // (2 if self.engine.precision == "bfloat16" else 1)
-
-    @cached_property
-    def bands(self) -> Bands | None:
-        """The network for bands of rows; ``None`` where it cannot be computed so."""
-        try:
-            return self.engine.bands()
-        except (NotStreamed, NotFollowed):
-            return None
-
-    def labels(self, maps: list[Tensor], size: tuple[int, ...]) -> Tensor:
-        """Label the pixels of images of a size, N x H x W; PyTorch's threads are left asleep if they are."""
-        return self.ladder.labels(maps, (size[0], size[1]), own=self.engine.name == "openvino")
 
 
 class Segmenter:
@@ -242,9 +189,9 @@ class Segmenter:
     def _part_labels(self, pixels: np.ndarray) -> np.ndarray:
         if len(pixels) > 1 or not self._area(pixels[0]):
             try:
-                maps, prepared = self._maps(pixels if len(pixels) > 1 else self._read(pixels[0])[None])
-                with self._explained():
-                    found: np.ndarray = prepared.labels(maps, pixels.shape[1:3]).cpu().numpy()
+                prepared = self.prepared()
+                maps = prepared.engine.score_maps(pixels if len(pixels) > 1 else self._read(pixels[0])[None])
+                found: np.ndarray = prepared.labels(maps, pixels.shape[1:3]).cpu().numpy()
                 return found
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -254,7 +201,7 @@ class Segmenter:
     def _labels(self, pixels: np.ndarray) -> np.ndarray:
         """Label H x W x K pixels."""
         labels = np.empty(pixels.shape[:2], np.min_scalar_type(len(self.classes) - 1))
-        for rows, columns, found in self._looked(pixels, self._find_labels):
+        for rows, columns, found in self._looked(pixels, Prepared.find_labels):
             labels[rows, columns] = found.cpu().numpy()
         return labels
 
@@ -271,16 +218,8 @@ class Segmenter:
         Raises:
             ValueError: Where a score is NaN or infinite.
         """
-        kind, width = np.min_scalar_type(len(self.classes) - 1), pixels.shape[1]
-        band: tuple[int, int] | None = None
-        for rows, columns, found in self._looked(pixels, self._find_labels):
-            if band != (rows.start, rows.stop):
-                band, filled = (rows.start, rows.stop), 0
-                labels = np.empty((rows.stop - rows.start, width), kind)
-            labels[:, columns] = found.cpu().numpy()
-            filled += columns.stop - columns.start
-            if filled == width:
-                yield *band, labels
+        kind = np.min_scalar_type(len(self.classes) - 1)
+        yield from side_by_side(self._looked(pixels, Prepared.find_labels), pixels.shape[1], kind)
 
     def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
         """Label H x W x K pixels, which are shown as the H x W x 3 picture ``seen``."""
@@ -288,103 +227,23 @@ class Segmenter:
             return Prediction(seen, self._labels(pixels), self.classes)
         labels = np.empty(pixels.shape[:2], np.min_scalar_type(len(self.classes) - 1))
         chances = np.empty((len(self.classes), *pixels.shape[:2]), np.float16)
-        for rows, columns, scores in self._tiles(pixels):
+        for rows, columns, scores in self._looked(pixels, Prepared.find_scores):
             labels[rows, columns] = scores.max(0).indices.cpu().numpy()
             chances[:, rows, columns] = probabilities_of(scores, self.temperature).half().cpu().numpy()
         return Prediction(seen, labels, self.classes, chances)
 
-    def _tiles(self, pixels: np.ndarray) -> Iterator[Piece]:
-        """Return the scores of every pixel, some at a time: where they belong, and C x h x w."""
-        return self._looked(pixels, self._find_scores)
-
     def _looked(self, pixels: np.ndarray, look: Look) -> Iterator[Piece]:
-        """Return what ``look`` finds, in one pass or part by part: where it belongs, and ... x h x w.
-
-        Where memory runs out, it begins again in smaller parts, where the same is found.
-        """
-        area = self._area(pixels)
-        while True:
-            try:
-                for tile, maps in self._parts(pixels, area):
-                    yield from self._cores(tile, maps, look)
-                return
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error):
-                    raise
-                area = (area or pixels.shape[0] * pixels.shape[1]) // 4
-                if area < SMALLEST_AREA:
-                    what = f"not enough memory for {pixels.shape[0]} x {pixels.shape[1]} pixels, even in parts"
-                    raise MemoryError(f"{what}: close other programs, or cut it into parts") from None
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    def _cores(self, tile: Tile, maps: list[Tensor], look: Look) -> Iterator[Piece]:
-        """Return what is found in a tile's core."""
-        y, x = tile.rows, tile.columns
-        across = slice(x.core_start - x.start, x.core_stop - x.start)
-        with self._explained():
-            for band, found in look(maps, (y.stop - y.start, x.stop - x.start)):
-                first = max(band.start + y.start, y.core_start)
-                last = min(band.stop + y.start, y.core_stop)
-                if first < last:
-                    down = slice(first - y.start - band.start, last - y.start - band.start)
-                    yield slice(first, last), slice(x.core_start, x.core_stop), found[..., down, across]
-
-    def _parts(self, pixels: np.ndarray, area: int) -> Iterator[tuple[Tile, list[Tensor]]]:
-        """Compute score maps: of the whole, in bands of rows, or in tiles with what the network sees around them.
-
-        In parts, ``area`` pixels are computed at a time, about.
-        """
-        height, width = pixels.shape[:2]
-        rows, columns = self.network.plans
-        bands = self.prepared().bands if area and not self._sees_all() else None
-        if bands is not None:
-            layout = Layout.choose(bands, self.network, width, area=area)
-            yield from flow_through(bands, self.network.plans, pixels, self._read, layout)
-            return
-        if area and self._sees_all() and not self.approximate:
-            raise ValueError(self._too_wide(height, width))
-        reach, align = (rows.reach, columns.reach), (rows.stride, columns.stride)
-        halo = max(plan.reach + plan.stride for plan in self.network.plans)
-        # A halo wider than the core would be computed nine times over.
-        core = max(isqrt(area) - 2 * halo, halo) if area else max(height, width)
-        for tile in plan_tiles(height, width, core=core, reach=reach, align=align):
-            y, x = tile.rows, tile.columns
-            maps, _ = self._maps(self._read(pixels[y.start : y.stop, x.start : x.stop])[None])
-            yield tile, maps
+        """Return what ``look`` finds, in one pass or part by part: where it belongs, and ... x h x w."""
+        return self.prepared().looked(pixels, look, self._area(pixels), read=self._read, approximate=self.approximate)
 
     def _area(self, pixels: np.ndarray) -> int:
         """Choose how many pixels are computed at a time; 0: all."""
         area = pixels.shape[0] * pixels.shape[1]
         if area <= WHOLE_PIXELS:
             return 0
-        fits = max(SMALLEST_AREA, self._budget() // self.prepared().per_pixel)
-        return 0 if self._sees_all() and area <= fits else fits
-
-    def _budget(self) -> int:
-        """Return the bytes that the maps of a part may take."""
-        if self.memory is not None:
-            return self.memory
-        return min(free_memory() // 2, WORKING_BYTES if not self._sees_all() else 1 << 62)
-
-    def _sees_all(self) -> bool:
-        """Return whether some operation sees the whole picture at every position."""
-        return any(remark.kind == "global" for remark in self.network.remarks)
-
-    def _too_wide(self, height: int, width: int) -> str:
-        everywhere = [str(remark) for remark in self.network.remarks if remark.kind == "global"]
-        return (
-            f"{everywhere[0]} ({len(everywhere)} such operations), so an image of {height} x {width} needs one pass, "
-            "for which the memory does not suffice: make it smaller, allow more (--memory), or accept "
-            "--approximate, which looks at each tile as a picture of its own"
-        )
-
-    def _find_labels(self, maps: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
-        yield slice(0, size[0]), self.prepared().labels(maps, size)[0]
-
-    def _find_scores(self, maps: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
-        for rows, scores in self.prepared().ladder.bands(maps, size):
-            yield rows, scores[0]
+        prepared = self.prepared()
+        fits = prepared.fitting(self.memory)
+        return 0 if prepared.sees_all and area <= fits else fits
 
     def _read(self, pixels: np.ndarray) -> np.ndarray:
         """Bring a piece of the input to what the engine takes, H x W x K."""
@@ -402,11 +261,9 @@ class Segmenter:
         Raises:
             ValueError: Where a score is NaN or infinite.
         """
-        return torch.cat([scores for *_, scores in self._scored_whole(pixels)], 1)
-
-    def _scored_whole(self, pixels: np.ndarray) -> Iterator[Piece]:
-        for tile, maps in self._parts(pixels, 0):
-            yield from self._cores(tile, maps, self._find_scores)
+        prepared = self.prepared()
+        maps = prepared.engine.score_maps(self._read(pixels)[None])
+        return torch.cat([scores for _, scores in prepared.find_scores(maps, pixels.shape[:2])], 1)
 
     def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Return the logarithms of every class's probability, as the network gives them: at temperature 1.
@@ -418,22 +275,9 @@ class Segmenter:
             C x H x W float32.
         """
         found = np.empty((len(self.classes), *pixels.shape[:2]), np.float32)
-        for rows, columns, scores in self._tiles(pixels):
+        for rows, columns, scores in self._looked(pixels, Prepared.find_scores):
             found[:, rows, columns] = scores.float().log_softmax(0).cpu().numpy()
         return found
-
-    def _maps(self, pixels: np.ndarray) -> tuple[list[Tensor], Prepared]:
-        """Compute the score maps of N x H x W x K."""
-        prepared = self.prepared()
-        return prepared.engine.score_maps(pixels), prepared
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say why scores are not finite where a ladder meets such."""
-        try:
-            yield
-        except NotFinite as error:
-            raise ValueError(f"{error}: {self._culprit()}") from None
 
     def evaluate(self, data: Path | str | Sequence[Pair], *, split: str | None = None) -> Any:
         """Score the model over a data set at native resolution, as ``fullyconv evaluate`` does.
@@ -471,8 +315,7 @@ class Segmenter:
             to: ``onnx``, ``openvino`` or ``torch``.
             with_preprocessing: Put the normalisation inside: the input is pixels then.
             labels: Put the choice of the best class inside: the output is labels then.
-            probabilities: Put the softmax at the model's temperature inside: the output is ``predict``'s
-                probabilities then.
+            probabilities: Put the softmax at the model's temperature inside: the output is probabilities then.
 
         Returns:
             Where the file is, and how far it agrees with the model.
@@ -496,27 +339,12 @@ class Segmenter:
         """
         made = self._made
         if made is None or not made[0].holds(self.network):
-            with PREPARING:
-                # What changes meanwhile is noticed by the next prediction.
-                snapshot, still = Snapshot(self.network), frozen(self.network)
-                preprocess = self.preprocess if isinstance(self.preprocess, Preprocess) else None
-                choice = self._choice()
-                engine = make_engine(still, preprocess, choice)
-                self._made = made = snapshot, Prepared(still, engine, Ladder(still))
+            preprocess = self.preprocess if isinstance(self.preprocess, Preprocess) else None
+            self._made = made = prepare(self.network, preprocess, self._choice())
         return made[1]
 
     def _choice(self) -> Choice:
-        """Say what shall compute, and how."""
         precision = self.precision
         if precision == "auto" and self.folder is not None:
             precision = trusted_precision(self.folder, self.network, self.device)
         return Choice(precision, self.engine, self.device, soon=self.soon, folder=self.folder)
-
-    def _culprit(self) -> str:
-        """Say why scores are not finite, and what to do."""
-        for name, tensor in self.network.state_dict().items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                return f"its {name} holds such numbers: take an earlier model, or train again at a lower rate"
-        if self.prepared().engine.precision != "float32":
-            return "its weights are finite, so its sums overflow: compute in precision float32"
-        return "its weights are finite, so its sums overflow: check the model's weights and its normalisation"
