@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import tempfile
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -411,6 +412,21 @@ def test_every_compression_gives_tifffiles_numbers_or_is_named(
     assert raster.lossy or not changed
     if compression not in (33004, 33005, 34712):  # JPEG 2000 may be either
         assert bool(raster.lossy) == changed
+
+
+def test_pages_in_a_circle_are_refused_at_once(path: Path) -> None:
+    tifffile.imwrite(path, np.zeros((3, 8, 8), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        first, second, last = (page.offset for page in file.pages)
+        count = len(file.pages[2].tags)
+    for target in (first, second, last):
+        content = bytearray(path.read_bytes())
+        struct.pack_into("<I", content, last + 2 + 12 * count, target)
+        path.write_bytes(content)
+        began = time.monotonic()
+        with pytest.raises(BadFile, match="in a circle"):
+            read_raster(path)
+        assert time.monotonic() - began < 2
 
 
 def with_tag(path: Path, code: int, value: int) -> None:

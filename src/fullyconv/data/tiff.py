@@ -84,8 +84,7 @@ def _planes(file: TiffFile, pages: int | Literal["channels"] | None) -> tuple[li
 
     Pages are looked at one by one: tifffile's ``series`` would follow OME-XML into other files.
     """
-    listed = cast("Iterator[TiffPage]", islice(file.pages, MOST_PAGES))
-    full = [page for page in listed if not (page.is_reduced or page.is_mask)]
+    full = [page for page in _listed(file) if not (page.is_reduced or page.is_mask)]
     if not full:
         raise Refused("no picture of full size in it", "save it as PNG")
     if file.is_svs:
@@ -95,6 +94,16 @@ def _planes(file: TiffFile, pages: int | Literal["channels"] | None) -> tuple[li
         fix = "choose one, pages=0 ('--set pages=0', 'data check --pages 0'), or take all as channels, pages=channels"
         raise Refused(f"{planes} pages in one file", fix)
     return full, planes
+
+
+def _listed(file: TiffFile) -> Iterator[TiffPage]:
+    """Return the pages in their order; raises ``ValueError`` for those that go in a circle: tifffile would go on."""
+    seen = set()
+    for page in cast("Iterator[TiffPage]", islice(file.pages, MOST_PAGES)):
+        if page.offset in seen:
+            raise ValueError("its pages follow each other in a circle")
+        seen.add(page.offset)
+        yield page
 
 
 def _imagej_planes(file: TiffFile) -> int:
