@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fullyconv.export import Exported
     from fullyconv.export.formats import Format
 
-WHOLE_PIXELS = 1_500_000  # larger images go through the network in bands of rows
+WHOLE_PIXELS = 1_500_000  # larger images go through the network in bands of rows, where one pass would take much memory
 
 
 class Segmenter:
@@ -102,8 +102,8 @@ class Segmenter:
     ) -> Prediction | list[Prediction]:
         """Label every pixel.
 
-        Images of over 1.5 million pixels flow through the network in bands of rows, so the result is that of the whole
-        image in a fraction of the memory.
+        Images of over 1.5 million pixels whose maps do not fit into ``memory`` flow through the network in bands of
+        rows, so the result is that of the whole image in a fraction of the memory.
 
         Args:
             image: A path or an address, a PIL image, an array H x W (x C) (RGB, RGBA or grey), a tensor C x H x W, the
@@ -241,9 +241,8 @@ class Segmenter:
         area = pixels.shape[0] * pixels.shape[1]
         if area <= WHOLE_PIXELS:
             return 0
-        prepared = self.prepared()
-        fits = prepared.fitting(self.memory)
-        return 0 if prepared.sees_all and area <= fits else fits
+        fits = self.prepared().fitting(self.memory)
+        return 0 if area <= fits else fits
 
     def _read(self, pixels: np.ndarray) -> np.ndarray:
         """Bring a piece of the input to what the engine takes, H x W x K."""

@@ -25,7 +25,7 @@ from fullyconv.trace import NotFollowed
 from fullyconv.types import Preprocess
 
 PREPARING = Lock()
-WORKING_BYTES = 512 << 20  # that the maps of a part may take, where the machine has it
+WORKING_BYTES = 800 << 20  # that the maps of a part may take, where the machine has it; they take two thirds of that
 SMALLEST_AREA = 32 * 32  # pixels of parts that are made smaller because memory has run out
 
 Piece = tuple[slice, slice, Tensor]
