@@ -181,22 +181,41 @@ def map_sizes(plan: AxisPlan, length: int) -> list[int]:
 
 
 def working_bytes(network: FCN) -> int:
-    """Measure what a network's layers take per pixel of the image, by a small one.
+    """Measure what a network's layers take per pixel of the image, by small ones.
 
     Thrice the widest layer's input and output: the maps that wait for their fusion, and the convolutions' own copies.
+
+    >>> from fullyconv.networks import build
+    >>> working_bytes(build("fcn8s-resnet18", 2).eval())
+    384
     """
-    most, network = 0, frozen(network)  # hooks of our own, where others may be predicting
-
-    def note(_: torch.nn.Module, given: Sequence[object], result: object) -> None:
-        nonlocal most
-        most = max(most, sum(t.numel() for t in (*given, result) if isinstance(t, Tensor)))
-
-    hooks = [module.register_forward_hook(note) for module in network.modules() if not list(module.children())]
+    widest = _widest(frozen(network))  # hooks of our own, where others may be predicting
     sides = [max(64, smallest) for smallest in network.smallest_input]
-    try:
-        with torch.inference_mode():
-            network(next(network.parameters()).new_zeros(1, network.in_channels, *sides))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return 3 * 4 * most // (sides[0] * sides[1])
+    rows, columns = (plan.stride for plan in network.plans)
+    most = widest(sides[0], sides[1])
+    # Of n numbers for each of (h + p) (w + q) pixels, p and q of them padding: what counts in a large image is n.
+    taller = (widest(sides[0] + rows, sides[1]) - most) / rows
+    wider = (widest(sides[0], sides[1] + columns) - most) / columns
+    return ceil(3 * 4 * taller * wider / most)
+
+
+def _widest(network: FCN) -> Callable[[int, int], int]:
+    """Return what counts the numbers that the widest layer reads and makes of an image of some size."""
+
+    def count(height: int, width: int) -> int:
+        most = 0
+
+        def note(_: torch.nn.Module, given: Sequence[object], result: object) -> None:
+            nonlocal most
+            most = max(most, sum(t.numel() for t in (*given, result) if isinstance(t, Tensor)))
+
+        hooks = [module.register_forward_hook(note) for module in network.modules() if not list(module.children())]
+        try:
+            with torch.inference_mode():
+                network(next(network.parameters()).new_zeros(1, network.in_channels, height, width))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return most
+
+    return count
