@@ -44,7 +44,7 @@ from fullyconv.recipes import find_chain, find_recipe, find_scene_recipe
 from fullyconv.train.checkpoints import Checkpoints
 from fullyconv.train.folder import read_metrics
 from fullyconv.train.recipe import Recipe, change, parse_settings
-from fullyconv.train.run import _read_position
+from fullyconv.train.state import read_position
 from fuzz import mutate
 from fuzz.mutate import Mutation
 
@@ -208,7 +208,7 @@ def _models(place: Path) -> list[Reader]:
         Reader(
             "model weights", [("model.safetensors", tensors)], packed, read_with(place / "tiny", "model.safetensors"), 1
         ),
-        Reader("state", [("state.json", json.dumps(state).encode())], structured, _read_position, 8),
+        Reader("state", [("state.json", json.dumps(state).encode())], structured, read_position, 8),
         Reader("manifest", [("manifest.json", manifest)], structured, read_manifest, 2),
     ]
 

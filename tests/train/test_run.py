@@ -24,8 +24,9 @@ from fullyconv.train.folder import open_run
 from fullyconv.train.job import Validation
 from fullyconv.train.pictures import PixelLoss
 from fullyconv.train.recipe import change
-from fullyconv.train.run import LOSSES_BEHIND, Run
+from fullyconv.train.run import Run
 from fullyconv.train.stop import StopRequest
+from fullyconv.train.update import LOSSES_BEHIND
 from fullyconv.types import ClassSet, Sample
 from runs import Notes, newest, train
 

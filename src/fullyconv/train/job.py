@@ -149,6 +149,10 @@ class Position:
     finished: bool = False
     processes: int = 1  # that share the updates; which changes nothing about them
 
+    def updates(self, schedule: Schedule) -> int:
+        """Count the updates made so far."""
+        return self.epoch * schedule.per_epoch + self.step
+
 
 def make_fabric(device: DeviceName, precision: Precision | Literal["auto"], team: Team = ALONE) -> Fabric:
     """Choose the device and the precision of a run; ``auto`` takes bf16 where the machine has instructions for it.

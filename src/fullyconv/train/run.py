@@ -5,63 +5,27 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from pydantic import TypeAdapter, ValidationError
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim import AdamW
 
-from fullyconv.checkpoint import WEIGHTS, read_tensors, save, write_tensors
-from fullyconv.files import BadFile, write_json
+from fullyconv.files import BadFile
 from fullyconv.machine import out_of_memory
 from fullyconv.train.batches import Group
 from fullyconv.train.board import Board
-from fullyconv.train.checkpoints import OPTIMIZER, STATE
 from fullyconv.train.folder import LAST, RunFolder
 from fullyconv.train.job import Job, Position, Quiet, Validation, Watcher
-from fullyconv.train.optim import optimizer_tensors, restore_optimizer, set_rates
-from fullyconv.train.share import Norms
+from fullyconv.train.state import read_state, run_bytes, write_network, write_state
 from fullyconv.train.stop import StopRequest
 from fullyconv.train.team import Lost, is_lost, lost_words
+from fullyconv.train.update import LOSSES_BEHIND, Loss, Updater
 
-AVERAGE = "average."  # before the names of averaged weights, which a checkpoint keeps beside the optimiser's
 SAVE_SECONDS = 600.0  # the most that a death costs, where an epoch takes longer
-
-
 CUT_SHORT = 0.6  # of the updates, below which a schedule that the clock shortened is worth a word
-LOSSES_BEHIND = {"cpu": 0, "cuda": 2}  # updates whose losses may still be on their way, by the kind of device
 LONG_WAIT_SECONDS, LONG_WAIT = 30.0, 0.05  # waiting for pictures that is worth a word: in all, and of the training
-
-
-@dataclass(frozen=True)
-class _Loss:
-    """The loss of an update, the ``update``-th of the run, perhaps still on its way from the device."""
-
-    update: int
-    number: Tensor
-    arrival: torch.cuda.Event | None
-
-    @classmethod
-    def read_later(cls, update: int, loss: Tensor) -> _Loss:
-        if loss.device.type == "cpu":
-            return cls(update, loss, None)
-        number = loss.to("cpu", non_blocking=True)
-        arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrival.record()
-        return cls(update, number, arrival)
-
-    def value(self) -> float:
-        """Wait for this number, not for what the device does after it."""
-        if self.arrival is not None:
-            self.arrival.synchronize()
-        return float(self.number)
 
 
 class Run:
@@ -72,10 +36,8 @@ class Run:
 
     def __init__(self, job: Job, folder: RunFolder | None = None, watcher: Watcher | None = None) -> None:
         self.job, self.folder, self.watcher = job, folder, watcher or Quiet()
-        network = job.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network, self._optimizer = job.fabric.setup(job.form(network), job.optimizer)
-        self._team, self._norms = job.share.team, Norms(self._network, job.share)
-        self._losses: deque[_Loss] = deque()
+        self._team, self._updater = job.share.team, Updater(job)
+        self._losses: deque[Loss] = deque()
         self._waited = self._trained = 0.0
         self._stop, self._stopped = StopRequest(relayed=self._team.size > 1), False  # asked for here; agreed on by all
         self.position = Position(processes=self._team.size)
@@ -96,7 +58,7 @@ class Run:
         """
         self._restore()
         if self.folder is not None:
-            self.folder.check_room(self._bytes())
+            self.folder.check_room(run_bytes(self.job))
         self._begun = self._saved = time.monotonic()
         self._begun -= self.position.seconds
         self._kept = self._done
@@ -118,7 +80,7 @@ class Run:
     @property
     def _done(self) -> int:
         """The updates made so far."""
-        return self.position.epoch * self.job.schedule.per_epoch + self.position.step
+        return self.position.updates(self.job.schedule)
 
     def _progress(self) -> float:
         """Return the progress by this process's clock, if it is the first; of the others it does not count."""
@@ -144,26 +106,19 @@ class Run:
             else f"stopped after {whole}"
         )
 
-    def _bytes(self) -> int:
-        """Return the disk space that the run takes at most: two states, and the best model while it is replaced."""
-        weights: int = sum(tensor.nbytes for tensor in self.job.network.state_dict().values())
-        moments = 2 if isinstance(self.job.optimizer, AdamW) else 1
-        averages = self.job.average is not None
-        return 2 * (1 + moments + averages) * weights + 2 * weights
-
     def _train_epoch(self) -> None:
         """Make the updates that are left of an epoch, as far as time and signals allow."""
         position = self.position
         begun, waited = time.monotonic(), self._waited
-        self._network.train()
+        self._updater.network.train()
         with closing(self.job.batches(position.epoch, position.step)) as groups:  # type: ignore[type-var]
             while True:
                 group, progress = self._next(groups)
                 if group is None or progress >= 1:
                     break
-                loss = self._update(group, progress)
+                loss = self._updater.update(group, position, progress)
                 position.step += 1
-                self._losses.append(_Loss.read_later(self._done, loss))
+                self._losses.append(Loss.read_later(self._done, loss))
                 self._hear(behind=LOSSES_BEHIND[loss.device.type])
         self._hear()
         trained = time.monotonic() - begun
@@ -234,7 +189,7 @@ class Run:
         except (RuntimeError, ValueError) as error:
             if self._team.size == 1 or not is_lost(error):
                 raise
-            self._norms.put_back()
+            self._updater.norms.put_back()
             self._losses.clear()
             if self._done > self._kept:
                 self._save()
@@ -252,67 +207,6 @@ class Run:
             if out_of_memory(error):
                 raise ValueError(f"out of memory between updates: lower {self.job.smaller}") from None
             raise
-
-    def _update(self, group: Group, progress: float) -> Tensor:
-        """Make one update from the mean loss of its batches; gives that, on its device."""
-        job, position = self.job, self.position
-        position.rate = job.schedule.rate(progress)
-        set_rates(self.job.optimizer, position.rate, progress)
-        _rest_frozen_norms(self._network)
-        try:
-            return self._descend(group)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            place = f"update {position.step + 1} of epoch {position.epoch + 1}"
-            raise ValueError(f"out of memory in {place}: lower {job.smaller}; what was saved before is kept") from None
-
-    def _descend(self, group: Group) -> Tensor:
-        self._optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.job.fabric.device)
-        together = self._team.size > 1
-        if together:
-            self._norms.remember()
-        for index, batch in enumerate(zip(*group, strict=True)):
-            with self._alone(index + 1 < len(group[0])):
-                loss = self._loss(batch, self._seed(index, len(group[0]))) / len(group[0])
-                self.job.fabric.backward(loss)
-            total += loss.detach()
-        if together:  # before the update, after which a state would not be whole without it
-            total = self._team.add(total) / self._team.size
-            self._norms.combine(len(group[0]))
-        if self.job.clip is not None:
-            nn.utils.clip_grad_norm_(self.job.network.parameters(), self.job.clip)
-        self._optimizer.step()
-        if self.job.average is not None:
-            self.job.average.follow(self.job.network, self._done)
-        return total
-
-    def _seed(self, index: int, count: int) -> tuple[int, int]:
-        """Return the seeds of a batch, of dropout and of the loss; dropout differs where a batch is cut.
-
-        They follow from the position, not from what was drawn before: a resumed run draws the same.
-        """
-        position, share = self.position, self.job.share
-        words = (self.job.seed, position.epoch, position.step, share.place(index, count))
-        own = (*words, 1 + self._team.rank) if share.parts else words
-        drop, lose = (int(np.random.SeedSequence(each).generate_state(1)[0]) for each in (own, words))
-        return drop, lose
-
-    def _loss(self, batch: tuple[Tensor, Tensor], seeds: tuple[int, int]) -> Tensor:
-        """Compute the loss of a batch, or of one of which this process has a part."""
-        device = self.job.fabric.device
-        torch.manual_seed(seeds[0])
-        images, labels = (_sent(each, device) for each in batch)
-        scores = self._network(images.contiguous(memory_format=torch.channels_last))
-        generator = torch.Generator(device).manual_seed(seeds[1])
-        return self.job.loss(*self.job.share.whole(scores, labels), generator)
-
-    def _alone(self, wanted: bool) -> AbstractContextManager[None]:
-        """Leave gradients to each process until an update's last batch."""
-        if self._team.size == 1:
-            return nullcontext()
-        return self.job.fabric.no_backward_sync(self._network, enabled=wanted)
 
     def _end_epoch(self, board: Board) -> None:
         """Validate, keep the best, save the state, write the figures down.
@@ -362,12 +256,7 @@ class Run:
 
     def write_model(self, folder: Path, notes: Mapping[str, Any]) -> None:
         """Write the network that is delivered as a model folder."""
-        self._write(self.job.delivered, folder, notes)
-
-    def _write(self, network: nn.Module, folder: Path, notes: Mapping[str, Any]) -> None:
-        save(
-            network, folder, classes=self.job.classes, preprocess=self.job.preprocess, notes={**self.job.notes, **notes}
-        )
+        write_network(self.job, self.job.delivered, folder, notes)
 
     def _save(self) -> None:
         self._hear()  # no state that follows from a loss of NaN is ever saved
@@ -375,16 +264,8 @@ class Run:
             return
         self.position.seconds = time.monotonic() - self._begun
         with self._saying_why():
-            self.folder.checkpoints.save(self._fill, alone=self.position.finished)
+            self.folder.checkpoints.save(partial(write_state, self.job, self.position), alone=self.position.finished)
         self._saved, self._kept = time.monotonic(), self._done
-
-    def _fill(self, folder: Path) -> None:
-        self._write(self.job.network, folder, {})
-        tensors = optimizer_tensors(self.job.optimizer)
-        if self.job.average is not None:
-            tensors |= {AVERAGE + name: tensor for name, tensor in self.job.average.network.state_dict().items()}
-        write_tensors(folder / OPTIMIZER, tensors)
-        write_json(folder / STATE, asdict(self.position))
 
     @contextmanager
     def _saying_why(self) -> Iterator[None]:
@@ -422,40 +303,12 @@ class Run:
         return found
 
     def _read(self, found: Path) -> None:
-        self.position = _read_position(found / STATE)
+        self.position = read_state(self.job, found)
         before, self.position.processes = self.position.processes, self._team.size
         if before != self._team.size:
             self.watcher.remark(f"begun with {before} process(es), goes on with {self._team.size}: the same updates")
-        self.job.network.load_state_dict(read_tensors(found / WEIGHTS))
-        tensors = read_tensors(found / OPTIMIZER)
-        averaged = {name: tensors.pop(name) for name in list(tensors) if name.startswith(AVERAGE)}
-        restore_optimizer(self.job.optimizer, tensors)
-        if self.job.average is not None:
-            weights = {name.removeprefix(AVERAGE): tensor for name, tensor in averaged.items()}
-            self.job.average.network.load_state_dict(weights)
 
 
 def _raise(problem: Exception | None) -> None:
     if problem is not None:
         raise problem
-
-
-def _read_position(path: Path) -> Position:
-    try:
-        return TypeAdapter(Position).validate_json(path.read_bytes(), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise BadFile(path, f"{where}: {first['msg']}", "it is of another version: start a new run") from None
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Send a tensor to a device without waiting for it."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _rest_frozen_norms(network: nn.Module) -> None:
-    """Keep the batch statistics of frozen layers as they are."""
-    for module in network.modules():
-        if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
-            module.eval()
