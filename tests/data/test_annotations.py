@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import sys
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
@@ -361,10 +363,10 @@ def test_hostile_nesting_ends_in_a_sentence(tmp_path: Path) -> None:
     picture(tmp_path / "set" / "a.jpg")
     write(tmp_path / "set" / "x.json", '{"images": ' + "[" * 100_000)
     write(tmp_path / "set" / "y.xml", '<!DOCTYPE x [<!ENTITY a "b">]><annotations><image name="&a;"/></annotations>')
-    with pytest.raises(BadFile, match="definitions of its own"):
+    with pytest.raises(BadFile, match=r"x\.json.*brackets in brackets"):
         convert(tmp_path / "set", tmp_path / "plain")
-    (tmp_path / "set" / "y.xml").unlink()
-    with pytest.raises(BadFile, match="no mask that pairs"):
+    (tmp_path / "set" / "x.json").unlink()
+    with pytest.raises(BadFile, match="definitions of its own"):
         convert(tmp_path / "set", tmp_path / "plain")
 
 
@@ -420,3 +422,35 @@ def test_masks_of_any_form_become_plain_ones(tmp_path: Path) -> None:
     write(source / "class_dict.csv", "name, r, g, b\nground,0,0,0\nvoid,1,2,3\ncell,9,9,9\n")
     assert convert(source, tmp_path / "plain").classes.names == ("ground", "cell")
     assert np.array_equal(masks(tmp_path / "plain")["masks/a.png"], COVERED)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda text: "", lambda text: text[:-20], lambda text: text + "}", lambda text: "[" * 9999]
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_broken_document_is_named_and_never_passed_over(
+    tmp_path: Path, spoil: Callable[[str], str], alone: bool
+) -> None:
+    picture(tmp_path / "valid/a.jpg")
+    for split in ("valid",) if alone else ("train", "valid"):
+        as_coco(tmp_path / split)
+    path = next((tmp_path / "valid").rglob("*.json"))
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(BadFile, match=path.name):
+        convert(tmp_path, tmp_path.with_name("out"))
+
+
+def test_broken_documents_beside_masks_are_not_for_drawing(tmp_path: Path) -> None:
+    picture(tmp_path / "data/images/a.png")
+    (tmp_path / "data/masks").mkdir()
+    Image.fromarray(COVERED).save(tmp_path / "data/masks/a.png")
+    (tmp_path / "data/notes.json").write_text("{")
+    assert convert(tmp_path / "data", tmp_path / "out").kind == "masks"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes among files")
+def test_pipes_among_documents_are_not_waited_for(tmp_path: Path) -> None:
+    as_coco(tmp_path / "in")
+    os.mkfifo(tmp_path / "in/more.json")
+    with pytest.raises(BadFile, match="no regular file"):
+        convert(tmp_path / "in", tmp_path / "out")

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import io
+import itertools
+import os
 import struct
 import subprocess
 import sys
 import tracemalloc
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -294,3 +298,62 @@ def test_400_million_pixels_stay_within_2_gb() -> None:
     height, width, channels, peak_mb = map(int, said.split())
     assert (height, width, channels) == (20_000, 20_000, 3)
     assert peak_mb < 2000
+
+
+def png(rows: bytes, *, height: int = 11, interlaced: int = 0) -> bytes:
+    """Write a PNG of 17 x ``height`` RGB pixels by hand."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 17, height, 8, 2, 0, 0, interlaced)
+    return b"".join((b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), chunk(b"IDAT", rows), chunk(b"IEND", b"")))
+
+
+def lines(first: int = 0) -> bytes:
+    return b"".join(bytes([first]) + line.tobytes() for line in RGB)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png(zlib.compress(lines())[:-40] + bytes(40)),
+        png(zlib.compress(lines(first=9))),  # no filter has that number
+        png(zlib.compress(lines()), height=22),
+        png(zlib.compress(lines()), height=12, interlaced=1),
+    ],
+)
+def test_pngs_with_broken_rows_are_refused_whichever_way_they_come(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(BadFile, match=r"truncated|unreadable"):
+        read_image(path)
+
+
+def test_pngs_that_end_in_black_are_whole(tmp_path: Path) -> None:
+    for mode, size in itertools.product(("1", "L", "P", "RGB"), ((1, 1), (3, 5), (9, 8))):
+        Image.new(mode, size, "black").save(tmp_path / "a.png")
+        assert read_image(str(tmp_path / "a.png")).shape == (*size[::-1], 3)
+
+
+@pytest.mark.parametrize("back", [0, 1])
+@pytest.mark.parametrize("pages", [None, 0, "channels"])
+def test_tiff_pages_that_lead_back_end_in_a_sentence(tmp_path: Path, back: int, pages: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((2, 4, 4, 3), np.uint8), photometric="rgb", metadata=None)
+    content, starts = bytearray(path.read_bytes()), []
+    at = 4
+    while start := struct.unpack_from("<I", content, at)[0]:
+        starts.append(start)
+        at = start + 2 + 12 * struct.unpack_from("<H", content, start)[0]
+    struct.pack_into("<I", content, at, starts[back])
+    path.write_bytes(content)
+    with pytest.raises(BadFile, match="in a circle"):
+        images.read_raster(path, pages)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes among files")
+def test_pipes_among_pictures_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(BadFile, match="no regular file"):
+        read_image(tmp_path / "a.png")

@@ -138,3 +138,20 @@ def test_pixels_that_hold_nothing(tmp_path: Path) -> None:
     assert rows is not None
     rows[10:150, 0:83]
     np.testing.assert_array_equal(rows.empty(10, 150), (values == 0).all(2)[10:])
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_where_a_png_says_that_it_lies_on_its_side_is_found_without_decoding_it(tmp_path: Path, behind: bool) -> None:
+    path, exif = tmp_path / "a.png", Image.Exif()
+    exif[274] = 6
+    Image.fromarray(COLOURS).save(path, exif=exif)
+    content = path.read_bytes()
+    start = content.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(content[start : start + 4], "big")
+    chunk, rest = content[start : start + length], content[:start] + content[start + length :]
+    end = rest.index(b"IEND") - 4
+    path.write_bytes(rest[:end] + chunk + rest[end:] if behind else content)
+    assert open_rows(path, 1 << 40) is None
+    with pytest.raises(BadFile, match="read as a whole"):
+        open_rows(path, 1)
+    assert read_image(path).shape == (SIZE[1], SIZE[0], 3)

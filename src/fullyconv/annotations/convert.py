@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.annotations.coco import is_coco, read_coco
-from fullyconv.annotations.cvat import is_cvat, read_cvat
-from fullyconv.annotations.documents import read_bytes, read_text
-from fullyconv.annotations.geojson import is_geojson, read_geojson
-from fullyconv.annotations.labelme import is_labelme, read_labelme
-from fullyconv.annotations.labelstudio import is_labelstudio, read_labelstudio
+from fullyconv.annotations.coco import read_coco
+from fullyconv.annotations.cvat import read_cvat
+from fullyconv.annotations.documents import read_text
+from fullyconv.annotations.geojson import read_geojson
+from fullyconv.annotations.kinds import sort_documents
+from fullyconv.annotations.labelme import read_labelme
+from fullyconv.annotations.labelstudio import read_labelstudio
 from fullyconv.annotations.pictures import Pictures
 from fullyconv.annotations.shapes import Annotations, Drawing, Patch, Shape, Size
-from fullyconv.annotations.supervisely import META, is_supervisely, read_supervisely
+from fullyconv.annotations.supervisely import read_supervisely
 from fullyconv.annotations.yolo import is_yolo, line_files, read_yolo
 from fullyconv.data.channels import read_channels
 from fullyconv.data.check import find_classes
@@ -27,18 +28,17 @@ from fullyconv.data.classes import FILE_NAME, write_classes
 from fullyconv.data.dataset import read_labels
 from fullyconv.data.folder import open_folder
 from fullyconv.data.images import read_raster, rgb
-from fullyconv.data.layout import SPLIT_NAMES, Found, look
+from fullyconv.data.layout import SPLIT_NAMES, Found
 from fullyconv.data.own import write_tiff
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.data.raster import Raster
 from fullyconv.data.tables import UNSCORED
 from fullyconv.draw import palette_image, save_picture
-from fullyconv.files import BadFile, parse_json, whole_folder
+from fullyconv.files import BadFile, whole_folder
 from fullyconv.outputs import Outputs
 from fullyconv.types import VOID, ClassSet, Levels
 
 BACKGROUND = ("background", "_background_", "__background__")  # what is not drawn is called, too
-SMALL = 1 << 22  # bytes of a document that is parsed to tell what it is
 ANNOTATED = "COCO, LabelMe, Label Studio or Supervisely (JSON), GeoJSON, CVAT (XML), YOLO (text)"
 Progress = Callable[[str, int, int], None]
 
@@ -121,12 +121,16 @@ def read_annotations(pictures: Pictures, *, boxes: bool = False) -> Annotations 
             writes with each of them, is passed over.
     """
     source = pictures.root
-    kinds = _documents(source)
+    kinds, broken = sort_documents(source)
     features = kinds.pop("GeoJSON", [])
+    if kinds and broken:  # they may be of the same kind, and what they draw would be missing
+        raise broken[0]
     found = _read_kind(source, kinds, boxes=boxes) if kinds else _read_lines(pictures, boxes=boxes)
     if features and found is not None:
         note = f"{len(features)} GeoJSON documents are passed over, for there is {found.kind}, too"
         return replace(found, note=f"{note}: move away what is not meant")
+    if found is None and broken and all(each.role != "mask" for each in pictures.found):
+        raise broken[0]
     return read_geojson(features, pictures) if features else found
 
 
@@ -149,34 +153,6 @@ def _read_kind(source: Path, kinds: dict[str, list[Path]], *, boxes: bool) -> An
     if "Supervisely" in kinds:
         return read_supervisely(source, kinds["Supervisely"])
     return read_cvat(kinds["CVAT"])
-
-
-def _documents(source: Path) -> dict[str, list[Path]]:
-    """Sort JSON and XML documents by the tool that wrote them; what is none of theirs is left out."""
-    kinds: dict[str, list[Path]] = {}
-    for path in [found.path for found in look(source, (".json", ".geojson"))]:
-        if path.name != META and (kind := _json_kind(path)):
-            kinds.setdefault(kind, []).append(path)
-    for path in [found.path for found in look(source, (".xml",))]:
-        if is_cvat(read_text(path)):
-            kinds.setdefault("CVAT", []).append(path)
-    return kinds
-
-
-def _json_kind(path: Path) -> str:
-    data = read_bytes(path)
-    if path.suffix.lower() == ".geojson":
-        return "GeoJSON"
-    if len(data) > SMALL:  # one document for many pictures
-        return "Label Studio" if data.lstrip()[:1] == b"[" else "COCO" if b'"segmentation"' in data else "LabelMe"
-    try:
-        document = parse_json(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return ""
-    if is_labelstudio(document):
-        return "Label Studio"
-    tests = (("COCO", is_coco), ("LabelMe", is_labelme), ("Supervisely", is_supervisely), ("GeoJSON", is_geojson))
-    return next((kind for kind, fits in tests if isinstance(document, dict) and fits(document)), "")
 
 
 def class_set(annotations: Annotations, *, rest: str) -> tuple[ClassSet, dict[str, int]]:

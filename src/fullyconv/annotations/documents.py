@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -38,6 +39,8 @@ def at_place(path: Path, place: str, fix: str = FIX) -> Iterator[None]:
 def read_bytes(path: Path) -> bytes:
     """Read a document whole, within ``LIMITS.annotation_bytes``; raises ``BadFile``."""
     try:
+        if not S_ISREG(path.stat().st_mode):
+            raise BadFile(path, "is no regular file", "leave it out")  # a pipe would be waited for
         if path.stat().st_size > LIMITS.annotation_bytes:
             raise BadFile(path, f"more than {LIMITS.annotation_bytes} bytes", LIMITS.remedy("annotation_bytes"))
         return path.read_bytes()

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from fullyconv.data.png import holds_all_rows
 from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours, levels_of
 from fullyconv.data.tiff import is_tiff, read_tiff
 from fullyconv.files import BadFile
@@ -68,6 +70,8 @@ def read_raster(path: Path, pages: int | Literal["channels"] | None = None, limi
         BadFile: For a file that is missing, broken, of another kind, beyond the limits, or of several pictures.
     """
     try:
+        if not S_ISREG(path.stat().st_mode):
+            raise BadFile(path, "is no regular file", "leave it out")  # a pipe would be waited for
         raster = read_tiff(path, pages, limits) if is_tiff(path) else _read_common(path, limits)
         return raster if raster.turn == 1 else raster.upright()
     except BadFile:
@@ -112,8 +116,16 @@ def _read_common(path: Path, limits: Limits) -> Raster:
         if picture.format == "JPEG2000":
             return _jpeg2000(path)
         raster = from_pillow(picture, turn=turn, lossy=_lossy(picture, head))
-    if picture.format == "GIF":
-        return _gif(raster)
+    return _gif(raster) if picture.format == "GIF" else _checked_png(path, raster, depth) if depth else raster
+
+
+def _checked_png(path: Path, raster: Raster, depth: int) -> Raster:
+    """Refuse a PNG with fewer rows than it claims, of which Pillow leaves the rest 0; undo what it does to few bits.
+
+    Only one that ends in such rows (interlaced ones lack every second) is unpacked again to find out.
+    """
+    if not raster.values[-2:].any(axis=(1, 2)).all() and not holds_all_rows(path):
+        raise ValueError("truncated: fewer rows than its header says")
     return _small_greys(raster, depth) if depth in (2, 4) and raster.kind == "grey" else raster
 
 
@@ -175,7 +187,12 @@ def orientation(picture: Image.Image) -> int:
     """Return the EXIF orientation, 1 (upright) to 8; 1 if there is none or if it is none of these.
 
     The tag may be of any type, and broken; like Pillow's own ``exif_transpose``, we pass over what is no number.
+
+    Raises:
+        OSError: For a PNG whose pixels are broken: EXIF data may stand behind them, so Pillow decodes them first.
     """
+    if picture.format == "PNG" and "exif" not in picture.info:
+        picture.load()  # here, since a second attempt after one that failed ends without an error
     try:
         found = picture.getexif().get(ORIENTATION, 1)
         return next((turn for turn in UPRIGHT if found == turn), 1)
@@ -254,7 +271,7 @@ def rgb(raster: Raster, path: Path) -> np.ndarray:
         raise BadFile(path, str(error), "rescale it to 8 or 16 bit") from None
 
 
-def read_image(path: Path, limits: Limits = LIMITS) -> np.ndarray:
+def read_image(path: Path | str, limits: Limits = LIMITS) -> np.ndarray:
     """Read a picture upright, H x W x 3 uint8 RGB.
 
     Grey levels and RGB of any type are scaled to 0..255 by the rule of ``fullyconv.data.raster.white_level``.
@@ -267,6 +284,7 @@ def read_image(path: Path, limits: Limits = LIMITS) -> np.ndarray:
     Raises:
         BadFile: For a file that cannot be used, with what to do about it.
     """
+    path = Path(path)
     raster = read_raster(path, limits=limits)
     if raster.transparent:
         warnings.warn(TRANSPARENT, stacklevel=2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from fullyconv.data.images import READERS, TRANSPARENT, orientation, read_image, rgb, unreadable
+from fullyconv.data.png import BLOCK_BYTES, chunks, inflated
 from fullyconv.data.raster import Kind, Raster
 from fullyconv.data.tiff import check_page, is_tiff, only_page, raster_of
 from fullyconv.files import BadFile
@@ -28,8 +28,7 @@ PNG_KINDS: dict[int, tuple[Kind, int]] = {
     4: ("grey", 2),
     6: ("rgb", 4),
 }
-BLOCK_BYTES = 1 << 22  # of pixels that are unpacked at a time
-READ_BYTES = 1 << 20
+EXIF_BYTES = 1 << 16  # that say how a picture lies
 CONVERT = "save it as TIFF in tiles or strips, or as plain PNG (both of 8 bits), or give more --memory"
 
 Blocks = Callable[[int], Iterator[tuple[int, Raster]]]
@@ -221,25 +220,16 @@ def _png_blocks(path: Path, size: tuple[int, int]) -> Blocks | None:
 
 
 def _turned(path: Path) -> bool:
-    with READERS[0][1](str(path)) as picture:
+    with READERS[0][1](str(path)) as picture, path.open("rb") as file:
+        if "Raw profile type exif" not in picture.info:  # which ImageMagick writes as text before the pixels
+            found = (file.read(min(length, EXIF_BYTES)) for kind, length in chunks(file) if kind == b"eXIf")
+            picture.info["exif"] = next(found, b"")  # else Pillow decodes the whole picture to look for it behind
         return orientation(picture) != 1
-
-
-def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Go through the chunks: kind and length; the file stands at the chunk's contents."""
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        place = file.tell()
-        yield kind, length
-        file.seek(place + length + 4)
-        if kind == b"IEND":
-            return
 
 
 def _png_header(file: BinaryIO) -> tuple[bytes, bytes | None]:
     header, palette = b"", None
-    for kind, length in _png_chunks(file):
+    for kind, length in chunks(file):
         if kind == b"IHDR":
             header = file.read(min(length, 13))
         elif kind == b"PLTE":
@@ -261,7 +251,7 @@ def _png_lines(file: BinaryIO, height: int, line: int) -> Iterator[np.ndarray]:
     rows = max(1, BLOCK_BYTES // (line + 1))
     above = np.zeros(line, np.uint8)
     buffer, done = bytearray(), 0
-    for unpacked in _inflated(file):
+    for unpacked in inflated(file):
         buffer += unpacked
         while done < height and len(buffer) >= (count := min(rows, height - done)) * (line + 1):
             block = np.frombuffer(buffer[: count * (line + 1)], np.uint8).reshape(count, line + 1)
@@ -272,20 +262,6 @@ def _png_lines(file: BinaryIO, height: int, line: int) -> Iterator[np.ndarray]:
             above = found[-1].copy()
             done += count
             yield found
-
-
-def _inflated(file: BinaryIO) -> Iterator[bytes]:
-    unpacker = zlib.decompressobj()
-    for kind, length in _png_chunks(file):
-        while kind == b"IDAT" and length:
-            data = file.read(min(length, READ_BYTES))
-            if not data:
-                raise ValueError("truncated")
-            length -= len(data)
-            while data:
-                yield unpacker.decompress(data, BLOCK_BYTES)
-                data = unpacker.unconsumed_tail
-    yield unpacker.flush()
 
 
 def read_or_open(path: Path, budget: int, *, no_data: float | None = None) -> np.ndarray | Rows:

@@ -109,7 +109,7 @@ def _listed(file: TiffFile) -> Iterator[TiffPage]:
 def _imagej_planes(file: TiffFile) -> int:
     """Return how many planes stand behind one page, as ImageJ writes large stacks; 0 if they do not."""
     planes = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
-    return planes if planes > len(file.pages) else 0
+    return planes if planes > 1 and planes > sum(1 for _ in _listed(file)) else 0
 
 
 def _stacked(file: TiffFile, full: list[TiffPage], pages: int | Literal["channels"] | None, limits: Limits) -> Raster:
