@@ -11,7 +11,7 @@ from fullyconv import build
 from fullyconv.losses import pixel_loss, upsampled_loss
 from fullyconv.networks.fcn import FCN
 from fullyconv.train import form
-from fullyconv.train.form import ByChannel, Checkpointed, Columns, FusedScores
+from fullyconv.train.form import ByChannel, Checkpointed, Columns, FusedScores, _multiply_large
 
 
 def learn(run: nn.Module, network: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -133,6 +133,18 @@ def test_columns_equal_the_convolution_within_bfloat16(kernel: int, padding: int
         assert error < max(2 * usual, 4e-3)
     for one, right in zip(passed(columns, image, slope), exact, strict=True):
         torch.testing.assert_close(one.double(), right, rtol=1e-4, atol=1e-4)
+
+
+def test_scores_of_few_classes_on_4096_channels_have_a_gradient_that_stays_in_its_memory() -> None:
+    # PyTorch's own ends the process there, on machines with matrix units: "free(): invalid next size".
+    network = nn.Module()
+    network.head = nn.Conv2d(4096, 5, 1)
+    _multiply_large(network)
+    assert isinstance(network.head, Columns)
+    image, slope = torch.randn(2, 4096, 5, 7), torch.randn(2, 5, 5, 7)
+    exact = passed(copy.deepcopy(network.head.convolution).double(), image, slope, dtype=torch.float64)
+    for one, right in zip(passed(network.head, image, slope, autocast=True), exact, strict=True):
+        assert (one.double() - right).abs().max() < 2e-2 * right.abs().max()
 
 
 def test_only_large_plain_convolutions_become_columns(monkeypatch: pytest.MonkeyPatch) -> None:

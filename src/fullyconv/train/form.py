@@ -18,6 +18,7 @@ from fullyconv.networks.fcn import FCN
 
 Pair = tuple[int, int]
 LARGE = 1 << 23  # weights: the fully connected layers of VGG and AlexNet; a 3 x 3 convolution of 512 channels has 2.4 M
+WIDE, FEW = 1024, 16  # channels
 SEGMENTS = 8  # of a recorded trunk
 
 
@@ -53,7 +54,7 @@ class WholeScores(FusedScores):
 
 
 class Columns(nn.Module):
-    """A large convolution as one matrix product under bfloat16 autocast on a CPU, where its own gradient is slow.
+    """A convolution as one matrix product under bfloat16 autocast on a CPU, where its own gradient is slow or wrong.
 
     Its windows are laid out as rows of a matrix (im2col). Weights and their gradient stay in float32. Elsewhere it is
     the convolution itself.
@@ -178,10 +179,19 @@ def _multiply_large(network: nn.Module) -> None:
     for name, module in list(network.named_modules()):
         if type(module) is not nn.Conv2d or module.groups > 1 or module.padding_mode != "zeros":
             continue
-        if module.weight.numel() < LARGE:
+        if module.weight.numel() < LARGE and not _narrows(module):
             continue
         if set(module.stride) == set(module.dilation) == {1} and not isinstance(module.padding, str):
             network.set_submodule(name, Columns(module))
+
+
+def _narrows(convolution: nn.Conv2d) -> bool:
+    """Return whether a convolution scores few classes of very many channels.
+
+    In bfloat16 on CPUs with matrix units PyTorch 2.13 writes beyond its memory in the gradient of such a one (1 x 1,
+    4096 channels to 5 or 11; not to 16 or 21).
+    """
+    return convolution.kernel_size == (1, 1) and convolution.in_channels >= WIDE and convolution.out_channels < FEW
 
 
 class Checkpointed(nn.Module):
