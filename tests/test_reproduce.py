@@ -63,5 +63,6 @@ def test_a_network_of_each_data_set_is_reproduced(network: str, make: Callable[[
     result = CliRunner().invoke(app, [*command, "--set=epochs=1", "--set=device=cpu"])
     assert result.exit_code == 0, result.output
     last = tmp_path / "runs" / network
-    assert json.loads((last / "evaluation.json").read_text())["images"] == 1
-    assert (last / "evaluation-geometric.json").is_file() == network.startswith("siftflow")
+    document = json.loads((last / "evaluation.json").read_text())
+    assert document["images"] == 1
+    assert ("geometric" in document) == network.startswith("siftflow")

@@ -28,6 +28,7 @@ from fullyconv.train.configure import configure
 from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, REPORT, RunFolder, open_run
 from fullyconv.train.recipe import Recipe, change
 from fullyconv.train.run import Run
+from fullyconv.train.tasks import SECOND, second_segmenter
 from fullyconv.train.told import Callback, tell
 from fullyconv.types import ClassSet
 
@@ -153,7 +154,7 @@ def write_scores(
     prepared: Prepared,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> Fit:
+) -> tuple[Fit, Evaluation | None]:
     """Write the scores of a run's best model and its report.
 
     Args:
@@ -164,15 +165,20 @@ def write_scores(
         progress: Called with (done, total) while probabilities are calibrated.
 
     Returns:
-        What the model's probabilities mean.
+        What the model's probabilities mean, and the scores of a second task.
     """
     run = folder.path
     confidence = fit(segmenter, prepared.val, progress=progress)
     store_temperature(run / BEST, confidence.temperature)
     segmenter.temperature = confidence.temperature
-    write_json(run / EVALUATION, evaluation.document() | {"confidence": confidence.document()})
+    document = evaluation.document() | {"confidence": confidence.document()}
+    second = None
+    if prepared.second:
+        second = evaluate(second_segmenter(segmenter, prepared.second), prepared.second)
+        document[SECOND] = second.document()
+    write_json(run / EVALUATION, document)
     save_figure(plot_confusion(evaluation), run / CONFUSION)
     title = f"fullyconv: {run.name}"
     kin = kin_in_words({"train": prepared.train, "validation": prepared.val})
     write_report(run, segmenter, evaluation, prepared.val, title=title, confidence=confidence, kin=kin)
-    return confidence
+    return confidence, second

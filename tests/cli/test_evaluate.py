@@ -12,11 +12,18 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from fullyconv import ClassSet, build, save
+import miniatures
+from fullyconv import ClassSet, build, facts, save
 from fullyconv.cli import app
 from fullyconv.data.classes import write_classes
 from fullyconv.data.dataset import TRAINED_ON, picture_digest, remember
+from fullyconv.data.published import open_for
+from fullyconv.data.siftflow import open_siftflow
+from fullyconv.evaluation import evaluate
 from fullyconv.files import BadFile
+from fullyconv.networks.reference import preprocess_of
+from fullyconv.predict.image import Segmenter
+from fullyconv.types import Preprocess
 
 NAMES = ("road", "sky", "car")
 
@@ -108,6 +115,52 @@ def test_intervals_are_over_groups_where_they_are_named(model: Path, tmp_path: P
     assert right / np.sum(scores["confusion"]) == pytest.approx(scores["pixel_accuracy"], abs=2e-3)
     result = CliRunner().invoke(app, ["evaluate", str(model), data, "--group", "q"])
     assert "does not match" in str(result.exception)
+
+
+@pytest.mark.parametrize("options", [[], ["--crf"], ["--tta=flip"]])
+def test_both_heads_are_scored_each_as_a_network_of_its_own(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fullyconv.networks.trunks.vgg.HIDDEN", 16)
+    torch.manual_seed(1)
+    network = build("siftflow-fcn32s")
+    for head in (*network.heads, *network.geometric_heads):
+        torch.nn.init.normal_(head.weight)
+    model = save(network, tmp_path / "model", classes=facts.SIFTFLOW_SEMANTIC.classes)
+    root = miniatures.siftflow(tmp_path)
+    _, found = scored(model, str(root), "--split", "test", *options)
+    second = found["geometric"]
+    if options == ["--crf"]:
+        assert second["before"]["confusion"] != found["before"]["confusion"]
+        second, found = second["before"], found["before"]
+    assert second["classes"] == list(facts.SIFTFLOW_GEOMETRIC.classes.names)
+    assert (second["images"], found["images"]) == (1, 1)
+    if not options:
+        pair = open_siftflow(root, "geometric").splits["test"][0]
+        alone = Segmenter(
+            network.geometric_network(), classes=facts.SIFTFLOW_GEOMETRIC.classes, preprocess=Preprocess(), device="cpu"
+        )
+        assert second["confusion"] == evaluate(alone, [pair]).counts.tolist()
+        plain = dataset(tmp_path / "plain", ClassSet(facts.SIFTFLOW_SEMANTIC.classes.names))
+        said, found = scored(model, plain, "--overwrite")
+        assert "is not SIFT Flow, so the second head of siftflow-fcn32s is not scored" in said
+        assert "geometric" not in found
+
+
+def test_networks_that_see_more_than_colour_find_it_beside_the_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fullyconv.networks.trunks.vgg.HIDDEN", 16)
+    name = "nyud-fcn32s-color-d"
+    network, preprocess = build(name), preprocess_of(name)
+    torch.nn.init.normal_(network.heads[0].weight)
+    model = save(network, tmp_path / "model", classes=facts.NYUD.classes, preprocess=preprocess)
+    root = miniatures.nyud(tmp_path)
+    _, found = scored(model, str(root), "--split", "test")
+    alone = Segmenter(network, classes=facts.NYUD.classes, preprocess=preprocess, device="cpu")
+    folder = open_for(name, root)
+    assert folder is not None
+    assert found["confusion"] == evaluate(alone, folder.splits["test"]).counts.tolist()
 
 
 def test_folds_score_every_picture_once_by_a_model_that_has_not_seen_it(shapes: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -72,17 +72,18 @@ def evaluate(
     the confusion matrix. Every score has a 95 % interval (bootstrap over pictures; with --group '^[^_]+' over groups).
     Of a folder without splits, the pictures that the model was trained on are left out.
     `--fit-temperature` makes probabilities mean what they say and keeps that with the model; labels stay.
+    Of a network with two heads (SIFT Flow) both are scored; the second's figures are `geometric` in the JSON.
     With --crf all scores, and those of boundaries, before and after a dense CRF.
     `fullyconv evaluate runs/scene/model scene.mat --labels gt.mat` scores the run's test pixels and prints the leakage.
     """
     from fullyconv.data.groups import group_names
     from fullyconv.data.kinship import kin_in_words
-    from fullyconv.evaluation import evaluate as score
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.machine import arithmetic, keep_freed_memory
     from fullyconv.opening import load
     from fullyconv.outputs import single_output
     from fullyconv.report import FILE_NAME, write_report
+    from fullyconv.train.tasks import SECOND, for_tasks, second_segmenter
 
     import_from_here(*(trust or ()))
     keep_freed_memory()
@@ -101,15 +102,14 @@ def evaluate(
     pairs = _unseen(model, pairs, everything=split is None and pairs is folder.splits.get("all"))
     groups = group_names(pairs, group) if group else []
     confidence = _fit(segmenter, model, pairs) if fit_temperature else None  # of the network alone
-    segmenter = with_views(segmenter, tta)
-    if crf:
-        segmenter = with_crf(segmenter, model)
-        evaluation, document = _compare(segmenter, pairs, groups)
-    else:
-        with Bars() as bars:
-            evaluation = score(segmenter, pairs, groups=groups, progress=lambda n, total: bars("evaluating", n, total))
-        print_evaluation(evaluation)
-        document = evaluation.document()
+    pairs, second = for_tasks(pairs)
+    heads = [(segmenter, pairs)] + ([(second_segmenter(segmenter, second), second)] if second else [])
+    looking = [(with_views(head, tta), own) for head, own in heads]
+    looking = [(with_crf(head, model), own) for head, own in looking] if crf else looking
+    (evaluation, document), *others = [_score(head, own, groups, crf=crf) for head, own in looking]
+    segmenter = looking[0][0]
+    if others:
+        document[SECOND] = others[0][1]
     if confidence is not None:
         document["confidence"] = confidence.document()
     if calibration:
@@ -129,8 +129,6 @@ def _fit(segmenter: Segmenter, model: Path, pairs: list[Pair]) -> Fit:
     from fullyconv.checkpoint import store_temperature
     from fullyconv.evaluation.confidence import fit
 
-    if segmenter.network.crf is not None:
-        raise ValueError("--fit-temperature is for networks alone: this one's probabilities are those of its CRF")
     with Bars() as bars:
         found = fit(segmenter, pairs, progress=lambda n, total: bars("calibrating", n, total))
     store_temperature(model, found.temperature)
@@ -168,6 +166,20 @@ def _unseen(model: Path, pairs: list[Pair], *, everything: bool) -> list[Pair]:
         raise BadFile(pairs[0].image.parent, what, "score pictures that it has not seen, or these with --split all")
     complain("careful", f"{what}: they are left out, {len(left)} are scored (--split all scores all)")
     return left
+
+
+def _score(
+    segmenter: Segmenter, pairs: list[Pair], groups: list[str], *, crf: bool
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Score a task and print its figures, with ``crf`` those before and after it; gives them, and their document."""
+    from fullyconv.evaluation import evaluate as score
+
+    if crf:
+        return _compare(cast("CRFSegmenter", segmenter), pairs, groups)
+    with Bars() as bars:
+        evaluation = score(segmenter, pairs, groups=groups, progress=lambda n, total: bars("evaluating", n, total))
+    print_evaluation(evaluation)
+    return evaluation, evaluation.document()
 
 
 def _compare(segmenter: CRFSegmenter, pairs: list[Pair], groups: list[str]) -> tuple[Evaluation, dict[str, Any]]:

@@ -144,18 +144,31 @@ def pairs_to_score(
 
     Images are read by the model's range of numbers.
     """
-    from fullyconv.data.folder import evaluation_split, open_folder
+    from fullyconv.data.folder import evaluation_split
     from fullyconv.data.matching import match_classes
     from fullyconv.files import BadFile
     from fullyconv.hsi.formats.by_suffix import is_scene
 
     if data.is_file() and is_scene(data):
         raise BadFile(data, "a scene's file, and this model labels pictures", "name a folder of pictures with masks")
-    folder = open_folder(data, mask_suffix)
+    folder = _open(data, segmenter.network, mask_suffix)
     if note := match_classes(folder, segmenter.classes):
         complain("careful", note)
     folder.splits = {name: segmenter.seen(pairs) for name, pairs in folder.splits.items()}
     return folder, evaluation_split(folder, split)
+
+
+def _open(data: Path, network: FCN, mask_suffix: str | None) -> Folder:
+    """Open a data set with all that a network sees and learns of it; what only a second head learns may be missing."""
+    from fullyconv.data.folder import open_folder
+    from fullyconv.data.published import open_for
+    from fullyconv.data.siftflow import is_siftflow
+
+    name = "" if network.architecture is None else network.architecture.name
+    if hasattr(network, "geometric") and not is_siftflow(data):
+        complain("careful", f"{data} is not SIFT Flow, so the second head of {name} is not scored")
+        name = ""
+    return open_for(name, data) or open_folder(data, mask_suffix)
 
 
 def with_views(segmenter: Segmenter, tta: str | None) -> Segmenter:

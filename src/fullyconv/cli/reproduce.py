@@ -47,7 +47,7 @@ def reproduce(
     from fullyconv.networks.reference import preprocess_of
     from fullyconv.recipes.published import PUBLISHED, REPRODUCTIONS
     from fullyconv.train.chain import change_chain
-    from fullyconv.train.folder import GEOMETRIC, hold
+    from fullyconv.train.folder import hold
     from fullyconv.train.recipe import nearest, parse_settings
     from fullyconv.train.team import ALONE
 
@@ -72,23 +72,20 @@ def reproduce(
             )
         files = train_stages(chain, prepared, Way(out_, out_, resume, team=ALONE))
     ours = {stage: json.loads(file.read_text()) for stage, file in files.items()}
-    for stage, file in files.items():
-        geometric = file.with_name(GEOMETRIC)
-        ours[stage]["geometric"] = json.loads(geometric.read_text()) if geometric.is_file() else None
     _print_comparison(ours, PUBLISHED)
 
 
 def _print_comparison(ours: dict[str, Any], published: dict[str, Published]) -> None:
+    from fullyconv.train.tasks import SECOND
+
     images = next(iter(ours.values()))["images"]
     columns = [key.replace("_iu", " IU").replace("_", " ") for key in SCORES]
-    two = any(document["geometric"] for document in ours.values())
+    two = any(SECOND in document for document in ours.values())
     columns += ["geometric pixel accuracy"] * two
     table = Table("network", *columns, "from", title=f"ours on {images} images beside the paper's, %")
     for stage, document in ours.items():
         theirs = published[stage]
-        found = [100 * document[key] for key in SCORES] + (
-            [100 * document["geometric"]["pixel_accuracy"]] if two else []
-        )
+        found = [100 * document[key] for key in SCORES] + ([100 * document[SECOND]["pixel_accuracy"]] if two else [])
         table.add_row(stage, *(f"{value:.1f}" for value in found), "ours")
         figures = [getattr(theirs, key) for key in SCORES] + [theirs.geometric_accuracy] * two
         table.add_row("", *("-" if value is None else f"{value:.1f}" for value in figures), theirs.source)

@@ -346,26 +346,14 @@ def _write_scores(folder: RunFolder, segmenter: Segmenter, evaluation: Evaluatio
     from fullyconv.train.folder import BEST, REPORT
 
     with Bars() as bars:
-        confidence = write_scores(
+        confidence, second = write_scores(
             folder, segmenter, evaluation, prepared, progress=lambda n, total: bars("calibrating", n, total)
         )
     print_evaluation(evaluation)
-    if prepared.second:
-        _write_second(folder, segmenter, prepared)
+    if second is not None:
+        print_evaluation(second)
     print_fit(confidence)
     out.print(f"model {folder.path / BEST}\nreport {folder.path / REPORT}")
-
-
-def _write_second(folder: RunFolder, segmenter: Segmenter, prepared: Prepared) -> None:
-    """Score the second task of a run's best model, and write and print that."""
-    from fullyconv.evaluation import evaluate
-    from fullyconv.files import write_json
-    from fullyconv.train.folder import GEOMETRIC
-    from fullyconv.train.tasks import second_segmenter
-
-    evaluation = evaluate(second_segmenter(segmenter, prepared.second), prepared.second)
-    write_json(folder.path / GEOMETRIC, evaluation.document())
-    print_evaluation(evaluation)
 
 
 def demo(

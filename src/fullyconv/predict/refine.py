@@ -10,6 +10,9 @@ from fullyconv.predict.around import Around
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.inputs import Picture
 from fullyconv.predict.prediction import Prediction
+from fullyconv.scores.calibration import temper
+
+TINY = np.finfo(np.float32).tiny
 
 
 class CRFSegmenter(Around):
@@ -40,10 +43,23 @@ class CRFSegmenter(Around):
     def _both(self, pixels: np.ndarray, *, probabilities: bool) -> tuple[Prediction, Prediction]:
         unary, seen = self.energies(pixels), false_colours(pixels)
         before = self._prediction(seen, unary, np.exp(-unary) if probabilities else None)
+        marginals = self._marginals(unary, seen)
+        chances = marginals
+        if self.network.crf is not None and probabilities:  # the temperature was fitted behind this CRF
+            chances = temper(np.log(np.maximum(marginals, TINY)), self.temperature)
+        return before, self._prediction(seen, -marginals, chances if probabilities else None)
+
+    def _marginals(self, unary: np.ndarray, seen: np.ndarray) -> np.ndarray:
         learned = self.network.crf
         crf = image_crf(seen, self.parameters) if learned is None else learned.dense(seen)
-        marginals = crf.marginals(unary, iterations=self.parameters.iterations)
-        return before, self._prediction(seen, -marginals, marginals if probabilities else None)
+        found: np.ndarray = crf.marginals(unary, iterations=self.parameters.iterations)
+        return found
+
+    def log_probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the logarithms of every class's probability behind the CRF, at temperature 1; C x H x W float32."""
+        marginals = self._marginals(self.energies(pixels), false_colours(pixels))
+        found: np.ndarray = np.log(np.maximum(marginals, TINY), dtype=np.float32)
+        return found
 
     def energies(self, pixels: np.ndarray) -> np.ndarray:
         """Return the -log probabilities, before the CRF, of H x W x 3 uint8 pixels, C x H x W float32."""

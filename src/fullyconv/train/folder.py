@@ -35,9 +35,8 @@ BEST, LAST, BOARD = "model", "last", "tensorboard"
 METRICS, RECIPE, DATA = "metrics.jsonl", "recipe.yaml", "data.json"
 CLASSES, TRANSPLANT = "classes.yaml", "transplant.json"
 EVALUATION, CONFUSION, REPORT = "evaluation.json", "confusion.png", "report.html"
-GEOMETRIC = "evaluation-geometric.json"  # of a second task
 CHOICES = "choices.json"
-FILES = (METRICS, RECIPE, DATA, CLASSES, TRANSPLANT, CHOICES, EVALUATION, GEOMETRIC, CONFUSION, REPORT)
+FILES = (METRICS, RECIPE, DATA, CLASSES, TRANSPLANT, CHOICES, EVALUATION, CONFUSION, REPORT)
 NAMES = (BEST, LAST, BOARD, *FILES)
 
 LOCK, MARK = ".lock", "a folder of fullyconv; a run in it: process "

@@ -16,6 +16,8 @@ from fullyconv.train.form import FusedScores
 from fullyconv.train.job import Validation
 from fullyconv.train.pictures import Judge, PixelLoss
 
+SECOND = "geometric"  # what the second task is called in a document of scores
+
 
 class FusedTasks(FusedScores):
     """A network with two heads in the form in which it trains: the fused scores of both."""
