@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from fullyconv import facts
 from fullyconv.caffe.description import describe
 from fullyconv.caffe.states import Phase, State
+from fullyconv.cli import app
 from fullyconv.files import BadFile
 from fullyconv.solver.feeds import Feed, feed_of
 from fullyconv.solver.released import Roots
@@ -86,7 +90,7 @@ def test_context_counts_its_rest_and_takes_pictures_in_order_where_nothing_train
         ),
         (
             "type: 'Data' top: 'data' data_param { source: 'lmdb' }",
-            "its data are not read here: write the pictures as files",
+            "are not read: write the pictures as files",
         ),
         (
             python("voc_layers", "VOCSegDataLayer", {"split": "train", "seed": [1]}, "data"),
@@ -168,3 +172,94 @@ def test_dummy_data_are_drawn_anew_for_each_batch(tmp_path: Path) -> None:
     assert found.batch(0)["label"].tolist() == [4, 4]
     assert not np.array_equal(found.batch(0)["data"], found.batch(1)["data"])
     np.testing.assert_array_equal(found.batch(1)["data"], feed(tmp_path, layer).batch(1)["data"])
+
+
+HDF5 = "type: 'HDF5Data' top: 'data' top: 'label' hdf5_data_param { source: 'files.txt' batch_size: 4 %s }"
+
+
+def hdf5_files(folder: Path) -> dict[str, np.ndarray]:
+    """Write three files of 5, 1 and 3 rows and their list; gives all rows."""
+    rng = np.random.default_rng(2)
+    rows = {"data": rng.standard_normal((9, 3, 4, 5)), "label": rng.integers(0, 3, (9, 1, 4, 5)).astype(np.uint8)}
+    for name, part in {"a.h5": slice(0, 5), "b.h5": slice(5, 6), "c.h5": slice(6, 9)}.items():
+        with h5py.File(folder / name, "w") as file:
+            for top, values in rows.items():
+                file[top] = values[part]
+    (folder / "files.txt").write_text("a.h5\nb.h5\nc.h5\n")
+    return rows
+
+
+def test_hdf5_files_follow_each_other_row_by_row(tmp_path: Path) -> None:
+    rows = hdf5_files(tmp_path)
+    found = feed(tmp_path, HDF5 % "")
+    assert found.items == 3
+    for top, values in rows.items():
+        together = np.concatenate([found.batch(number)[top] for number in range(9)])
+        assert together.dtype == np.float32
+        np.testing.assert_array_equal(together, np.concatenate([values] * 4).astype(np.float32))
+
+
+def test_shuffled_hdf5_files_give_every_row_once_a_pass_and_stay_together(tmp_path: Path) -> None:
+    rows = hdf5_files(tmp_path)["data"].astype(np.float32)
+    found = feed(tmp_path, HDF5 % "shuffle: true", seed=5)
+    drawn = np.concatenate([found.batch(number)["data"] for number in range(9)])
+    order = [int(np.flatnonzero((rows == row).all((1, 2, 3)))[0]) for row in drawn]
+    passes = [order[start : start + 9] for start in range(0, 36, 9)]
+    assert all(sorted(each) == [*range(9)] for each in passes)
+    assert len({tuple(each) for each in passes}) == 4
+    files = [[np.searchsorted([5, 6, 9], row, side="right") for row in each] for each in passes]
+    assert all(sum(np.diff(each) != 0) == 2 for each in files)  # a file is finished before the next begins
+    np.testing.assert_array_equal(feed(tmp_path, HDF5 % "shuffle: true", seed=5).batch(7)["data"], drawn[28:32])
+
+
+def test_a_net_trains_on_hdf5(tmp_path: Path) -> None:
+    hdf5_files(tmp_path)
+    (tmp_path / "net.prototxt").write_text(
+        f"layer {{ name: 'rows' {HDF5 % ''} }} layer {{ name: 'score' type: 'Convolution' bottom: 'data' top: 'score' "
+        "convolution_param { num_output: 3 kernel_size: 1 weight_filler { type: 'xavier' } } } layer { name: 'loss' "
+        "type: 'SoftmaxWithLoss' bottom: 'score' bottom: 'label' top: 'loss' }"
+    )
+    (tmp_path / "solver.prototxt").write_text(
+        f"net: 'net.prototxt' base_lr: 0.1 lr_policy: 'fixed' max_iter: 3 snapshot_prefix: '{tmp_path}/it'"
+    )
+    result = CliRunner().invoke(app, ["caffe", "train", str(tmp_path / "solver.prototxt")])
+    assert result.exit_code == 0, result.output
+    assert list(tmp_path.glob("it_iter_3.caffemodel"))
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda place: (place / "b.h5").write_bytes(b"no"), "b.h5: not readable as HDF5"),
+    (lambda place: (place / "b.h5").unlink(), "b.h5: not readable as HDF5"),
+    (lambda place: (place / "files.txt").write_text(" "), "an empty list"),
+    (lambda place: (place / "files.txt").unlink(), "not a list of HDF5 files"),
+    (lambda place: rewrite(place / "b.h5", {"data": np.zeros((2, 3))}), "no data set of numbers called 'label'"),
+    (lambda place: rewrite(place / "b.h5", {"data": np.zeros((2, 3)), "label": np.zeros(3)}), "different numbers of"),
+    (lambda place: rewrite(place / "b.h5", {"data": h5py.ExternalLink("a.h5", "data"), "label": np.zeros(3)}),
+     "no data set of numbers called 'data'"),
+])  # fmt: skip
+def test_hdf5_files_that_are_none_are_refused_before_the_first_step(
+    damage: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    hdf5_files(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(BadFile, match=said):
+        feed(tmp_path, HDF5 % "")
+
+
+def rewrite(path: Path, values: Mapping[str, object]) -> None:
+    with h5py.File(path, "w") as file:
+        for name, each in values.items():
+            file[name] = each
+
+
+@pytest.mark.parametrize(("kind", "said"), [
+    ("Data", r"databases \(LMDB, LevelDB\) are not read: write the pictures as files .*; HDF5Data reads numbers"),
+    ("WindowData", "windows cut out of pictures are not read: write the pictures"), ("VideoData", "films are not read"),
+    ("AnnotatedData", "boxes not learned: write"), ("MemoryData", "is fed by a program: a training needs a layer"),
+    ("MultiImageData", "several pictures a line are not read"),
+])  # fmt: skip
+def test_layers_that_are_not_read_are_refused_by_name(kind: str, said: str, tmp_path: Path) -> None:
+    more = "memory_data_param { batch_size: 1 channels: 3 height: 4 width: 5 }" if kind == "MemoryData" else ""
+    with pytest.raises(BadFile, match=said) as caught:
+        feed(tmp_path, f"type: '{kind}' top: 'data' {more}")
+    assert kind in str(caught.value)

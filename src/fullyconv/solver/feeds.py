@@ -19,21 +19,24 @@ from fullyconv.caffe.fill import FILLERS
 from fullyconv.caffe.sources import DummyData, source_shapes
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
+from fullyconv.solver.hdf5 import hdf5_feed
 from fullyconv.solver.lists import LISTS, list_feed
 from fullyconv.solver.released import Roots, released_feed
 
 Blobs = dict[str, np.ndarray]
-DATABASES = (
+LISTS_INSTEAD = (
     "write the pictures as files and their names as a list: ImageData, DenseImageData or ImageSegData read these"
 )
-ADVICE = {
-    "Data": DATABASES,
-    "AnnotatedData": DATABASES,
-    "WindowData": DATABASES,
-    "HDF5Data": DATABASES,
-    "Input": "a training needs a layer that brings data",
-    "MemoryData": "a training needs a layer that brings data: it is fed by a program",
+REFUSED = {
+    "Data": ("databases (LMDB, LevelDB) are not read", f"{LISTS_INSTEAD}; HDF5Data reads numbers"),
+    "AnnotatedData": ("databases of pictures with boxes are not read, and boxes not learned", LISTS_INSTEAD),
+    "WindowData": ("windows cut out of pictures are not read", LISTS_INSTEAD),
+    "VideoData": ("films are not read", f"cut them into pictures, and {LISTS_INSTEAD}"),
+    "MultiImageData": ("lists of several pictures a line are not read", LISTS_INSTEAD),
+    "Input": ("brings no data", "a training needs a layer that brings data"),
+    "MemoryData": ("is fed by a program", "a training needs a layer that brings data: HDF5Data or a list of files"),
 }
+"""By the kind of layer, what is not read here and what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Feed:
 def feed_of(net: Description, roots: Roots, seed: int) -> Feed:
     """Return the data of all data layers of a net; raises ``BadFile`` for one that is not read here."""
     if net.inputs:
-        raise BadFile(net.path, f"input {next(iter(net.inputs))!r} has no data layer", ADVICE["Input"])
+        raise BadFile(net.path, f"input {next(iter(net.inputs))!r} has no data layer", REFUSED["Input"][1])
     feeds = [_layer_feed(layer, net, roots, seed) for layer in net.layers if layer.is_source]
     items = [feed.items for feed in feeds if feed.items is not None]
     return Feed(lambda number: _joined(feeds, number), max(items) if items else None)
@@ -64,7 +67,9 @@ def _layer_feed(layer: Layer, net: Description, roots: Roots, seed: int) -> Feed
         return Feed(*released_feed(layer, roots))
     if layer.kind in LISTS:
         return Feed(*list_feed(layer, training=net.state.phase == "TRAIN", seed=seed))
-    raise layer.fail("its data are not read here", ADVICE.get(layer.kind, DATABASES))
+    if layer.kind == "HDF5Data":
+        return Feed(*hdf5_feed(layer, seed=seed))
+    raise layer.fail(*REFUSED.get(layer.kind, ("its data are not read here", LISTS_INSTEAD)))
 
 
 def _dummy_feed(layer: Layer, seed: int) -> Callable[[int], Blobs]:
