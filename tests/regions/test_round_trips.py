@@ -118,6 +118,17 @@ def test_simpler_polygons_change_pixels_near_outlines_alone(
         assert not changed.any() or away[changed].max() <= tolerance
 
 
+def test_holes_are_simplified_as_outlines_are(tmp_path: Path) -> None:
+    """Runs of a hole whose edges are slanted: two regions that share a corner, in a third."""
+    labels = np.ones((7, 7), np.int16)
+    labels[3, 3:5] = labels[4:6, 5] = 0
+    (tmp_path / "set").mkdir()
+    written(tmp_path / "set", {"a.png": labels}, Beside(tools=("coco",), tolerance=1.0))
+    changed = read_back(tmp_path / "set")[1]["a"] != labels
+    assert not changed[5:, 3:5].any()  # below them, and not beside either
+    assert changed.sum() <= 4
+
+
 def geotiff(path: Path, size: tuple[int, int], epsg: int = 32633) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     keys = (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, epsg)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fullyconv.regions.filling import fill
+
 FARTHEST = 1e7  # from the origin, in pixels: no picture is so large, and products of such numbers are still exact
 ROUND = 360  # corners of a circle or an ellipse
 MOST_CROSSINGS = 50_000_000  # of edges and rows: a zigzag through a large picture is no outline
@@ -63,29 +65,9 @@ class Outline:
             return None
         top, bottom = max(0, int(low[1])), min(height, int(np.ceil(high[1])) + 1)
         left, right = max(0, int(low[0])), min(width, int(np.ceil(high[0])) + 1)
-        toggled = np.zeros((bottom - top, right - left + 1), np.uint8)
-        for ring in rings:
-            rows, columns = _crossings(ring - (left, top), *toggled.shape)
-            np.bitwise_xor.at(toggled, (rows, columns), 1)
-        inside = np.bitwise_xor.accumulate(toggled, axis=1)[:, :-1].astype(bool)
+        shifted = [ring - (left, top) for ring in rings]
+        inside = fill(shifted, (bottom - top, right - left), most=MOST_CROSSINGS)
         return _trimmed(top, left, inside) or _middle((low + high) / 2, size)
-
-
-def _crossings(ring: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find where edges cross the middle lines of rows: each crossing's row, and the first column behind it."""
-    ahead = np.roll(ring, -1, axis=0)
-    upper = np.where((ring[:, 1] <= ahead[:, 1])[:, None], ring, ahead)  # so that both ways along an edge are one
-    lower = np.where((ring[:, 1] <= ahead[:, 1])[:, None], ahead, ring)
-    first = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)
-    last = np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64)  # the end of an edge is not of it
-    count = last - first
-    if count.sum() > MOST_CROSSINGS:
-        raise ValueError(f"an outline of {len(ring)} points that crosses rows {count.sum()} times")
-    edge = np.repeat(np.arange(len(ring)), count)
-    rows = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
-    along = (rows + 0.5 - upper[edge, 1]) / (lower[edge, 1] - upper[edge, 1])
-    crossed = upper[edge, 0] + along * (lower[edge, 0] - upper[edge, 0])
-    return rows, np.clip(np.ceil(crossed - 0.5), 0, width - 1).astype(np.int64)
 
 
 def _trimmed(top: int, left: int, inside: np.ndarray) -> Patch | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fullyconv.data.place import Place
+from fullyconv.regions.filling import fill
 from fullyconv.regions.tracing import Polygon
 from fullyconv.types import ClassSet
 
@@ -217,21 +218,13 @@ class Coco:
 
 
 def run_lengths(polygon: Polygon, size: Size) -> dict[str, Any]:
-    """Describe a polygon on the edges of pixels as COCO's run lengths: down the columns, outside first.
+    """Describe the pixels of a polygon, as it was traced or simplified, as COCO's runs: down columns, outside first.
 
     >>> from fullyconv.regions import trace
     >>> run_lengths(trace(np.array([[1, 0], [0, 0]]))[1], (2, 2))
     {'counts': [1, 3], 'size': [2, 2]}
     """
-    height, width = size
-    # Each horizontal edge toggles everything below it in its columns.
-    flips = np.zeros((height + 1, width), bool)
-    for ring in polygon.rings:
-        corner = np.rint(ring).astype(int)
-        for (x0, y0), (x1, y1) in zip(corner, np.roll(corner, -1, 0), strict=True):
-            if y0 == y1:
-                flips[y0, min(x0, x1) : max(x0, x1)] ^= True
-    inside = np.logical_xor.accumulate(flips[:height], 0).T.ravel()
+    inside = fill(polygon.rings, size).T.ravel()
     changes = np.flatnonzero(np.diff(inside)) + 1
     ends = np.concatenate([[0] if not inside[0] else [0, 0], changes, [inside.size]])
-    return {"counts": np.diff(ends).tolist(), "size": [height, width]}
+    return {"counts": np.diff(ends).tolist(), "size": list(size)}
