@@ -203,7 +203,7 @@ def test_only_named_formats_are_opened_whatever_the_file_is_called(tmp_path: Pat
         b"P6 1 1 255 abc",
     ):
         path.write_bytes(content)
-        with pytest.raises(BadFile, match="not PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or AVIF"):
+        with pytest.raises(BadFile, match="not PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000, AVIF or DICOM"):
             read_image(path)
     Image.fromarray(RGB).save(path, "PNG")  # by its content
     np.testing.assert_array_equal(read_image(path), RGB)

@@ -22,6 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from fullyconv.data.dicom import is_dicom, read_dicom
 from fullyconv.data.png import holds_all_rows
 from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours, levels_of
 from fullyconv.data.tiff import is_tiff, read_tiff
@@ -29,7 +30,7 @@ from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import Levels
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".avif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".avif", ".dcm")
 SCENES = (".mat", ".hdr", ".npy", ".npz")  # what hyperspectral scenes come in, beside TIFF
 READERS: tuple[tuple[bytes, Callable[..., Image.Image]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
@@ -59,11 +60,12 @@ def read_raster(path: Path, pages: int | Literal["channels"] | None = None, limi
     """Read the stored numbers of a picture, upright.
 
     What a file is, is told by its content. TIFF files are read by tifffile, PNG files of several 16-bit channels
-    by libpng (Pillow keeps their upper 8 bits), JPEG 2000 by OpenJPEG, all else by Pillow.
+    by libpng (Pillow keeps their upper 8 bits), JPEG 2000 by OpenJPEG, DICOM by pydicom, all else by Pillow.
 
     Args:
         path: The file.
-        pages: Of TIFF files with several pages, the one to read, from 0, or ``channels``: all, one after the other.
+        pages: Of TIFF files with several pages (of DICOM: frames), the one to read, from 0, or ``channels``: all, one
+            after the other.
         limits: What the file may ask for.
 
     Raises:
@@ -72,7 +74,7 @@ def read_raster(path: Path, pages: int | Literal["channels"] | None = None, limi
     try:
         if not S_ISREG(path.stat().st_mode):
             raise BadFile(path, "is no regular file", "leave it out")  # a pipe would be waited for
-        raster = read_tiff(path, pages, limits) if is_tiff(path) else _read_common(path, limits)
+        raster = _read(path, pages, limits)
         return raster if raster.turn == 1 else raster.upright()
     except BadFile:
         raise
@@ -82,6 +84,13 @@ def read_raster(path: Path, pages: int | Literal["channels"] | None = None, limi
         raise BadFile(path, "more pixels than this machine has memory for", "split it") from None
     except Exception as error:  # decoders raise many kinds for broken files
         raise unreadable(path, error) from None
+
+
+def _read(path: Path, pages: int | Literal["channels"] | None, limits: Limits) -> Raster:
+    tiff = is_tiff(path)
+    if is_dicom(path) and (not tiff or path.suffix.lower() == ".dcm"):  # a file may be both
+        return read_dicom(path, pages, limits)
+    return read_tiff(path, pages, limits) if tiff else _read_common(path, limits)
 
 
 def unreadable(path: Path, error: Exception) -> BadFile:
@@ -102,7 +111,7 @@ def _read_common(path: Path, limits: Limits) -> Raster:
     if reader is None and path.suffix.lower() in SCENES:
         raise Refused("a scene's file, not a picture", "this labels pictures, not scenes: those take recipe hsi")
     if reader is None:
-        raise ValueError("not PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or AVIF")
+        raise ValueError("not PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000, AVIF or DICOM")
     with reader(str(path)) as picture:
         if picture.width * picture.height > limits.pixels:
             raise Refused(f"{picture.width} x {picture.height} pixels", limits.remedy("pixels"))
