@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from fullyconv import build, save
 from fullyconv.cli import app
-from fullyconv.cli.predict import AT_ONCE, follow
+from fullyconv.cli.progress import AT_ONCE, follow
 from fullyconv.files import BadFile
 from fullyconv.predict.work import Outcome, Task
 

@@ -9,7 +9,7 @@ import typer
 
 from fullyconv.cli.console import Bars, complain, err, out, print_bounds, print_problems, print_report, print_scene
 from fullyconv.cli.options import MaskSuffixOption, OverwriteOption
-from fullyconv.cli.predict import follow
+from fullyconv.cli.progress import follow
 
 if TYPE_CHECKING:
     from fullyconv.data.check import Report

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from fullyconv.cli.console import Bars, complain, out
+from fullyconv.cli.console import out
 from fullyconv.cli.crf import with_crf
 from fullyconv.cli.opening import with_doubt, with_views
 from fullyconv.cli.options import (
@@ -26,17 +27,18 @@ from fullyconv.cli.options import (
     ViewsOption,
     import_from_here,
 )
-from fullyconv.data.problems import group
+from fullyconv.cli.progress import follow, paint_films
 
 if TYPE_CHECKING:
-    from fullyconv.files import BadFile
+    from fullyconv.hsi.segmenter import SceneSegmenter
+    from fullyconv.predict.beside import Beside
     from fullyconv.predict.image import Segmenter
     from fullyconv.predict.ray import Choices
-    from fullyconv.predict.work import Outcome, Pace, Task
+    from fullyconv.predict.work import Outcome
 
 LIBRARIES = 500 << 20  # bytes that Python, PyTorch and NumPy take
 LEAST_LEFT = 96 << 20
-AT_ONCE = 20  # problems that are printed one by one
+OTHERS = "for {}, which this model's inputs are not"
 
 
 def predict(
@@ -139,25 +141,17 @@ def predict(
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.machine import arithmetic, keep_freed_memory
     from fullyconv.opening import load
-    from fullyconv.outputs import Outputs
     from fullyconv.predict.beside import Beside
-    from fullyconv.predict.folder import find_images, predict_files
     from fullyconv.predict.ray import Choices
-    from fullyconv.predict.work import Pace
-    from fullyconv.report.sheet import SHEET, write_sheet
 
     out_ = out_ or str(_new_folder(Path("runs")))
-    place = Path(out_)
-    _refuse_model(place)
+    _refuse_model(Path(out_))
     import_from_here(*(trust or ()))
     beside = Beside(polygons or bool(polygons_to), tuple(polygons_to or ()), simplify, areas=areas, legend=legend)
+    asked = Asked(Path(out_), beside, probabilities, sheet, overwrite, crf, tta, uncertainty, cube_key, rgb)
     if engine == "ray":
-        alone = {
-            "--crf": crf, "--polygons": beside.polygons, "--areas": areas, "--legend": legend, "--sheet": sheet,
-            "--uncertainty": uncertainty, "--memory": memory, "--approximate": approximate, "--cube-key": cube_key,
-            "--rgb": rgb,
-        }  # fmt: skip
-        _refuse(alone, "not done on a cluster")
+        alone = {**asked.of_pictures, "--tta": None, "--memory": memory, "--approximate": approximate}
+        _refuse({**alone, **asked.of_scenes}, "not done on a cluster")
         choices = Choices(probabilities, tta, arithmetic(precision), device, tuple(trust or ()), workers, overwrite)
         predict_on_cluster(model, inputs, out_, choices, column=column)
         return
@@ -169,46 +163,91 @@ def predict(
         allow_memory(segmenter, memory)
     if precision != "auto" or engine != "auto":
         segmenter.prepared()  # what cannot be had is said once, not of every picture
-    of_scenes = isinstance(segmenter, SceneSegmenter)
-    _refuse_others(
-        of_scenes,
-        pictures={
-            "--crf": crf, "--tta": tta, "--uncertainty": uncertainty, "--polygons": beside.polygons, "--areas": areas,
-            "--legend": legend, "--sheet": sheet,
-        },
-        scenes={"--cube-key": cube_key, "--rgb": rgb},
-    )  # fmt: skip
-    if not isinstance(segmenter, SceneSegmenter):
-        segmenter = with_views(segmenter, tta)
-        segmenter = with_crf(segmenter, model) if crf else segmenter
-        segmenter = with_doubt(segmenter) if uncertainty else segmenter
-    pace = Pace()
-    what, bad_films = "scenes" if of_scenes else "images", 0
     if isinstance(segmenter, SceneSegmenter):
-        from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
-        from fullyconv.hsi.pictures import RGB_NM
-
-        tasks = find_scenes(inputs, out=place)
-        output = MapOptions(cube_key, probabilities, rgb or RGB_NM, overwrite)
-        bad = follow("predicting", predict_scenes(segmenter, tasks, place, output, pace=pace), len(tasks))
+        _refuse(asked.of_pictures, OTHERS.format("pictures"))
+        bad = _label_scenes(segmenter, inputs, asked)
     else:
-        asked = {"--probabilities": probabilities, "--polygons": beside.polygons, "--areas": areas, "--legend": legend,
-                 "--sheet": sheet, "--crf": crf, "--tta": tta}  # fmt: skip
-        bad_films, inputs = paint_films(segmenter, inputs, place, asked=asked, overwrite=overwrite)
-        tasks = find_images(inputs, out=place, levels=segmenter.preprocess.levels)
-        outputs = Outputs(place, overwrite=overwrite)
-        outputs.check([SHEET] if sheet else [])
-        outcomes = predict_files(
-            segmenter, tasks, place, probabilities=probabilities, overwrite=overwrite, pace=pace, beside=beside
-        )
-        done: list[Outcome] = []
-        bad = follow("predicting", _noted(outcomes, done), len(tasks))
-        if sheet:
-            out.print(f"{write_sheet(outputs, done, segmenter.classes)}")
-    out.print(f"{len(tasks) - bad} of {len(tasks)} {what} labelled in {place}")
-    out.print(pace.words(what))
-    if bad or bad_films:
+        _refuse(asked.of_scenes, OTHERS.format("scenes"))
+        bad = _label_pictures(_looking(segmenter, model, asked), inputs, asked)
+    if bad:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command is to write, and how the model is to look."""
+
+    folder: Path
+    beside: Beside
+    probabilities: bool
+    sheet: bool
+    overwrite: bool
+    crf: bool
+    tta: str | None
+    uncertainty: bool
+    cube_key: str | None
+    rgb: tuple[float, float, float] | None
+
+    @property
+    def of_pictures(self) -> dict[str, object]:
+        """The options that are for pictures alone."""
+        return {
+            "--crf": self.crf, "--tta": self.tta, "--uncertainty": self.uncertainty,
+            "--polygons": self.beside.polygons, "--areas": self.beside.areas, "--legend": self.beside.legend,
+            "--sheet": self.sheet,
+        }  # fmt: skip
+
+    @property
+    def of_scenes(self) -> dict[str, object]:
+        """The options that are for scenes alone."""
+        return {"--cube-key": self.cube_key, "--rgb": self.rgb}
+
+
+def _looking(segmenter: Segmenter, model: Path, asked: Asked) -> Segmenter:
+    """Let a model look at pictures as it is asked to."""
+    segmenter = with_views(segmenter, asked.tta)
+    segmenter = with_crf(segmenter, model) if asked.crf else segmenter
+    return with_doubt(segmenter) if asked.uncertainty else segmenter
+
+
+def _label_scenes(segmenter: SceneSegmenter, inputs: list[str], asked: Asked) -> bool:
+    """Label scenes; returns whether some were bad."""
+    from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
+    from fullyconv.hsi.pictures import RGB_NM
+    from fullyconv.predict.work import Pace
+
+    tasks, pace = find_scenes(inputs, out=asked.folder), Pace()
+    output = MapOptions(asked.cube_key, asked.probabilities, asked.rgb or RGB_NM, asked.overwrite)
+    bad = follow("predicting", predict_scenes(segmenter, tasks, asked.folder, output, pace=pace), len(tasks))
+    out.print(f"{len(tasks) - bad} of {len(tasks)} scenes labelled in {asked.folder}")
+    out.print(pace.words("scenes"))
+    return bad > 0
+
+
+def _label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked) -> bool:
+    """Label films and pictures; returns whether some were bad."""
+    from fullyconv.outputs import Outputs
+    from fullyconv.predict.folder import find_images, predict_files
+    from fullyconv.predict.work import Pace
+    from fullyconv.report.sheet import SHEET, write_sheet
+
+    place, overwrite = asked.folder, asked.overwrite
+    others = {"--probabilities": asked.probabilities, **asked.of_pictures, "--uncertainty": None}
+    bad_films, inputs = paint_films(segmenter, inputs, place, asked=others, overwrite=overwrite)
+    tasks, pace = find_images(inputs, out=place, levels=segmenter.preprocess.levels), Pace()
+    outputs = Outputs(place, overwrite=overwrite)
+    outputs.check([SHEET] if asked.sheet else [])
+    chances, beside = asked.probabilities, asked.beside
+    outcomes = predict_files(
+        segmenter, tasks, place, probabilities=chances, overwrite=overwrite, pace=pace, beside=beside
+    )
+    done: list[Outcome] = []
+    bad = follow("predicting", _noted(outcomes, done), len(tasks))
+    if asked.sheet:
+        out.print(f"{write_sheet(outputs, done, segmenter.classes)}")
+    out.print(f"{len(tasks) - bad} of {len(tasks)} images labelled in {place}")
+    out.print(pace.words("images"))
+    return bool(bad or bad_films)
 
 
 def _refuse_model(place: Path) -> None:
@@ -218,35 +257,6 @@ def _refuse_model(place: Path) -> None:
 
     if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
         raise BadFile(place, "is a model's folder, which training replaces as a whole", "choose another --out")
-
-
-def paint_films(
-    segmenter: Segmenter, inputs: list[str], folder: Path, *, asked: Mapping[str, object], overwrite: bool
-) -> tuple[int, list[str]]:
-    """Label the films among inputs with a progress bar; gives the number of bad ones, and the inputs that are none.
-
-    Ends the command where there is nothing else.
-    """
-    from fullyconv.predict.video import find_films, is_film, predict_films
-
-    films, rest, bad = find_films(inputs, out=folder), [each for each in inputs if not is_film(each)], 0
-    if not films:
-        return 0, rest
-    if given := [option for option, value in asked.items() if value]:
-        raise ValueError(f"{' and '.join(given)}: for pictures, not for films: leave it out, or name the films apart")
-    with Bars() as bars:
-
-        def tell(name: str, done: int, total: int) -> None:
-            bars("painting", done, max(done, total), name)
-
-        for outcome in predict_films(segmenter, films, folder, overwrite=overwrite, tell=tell):
-            if outcome.problem is not None:
-                complain("skipped", outcome.problem)
-                bad += 1
-    out.print(f"{len(films) - bad} of {len(films)} films painted in {folder}")
-    if not rest:
-        raise typer.Exit(1 if bad else 0)
-    return bad, rest
 
 
 def _new_folder(runs: Path) -> Path:
@@ -292,12 +302,6 @@ def allow_memory(segmenter: Segmenter, words: str) -> None:
     segmenter.memory, segmenter.picture_memory = left // 3, left // 3
 
 
-def _refuse_others(of_scenes: bool, *, pictures: Mapping[str, object], scenes: Mapping[str, object]) -> None:
-    """Refuse options that are for what the model does not label."""
-    wrong = f"for {'pictures' if of_scenes else 'scenes'}, which this model's inputs are not"
-    _refuse(pictures if of_scenes else scenes, wrong)
-
-
 def _refuse(options: Mapping[str, object], wrong: str) -> None:
     given = [option for option, value in options.items() if value]
     if given:
@@ -326,39 +330,3 @@ def _noted(outcomes: Iterator[Outcome], done: list[Outcome]) -> Iterator[Outcome
     for outcome in outcomes:
         done.append(outcome)
         yield outcome
-
-
-def predict_tasks(
-    segmenter: Segmenter,
-    tasks: list[Task],
-    folder: Path,
-    *,
-    probabilities: bool,
-    overwrite: bool = False,
-    pace: Pace | None = None,
-) -> int:
-    """Predict with a progress bar; gives the number of bad files."""
-    from fullyconv.predict.folder import predict_files
-
-    outcomes = predict_files(segmenter, tasks, folder, probabilities=probabilities, overwrite=overwrite, pace=pace)
-    return follow("predicting", outcomes, len(tasks))
-
-
-def follow(what: str, outcomes: Iterator[Outcome], total: int) -> int:
-    """Show progress and problems; gives the number of bad files.
-
-    The first problems are printed as they come up, the rest in groups at the end: 20,000 lines nobody reads.
-    """
-    bad: list[BadFile] = []
-    try:
-        with Bars() as bars:
-            for done, outcome in enumerate(outcomes, start=1):
-                if outcome.problem is not None:
-                    bad.append(outcome.problem)
-                    if len(bad) <= AT_ONCE:
-                        complain("skipped", outcome.problem)
-                bars(what, done, total, outcome.task.image.name)
-    finally:
-        for each in group(bad[AT_ONCE:]):
-            complain("skipped", "\n".join(each.lines()))
-    return len(bad)

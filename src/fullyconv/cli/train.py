@@ -31,7 +31,7 @@ from fullyconv.cli.console import (
 from fullyconv.cli.data import write_inferred_classes
 from fullyconv.cli.hsi import train_scenes
 from fullyconv.cli.options import SetOption, TrustOption, import_from_here
-from fullyconv.cli.predict import predict_tasks
+from fullyconv.cli.progress import predict_tasks
 
 if TYPE_CHECKING:
     from fullyconv.data.pairs import Folder
