@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from fullyconv.checkpoint import save
+from fullyconv.checkpoint import save, store_temperature
 from fullyconv.cli import app, main
 from fullyconv.cli.inspect import read_size
 from fullyconv.cli.opening import class_index
@@ -124,6 +124,13 @@ def test_a_model_and_its_heat_map(tmp_path: Path, picture: Path) -> None:
     assert Image.open(heat).height > 40
     assert "score layers hold only zeros" in result.output
     assert "heat map of car (1)" in run(model, "--heatmap", picture, "--class", "car", "--out", heat).output
+    network = build("fcn32s-resnet18", classes=3)
+    network.heads[0].bias.data[0] = 3.0
+    save(network, model, classes=ClassSet(("sky", "car", "cart")))
+    command = (model, "--heatmap", picture, "--class", "sky", "--out", heat)
+    assert "sky (0) 0.91," in run(*command).output  # e**3 / (e**3 + 2)
+    store_temperature(model, 3.0)
+    assert "sky (0) 0.576" in run(*command).output  # e / (e + 2), as predict says
 
 
 def test_a_heat_map_of_a_network_by_name_is_said_to_mean_nothing(tmp_path: Path, picture: Path) -> None:

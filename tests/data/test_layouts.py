@@ -24,6 +24,7 @@ from fullyconv.data.layout import folder_meaning
 from fullyconv.files import BadFile
 from fullyconv.train.assemble import prepare
 from fullyconv.train.recipe import Recipe
+from runs import train
 
 FOUR = ("a1", "b2", "c3", "d4")
 
@@ -203,13 +204,15 @@ def test_sets_as_users_hold_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         pytest.importorskip(library)
     monkeypatch.setattr(sys, "argv", ["make.py", str(tmp_path)])
     runpy.run_path(str(MAKER))
-    said = {}
+    small, said = Recipe(network="fcn1s-spectral2", epochs=1, crop=(16, 16), batch=8, device="cpu"), {}
     for place in sorted(tmp_path.iterdir()):
         try:
             folder = open_folder(place)
             report = check_folder(folder)
             said[place.name] = str(report.problems[0]) if report.problems else ""
             assert all(training_splits(folder))
+            if not report.problems:
+                train(small, place, tmp_path / "runs" / place.name)
         except BadFile as bad:
             said[place.name] = str(bad)
     assert len(said) == 52

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from fullyconv.geometry import AxisMap
@@ -10,7 +13,7 @@ from fullyconv.networks import build
 from fullyconv.predict.heatmap import HeatMap, classifier_heat_map, model_heat_map
 from fullyconv.predict.image import Segmenter
 from fullyconv.surgery.convolutionize import convolutionize
-from fullyconv.types import ClassSet, Preprocess
+from fullyconv.types import ClassSet, Levels, Preprocess
 
 PLAIN = Preprocess((0.0,) * 3, (255.0,) * 3)
 
@@ -65,6 +68,18 @@ def test_a_model_gives_its_probabilities_at_every_pixel() -> None:
     )
     found = model_heat_map(segmenter, np.zeros((20, 30, 3), np.uint8))
     np.testing.assert_allclose(found.of(2), 1 / 3, atol=1e-3)
+
+
+def test_a_models_picture_is_read_by_its_range_of_numbers(tmp_path: Path) -> None:
+    levels = Levels(((100, 300),))
+    segmenter = Segmenter(
+        build("fcn8s-resnet18", classes=3), classes=ClassSet(("a", "b", "c")), preprocess=Preprocess(levels=levels)
+    )
+    numbers = np.random.default_rng(0).integers(0, 400, (20, 30), np.uint16)
+    Image.fromarray(numbers).save(tmp_path / "a.png")
+    assert np.array_equal(
+        model_heat_map(segmenter, tmp_path / "a.png").image[..., 0], levels(numbers[..., None])[..., 0]
+    )
 
 
 def test_the_picture_has_its_bar_below_it() -> None:

@@ -182,15 +182,15 @@ def _heat_map(subject: Subject, dense: FullyConvolutional | None, image: Path, *
         raise ValueError("the model sees spectra: a heat map is painted over a picture, which it cannot read")
     if not subject.trained:
         complain("careful", "the weights are random, so the heat map means nothing: give --weights FILE.safetensors")
-    pixels = read_image(image)
     if dense is not None:
-        return classifier_heat_map(dense, pixels, subject.preprocess, scores=scores)
+        return classifier_heat_map(dense, read_image(image), subject.preprocess, scores=scores)
     network = cast("FCN", subject.network)
     if subject.trained and not any(weight.any() for weight in network.heads.parameters()):
         complain("careful", "the model's score layers hold only zeros, as before training: all classes look alike")
     names = subject.classes or tuple(map(str, range(network.classes)))
     segmenter = Segmenter(network, classes=ClassSet(names), preprocess=subject.preprocess)
-    return model_heat_map(segmenter, pixels)
+    segmenter.temperature = subject.temperature
+    return model_heat_map(segmenter, image)
 
 
 def _show_heat(found: HeatMap, subject: Subject, *, wanted: str | None, file: Path) -> None:

@@ -24,7 +24,7 @@ class Subject:
     """A network to look into, with the names of its classes as far as they are known.
 
     ``example`` is the size (C, H, W) a classifier was made for, ``None`` for a segmentation network. ``trained``
-    tells whether its weights come from a file.
+    tells whether its weights come from a file; ``temperature`` is that of a model's probabilities.
     """
 
     network: nn.Module
@@ -32,6 +32,7 @@ class Subject:
     classes: tuple[str, ...] = ()
     example: tuple[int, int, int] | None = None
     trained: bool = False
+    temperature: float = 1.0
 
 
 def open_subject(
@@ -73,7 +74,7 @@ def _open_model(folder: Path, weights: Path | None, trust: Sequence[str]) -> Sub
     if weights is not None:
         raise ValueError(f"{folder} is a model and has its weights: leave --weights out, or name its network")
     network, config = load_network(folder, trust=trust)
-    return Subject(network, config.preprocess, config.classes.names, trained=True)
+    return Subject(network, config.preprocess, config.classes.names, trained=True, temperature=config.temperature)
 
 
 def _network(name: str) -> Subject:

@@ -14,6 +14,7 @@ from fullyconv.draw import colour_bar, heat
 from fullyconv.geometry import AxisMap
 from fullyconv.machine import evaluating
 from fullyconv.predict.image import Segmenter
+from fullyconv.predict.inputs import Picture
 from fullyconv.surgery.convolutionize import FullyConvolutional
 from fullyconv.types import Preprocess
 from fullyconv.upsample import lay_over
@@ -75,7 +76,8 @@ def classifier_heat_map(
     return HeatMap(image, values if scores else values.softmax(0), rows, columns, what)
 
 
-def model_heat_map(segmenter: Segmenter, image: np.ndarray) -> HeatMap:
-    """Return a segmentation network's class probabilities of H x W x 3 uint8."""
-    chances = cast("np.ndarray", segmenter.predict(image, probabilities=True).probabilities)
-    return HeatMap(image, torch.from_numpy(chances).float(), AxisMap(), AxisMap(), "probability")
+def model_heat_map(segmenter: Segmenter, image: Picture) -> HeatMap:
+    """Return a segmentation network's class probabilities of a picture, as ``predict`` takes and gives them."""
+    found = segmenter.predict(image, probabilities=True)
+    chances = cast("np.ndarray", found.probabilities)
+    return HeatMap(found.image, torch.from_numpy(chances).float(), AxisMap(), AxisMap(), "probability")
