@@ -19,7 +19,7 @@ from fullyconv.networks.fusion import LateFusion
 from fullyconv.networks.heads import TwoHeads
 from fullyconv.networks.trunks.resnet import ResNet18
 from fullyconv.predict.engines import PyTorchEngine, Snapshot
-from fullyconv.predict.packed import PackedConvolution
+from fullyconv.predict.onednn import PackedConvolution
 from fullyconv.surgery.trunk import Trunk
 from fullyconv.trace.operations import row_of
 from fullyconv.trace.positions import Given

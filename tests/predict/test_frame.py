@@ -16,7 +16,8 @@ from fullyconv.networks import build
 from fullyconv.networks.alignment import AxisPlan
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.frame import BLANKS, Framed, frame
-from fullyconv.predict.packed import can_pack, pack
+from fullyconv.predict.onednn import can_pack
+from fullyconv.predict.packed import pack
 from fullyconv.surgery.trunk import Trunk
 from fullyconv.trace import outputs, record
 

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from fullyconv.data.channels import read_channels
 from fullyconv.data.classes import FILE_NAME, ClassGuess
-from fullyconv.data.dataset import labels_of, picture_digest, read_stored, size_mismatch
+from fullyconv.data.dataset import read_stored
 from fullyconv.data.folder import SPLITS
-from fullyconv.data.images import TRANSPARENT, picture_levels
 from fullyconv.data.levels import Pages, fit_levels
 from fullyconv.data.masks import RawMask
 from fullyconv.data.matching import listed, stated_classes
 from fullyconv.data.pairs import Folder, Pair
-from fullyconv.data.raster import COLOURS, Raster, white_level
+from fullyconv.data.raster import COLOURS
+from fullyconv.data.seen import Seen, see
 from fullyconv.files import BadFile
 from fullyconv.types import ClassSet, Levels
 
 Result = TypeVar("Result")
-MOST_BEYOND = 0.05  # of a picture's numbers outside the range that was fitted, without a word
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
@@ -65,22 +62,6 @@ class Report:
     digests: dict[Path, str]  # of the pixels and labels of every pair that can be read, by its image
     pictures: dict[Path, bytes]  # the digests of the pixels alone
     levels: Levels | None = None  # the range that images are read by
-
-
-@dataclass
-class _Seen:
-    """What one pair holds."""
-
-    pair: Pair
-    problem: BadFile | None = None
-    size: tuple[int, int] = (0, 0)
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    void: int = 0
-    sums: np.ndarray = field(default_factory=lambda: np.zeros((2, 3)))  # of pixels and of their squares
-    digest: bytes = b""  # of the image
-    both: str = ""  # of image and labels
-    white: float = 255.0  # the number that was taken for white
-    warnings: tuple[BadFile, ...] = ()
 
 
 def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[ClassSet, bool]:
@@ -156,7 +137,7 @@ def check_folder(
     tally = _Tally(report)
     for split, pairs in folder.splits.items():
         report.splits[split] = SplitFigures(pixels=np.zeros(len(classes), np.int64))
-        for seen in _ahead(lambda pair: _read(pair, known), pairs, f"reading {split}", progress):
+        for seen in _ahead(lambda pair: see(pair, known), pairs, f"reading {split}", progress):
             tally.take(split, seen)
     report.problems[:0] = _binary_masks(folder, classes, report.splits)  # before the lines that follow from it
     for problem, image in _copies_across_splits(tally.copies):
@@ -192,7 +173,7 @@ class _Tally:
         self.copies: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)  # by a digest of their pixels
         self.whites: dict[float, list[Path]] = defaultdict(list)
 
-    def take(self, split: str, seen: _Seen) -> None:
+    def take(self, split: str, seen: Seen) -> None:
         """Add one pair of a split."""
         report, image = self._report, seen.pair.image
         report.warnings += seen.warnings
@@ -232,71 +213,7 @@ def _ahead(
                 progress(what, done, len(pairs))
 
 
-def _read(pair: Pair, classes: ClassSet) -> _Seen:
-    try:
-        raster = read_channels(pair.image, pair.levels)
-        image = picture_levels(raster, pair.image, pair.levels, pair.channels)
-    except BadFile as bad:
-        return _Seen(pair, bad)
-    digest = picture_digest(image)
-    seen = _Seen(pair, digest=digest, white=_white(raster, pair), warnings=_warnings(raster, pair))
-    try:
-        raw = read_stored(pair)
-        labels = labels_of(raw, pair, classes)
-    except BadFile as bad:
-        return replace(seen, problem=bad)
-    problem = _misfit(pair, raster, raw, labels)
-    if problem is not None and image.shape[:2] != labels.shape:
-        return replace(seen, problem=problem)
-    if problem is None and (labels < 0).all():
-        problem = BadFile(
-            pair.mask, "all pixels are void", "label it, or remove the pair: nothing can be learnt from it"
-        )
-    pixels = image.reshape(-1, image.shape[2])
-    sums = np.stack([pixels.sum(0, dtype=np.float64), np.square(pixels, dtype=np.float32).sum(0, dtype=np.float64)])
-    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-    void = labels.size - int(counts.sum())
-    both = hashlib.blake2b(digest + labels.tobytes(), digest_size=8).hexdigest()
-    return replace(seen, problem=problem, size=labels.shape, counts=counts, void=void, sums=sums, both=both)
-
-
-def _white(raster: Raster, pair: Pair) -> float:
-    """Return the number that was taken for white; 255 where there was no choice."""
-    if not raster.deep:
-        return 255.0
-    return white_level(raster.values, raster.bits) if pair.levels is None else pair.levels.ranges[0][1]
-
-
-def _warnings(raster: Raster, pair: Pair) -> tuple[BadFile, ...]:
-    if pair.levels is not None and raster.deep:
-        numbers = raster.values if len(pair.levels.ranges) == 1 else raster.channels(pair.channels)
-        low, high = np.array(pair.levels.ranges).T
-        beyond = float(((numbers < low) | (numbers > high)).mean())
-        if beyond > MOST_BEYOND:
-            what = f"{beyond:.0%} of its numbers lie beyond the range of the training pictures and are cut off"
-            return (BadFile(pair.image, what, "save it on their scale if it is of another camera"),)
-    if not raster.transparent or pair.channels > COLOURS:
-        return ()
-    return (BadFile(pair.image, TRANSPARENT, "paint them on a background if their colours mean nothing"),)
-
-
-def _misfit(pair: Pair, raster: Raster, raw: RawMask, labels: np.ndarray) -> BadFile | None:
-    """Return whether a mask does not lie on its image, above all because of an EXIF rotation of only one of them."""
-    turn, size = raster.turned, raster.values.shape[:2]
-    raw_size = size[::-1] if turn >= 5 else size
-    fits = size == labels.shape
-    if turn == raw.turned or (fits and turn >= 5 and raw_size != labels.shape):
-        return None if fits else size_mismatch(pair, size, labels.shape)
-    if fits or labels.shape == raw_size:
-        return BadFile(
-            pair.image,
-            f"the image is rotated by its EXIF orientation ({turn}), its mask is not: they may not lie on each other",
-            "store the image upright (for example with 'mogrify -auto-orient'), then check the mask against it",
-        )
-    return size_mismatch(pair, size, labels.shape)
-
-
-def _add(figures: SplitFigures, seen: _Seen) -> None:
+def _add(figures: SplitFigures, seen: Seen) -> None:
     first = figures.pairs == 0
     figures.pairs += 1
     figures.pixels += seen.counts

@@ -1,0 +1,100 @@
+"""Read one pair of a data set once: what it holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fullyconv.data.channels import read_channels
+from fullyconv.data.dataset import labels_of, picture_digest, read_stored, size_mismatch
+from fullyconv.data.images import TRANSPARENT, picture_levels
+from fullyconv.data.masks import RawMask
+from fullyconv.data.pairs import Pair
+from fullyconv.data.raster import COLOURS, Raster, white_level
+from fullyconv.files import BadFile
+from fullyconv.types import ClassSet
+
+MOST_BEYOND = 0.05  # of a picture's numbers outside the range that was fitted, without a word
+
+
+@dataclass
+class Seen:
+    """What one pair holds."""
+
+    pair: Pair
+    problem: BadFile | None = None
+    size: tuple[int, int] = (0, 0)
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    void: int = 0
+    sums: np.ndarray = field(default_factory=lambda: np.zeros((2, 3)))  # of pixels and of their squares
+    digest: bytes = b""  # of the image
+    both: str = ""  # of image and labels
+    white: float = 255.0  # the number that was taken for white
+    warnings: tuple[BadFile, ...] = ()
+
+
+def see(pair: Pair, classes: ClassSet) -> Seen:
+    """Read a pair whose masks hold these classes; what is wrong with it is kept with what it holds."""
+    try:
+        raster = read_channels(pair.image, pair.levels)
+        image = picture_levels(raster, pair.image, pair.levels, pair.channels)
+    except BadFile as bad:
+        return Seen(pair, bad)
+    digest = picture_digest(image)
+    seen = Seen(pair, digest=digest, white=_white(raster, pair), warnings=_warnings(raster, pair))
+    try:
+        raw = read_stored(pair)
+        labels = labels_of(raw, pair, classes)
+    except BadFile as bad:
+        return replace(seen, problem=bad)
+    problem = _misfit(pair, raster, raw, labels)
+    if problem is not None and image.shape[:2] != labels.shape:
+        return replace(seen, problem=problem)
+    if problem is None and (labels < 0).all():
+        problem = BadFile(
+            pair.mask, "all pixels are void", "label it, or remove the pair: nothing can be learnt from it"
+        )
+    pixels = image.reshape(-1, image.shape[2])
+    sums = np.stack([pixels.sum(0, dtype=np.float64), np.square(pixels, dtype=np.float32).sum(0, dtype=np.float64)])
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    void = labels.size - int(counts.sum())
+    both = hashlib.blake2b(digest + labels.tobytes(), digest_size=8).hexdigest()
+    return replace(seen, problem=problem, size=labels.shape, counts=counts, void=void, sums=sums, both=both)
+
+
+def _white(raster: Raster, pair: Pair) -> float:
+    """Return the number that was taken for white; 255 where there was no choice."""
+    if not raster.deep:
+        return 255.0
+    return white_level(raster.values, raster.bits) if pair.levels is None else pair.levels.ranges[0][1]
+
+
+def _warnings(raster: Raster, pair: Pair) -> tuple[BadFile, ...]:
+    if pair.levels is not None and raster.deep:
+        numbers = raster.values if len(pair.levels.ranges) == 1 else raster.channels(pair.channels)
+        low, high = np.array(pair.levels.ranges).T
+        beyond = float(((numbers < low) | (numbers > high)).mean())
+        if beyond > MOST_BEYOND:
+            what = f"{beyond:.0%} of its numbers lie beyond the range of the training pictures and are cut off"
+            return (BadFile(pair.image, what, "save it on their scale if it is of another camera"),)
+    if not raster.transparent or pair.channels > COLOURS:
+        return ()
+    return (BadFile(pair.image, TRANSPARENT, "paint them on a background if their colours mean nothing"),)
+
+
+def _misfit(pair: Pair, raster: Raster, raw: RawMask, labels: np.ndarray) -> BadFile | None:
+    """Return whether a mask does not lie on its image, above all because of an EXIF rotation of only one of them."""
+    turn, size = raster.turned, raster.values.shape[:2]
+    raw_size = size[::-1] if turn >= 5 else size
+    fits = size == labels.shape
+    if turn == raw.turned or (fits and turn >= 5 and raw_size != labels.shape):
+        return None if fits else size_mismatch(pair, size, labels.shape)
+    if fits or labels.shape == raw_size:
+        return BadFile(
+            pair.image,
+            f"the image is rotated by its EXIF orientation ({turn}), its mask is not: they may not lie on each other",
+            "store the image upright (for example with 'mogrify -auto-orient'), then check the mask against it",
+        )
+    return size_mismatch(pair, size, labels.shape)
