@@ -197,6 +197,26 @@ def as_labelme_rectangle(root: Path) -> None:
     write(root / "a.json", {"shapes": shapes, "imagePath": "a.jpg"})
 
 
+def as_labelme_mask(root: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(np.ones((6, 8), bool)).save(stream, "PNG")
+    mask = base64.b64encode(stream.getvalue()).decode()
+    shapes = [{"label": "cell", "points": [[4.0, 3.0], [11.0, 8.0]], "shape_type": "mask", "mask": mask}]
+    write(root / "a.json", {"shapes": shapes, "imagePath": "a.jpg"})
+
+
+def as_yolo_of_labelstudio(root: Path) -> None:
+    as_yolo(root)
+    (root / "data.yaml").unlink()
+    (root / "classes.txt").write_bytes(b"cell\r\ndebris\r\n")
+
+
+def as_labelstudio_min(root: Path) -> None:
+    shape = {"points": [(x / 0.3, y / 0.2) for x, y in SQUARE], "polygonlabels": ["cell"]}
+    shape |= {"original_width": 30, "original_height": 20}
+    write(root / "min.json", [{"image": "/data/upload/3/0a1b2c3d-a.jpg", "id": 1, "annotation_id": 2, "tag": [shape]}])
+
+
 def as_yolo(root: Path) -> None:
     write(root / "data.yaml", "names: [cell, debris]\n")
     corners = " ".join(f"{x / SIZE[1]:.6f} {y / SIZE[0]:.6f}" for x, y in SQUARE)
@@ -271,6 +291,7 @@ def as_geojson(root: Path) -> None:
 
 FORMS = [
     as_coco, as_coco_runs, as_coco_packed, as_labelme, as_labelme_rectangle, as_yolo, as_cvat, as_cvat_mask,
+    as_labelme_mask, as_labelstudio_min, as_yolo_of_labelstudio,
     as_labelstudio, as_labelstudio_box, as_labelstudio_brush, as_supervisely, as_supervisely_bitmap,
     as_geojson,
 ]  # fmt: skip
@@ -394,8 +415,8 @@ def test_the_command_writes_only_where_nothing_is(tmp_path: Path) -> None:
 def test_boxes_are_drawn_on_request_alone(tmp_path: Path) -> None:
     picture(tmp_path / "set" / "a.jpg")
     write(tmp_path / "set" / "x.json", coco({"category_id": 1, "bbox": [4, 3, 8, 6]}))
-    assert "--boxes" in convert(tmp_path / "set", tmp_path / "plain").notes[0]
-    assert not masks(tmp_path / "plain")["masks/a.png"].any()
+    with pytest.raises(BadFile, match="nothing is drawn: 1 boxes"):  # the mask would say: nothing there
+        convert(tmp_path / "set", tmp_path / "plain", Options(skip_problems=True))
     convert(tmp_path / "set", tmp_path / "boxes", Options(boxes=True))
     assert np.array_equal(masks(tmp_path / "boxes")["masks/a.png"], COVERED)
 
@@ -454,3 +475,35 @@ def test_pipes_among_documents_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "in/more.json")
     with pytest.raises(BadFile, match="no regular file"):
         convert(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_task_that_was_skipped_says_nothing_of_its_picture(tmp_path: Path) -> None:
+    for name in "ab":
+        picture(tmp_path / "set" / f"{name}.jpg")
+    as_labelstudio(tmp_path / "set")
+    (done,) = json.loads((tmp_path / "set" / "project.json").read_text())
+    skipped = {"data": {"image": "b.jpg"}, "annotations": [{"result": [], "was_cancelled": True}]}
+    write(tmp_path / "set" / "project.json", [done, skipped])
+    notes = convert(tmp_path / "set", tmp_path / "plain").notes
+    assert any(note.startswith("1 tasks that were skipped") for note in notes)
+    assert list(masks(tmp_path / "plain")) == ["masks/a.png"]
+
+
+def test_pictures_of_one_name_belong_to_the_document_of_their_split(tmp_path: Path) -> None:
+    box = {"category_id": 1, "segmentation": [flat(SQUARE)]}
+    for split, drawn in (("train", [box]), ("val", [])):
+        picture(tmp_path / "set" / f"{split}2017" / "a.jpg")
+        write(tmp_path / "set" / "annotations" / f"instances_{split}2017.json", coco(*drawn))
+    convert(tmp_path / "set", tmp_path / "plain")
+    found = masks(tmp_path / "plain")
+    assert np.array_equal(found["train/masks/a.png"], COVERED)
+    assert not found["val/masks/a.png"].any()
+
+
+def test_names_of_roboflows_masks(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        picture(tmp_path / split / "a.jpg")
+        Image.fromarray(COVERED).save(tmp_path / split / "a_mask.png")
+        write(tmp_path / split / "_classes.csv", "Pixel Value, Class\n0, background\n1, crack\n")
+    convert(tmp_path, tmp_path.parent / "plain")
+    assert read_classes(tmp_path.parent / "plain" / "classes.yaml").names == ("background", "crack")

@@ -194,14 +194,14 @@ class _Writer:
             self._progress("drawing", number, len(placed))
             with self._noting():
                 self._draw(drawing, found, target, labels)
-        undrawn = len(pictures.found) - len({found.path for _, found, _ in placed})
-        if undrawn:
+        if undrawn := len(pictures.found) - len({found.path for _, found, _ in placed}):
             self.done.notes.append(f"{undrawn} pictures that no document names are left out")
-        if annotations.note:
-            self.done.notes.append(annotations.note)
+        self.done.notes += [annotations.note] if annotations.note else []
         for what, count in annotations.left_out.items():
             more = ": --boxes draws them as rectangles" if what == "boxes" else ""
             self.done.notes.append(f"{count} {what}, which are no areas, are left out{more}")
+        if annotations.left_out and not (self.done.regions or self.done.problems):  # masks would be empty
+            raise BadFile(self._source, f"nothing is drawn: {self.done.notes[-1]}", "draw outlines")
         return self._finish(classes)
 
     def copy(self, folder: Folder) -> Conversion:
@@ -230,23 +230,23 @@ class _Writer:
 
     def _placed(self, annotations: Annotations, pictures: Pictures) -> list[tuple[Drawing, Found, Path]]:
         """Find the picture of each drawing, and where both are to be written."""
-        found: list[tuple[Drawing, Found]] = []
+        found: list[tuple[Drawing, Found, str]] = []
         drawn: dict[Path, Path] = {}
         for drawing in annotations.drawings:
             with self._noting():
-                picture = pictures.find(drawing.name, drawing.document)
+                split = SPLIT_NAMES.get(drawing.split.lower(), "")
+                picture = pictures.find(drawing.name, drawing.document, split)
                 if picture.path in drawn:
                     what = f"draws {picture.path.name}, as {drawn[picture.path].name} does"
                     raise BadFile(drawing.document, what, "move one of the two away")
                 drawn[picture.path] = drawing.document
-                found.append((drawing, picture))
-        splits = [SPLIT_NAMES.get(drawing.split.lower(), "") or picture.split for drawing, picture in found]
-        splits = [split or "train" if any(splits) else "" for split in splits]
-        counted = Counter((split, picture.stem) for split, (_, picture) in zip(splits, found, strict=True))
+                found.append((drawing, picture, split or picture.split))
+        rest = "train" if any(split for _, _, split in found) else ""
+        counted = Counter((split or rest, picture.stem) for _, picture, split in found)
         placed = []
-        for split, (drawing, picture) in zip(splits, found, strict=True):
-            where = picture.where if counted[split, picture.stem] > 1 else ""
-            placed.append((drawing, picture, Path(split, "images", where, picture.path.name)))
+        for drawing, picture, split in found:
+            where = picture.where if counted[split or rest, picture.stem] > 1 else ""
+            placed.append((drawing, picture, Path(split or rest, "images", where, picture.path.name)))
         return placed
 
     def _draw(self, drawing: Drawing, found: Found, target: Path, labels: dict[str, int]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fullyconv.annotations.documents import Part, at_place, read_document, read_text
-from fullyconv.annotations.shapes import Annotations, Drawing, Outline, Region, ellipse, rectangle
+from fullyconv.annotations.runs import png_pixels
+from fullyconv.annotations.shapes import Annotations, Bitmap, Drawing, Outline, Region, ellipse, rectangle
 
 LABELS = "labels.txt"
 
@@ -18,6 +20,7 @@ class _Shape(Part):
     label: str
     points: list[tuple[float, float]]
     shape_type: str | None = "polygon"
+    mask: str | None = None
 
 
 class _LabelMe(Part):
@@ -69,14 +72,18 @@ def _drawing(path: Path, left_out: Counter[str]) -> Drawing:
     return Drawing(document.imagePath or path.stem, path, tuple(regions), size=stated)
 
 
-def _outline(shape: _Shape) -> Outline | None:
+def _outline(shape: _Shape) -> Outline | Bitmap | None:
     points, kind = np.array(shape.points, np.float64).reshape(-1, 2), shape.shape_type or "polygon"
     if kind == "polygon":
         return Outline([points])
-    if kind in ("rectangle", "circle") and len(points) != 2:
+    if kind in ("rectangle", "circle", "mask") and len(points) != 2:
         raise ValueError(f"a {kind} of {len(points)} points")
     if kind == "rectangle":
         return rectangle(*points.min(0), *points.max(0))
+    if kind == "mask" and shape.mask is not None:  # of its AI tools; the points are the corners of its box
+        pixels = png_pixels(shape.mask)
+        left, top = points[0].round().astype(int).tolist()
+        return Bitmap(partial(np.array, pixels), (top, left, *pixels.shape))
     if kind == "circle":
         radius = float(np.hypot(*(points[1] - points[0])))
         return ellipse((points[0, 0], points[0, 1]), (radius, radius))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fullyconv.annotations.documents import Part, at_place, read_document
 from fullyconv.annotations.runs import brush_pixels
@@ -51,34 +51,47 @@ class _Task(Part):
     data: dict[str, Any]
     annotations: tuple[_Annotation, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_flat(cls, row: Any) -> Any:
+        """Bring a row of the export JSON-MIN, in which shapes stand beside the data, to the form of a task."""
+        if not isinstance(row, dict) or "data" in row or "annotation_id" not in row:
+            return row
+        shapes = [each for value in row.values() if isinstance(value, list) for each in value if isinstance(each, dict)]
+        keys = ("original_width", "original_height")
+        result = [{"value": shape} | {key: shape[key] for key in keys if key in shape} for shape in shapes]
+        return {"data": row, "annotations": [{"result": result}]}
+
 
 def is_labelstudio(document: object) -> bool:
     """Return whether a JSON document is a list of Label Studio's tasks."""
     first = document[0] if isinstance(document, list) and document else None
-    return isinstance(first, dict) and "data" in first and "annotations" in first
+    return isinstance(first, dict) and ({"data", "annotations"} <= first.keys() or "annotation_id" in first)
 
 
 def read_labelstudio(paths: Sequence[Path]) -> Annotations:
     """Read exported tasks; of several annotations of a task the last counts. Classes are in the order of their names.
 
+    A task that was skipped, or that nobody has annotated yet, says nothing of its picture: it is left out.
+
     Raises:
         BadFile: For a document that is broken.
     """
     left_out: Counter[str] = Counter()
-    drawings = tuple(
-        _drawing(path, number, task, left_out)
-        for path in paths
-        for number, task in enumerate(read_document(path, list[_Task]))
-    )
+    tasks = [(path, place, task) for path in paths for place, task in enumerate(read_document(path, list[_Task]))]
+    whole = [each for each in tasks if not all(annotation.was_cancelled for annotation in each[2].annotations)]
+    drawings = tuple(_drawing(path, number, task, left_out) for path, number, task in whole)
     names = sorted({region.label for drawing in drawings for region in drawing.regions})
-    return Annotations("Label Studio", tuple(names), drawings, {}, dict(left_out))
+    undone = len(tasks) - len(whole)
+    note = f"{undone} tasks that were skipped, or nobody has annotated, are left out" if undone else ""
+    return Annotations("Label Studio", tuple(names), drawings, {}, dict(left_out), note)
 
 
 def _drawing(path: Path, number: int, task: _Task, left_out: Counter[str]) -> Drawing:
     name = next((value for key in ("image", "img", *task.data) if isinstance(value := task.data.get(key), str)), "")
     whole = [each for each in task.annotations if not each.was_cancelled]
     regions, size = [], None
-    for result in whole[-1].result if whole else ():
+    for result in whole[-1].result:
         label = next((words[0] for key in LABELS if (words := getattr(result.value, key))), "")
         if not label:  # choices, ratings, and the bare shapes that stand beside the labelled ones
             continue

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from fullyconv.annotations.documents import said_split
 from fullyconv.data.layout import Found, look
 from fullyconv.data.naming import folded
 from fullyconv.files import BadFile
@@ -30,12 +31,13 @@ class Pictures:
             self._by_name[folded(found.path.name)].append(found)
             self._by_name[folded(found.path.stem) + "/"].append(found)  # no name has a slash
 
-    def find(self, name: str, document: Path) -> Found:
+    def find(self, name: str, document: Path, split: str = "") -> Found:
         """Find a picture.
 
         Args:
             name: A name, path or address of any system, of which the file's name and, among several, the folders count.
             document: The file that names it; what lies beside it comes first.
+            split: What it says of the split; of pictures that fit alike, those in such folders come first.
 
         Raises:
             BadFile: If there is none, or several are meant as well.
@@ -45,12 +47,20 @@ class Pictures:
         if not candidates:
             what = f"names the picture {name[:100]!r}, which is not there"
             raise BadFile(document, what, f"put it below {self.root}, or remove it from the document")
-        rated = [(_shared(found, parts), found.path.parent == document.parent, found) for found in candidates]
-        most = max(rated, key=lambda each: each[:2])
-        if sum(each[:2] == most[:2] for each in rated) > 1:
+        rated = [
+            (_shared(found, parts), found.path.parent == document.parent, split in self._splits(found), found)
+            for found in candidates
+        ]
+        most = max(rated, key=lambda each: each[:3])
+        if sum(each[:3] == most[:3] for each in rated) > 1:
             what = f"names the picture {name[:100]!r}, and several are called so"
-            raise BadFile(document, what, f"rename them: {rated[0][2].path} and {rated[1][2].path}")
-        return most[2]
+            raise BadFile(document, what, f"rename them: {rated[0][3].path} and {rated[1][3].path}")
+        return most[3]
+
+    def _splits(self, found: Found) -> set[str]:
+        """Return the splits that the folders of a picture say: ``train``, and ``train2017`` too."""
+        folders = found.path.parent.relative_to(self.root).parts
+        return {split for split in (found.split, *map(said_split, folders)) if split}
 
     def _called(self, name: str) -> list[Found]:
         """Return what is called so, or so without what an upload put before it, or so with another suffix."""

@@ -1,13 +1,18 @@
-"""Pixels stored as lengths of runs: COCO's (plain or packed in text), CVAT's, and Label Studio's brush.
+"""Pixels stored as lengths of runs: COCO's (plain or packed in text), CVAT's, and Label Studio's brush; or as a PNG.
 
 Decoders of our own: pycocotools trusts what a file claims (a size of gigabytes, runs past the end).
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import PngImagePlugin
 
 from fullyconv.limits import LIMITS
 
@@ -89,6 +94,29 @@ def brush_pixels(data: Sequence[int], height: int, width: int) -> np.ndarray:
         return _unfold(bits, total, sizes).reshape(height, width, CHANNELS)[..., CHANNELS - 1] > 0
     except (EOFError, OverflowError):
         raise ValueError("a brush that is cut off") from None
+
+
+def png_pixels(data: str, *, packed: bool = False) -> np.ndarray:
+    """Read a PNG that is written in base 64 (Supervisely's are ``packed`` by zlib besides).
+
+    Returns:
+        What is not 0 and not transparent, H x W bool.
+
+    Raises:
+        ValueError: For what is broken or too large.
+    """
+    try:
+        file = base64.b64decode(data, validate=True)
+        if packed:
+            file = zlib.decompressobj().decompress(file, LIMITS.array_bytes)
+        picture = PngImagePlugin.PngImageFile(io.BytesIO(file))
+        if picture.width * picture.height > LIMITS.pixels:
+            raise ValueError(f"{picture.width} x {picture.height} pixels")
+        pixels = np.asarray(picture.convert("RGBA") if picture.mode in ("RGBA", "LA", "PA") else picture)
+    except (binascii.Error, zlib.error, SyntaxError, OSError, EOFError) as error:
+        raise ValueError(f"a bitmap that is broken ({error})") from None
+    inside: np.ndarray = (pixels[..., 3] if pixels.ndim == 3 else pixels) > 0
+    return inside
 
 
 def _unfold(bits: _Bits, total: int, sizes: Sequence[int]) -> np.ndarray:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import re
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import PngImagePlugin
 
 from fullyconv.annotations.documents import Part, at_place, read_document
+from fullyconv.annotations.runs import png_pixels
 from fullyconv.annotations.shapes import Annotations, Bitmap, Drawing, Outline, Region, Shape, rectangle
-from fullyconv.limits import LIMITS
 
 META = "meta.json"
 COLOUR = re.compile(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
@@ -98,7 +93,7 @@ def _drawing(path: Path, left_out: Counter[str]) -> Drawing:
 
 def _shape(thing: _Object) -> Shape | None:
     if thing.geometryType == "bitmap" and thing.bitmap is not None:
-        pixels = _unpack(thing.bitmap.data)
+        pixels = png_pixels(thing.bitmap.data, packed=True)
         left, top = thing.bitmap.origin
         return Bitmap(partial(np.array, pixels), (top, left, *pixels.shape))
     if thing.points is None:
@@ -109,18 +104,3 @@ def _shape(thing: _Object) -> Shape | None:
     if thing.geometryType == "polygon":
         return Outline([exterior, *(np.array(ring, np.float64).reshape(-1, 2) for ring in thing.points.interior)])
     return None
-
-
-def _unpack(data: str) -> np.ndarray:
-    """Read a PNG that is packed by zlib and written in base 64: what is not 0 and not transparent, H x W bool."""
-    try:
-        unpacker = zlib.decompressobj()
-        packed = unpacker.decompress(base64.b64decode(data, validate=True), LIMITS.array_bytes)
-        picture = PngImagePlugin.PngImageFile(io.BytesIO(packed))
-        if picture.width * picture.height > LIMITS.pixels:
-            raise ValueError(f"{picture.width} x {picture.height} pixels")
-        pixels = np.asarray(picture.convert("RGBA") if picture.mode in ("RGBA", "LA", "PA") else picture)
-    except (binascii.Error, zlib.error, SyntaxError, OSError, EOFError) as error:
-        raise ValueError(f"a bitmap that is broken ({error})") from None
-    inside: np.ndarray = (pixels[..., 3] if pixels.ndim == 3 else pixels) > 0
-    return inside

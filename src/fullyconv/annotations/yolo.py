@@ -17,6 +17,7 @@ from fullyconv.documents import read_yaml
 
 FIX = "a line is a class and x y of each corner, from 0 to 1"
 DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "*.yaml", "*.yml")
+NAME_LISTS = ("classes.txt", "*/classes.txt", "obj.names", "*.names", "*/*.names", "_darknet.labels")  # a name a line
 MOST_CLASSES = 10_000
 
 
@@ -31,7 +32,7 @@ def is_yolo(text: str) -> bool:
 
 
 def read_yolo(root: Path, pictures: Mapping[Path, Path | None], *, boxes: bool = False) -> Annotations:
-    """Read the outlines of pictures; the names of classes are in ``data.yaml``.
+    """Read the outlines of pictures; the names of classes are in ``data.yaml``, ``classes.txt`` or ``obj.names``.
 
     Args:
         root: The data set's folder.
@@ -90,7 +91,7 @@ def label_file(picture: Path) -> Path:
 
 
 def _names(root: Path) -> dict[int, str]:
-    """Read the names of classes from the first description that has some, of those in the folder or just below it."""
+    """Read the names of classes from the first description or list that has some, in the folder or just below it."""
     for pattern in (*DESCRIPTIONS, *(f"*/{each}" for each in DESCRIPTIONS[:2])):
         for path in sorted(root.glob(pattern)):
             document = read_yaml(path, fix="correct it, or leave it out")
@@ -99,6 +100,9 @@ def _names(root: Path) -> dict[int, str]:
                 return {number: str(name) for number, name in enumerate(names)}
             if isinstance(names, dict) and all(key.isdecimal() and len(key) < 6 for key in names):
                 return {int(key): str(name) for key, name in names.items()}
+    for path in (path for pattern in NAME_LISTS for path in sorted(root.glob(pattern))):
+        if any(lines := [line.strip() for line in read_text(path).splitlines()]):
+            return {number: name for number, name in enumerate(lines) if name}
     return {}
 
 

@@ -15,6 +15,8 @@ from fullyconv.limits import LIMITS
 PNG = "save the masks as PNG, whose numbers (or colours) are the classes"
 NUMBERS = (".pgm", ".ppm", ".pbm", ".tga", ".exr", *SCENES)  # what masks come in and is not read
 LOOKED_AT = 3  # documents of each kind of file
+BOXES, VIA = "boxes of VOC (XML), which are no areas", "outlines of VIA (VGG Image Annotator), which are not read"
+UNREAD = {BOXES: "draw outlines or masks in a tool for them", VIA: "export them from VIA as COCO, and convert that"}
 
 
 def unpaired(root: Path) -> BadFile | None:
@@ -35,6 +37,8 @@ def unpaired(root: Path) -> BadFile | None:
         first = next(path for path in others if path.suffix.lower() == suffix)
         return BadFile(first, f"no image with a mask, but {count} {suffix} files, which are not read as masks", PNG)
     for path, kind in _documents(root):
+        if kind in UNREAD:
+            return BadFile(path, f"no image with a mask, but {kind}", UNREAD[kind])
         fix = f"draw masks with 'fullyconv data convert {root} --out {root}-plain' and take that folder"
         return BadFile(path, f"no image with a mask, but outlines of {kind}, which are not masks", fix)
     masks = [each for each in found if each.role == "mask"]
@@ -48,14 +52,16 @@ def unpaired(root: Path) -> BadFile | None:
 
 
 def _documents(root: Path) -> Iterator[tuple[Path, str]]:
-    """Find outlines: COCO's and LabelMe's JSON, YOLO's text, XML of CVAT or VOC, GeoJSON."""
+    """Find outlines: COCO's and LabelMe's JSON, Label Studio's and VIA's, YOLO's text, XML of CVAT or VOC, GeoJSON."""
     for path in [each.path for each in look(root, (".json",))][:LOOKED_AT]:
         if path.stat().st_size <= LIMITS.text_bytes:
             yield from ((path, kind) for kind in _kind(path.read_bytes()))
     for path in [each.path for each in look(root, (".txt",))][:LOOKED_AT]:
         if path.stat().st_size <= LIMITS.text_bytes and _is_yolo(path.read_bytes()):
             yield path, "YOLO"
-    yield from ((each.path, "CVAT or VOC (XML)") for each in look(root, (".xml",)))
+    for path in [each.path for each in look(root, (".xml",))][:LOOKED_AT]:
+        with path.open("rb") as file:
+            yield path, "CVAT (XML)" if b"<annotations" in file.read(4096) else BOXES
     yield from ((each.path, "GeoJSON") for each in look(root, (".geojson",)))
 
 
@@ -68,6 +74,15 @@ def _kind(data: bytes) -> Iterator[str]:
         yield "COCO"
     elif isinstance(document, dict) and "shapes" in document:
         yield "LabelMe"
+    elif isinstance(document, list) and document and isinstance(document[0], dict):
+        if {"data", "annotations"} <= document[0].keys() or "annotation_id" in document[0]:
+            yield "Label Studio"
+    elif isinstance(document, dict) and ("_via_img_metadata" in document or _is_via(document)):
+        yield VIA
+
+
+def _is_via(document: dict[str, object]) -> bool:
+    return bool(document) and all(isinstance(each, dict) and "regions" in each for each in document.values())
 
 
 def _is_yolo(data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Classes as other tools write them down: ``class_dict.csv``, CVAT's ``labelmap.txt``, nnU-Net's ``dataset.json``."""
+"""Classes as other tools write them down: a table of names, with colours or values, beside the masks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_table(root: Path, look: Callable[[], RawMask]) -> ClassSet | None:
         BadFile: For a table that is broken.
     """
     for name, read in READERS.items():
-        for path in (root / name, root.parent / name):
+        for path in (root / name, *sorted(root.glob(f"*/{name}")), root.parent / name):
             if path.is_file() and (entries := read(path)):
                 try:
                     return _class_set(entries, look)
@@ -88,6 +88,17 @@ def _class_dict(path: Path) -> list[Entry]:
         raise BadFile(path, f"not usable ({error})", FIX) from None
 
 
+def _roboflow(path: Path) -> list[Entry]:
+    """Read the lines ``0, background`` of Roboflow's semantic masks, below ``Pixel Value, Class``."""
+    rows = [[word.strip() for word in row] for row in csv.reader(io.StringIO(_read(path))) if any(row)]
+    if not rows or [word.lower() for word in rows[0]] != ["pixel value", "class"]:
+        return []  # the file of the same name for labels of whole pictures
+    try:
+        return [(row[1], (int(row[0]),)) for row in rows[1:]]
+    except (ValueError, IndexError) as error:
+        raise BadFile(path, f"not usable ({error})", FIX) from None
+
+
 def _labelmap(path: Path) -> list[Entry]:
     """Read CVAT's ``label:color_rgb:parts:actions`` lines."""
     lines = [line.split(":") for line in _read(path).splitlines() if line.strip() and not line.startswith("#")]
@@ -126,5 +137,6 @@ def _byte(word: str) -> int:
 READERS: dict[str, Callable[[Path], list[Entry]]] = {
     "class_dict.csv": _class_dict,
     "labelmap.txt": _labelmap,
+    "_classes.csv": _roboflow,
     "dataset.json": _dataset_json,
 }
