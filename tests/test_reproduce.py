@@ -50,7 +50,7 @@ def test_what_the_papers_tried_and_left_is_reproduced(network: str, tmp_path: Pa
     result = CliRunner().invoke(app, [*command, "--set=epochs=1", "--set=device=cpu"])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "runs" / network / "model" / "model.safetensors").is_file()
-    assert ("22.4" if network == "voc-fcn-pool4" else "learns badly") in result.output
+    assert ("22.4" if network == "voc-fcn-pool4" else "badly") in result.output  # the column is narrow
 
 
 @pytest.mark.slow
