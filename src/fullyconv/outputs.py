@@ -134,6 +134,11 @@ class Outputs:
         finally:
             self._note([found | origin for name in names if (found := _describe(self.folder, name)) is not None])
 
+    def adopt(self, *names: str, made_of: str) -> None:
+        """Note files that another process of the same command has written, and of which input (a path or URL)."""
+        origin = ({"by": self._by} if self._by else {}) | {"of": made_of}
+        self._note([found | origin for name in names if (found := _describe(self.folder, name)) is not None])
+
     def note(self, name: str, **facts: Any) -> None:
         """Note something of a file of ours that is not whole yet.
 

@@ -16,6 +16,7 @@ from PIL import Image as Pictures
 
 import fullyconv
 from fullyconv.files import BadFile
+from fullyconv.predict.folder import find_images
 from fullyconv.predict.ray import AT_ONCE, Choices, RayJob
 from fullyconv.predict.remote import Manifest, list_images
 
@@ -90,7 +91,13 @@ def test_what_is_done_is_skipped_and_what_is_not_ours_is_left_alone(model: Path,
     picture(tmp_path / "out" / "c.png", 0)
     with pytest.raises(BadFile, match=r"c\.png: is there, and the manifest does not say"):
         RayJob(model, images, out, Choices())
-    assert len(RayJob(model, images, out, Choices(overwrite=True)).left) == 2
+    job = RayJob(model, images, out, Choices(overwrite=True))
+    assert len(job.left) == 2
+    picture(tmp_path / "out" / "b.png", 0)
+    job._outcome(changed)
+    listed = [json.loads(line) for line in (tmp_path / "out" / ".fullyconv.jsonl").read_text().splitlines()]
+    assert [(each["file"], each["by"], each["of"]) for each in listed] == [("b.png", "predict", images[1].url)]
+    assert [task.image.name for task in find_images([tmp_path / "out"])] == ["a.png", "c.png"]
 
 
 @pytest.mark.slow
@@ -130,6 +137,9 @@ def test_nothing_is_lost_or_done_twice_when_a_worker_is_killed(
     assert len(lines) == 1005
     assert len({line["by"] for line in lines}) >= 4  # two, one in the place of the killed, those of the second run
     (tmp_path / "lines.json").write_text(json.dumps(lines))
+    assert find_images([tmp_path / "in" / "0001.png"])  # but of the output folder nothing: all in it are predictions
+    with pytest.raises(BadFile, match="but what fullyconv wrote"):
+        find_images([tmp_path / "out"])
     masks = sorted(path.stem for path in (tmp_path / "out").glob("*.png"))
     assert masks == sorted(image.target for image in images if image.target not in bad)
     alone = fullyconv.load(model, engine="pytorch")

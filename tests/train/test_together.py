@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import pytest
 import torch
 from torch import nn
 
-from fullyconv import Recipe, load
+from fullyconv import Recipe, load, save
 from fullyconv.checkpoint import read_tensors
+from fullyconv.data.folder import open_folder
 from fullyconv.data.synthetic import write_dataset
 from fullyconv.evaluation import evaluate
 from fullyconv.evaluation.scoring import merge
@@ -219,3 +221,48 @@ def test_the_command_trains_in_two_processes_and_one_of_them_speaks(eight: Path,
     again = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300, check=False)
     assert again.returncode != 0
     assert again.stderr.count("already holds a run: continue it with --resume") == 1
+
+
+@pytest.mark.slow
+def test_the_command_evaluates_in_two_processes_as_in_one(eight: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build("fcn32s-resnet18", 6)
+    nn.init.normal_(network.score_layers["heads"][0].weight)
+    classes = open_folder(eight).classes
+    save(network, tmp_path / "model", classes=classes, preprocess=Preprocess())
+    documents = []
+    for number in "1", "2":
+        figures = tmp_path / f"{number}.json"
+        words = ["evaluate", str(tmp_path / "model"), str(eight), "--devices", number, "--json", str(figures)]
+        done = subprocess.run(
+            [sys.executable, "-m", "fullyconv", *words], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("images at native resolution") == 1
+        documents.append(json.loads(figures.read_text()))
+    assert documents[0] == documents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("joined", [False, True])
+def test_where_the_process_that_writes_is_killed_before_it_has_saved_all_end(
+    eight: Path, tmp_path: Path, joined: bool
+) -> None:
+    settings = TINY | {"network": "fcn32s-resnet18", "trunk": None, "epochs": 1, "validate_every": 1}
+    sets = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    given = ["train", "default", "--data", str(eight), "--out", str(tmp_path / "run"), *sets, "--devices", "2"]
+    command = [sys.executable, "-m", "fullyconv", *given]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    while len(found := children.read_text().split()) < 2 or (joined and not (tmp_path / "run").exists()):
+        time.sleep(0.05)
+    os.kill(int(found[0]), signal.SIGKILL)
+    killed = time.monotonic()
+    advice = "--resume continues" if joined else "run the same command again"
+    assert re.search(f"process 1 of 2, which writes, was killed by SIGKILL: .*{advice}", running.communicate()[1])
+    assert running.returncode == 1
+    assert time.monotonic() - killed < 60
+    command += ["--resume"] * joined
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "run" / "report.html").is_file()

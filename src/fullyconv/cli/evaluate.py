@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -23,6 +25,7 @@ from fullyconv.cli.options import (
     ViewsOption,
     import_from_here,
 )
+from fullyconv.cli.processes import joined_silently, start
 
 if TYPE_CHECKING:
     from fullyconv.data.pairs import Pair
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from fullyconv.evaluation.confidence import Fit
     from fullyconv.predict.image import Segmenter
     from fullyconv.predict.refine import CRFSegmenter
+    from fullyconv.train.team import Team
 
 
 def evaluate(
@@ -59,6 +63,10 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option("--report", help="Write report.html with the best and worst images into this folder.")
     ] = None,
+    devices: Annotated[
+        int,
+        typer.Option(min=1, help="Processes on this machine that share the pictures, one per GPU or part of a CPU."),
+    ] = 1,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     engine: EngineOption = "auto",
@@ -74,51 +82,93 @@ def evaluate(
     `--fit-temperature` makes probabilities mean what they say and keeps that with the model; labels stay.
     Of a network with two heads (SIFT Flow) both are scored; the second's figures are `geometric` in the JSON.
     With --crf all scores, and those of boundaries, before and after a dense CRF.
+    With `--devices 4` four processes share the pictures; the scores are exactly those of one.
     `fullyconv evaluate runs/scene/model scene.mat --labels gt.mat` scores the run's test pixels and prints the leakage.
     """
-    from fullyconv.data.groups import group_names
-    from fullyconv.data.kinship import kin_in_words
     from fullyconv.hsi.segmenter import SceneSegmenter
     from fullyconv.machine import arithmetic, keep_freed_memory
     from fullyconv.opening import load
+
+    import_from_here(*(trust or ()))
+    keep_freed_memory()
+    asked = _Asked(
+        split=split, mask_suffix=mask_suffix, group=group, json_file=json_file, report=report, crf=crf, tta=tta,
+        calibration=calibration, fit_temperature=fit_temperature, overwrite=overwrite,
+    )  # fmt: skip
+    start(devices, lambda: "run the same command again")
+    with joined_silently() as team:
+        segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
+        if not isinstance(segmenter, SceneSegmenter):
+            _evaluate_pictures(segmenter, model, data, asked, team)
+            return
+        _refuse({"--crf": crf, "--tta": tta, "--devices": team.size > 1}, "is for pictures")
+        figures = ScoreFiles(json_file, inputs=(data, *filter(None, (labels, masks))), overwrite=overwrite)
+        evaluate_on_scene(model, segmenter, data, labels=labels, masks=masks, figures=figures)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options of an evaluation of pictures."""
+
+    split: str | None
+    mask_suffix: str | None
+    group: str | None
+    json_file: Path | None
+    report: Path | None
+    crf: bool
+    tta: str | None
+    calibration: bool
+    fit_temperature: bool
+    overwrite: bool
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuse the first option that was given."""
+    for option, given in options.items():
+        if given:
+            raise ValueError(f"{option} {why}: leave it out")
+
+
+def _evaluate_pictures(segmenter: Segmenter, model: Path, data: Path, asked: _Asked, team: Team) -> None:
+    """Score a model over a data set; the first of several processes writes and speaks."""
+    from fullyconv.data.groups import group_names
+    from fullyconv.data.kinship import kin_in_words
     from fullyconv.outputs import single_output
     from fullyconv.report import FILE_NAME, write_report
     from fullyconv.train.tasks import SECOND, for_tasks, second_segmenter
 
-    import_from_here(*(trust or ()))
-    keep_freed_memory()
-    segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
-    if isinstance(segmenter, SceneSegmenter):
-        if crf or tta:
-            raise ValueError(f"{'--crf' if crf else '--tta'} is for pictures: leave it out")
-        figures = ScoreFiles(json_file, inputs=(data, *filter(None, (labels, masks))), overwrite=overwrite)
-        evaluate_on_scene(model, segmenter, data, labels=labels, masks=masks, figures=figures)
-        return
-    figures = ScoreFiles(json_file, overwrite=overwrite)
-    page = None if report is None else single_output(report / FILE_NAME, overwrite=overwrite)
-    folder, pairs = pairs_to_score(data, split, segmenter, mask_suffix=mask_suffix)
+    alone = {"--crf": asked.crf, "--fit-temperature": asked.fit_temperature}
+    _refuse(alone if team.size > 1 else {}, "is for one process, not for --devices")
+    figures = team.told(lambda: ScoreFiles(asked.json_file, overwrite=asked.overwrite))
+    page = None
+    if (file := asked.report and asked.report / FILE_NAME) is not None:
+        page = team.told(lambda: single_output(file, overwrite=asked.overwrite))
+    folder, pairs = pairs_to_score(data, asked.split, segmenter, mask_suffix=asked.mask_suffix)
     for problem in folder.problems:
         complain("not scored", problem)
-    pairs = _unseen(model, pairs, everything=split is None and pairs is folder.splits.get("all"))
-    groups = group_names(pairs, group) if group else []
-    confidence = _fit(segmenter, model, pairs) if fit_temperature else None  # of the network alone
+    pairs = _unseen(model, pairs, everything=asked.split is None and pairs is folder.splits.get("all"))
+    groups = group_names(pairs, asked.group) if asked.group else []
+    confidence = _fit(segmenter, model, pairs) if asked.fit_temperature else None  # of the network alone
     pairs, second = for_tasks(pairs)
     heads = [(segmenter, pairs)] + ([(second_segmenter(segmenter, second), second)] if second else [])
-    looking = [(with_views(head, tta), own) for head, own in heads]
-    looking = [(with_crf(head, model), own) for head, own in looking] if crf else looking
-    (evaluation, document), *others = [_score(head, own, groups, crf=crf) for head, own in looking]
+    looking = [(with_views(head, asked.tta), own) for head, own in heads]
+    looking = [(with_crf(head, model), own) for head, own in looking] if asked.crf else looking
+    (evaluation, document), *others = [_score(head, own, groups, team, crf=asked.crf) for head, own in looking]
+    if not team.first:
+        return
     segmenter = looking[0][0]
     if others:
         document[SECOND] = others[0][1]
     if confidence is not None:
         document["confidence"] = confidence.document()
-    if calibration:
+    if asked.calibration:
         document["calibration"] = _calibrate(segmenter, pairs)
     if page is not None:
         with page.writing(FILE_NAME):
             kin = kin_in_words({"train": folder.splits.get("train", []), "these pictures": pairs})
+            title = f"fullyconv: {data}"
             written = write_report(
-                page.folder, segmenter, evaluation, pairs, title=f"fullyconv: {data}", confidence=confidence, kin=kin
+                page.folder, segmenter, evaluation, pairs, title=title, confidence=confidence, kin=kin
             )
         out.print(f"report {written}")
     figures.write(document, evaluation)
@@ -169,15 +219,17 @@ def _unseen(model: Path, pairs: list[Pair], *, everything: bool) -> list[Pair]:
 
 
 def _score(
-    segmenter: Segmenter, pairs: list[Pair], groups: list[str], *, crf: bool
+    segmenter: Segmenter, pairs: list[Pair], groups: list[str], team: Team, *, crf: bool
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Score a task and print its figures, with ``crf`` those before and after it; gives them, and their document."""
-    from fullyconv.evaluation import evaluate as score
+    from fullyconv.train.pictures import evaluate_together
 
     if crf:
         return _compare(cast("CRFSegmenter", segmenter), pairs, groups)
     with Bars() as bars:
-        evaluation = score(segmenter, pairs, groups=groups, progress=lambda n, total: bars("evaluating", n, total))
+        evaluation = evaluate_together(
+            segmenter, pairs, team, groups=groups, progress=lambda n, total: bars("evaluating", n, total)
+        )
     print_evaluation(evaluation)
     return evaluation, evaluation.document()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,7 @@ from fullyconv.cli.console import (
     AGAIN,
     Bars,
     TrainingBars,
-    complain,
     err,
-    hush,
     out,
     print_choices,
     print_evaluation,
@@ -31,6 +28,7 @@ from fullyconv.cli.console import (
 from fullyconv.cli.data import write_inferred_classes
 from fullyconv.cli.hsi import train_scenes
 from fullyconv.cli.options import SetOption, TrustOption, import_from_here
+from fullyconv.cli.processes import joined_silently, start
 from fullyconv.cli.progress import predict_tasks
 
 if TYPE_CHECKING:
@@ -99,7 +97,7 @@ def train(
     train …`. The recipe means the same whatever their number: they share the batches of every update.
     """
     from fullyconv.recipes import find_scene_recipe
-    from fullyconv.train.launch import launched, run_together
+    from fullyconv.train.launch import launched
     from fullyconv.train.recipe import change, parse_settings
 
     settings = parse_settings(set_ or [])
@@ -117,12 +115,9 @@ def train(
     if runs > 1:
         raise ValueError(f"--runs is for scene recipes (hsi); {recipe} is none: train it again with --set seed=…")
     work = _picture_training(recipe, settings, words, folds=folds)
-    if devices > 1 and not launched():
-        status, said = run_together(devices, sys.argv[1:])
-        if said:
-            complain("error", said)
-        raise typer.Exit(status)
-    with _team() as team:
+    kept = "what was saved before is kept, and the same command with --resume continues"
+    start(devices, lambda: kept if out_.exists() else "nothing was saved before, so run the same command again")
+    with joined_silently() as team:
         work(Way(data, out_, resume, team, skip_problems, tuple(trust or ())))
 
 
@@ -158,17 +153,6 @@ def _picture_training(
     if folds is not None:
         return lambda way: train_folds(chosen, way, folds=folds)
     return lambda way: _train_one(chosen, way)
-
-
-@contextmanager
-def _team() -> Iterator[Team]:
-    """Join the processes that train together; all but the first keep silent."""
-    from fullyconv.train.team import joined
-
-    with joined() as team:
-        if not team.first:
-            hush()
-        yield team
 
 
 @contextmanager

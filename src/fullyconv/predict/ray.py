@@ -24,7 +24,7 @@ from typing import Any
 from fullyconv.checkpoint import CONFIG, WEIGHTS, find_model
 from fullyconv.files import BadFile
 from fullyconv.machine import ArithmeticName, DeviceName, out_of_memory
-from fullyconv.outputs import out_of_room
+from fullyconv.outputs import PREDICTIONS, Outputs, out_of_room
 from fullyconv.predict.folder import write_prediction
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.predictor import Predictor
@@ -92,6 +92,8 @@ class RayJob:
         self._key = hashlib.sha256(b"".join((*self._model.values(), made_by))).hexdigest()[:16]
         self._out, self._choices = whole(out), choices
         self._manifest = Manifest(out)
+        files, root = system(self._out)
+        self._outputs = Outputs(Path(root), by=PREDICTIONS) if is_here(files) else None
         lines = self._manifest.lines()
         done = {line["image"]: line for line in lines if "problem" in line}
         self.left = [image for image in images if not self._done(image, done.get(image.url))]
@@ -135,6 +137,9 @@ class RayJob:
         task = Task(Path(line["image"]), Path(line["target"]))
         if line["problem"] is not None:
             return Outcome(task, problem=BadFile(line["image"], *line["problem"]))
+        if self._outputs is not None:  # what is no input of later commands
+            image = line["image"] if "://" in line["image"] else os.path.realpath(line["image"])
+            self._outputs.adopt(*(line["target"] + suffix for suffix in self._choices.suffixes), made_of=image)
         return Outcome(task, labels=Path(self._out, line["target"] + ".png"))
 
     def _rows(self) -> Iterator[dict[str, Any]]:

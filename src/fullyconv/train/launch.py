@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,7 +16,8 @@ from torch import distributed as dist
 
 from fullyconv.train.stop import SIGNALS
 
-GRACE_SECONDS = 120.0  # for the others to notice that one has ended, and to save
+GRACE_SECONDS = 120.0  # for the others to notice that one has ended, and for the first to save
+GRACE_ALONE = 10.0  # where the first itself has ended: the others write nothing, and may wait for it
 LOOK_SECONDS = 0.1
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl.h
 
@@ -26,14 +27,16 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def run_together(count: int, arguments: Sequence[str]) -> tuple[int, str]:
+def run_together(count: int, arguments: Sequence[str], again: Callable[[], str]) -> tuple[int, str]:
     """Run a command of ours in several processes, as ``torchrun --standalone`` does, until all have ended.
 
-    Ctrl-C and the like are passed on to all; where one fails the others are given two minutes to end by themselves.
+    Ctrl-C and the like are passed on to all; where one fails the others are given two minutes to end by
+    themselves, ten seconds where it is the first.
 
     Args:
         count: The number of processes.
         arguments: Of the command line.
+        again: Says what to do where the first process, which would say it, has been killed.
 
     Returns:
         The exit status of the first that failed, 0 if none did; and what is to be said of processes that could not
@@ -66,10 +69,7 @@ def run_together(count: int, arguments: Sequence[str]) -> tuple[int, str]:
         return 0, ""
     status = processes[failed].returncode
     if status < 0 and failed == 0:  # of another's death the first process speaks
-        return 1, (
-            f"process 1 of {count}, which writes, was killed by {signal.Signals(-status).name}: what was saved before "
-            "is kept, and the same command with --resume continues"
-        )
+        return 1, f"process 1 of {count}, which writes, was killed by {signal.Signals(-status).name}: {again()}"
     return (1 if status < 0 else status), ""
 
 
@@ -80,7 +80,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
         if failed is None:
             failed = next((rank for rank, each in enumerate(processes) if each.returncode), None)
             since = time.monotonic()
-        elif time.monotonic() - since > GRACE_SECONDS:
+        elif time.monotonic() - since > (GRACE_SECONDS if failed else GRACE_ALONE):
             for each in processes:
                 each.kill()
         time.sleep(LOOK_SECONDS)
