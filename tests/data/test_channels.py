@@ -132,6 +132,15 @@ def test_folders_that_are_named_hold_further_channels(tmp_path: Path, images: st
     found = read_channels(pairs[-1].image, report.levels).values
     assert found.dtype == np.uint16
     assert np.array_equal(found[..., 3], far)
+    assert report.levels is not None
+    assert [task.image.suffix for task in find_images([tmp_path], levels=report.levels)].count(".jpg") == 3
+    assert not [task for task in find_images([tmp_path], levels=report.levels) if "depth" in task.image.parts]
+    with pytest.raises(BadFile, match="lacks its channel depth/c"):  # itself is not its own
+        read_channels(tmp_path / depth.format("c"), report.levels)
+    (tmp_path / "classes.yaml").write_text(CLASSES + "channels: [nir]\n")
+    with pytest.raises(BadFile, match="lacks its channel nir/a"):
+        open_folder(tmp_path)
+    (tmp_path / "classes.yaml").write_text(CLASSES + "channels: [depth]\n")
     (tmp_path / depth.format("b")).unlink()
     assert "b.jpg: lacks its channel depth/b" in str(open_folder(tmp_path).problems[0])
 

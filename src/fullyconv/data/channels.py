@@ -61,7 +61,8 @@ def channel_files(image: Path, beside: Sequence[str]) -> list[Path]:
 
 def _channel_file(image: Path, name: str) -> Path:
     if not CHANNEL_ENDING.fullmatch(name):
-        found = next((file for place in _places(image, name) if (file := _of_stem(place, image.suffix))), None)
+        files = (_of_stem(place, image.suffix) for place in _places(image, name))
+        found = next((file for file in files if file is not None and file != image), None)
     elif image.stem.endswith(FIRST):
         found = _of_stem(image.with_name(image.stem.removesuffix(FIRST) + name), image.suffix)
     else:

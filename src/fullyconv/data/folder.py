@@ -65,8 +65,8 @@ def open_folder(root: Path, mask_suffix: str | None = None) -> Folder:
     if not root.is_dir():
         raise BadFile(root, "no such folder", LAYOUTS)
     folder = (_open_official(root) if mask_suffix is None else None) or _open_plain(root, mask_suffix)
+    _find_channels(folder, stated_channels(root))
     if any(folder.splits.values()):
-        _find_channels(folder, stated_channels(root))
         return folder
     if folder.problems:
         raise _nothing_paired(root, folder.problems)
