@@ -132,7 +132,7 @@ def test_colours_become_classes() -> None:
 
 def test_16_bit_masks_ignore_65535() -> None:
     classes = guess_classes([raw([[0, 300, 65535]])])
-    assert (len(classes), classes.ignore_index) == (301, 65535)
+    assert (classes.values, classes.ignore_index) == ((0, 300), 65535)
 
 
 def test_masks_with_numbers_that_no_file_can_name_teach_nothing() -> None:
@@ -148,3 +148,29 @@ def test_photographs_are_no_masks() -> None:
         guess_classes([RawMask(noise)])
     with pytest.raises(ValueError, match="no label at all"):
         guess_classes([raw([[255]])])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "values", "ignored"),
+    [
+        ((0, 127, 255), (0, 127, 255), 254),  # evenly spread to white: a class each
+        ((0, 85, 170, 255), (0, 85, 170, 255), 254),
+        ((0, 100, 200), (0, 100, 200), 255),
+        ((0, 40, 90, 255), (0, 40, 90), 255),  # not evenly: 255 is what it is everywhere else, not scored
+        ((0, 1, 15, 255), tuple(range(16)), 255),  # some of VOC's
+    ],
+)
+def test_few_numbers_far_apart_are_the_classes(numbers: tuple[int, ...], values: tuple[int, ...], ignored: int) -> None:
+    classes = guess_classes([RawMask(np.array([numbers[:2]])), RawMask(np.array([numbers]))])
+    assert (classes.values, classes.ignore_index) == (values, ignored)
+    assert classes.names[-1] == f"class_{values[-1]}"
+
+
+def test_palettes_that_number_one_colour_differently_are_refused() -> None:
+    palette = np.array([(0, 0, 0), (255, 0, 0), (0, 0, 255)], np.uint8)
+    first = RawMask(np.array([[0, 1, 2]]), palette)
+    with pytest.raises(ValueError, match="palettes disagree, the colour #0000ff is 2 in one and 1 in another"):
+        guess_classes([first, RawMask(np.array([[0, 1]]), palette[[0, 2, 1]])])
+    assert len(guess_classes([first, RawMask(np.array([[0, 1]]), palette)])) == 3
+    black = np.zeros((3, 3), np.uint8)  # a palette of one colour says nothing
+    assert len(guess_classes([RawMask(np.array([[0, 1, 2]]), black), RawMask(np.array([[0, 2]]), black)])) == 3

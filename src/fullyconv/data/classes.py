@@ -15,6 +15,7 @@ from fullyconv.files import BadFile, whole_file
 from fullyconv.types import MOST_CLASSES, MOST_VALUE, PLAIN_NAME, ClassSet, palette_colour
 
 FILE_NAME = "classes.yaml"
+FEW, SPARSE, MOST_SPREAD = 32, 4, 16  # up to 16 numbers, fewer than a quarter of those up to the largest, 32 or more
 MOST_COLOURS = 256  # more distinct colours than this are a photograph, not a colour-coded mask
 
 NOTHING = ("", "~", "null")  # how YAML writes "no value": the file is read as words, so that names stay as written
@@ -152,6 +153,8 @@ class ClassGuess:
         self._values: set[int] = set()
         self._colours: set[int] = set()
         self._palette: np.ndarray | None = None
+        self._painted: dict[int, int] = {}
+        self._disagreeing = ""
         self._deepest = 8
 
     def see(self, raw: RawMask) -> None:
@@ -165,18 +168,33 @@ class ClassGuess:
         if any(not 0 <= value <= MOST_VALUE for value in values):
             return  # a mask that no classes.yaml can describe: named when the pair is read
         self._values.update(values)
-        if self._palette is None and raw.palette is not None:
-            self._palette = raw.palette
+        if raw.palette is not None:
+            self._palette = raw.palette if self._palette is None else self._palette
+            self._compare(values, raw.palette)
         if values and values[-1] > 255:
             self._deepest = 16
 
+    def _compare(self, values: list[int], palette: np.ndarray) -> None:
+        """Take note of a colour that an earlier mask has at another number: drawing programs number colours anew."""
+        codes = [int(code) for code in palette.astype(np.int32) @ np.array([65_536, 256, 1], np.int32)]
+        used = [(codes[value], value) for value in values if value < len(codes)]
+        once = {code for code, _ in used if sum(code == other for other, _ in used) == 1}
+        for code, value in used:
+            if code in once and self._painted.setdefault(code, value) != value:
+                self._disagreeing = f"the colour #{code:06x} is {self._painted[code]} in one and {value} in another"
+
     def classes(self) -> ClassSet:
         """Infer: one class per index up to the largest (255, or 65535 in 16-bit masks, is ignored), or per colour.
+
+        Where few numbers occur, far apart (0, 127, 255), they alone are classes; 255 is one if they are evenly spread.
 
         Raises ``ValueError`` when no class can be told from the masks.
         """
         if self._colours and not self._values:
             return self._from_colours()
+        if self._disagreeing:
+            what = f"the masks' palettes disagree, {self._disagreeing}"
+            raise ValueError(f"{what}; save the masks as RGB pictures, whose colours are read, or with one palette")
         ignore = 65_535 if self._deepest == 16 and 65_535 in self._values else 255
         values = self._values - {ignore}
         if self._values == {0, ignore}:  # drawn for the eye: 255 is the object, not void
@@ -186,12 +204,28 @@ class ClassGuess:
         count = max(values) + 1
         if count > MOST_CLASSES:  # numbers of things rather than of kinds of things
             raise ValueError(f"the masks hold {len(values)} numbers up to {count - 1}")
+        if count > max(SPARSE * len(values), FEW) and len(values) <= MOST_SPREAD:
+            return self._apart(values, ignore)
         if count > ignore:  # 255 is an ordinary label here
             ignore = 65_535
         return ClassSet(
             names=tuple(f"class_{index}" for index in range(count)),
             colours=self._palette_colours(count),
             ignore_index=ignore,
+        )
+
+    def _apart(self, values: set[int], ignore: int) -> ClassSet:
+        """Infer classes of numbers far apart, which were chosen to be told apart by eye."""
+        steps = np.diff(sorted(self._values))
+        if ignore == 255 and ignore in self._values and len(steps) > 1 and np.ptp(steps) <= 1:
+            values, ignore = self._values, next(free for free in range(254, 0, -1) if free not in self._values)
+        found = tuple(sorted(values))
+        colours = self._palette_colours(found[-1] + 1)
+        return ClassSet(
+            names=tuple(f"class_{value}" for value in found),
+            colours=tuple(colours[value] for value in found) if colours else (),
+            ignore_index=ignore if ignore not in found else 65_535,
+            values=found,
         )
 
     def _palette_colours(self, count: int) -> tuple[tuple[int, int, int], ...]:
