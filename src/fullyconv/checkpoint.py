@@ -205,20 +205,20 @@ def find_own_model(folder: Path) -> Path:
     return found
 
 
-def check_trust(architecture: Architecture, path: Path, trust: Sequence[str]) -> None:
-    """Refuse, as ``BadFile``, a model that needs code which neither the package nor the caller names."""
-    code = foreign_trunk(architecture.name)
+def check_trust(network: str, path: Path | str, trust: Sequence[str], *, doing: str = "loading it") -> None:
+    """Refuse, as ``BadFile``, a file's network that needs code which neither the package nor the caller names."""
+    code = foreign_trunk(network)
     if code is not None and code not in trust:
         raise BadFile(
             path,
-            f"loading it calls {code}, which is not fullyconv's, timm's or torchvision's",
-            f"if you know that function and trust the model, say so: load(folder, trust={code!r}), or --trust {code}",
+            f"{doing} calls {code}, which is not fullyconv's, timm's or torchvision's",
+            f"if you know that function and trust this file, say so: trust={code!r}, or --trust {code}",
         )
 
 
 def _build(architecture: Architecture, path: Path, trust: Sequence[str]) -> FCN:
     """Build the network of a model folder, but run no code that neither the package nor the caller names."""
-    check_trust(architecture, path, trust)
+    check_trust(architecture.name, path, trust)
     try:
         if foreign_trunk(architecture.name) is None and (external := external_trunk(architecture.name)) is not None:
             _check_weights(external[1], path)
@@ -255,16 +255,17 @@ def read_config(folder: Path) -> Config:
 
 def store_crf(folder: Path, parameters: CRFParameters) -> None:
     """Put CRF parameters into a model's ``config.json``; raises ``BadFile`` if there is none."""
-    folder = find_own_model(folder)
-    config = read_config(folder).model_copy(update={"crf": parameters})
-    write_json(folder / CONFIG, config.model_dump())
+    _store(folder, {"crf": parameters})
 
 
 def store_temperature(folder: Path, temperature: float) -> None:
     """Put the temperature of the probabilities into a model's ``config.json``; raises ``BadFile`` if there is none."""
+    _store(folder, {"temperature": temperature})
+
+
+def _store(folder: Path, values: Mapping[str, Any]) -> None:
     folder = find_own_model(folder)
-    config = read_config(folder).model_copy(update={"temperature": temperature})
-    write_json(folder / CONFIG, config.model_dump())
+    write_json(folder / CONFIG, read_config(folder).model_copy(update=values).model_dump())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

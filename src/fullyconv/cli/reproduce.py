@@ -11,7 +11,7 @@ from rich.table import Table
 
 from fullyconv.cli.console import err, out
 from fullyconv.cli.options import SetOption
-from fullyconv.cli.train import Way, prepare_data, train_stages
+from fullyconv.cli.training import Way, prepare_data, train_stages
 
 if TYPE_CHECKING:
     from fullyconv.recipes.published import Published

@@ -85,7 +85,7 @@ def _start_of(recipe: Recipe, trust: Sequence[str]) -> str:
     path = Path(recipe.start_from)
     if not path.suffix:
         architecture = read_config(path).architecture
-        check_trust(architecture, path, trust)
+        check_trust(architecture.name, path, trust)
         return architecture.name
     tensors = read_named(path)
     for trunk in PYRAMIDS:
