@@ -18,6 +18,7 @@ from random import Random
 
 import h5py
 import numpy as np
+import pydicom
 import scipy.io
 import tifffile
 import torch
@@ -316,6 +317,8 @@ def _pictures(place: Path) -> list[Reader]:
         with tifffile.TiffWriter(buffer, **order, **big) as file:
             file.write(values, **options)  # type: ignore[arg-type]
         pictures.append(("x.tif", buffer.getvalue()))
+    samples = Path(pydicom.__file__).parent / "data" / "test_files"
+    pictures += [("x.dcm", (samples / name).read_bytes()) for name in ("MR_small.dcm", "SC_rgb_rle.dcm")]
     scipy.io.savemat(place / "seg.mat", {"seg": labels + 1}, do_compression=True)
     scipy.io.savemat(place / "gt.mat", {"GTcls": {"Segmentation": labels + 1, "x": "text"}})
     masks = [
