@@ -122,14 +122,15 @@ class _Joining:
         top, bottom = self._row, self._row + len(band)
         begin, end = self._begin, self._end
         self._begin, self._end = {}, {}
-        sides = {bottom: below} | ({} if self._above is None else {top: self._above})
+        around = {top: self._above, bottom: below}
+        sides = {row: side for row, side in around.items() if side is not None}
         for polygon in trace(band):
             region = _Region(polygon.label, polygon.pixels)
             self._regions.append(region)
             for ring in polygon.rings:
                 placed = ring + np.array([0, top], ring.dtype)
                 self._held += len(placed)
-                pieces = _pieces(placed, polygon.label, {row: side for row, side in sides.items() if side is not None})
+                pieces = _pieces(placed, polygon.label, sides)
                 if pieces is None:
                     region.rings.append(placed)
                 for piece in pieces or ():
@@ -194,9 +195,12 @@ def _pieces(ring: np.ndarray, label: int, sides: dict[int, np.ndarray]) -> list[
         label: The region's.
         sides: The other band's row at each border.
     """
+    reached = [row for row in sides if (ring[:, 1] == row).any()]
+    if not reached:
+        return None
     after = np.roll(ring, -1, 0)
     gaps: list[tuple[int, int, int, int]] = []  # edge, from, to, row
-    on_border = (ring[:, 1] == after[:, 1]) & np.isin(ring[:, 1], list(sides))
+    on_border = (ring[:, 1] == after[:, 1]) & np.isin(ring[:, 1], reached)
     for edge in np.flatnonzero(on_border).tolist():
         row, start, stop = int(ring[edge, 1]), int(ring[edge, 0]), int(after[edge, 0])
         same = np.flatnonzero(
