@@ -225,3 +225,22 @@ def test_a_config_may_not_keep_a_crf_busy_for_ever(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"crf": {"iterations": 10**9}}))
     with pytest.raises(BadFile, match="iterations"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "said"),
+    [
+        ([1e30, 0, 0], [1, 1, 1], "a mean is a finite number"),
+        ([0, 0, 0], [1e-30, 1, 1], "a standard deviation is a finite number above 0"),
+        ([0, 0, 0, 0], [1, 1, 1, 1], "normalises 4 channels, and its network reads 3"),
+    ],
+)
+def test_a_normalisation_that_no_network_can_see_is_refused(
+    tmp_path: Path, mean: list[float], std: list[float], said: str
+) -> None:
+    folder = save(build("fcn32s-resnet18", 2), tmp_path)
+    document = json.loads((folder / "config.json").read_text())
+    document["preprocess"] |= {"mean": mean, "std": std}
+    (folder / "config.json").write_text(json.dumps(document))
+    with pytest.raises(BadFile, match=said):
+        load_network(folder)

@@ -379,3 +379,25 @@ def test_a_list_that_is_no_file_of_its_own_is_left_alone(tmp_path: Path, kind: s
 def test_what_would_be_a_file_and_a_folder_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=r"a\.png: would have to be a folder, too"):
         Outputs(tmp_path / "out").check(["a.png", "a.png/in.png"])
+
+
+def test_scores_replace_nothing_that_the_scoring_reads(model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "shapes"
+    assert command("data", "demo", data, "--train", 1, "--val", 1).exit_code == 0
+    before = sums(data)
+    with pytest.raises(BadFile, match="is one of the inputs"):
+        app(
+            ["evaluate", str(model), str(data / "val"), "--overwrite", "--json", str(data / "classes.yaml")],
+            standalone_mode=False,
+        )
+    assert sums(data) == before
+
+
+def test_what_another_command_made_is_replaced_on_demand_alone(tmp_path: Path) -> None:
+    with Outputs(tmp_path, by="data demo").writing("a.json"):
+        (tmp_path / "a.json").write_text("1")
+    for other in (Outputs(tmp_path), Outputs(tmp_path, by="evaluate")):
+        with pytest.raises(BadFile, match=r"another command's \(data demo\)"):
+            other.check(["a.json"])
+    Outputs(tmp_path, by="evaluate", overwrite=True).check(["a.json"])
+    Outputs(tmp_path, by="data demo").check(["a.json"])

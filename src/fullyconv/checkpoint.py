@@ -146,6 +146,7 @@ def load_network(folder: Path | str, *, trust: str | Sequence[str] = ()) -> tupl
     folder = find_model(Path(folder))
     config = read_config(folder)
     network = _build(config.architecture, folder / CONFIG, (trust,) if isinstance(trust, str) else trust)
+    _check_channels(folder / CONFIG, network, config)
     tensors = read_weights(folder / WEIGHTS)
     if isinstance(network, FCN) and any(name.startswith("crf.") for name in tensors):  # trained with it
         network.crf = CRFLayer(len(config.classes), config.crf)
@@ -164,6 +165,15 @@ def load_network(folder: Path | str, *, trust: str | Sequence[str] = ()) -> tupl
         _check_numbers(folder / WEIGHTS, name, tensor, expected[name])
     network.load_state_dict(tensors)
     return network.eval(), config
+
+
+def _check_channels(path: Path, network: nn.Module, config: Config) -> None:
+    """Refuse a normalisation of other channels than the network reads, but for digits: LeNet reads grey levels."""
+    made = config.preprocess
+    given = made.channels if isinstance(made, SpectralPreprocess) else len(made.mean)
+    if isinstance(network, FCN) and given != network.in_channels != 1:
+        what = f"normalises {given} channels, and its network reads {network.in_channels}"
+        raise BadFile(path, what, "restore it from where the model was saved")
 
 
 def _check_numbers(path: Path, name: str, tensor: Tensor, expected: Tensor) -> None:

@@ -38,7 +38,8 @@ class Outputs:
             spelling of its name).
         overwrite: Replace files of ours that have been changed since they were written, or were made of another input,
             too.
-        by: What the files are, for the list: ``PREDICTIONS`` are no inputs of later commands that take whole folders.
+        by: What makes the files, for the list: nothing else replaces them. ``PREDICTIONS`` are no inputs of later
+            commands that take whole folders.
 
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp())
@@ -173,6 +174,9 @@ class Outputs:
         entries = self._listed.get(name)
         if not entries:
             raise BadFile(path, "was not written by fullyconv", "choose another --out, or move the file away")
+        if (maker := entries[-1].get("by") or self._by) != self._by and not self._overwrite:
+            fix = "choose another name or folder, or replace it with --overwrite"
+            raise BadFile(path, f"is another command's ({maker})", fix)
         if not self._overwrite and not _as_written(self.folder, name, entries):
             what = "has been changed since fullyconv wrote it"
             raise BadFile(path, what, "choose another --out, or replace it with --overwrite")
@@ -231,13 +235,15 @@ class Predictions:
         return self._lists[place]
 
 
-def single_output(path: Path, *more: Path, inputs: Iterable[Path] = (), overwrite: bool = False) -> Outputs:
+def single_output(
+    path: Path, *more: Path, inputs: Iterable[Path] = (), overwrite: bool = False, by: str = ""
+) -> Outputs:
     """Check one file, and others beside it, before the work; gives the ``Outputs`` of their folder to write them with.
 
     Raises:
         BadFile: As ``Outputs.check`` does.
     """
-    outputs = Outputs(path.parent, inputs=inputs, overwrite=overwrite)
+    outputs = Outputs(path.parent, inputs=inputs, overwrite=overwrite, by=by)
     outputs.check([path.name, *(each.name for each in more)])
     return outputs
 

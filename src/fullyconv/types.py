@@ -117,14 +117,16 @@ class ClassSet:
 
 
 def _check_statistics(mean: Iterable[float], std: Iterable[float]) -> None:
-    """Refuse a normalisation that turns numbers to NaN or infinity."""
-    if not all(map(isfinite, mean)):
-        raise ValueError(f"a mean is a finite number, not {next(value for value in mean if not isfinite(value))}")
+    """Refuse a normalisation that turns numbers to NaN or infinity, in float32 as it is computed."""
+    for value in mean:
+        if not abs(value) <= LARGEST:
+            raise ValueError(f"a mean is a finite number, {LARGEST:g} at most, not {value}")
     for value in std:
-        if not (isfinite(value) and value > 0):
-            raise ValueError(f"a standard deviation is a finite number above 0, not {value}")
+        if not 1 / LARGEST <= value <= LARGEST:
+            raise ValueError(f"a standard deviation is a finite number above 0, from {1 / LARGEST:g}, not {value}")
 
 
+LARGEST = 1e15  # mean, deviation or its inverse: the products of two leave much room in float32
 CHANNEL_ENDING = re.compile(r"_\d{4}")  # of the files of one picture's channels
 PLAIN_NAME = re.compile(r"[^./\\][^/\\]{0,199}")  # of a folder: leads nowhere else
 

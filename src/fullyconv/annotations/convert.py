@@ -182,7 +182,7 @@ class _Writer:
 
     def __init__(self, source: Path, draft: Path, options: Options, progress: Progress) -> None:
         self._source, self._draft, self._options, self._progress = source, draft, options, progress
-        self._outputs = Outputs(draft)
+        self._outputs = Outputs(draft, by="data convert")
 
     def draw(self, annotations: Annotations, pictures: Pictures) -> Conversion:
         """Write every picture that has a drawing, with its mask."""

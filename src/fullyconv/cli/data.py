@@ -69,7 +69,7 @@ def _check_pictures(
     from fullyconv.outputs import single_output
     from fullyconv.report import FILE_NAME, write_data_report
 
-    written = None if page is None else single_output(page / FILE_NAME, overwrite=overwrite)
+    written = None if page is None else single_output(page / FILE_NAME, overwrite=overwrite, by="data check")
     with Bars() as bars:
         report = check_folder(folder, pages=pages, progress=bars)
         kin = find_kin(report.folder.splits, progress=bars)
@@ -173,7 +173,7 @@ def scene(
 
     written = scene_files(out_)
     inputs = () if labels == "random" else (Path(labels),)
-    outputs = single_output(*written, inputs=inputs, overwrite=overwrite)
+    outputs = single_output(*written, inputs=inputs, overwrite=overwrite, by="data scene")
     if labels == "random":
         named = random_map(140, 180, classes=RANDOM_CLASSES, seed=seed), class_set(RANDOM_CLASSES)
     else:
@@ -201,7 +201,7 @@ def demo(
     from fullyconv.outputs import Outputs
 
     names = dataset_files(train=train, val=val)
-    outputs = Outputs(folder, overwrite=overwrite)
+    outputs = Outputs(folder, overwrite=overwrite, by="data demo")
     outputs.check(names)
     with outputs.writing(*names):
         write_dataset(folder, train=train, val=val, seed=seed)

@@ -133,17 +133,19 @@ def _evaluate_pictures(segmenter: Segmenter, model: Path, data: Path, asked: _As
     """Score a model over a data set; the first of several processes writes and speaks."""
     from fullyconv.data.groups import group_names
     from fullyconv.data.kinship import kin_in_words
+    from fullyconv.data.matching import files_read
     from fullyconv.outputs import single_output
     from fullyconv.report import FILE_NAME, write_report
     from fullyconv.train.tasks import SECOND, for_tasks, second_segmenter
 
     alone = {"--crf": asked.crf, "--fit-temperature": asked.fit_temperature}
     _refuse(alone if team.size > 1 else {}, "is for one process, not for --devices")
-    figures = team.told(lambda: ScoreFiles(asked.json_file, overwrite=asked.overwrite))
+    folder, pairs = pairs_to_score(data, asked.split, segmenter, mask_suffix=asked.mask_suffix)
+    read = files_read(folder)
+    figures = team.told(lambda: ScoreFiles(asked.json_file, inputs=read, overwrite=asked.overwrite))
     page = None
     if (file := asked.report and asked.report / FILE_NAME) is not None:
-        page = team.told(lambda: single_output(file, overwrite=asked.overwrite))
-    folder, pairs = pairs_to_score(data, asked.split, segmenter, mask_suffix=asked.mask_suffix)
+        page = team.told(lambda: single_output(file, inputs=read, overwrite=asked.overwrite, by="evaluate"))
     for problem in folder.problems:
         complain("not scored", problem)
     pairs = _unseen(model, pairs, everything=asked.split is None and pairs is folder.splits.get("all"))

@@ -177,7 +177,7 @@ class ScoreFiles:
             if json_file.suffix == ".png":
                 raise ValueError(f"--json {json_file}: the confusion matrix takes that name: end it in .json")
             self._picture = json_file.with_suffix(".png")
-            self._outputs = single_output(json_file, self._picture, inputs=inputs, overwrite=overwrite)
+            self._outputs = single_output(json_file, self._picture, inputs=inputs, overwrite=overwrite, by="evaluate")
 
     def write(self, document: Mapping[str, Any], evaluation: Evaluation) -> None:
         """Write both."""

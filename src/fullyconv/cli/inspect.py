@@ -15,6 +15,7 @@ from rich.table import Table
 from fullyconv.cli.console import behind, complain, out
 from fullyconv.cli.opening import Subject, class_index, open_subject
 from fullyconv.cli.options import OverwriteOption, TrustOption, import_from_here
+from fullyconv.limits import LIMITS
 
 if TYPE_CHECKING:
     from fullyconv.geometry import AxisMap
@@ -104,10 +105,11 @@ def read_size(text: str) -> Size:
     >>> read_size("97x131")
     (97, 131)
     """
-    found = re.fullmatch(r"(\d+)x(\d+)", text.strip())
+    found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text.strip())
     height, width = map(int, found.groups()) if found else (0, 0)
-    if min(height, width) < 1:
-        raise ValueError(f"{text!r} is no size: write height x width in pixels, as in 480x640")
+    if min(height, width) < 1 or height * width > LIMITS.pixels:
+        what = f"of at most {LIMITS.pixels} pixels" if min(height, width) > 0 else "in pixels"
+        raise ValueError(f"{text[:40]!r} is no size: write height x width {what}, as in 480x640")
     return height, width
 
 

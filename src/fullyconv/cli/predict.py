@@ -155,6 +155,7 @@ def predict(
         choices = Choices(probabilities, tta, arithmetic(precision), device, tuple(trust or ()), workers, overwrite)
         predict_on_cluster(model, inputs, out_, choices, column=column)
         return
+    _refuse({"--workers": workers, "--column": column != "image"}, "for --engine ray")
     inputs = _local(inputs, context)
     keep_freed_memory()
     segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from fullyconv.data.classes import FILE_NAME, read_classes
 from fullyconv.data.dataset import read_stored
@@ -27,10 +28,21 @@ def stated_classes(folder: Folder) -> ClassSet | None:
     Raises:
         BadFile: For a ``classes.yaml`` or a table that is not usable.
     """
-    for place in (folder.root / FILE_NAME, folder.root.parent / FILE_NAME):
+    for place in _stated_in(folder):
         if place.is_file():
             return read_classes(place)
     return folder.classes or read_table(folder.root, lambda: _first_mask(folder))
+
+
+def _stated_in(folder: Folder) -> tuple[Path, Path]:
+    return folder.root / FILE_NAME, folder.root.parent / FILE_NAME
+
+
+def files_read(folder: Folder) -> list[Path]:
+    """List the pictures and masks of a data set, and where its classes may stand: no output replaces them."""
+    pairs = [pair for found in folder.splits.values() for pair in found]
+    pairs += [pair.second for pair in pairs if pair.second is not None]
+    return [*_stated_in(folder), *(file for pair in pairs for file in (pair.image, pair.mask, *pair.beside))]
 
 
 def _first_mask(folder: Folder) -> RawMask:

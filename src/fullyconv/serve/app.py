@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -94,9 +95,10 @@ class Service:
         names = segmenter.classes.names
         if wanted in names:
             return names.index(wanted)
-        if wanted is not None and wanted.isdecimal() and int(wanted) < len(names):
+        if wanted is not None and re.fullmatch("[0-9]{1,9}", wanted) and int(wanted) < len(names):
             return int(wanted)
-        raise HTTPException(422, f"no class is called {wanted!r}: there are {', '.join(names)}")
+        what = "class is missing" if wanted is None else f"no class is called {wanted[:80]!r}"
+        raise HTTPException(422, f"{what}: there are {', '.join(names)}")
 
     async def help_with(self, work: Callable[[], Any]) -> Any:
         """Do something in a thread that would keep others waiting here."""
