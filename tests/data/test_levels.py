@@ -189,3 +189,20 @@ def test_ranges_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         Levels(((0, 1),))(np.array([[[np.nan]]]))
     assert len(ClassSet(("a",))) == 1
+
+
+def test_what_a_geotiff_calls_no_data_does_not_widen_the_range(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(500, 1500, (3, 20, 30, 4)).astype(np.int16)
+    numbers[:, :5] = -9999
+    place = [(33550, 12, 3, (1.0, 1.0, 0.0), True), (33922, 12, 6, (0.0, 0, 0, 5e5, 5e6, 0), True)]
+    tags = [*place, (42113, 2, 6, "-9999", True)]
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for index, each in enumerate(numbers):
+        tifffile.imwrite(
+            tmp_path / f"images/{index}.tif", each, photometric="minisblack", planarconfig="contig", extratags=tags
+        )
+        Image.fromarray((each[..., 0] > 999).astype(np.uint8)).save(tmp_path / f"masks/{index}.png")
+    levels = check_folder(open_folder(tmp_path)).levels
+    assert levels is not None
+    assert all(500 <= low < 510 and 1490 < high <= 1500 for low, high in levels.ranges)

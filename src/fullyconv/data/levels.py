@@ -14,6 +14,7 @@ import numpy as np
 from fullyconv.data.channels import read_channels
 from fullyconv.data.images import PNG_MAGIC
 from fullyconv.data.pairs import Pair
+from fullyconv.data.place import read_place
 from fullyconv.data.raster import COLOURS, Raster, white_level
 from fullyconv.data.tiff import is_tiff
 from fullyconv.files import BadFile
@@ -33,8 +34,9 @@ def fit_levels(pairs: Sequence[Pair], pages: Pages = None, beside: tuple[str, ..
 
     Numbers of 8 bits are levels already. Deeper ones fill their type if the brightest in a thousand reach half of
     what is white by ``white_level``, over all pictures: that is then 255, and 0 is 0. Otherwise the range between the
-    0.1 and 99.9 percentiles of all pictures becomes 0..255: one range for grey and colours, one for each band of
-    pictures that have others. A fourth band that is called alpha, but holds a picture, is one of these.
+    0.1 and 99.9 percentiles of all pictures becomes 0..255, what a GeoTIFF calls "no data" aside: one range
+    for grey and colours, one for each band of pictures that have others.
+    A fourth band that is called alpha, but holds a picture, is one of these.
 
     Args:
         pairs: The training pairs.
@@ -138,5 +140,8 @@ def _look(path: Path, unfitted: Levels) -> _Look | None:
     numbers = raster.channels(channels) if banded or channels > COLOURS else raster.values
     pixels = numbers.reshape(-1, numbers.shape[2])
     sampled = pixels[:: max(1, len(pixels) // SAMPLED)].copy()
+    place = read_place(path)
+    if place is not None and place.no_data is not None:  # -9999 at the border of a map would be black, all else white
+        sampled = sampled[~(sampled == place.no_data).all(1)]
     bits = raster.bits if numbers.dtype.kind in "bu" else 64
     return _Look(channels, sampled, bits, raster.deep or banded, banded)
