@@ -507,3 +507,13 @@ def test_names_of_roboflows_masks(tmp_path: Path) -> None:
         write(tmp_path / split / "_classes.csv", "Pixel Value, Class\n0, background\n1, crack\n")
     convert(tmp_path, tmp_path.parent / "plain")
     assert read_classes(tmp_path.parent / "plain" / "classes.yaml").names == ("background", "crack")
+
+
+def test_a_category_of_two_names_is_refused(tmp_path: Path) -> None:
+    as_coco(tmp_path / "in")
+    path = tmp_path / "in/annotations.json"
+    document = json.loads(path.read_text())
+    document["categories"].append({"id": 1, "name": "another"})
+    path.write_text(json.dumps(document))
+    with pytest.raises(BadFile, match="category 1 has two names"):
+        convert(tmp_path / "in", tmp_path / "out")

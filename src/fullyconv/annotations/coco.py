@@ -107,7 +107,10 @@ def _is_heading(name: str, categories: dict[str, _Category]) -> bool:
 
 
 def _drawings(path: Path, document: _Coco, left_out: Counter[str], *, boxes: bool) -> list[Drawing]:
-    names = {category.id: category.name for category in document.categories}
+    names: dict[int, str] = {}
+    for category in document.categories:
+        if names.setdefault(category.id, category.name) != category.name:
+            raise BadFile(path, f"category {category.id} has two names: {names[category.id]!r}, {category.name!r}", FIX)
     regions: dict[Id, list[Region]] = defaultdict(list)
     pictures = {picture.id: picture for picture in document.images}
     for number, annotation in enumerate(document.annotations):
