@@ -273,6 +273,6 @@ def test_the_page_of_a_data_set_shows_what_is_alike(tmp_path: Path) -> None:
     assert "a_3.png and a_" in said  # across splits
     assert "a_2.png and a_1.png" in said  # within train
     assert "b_1.png and" not in said
-    assert "advice: stride" in said
+    assert "Advice: stride" in said
     again = CliRunner().invoke(app, ["data", "check", str(tmp_path / "data"), "--report", str(tmp_path / "page")])
     assert again.exit_code == 0, again.output
