@@ -139,8 +139,8 @@ def _evaluate_pictures(segmenter: Segmenter, model: Path, data: Path, asked: _As
     from fullyconv.train.tasks import SECOND, for_tasks, second_segmenter
 
     alone = {"--crf": asked.crf, "--fit-temperature": asked.fit_temperature}
-    _refuse(alone if team.size > 1 else {}, "is for one process, not for --devices")
-    folder, pairs = pairs_to_score(data, asked.split, segmenter, mask_suffix=asked.mask_suffix)
+    team.told(lambda: _refuse(alone if team.size > 1 else {}, "is for one process, not for --devices"))
+    folder, pairs = team.in_turn(lambda: pairs_to_score(data, asked.split, segmenter, mask_suffix=asked.mask_suffix))
     read = files_read(folder)
     figures = team.told(lambda: ScoreFiles(asked.json_file, inputs=read, overwrite=asked.overwrite))
     page = None
