@@ -269,6 +269,7 @@ def picture_levels(raster: Raster, path: Path, levels: Levels | None, channels: 
         return levels_of(raster, levels, channels)
     except ValueError as error:
         fix = "take a model of as many bands" if levels is not None else "rescale it to 8 or 16 bit"
+        fix = "write a number where there is none" if "NaN" in str(error) else fix
         raise BadFile(path, str(error), fix) from None
 
 
