@@ -91,7 +91,8 @@ def save(
         network: A network made by ``build``, ``from_classifier`` or ``load``.
         folder: Where ``model.safetensors`` and ``config.json`` go; made if it is missing.
         classes: What the labels mean; default: ``class_0``, ``class_1``, …
-        preprocess: The normalisation of pixels; default: the usual statistics of ImageNet.
+        preprocess: The normalisation of pixels; default: the usual statistics of ImageNet, or numbers as they are where
+            the network reads more than three channels.
         notes: Plain values to keep with the model: recipe, scores, versions.
         compact: Store convolution weights in 8 bits, one scale per output channel: a quarter of the size, for sharing;
             what is loaded then differs by rounding.
@@ -116,7 +117,7 @@ def save(
     config = Config(
         architecture=architecture,
         classes=classes,
-        preprocess=preprocess or Preprocess(),
+        preprocess=preprocess or _usual(network),
         notes=dict(notes or {}),
         crf=getattr(getattr(network, "crf", None), "settings", None),
     )
@@ -126,6 +127,11 @@ def save(
     write_tensors(folder / WEIGHTS, shrink(tensors) if compact else tensors)
     write_json(folder / CONFIG, config.model_dump())
     return folder
+
+
+def _usual(network: nn.Module) -> Preprocess:
+    further = network.in_channels if isinstance(network, FCN) and network.in_channels > 3 else 0
+    return Preprocess((0.0,) * further, (1.0,) * further) if further else Preprocess()
 
 
 def load_network(folder: Path | str, *, trust: str | Sequence[str] = ()) -> tuple[FCN, Config]:
@@ -168,10 +174,10 @@ def load_network(folder: Path | str, *, trust: str | Sequence[str] = ()) -> tupl
 
 
 def _check_channels(path: Path, network: nn.Module, config: Config) -> None:
-    """Refuse a normalisation of other channels than the network reads, but for digits: LeNet reads grey levels."""
+    """Refuse a normalisation of other channels than the network reads, of three or more (LeNet reads grey levels)."""
     made = config.preprocess
     given = made.channels if isinstance(made, SpectralPreprocess) else len(made.mean)
-    if isinstance(network, FCN) and given != network.in_channels != 1:
+    if isinstance(network, FCN) and given != network.in_channels >= 3:
         what = f"normalises {given} channels, and its network reads {network.in_channels}"
         raise BadFile(path, what, "restore it from where the model was saved")
 

@@ -49,7 +49,7 @@ class Fit:
     """A temperature and what it does.
 
     Attributes:
-        temperature: Fitted on all pictures.
+        temperature: Fitted on all pictures; 1 where those it was not fitted on gain nothing by it.
         before: The calibration of the probabilities as the network gives them.
         after: That with a temperature, each picture with the one that was fitted on the others of its half.
         pictures: How many there were.
@@ -102,6 +102,8 @@ def fit(segmenter: Segmenter, pairs: Sequence[Pair], *, progress: Progress | Non
         for logarithms, truth in own:
             before += count_calibration(temper(logarithms, 1.0)[..., None], truth[:, None])
             after += count_calibration(temper(logarithms, temperature)[..., None], truth[:, None])
+    if len(seen) < 2 or after.error >= before.error:  # too few pictures, or too different: it would not hold for others
+        return Fit(1.0, before, before, len(seen))
     return Fit(_fitted(seen), before, after, len(seen))
 
 

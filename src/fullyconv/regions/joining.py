@@ -32,8 +32,8 @@ def trace_rows(bands: Iterable[np.ndarray], *, most: int = MOST_CORNERS) -> Iter
         TooManyRegions: Where there are more.
 
     >>> upper, lower = np.array([[0, 0, 0], [0, 1, 0]]), np.array([[0, 1, 0], [0, 0, 0]])
-    >>> [(each.label, each.pixels, len(each.rings)) for each in trace_rows([upper, lower])]
-    [(1, 2, 1), (0, 10, 2)]
+    >>> sorted((each.label, each.pixels, len(each.rings)) for each in trace_rows([upper, lower]))
+    [(0, 10, 2), (1, 2, 1)]
     """
     joining, waiting = _Joining(most), deque[np.ndarray]()
     for band in bands:
