@@ -5,13 +5,13 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fullyconv import build
 from fullyconv.losses import pixel_loss, upsampled_loss
 from fullyconv.networks.fcn import FCN
 from fullyconv.train import form
-from fullyconv.train.form import ByChannel, Checkpointed, Columns, FusedScores, _multiply_large
+from fullyconv.train.form import ByChannel, Checkpointed, Columns, FusedScores, _guard_strides, _multiply_large
 
 
 def learn(run: nn.Module, network: nn.Module, image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -205,3 +205,38 @@ def test_convolutions_by_channel_are_found_as_modules_and_as_calls() -> None:
     assert not any(isinstance(module, ByChannel) for module in network.modules())
     image = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(form_.eval()(image), network.eval()(image))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 2, (1, 1)), (3, 2, (5, 1)), (5, 3, (2, 2)), (7, 4, (3, 3))])
+def test_maps_less_wide_than_a_stride_have_a_gradient_of_their_own(
+    kernel: int, stride: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(16, 32, kernel, stride, kernel // 2)
+    network = nn.Sequential(copy.deepcopy(plain))
+    recorded = nn.Sequential(fx.symbolic_trace(_Called(plain)))
+    for each in (network, recorded):
+        _guard_strides(each)
+    images = torch.randn(2, 16, *size)
+    exact = torch.autograd.grad(plain(images).square().sum(), plain.weight)[0]
+    for short in (network, recorded):
+        (weight,) = (each for name, each in short.named_parameters() if name.endswith("weight"))
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = short(images)
+        # What the gradient must not take for its own: freed memory full of NaN, of the sizes that it will ask for.
+        litter = [torch.full((weight.numel() // part,), float("nan")) for part in (1, 2) for _ in range(9)]
+        del litter
+        found = torch.autograd.grad(scores.float().square().sum(), weight)[0]
+        torch.testing.assert_close(found, exact, atol=0.02 * float(exact.abs().max()), rtol=0.02)
+
+
+class _Called(nn.Module):
+    """A convolution as a recording calls it."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.rest = convolution.stride, convolution.padding, convolution.dilation, convolution.groups
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.conv2d(features, self.weight, self.bias, *self.rest)

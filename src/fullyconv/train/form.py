@@ -37,6 +37,7 @@ class FusedScores(nn.Module):
         self.network = twin(network)
         _multiply_large(self.network)
         _by_channel(self.network)
+        _guard_strides(self.network)
         if checkpointing:
             _forget(self.network)
 
@@ -183,6 +184,47 @@ def _multiply_large(network: nn.Module) -> None:
             continue
         if set(module.stride) == set(module.dilation) == {1} and not isinstance(module.padding, str):
             network.set_submodule(name, Columns(module))
+
+
+def strided_conv(
+    features: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, *rest: Any, **named: Any
+) -> Tensor:
+    """Convolve as ``conv2d`` does, in float32 where the map is less wide than one stride.
+
+    There the gradient of the weights that PyTorch 2.13 computes in bfloat16 holds whatever lay in memory, NaN too, for
+    taps that see padding alone (3 x 3, stride 2, on one column).
+    """
+    step = stride if isinstance(stride, int) else stride[-1]
+    if features.device.type != "cpu" or features.shape[-1] >= step or not torch.is_autocast_enabled("cpu"):
+        return functional.conv2d(features, weight, bias, stride, *rest, **named)
+    with torch.autocast("cpu", enabled=False):
+        return functional.conv2d(features.float(), weight, bias, stride, *rest, **named)
+
+
+class Strided(nn.Module):
+    """A convolution of a stride, by ``strided_conv``."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Convolve N x C x h x w."""
+        own = self.convolution
+        return strided_conv(features, own.weight, own.bias, own.stride, own.padding, own.dilation, own.groups)
+
+
+def _guard_strides(network: nn.Module) -> None:
+    """Let convolutions of a stride beware of maps less wide than that, be they modules or calls in a recording."""
+    for name, module in list(network.named_modules()):
+        if type(module) is nn.Conv2d and module.stride[1] > 1 and module.padding_mode == "zeros":
+            if not name.endswith(".convolution"):  # of a form already
+                network.set_submodule(name, Strided(module))
+        elif isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                if node.target in (torch.conv2d, functional.conv2d) and len(node.args) > 3:
+                    node.target = strided_conv
+            module.recompile()
 
 
 def _narrows(convolution: nn.Conv2d) -> bool:
