@@ -14,6 +14,7 @@ import numpy as np
 from fullyconv.caffe.description import Layer
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
+from fullyconv.solver.lists import read_listing
 from fullyconv.solver.settings import find
 
 FIX = "write a data set of numbers for each top, all with as many rows"
@@ -102,13 +103,8 @@ def hdf5_feed(layer: Layer, *, seed: int) -> tuple[Callable[[int], dict[str, np.
 
 
 def _listed(layer: Layer, source: str) -> list[Path]:
-    place = find(source, Path(layer.message.path))
-    try:
-        if place.stat().st_size > LIMITS.text_bytes:
-            raise BadFile(place, f"larger than {LIMITS.text_bytes} bytes", LIMITS.remedy("text_bytes"))
-        names = place.read_text("utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(place, f"not a list of HDF5 files ({error})", f"correct source of {layer.label}") from None
+    place, text = read_listing(layer, source, "HDF5 files")
+    names = text.split()
     if not names:
         raise BadFile(place, "an empty list", "write the name of an HDF5 file in each line")
     return [find(name, place) for name in names]

@@ -189,18 +189,35 @@ def _mean(layer: Layer, transform: _Transform, given: _List) -> np.ndarray:
     return np.asarray(transform.mean_value or (0,), np.float32).reshape(-1, 1, 1)
 
 
+def read_listing(layer: Layer, source: str, named: str) -> tuple[Path, str]:
+    """Read a layer's list of files.
+
+    Args:
+        layer: Says beside which file the list lies.
+        source: The list's name.
+        named: What its files are, for messages.
+
+    Returns:
+        Where the list is, and its text.
+
+    Raises:
+        BadFile: If it is no text, cannot be read, or is too large.
+    """
+    place = find(source, Path(layer.message.path))
+    try:
+        if place.stat().st_size > LIMITS.text_bytes:
+            raise BadFile(place, f"larger than {LIMITS.text_bytes} bytes", LIMITS.remedy("text_bytes"))
+        return place, place.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(place, f"not a list of {named} ({error})", f"correct source of {layer.label}") from None
+
+
 def _read_list(layer: Layer, given: _List) -> list[tuple[Path, str]]:
     """Read "PICTURE LABEL" lines: a class, or the name of a mask."""
     beside = Path(layer.message.path)
-    source = find(given.source, beside)
-    try:
-        if source.stat().st_size > LIMITS.text_bytes:
-            raise BadFile(source, f"larger than {LIMITS.text_bytes} bytes", LIMITS.remedy("text_bytes"))
-        lines = source.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(source, f"not a list of pictures ({error})", f"correct source of {layer.label}") from None
+    source, text = read_listing(layer, given.source, "pictures")
     entries = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         picture, space, label = line.strip().rpartition(" ")
         if not line.strip():
             continue
