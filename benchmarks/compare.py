@@ -60,6 +60,9 @@ def normalised(pixels: np.ndarray, preprocess: Preprocess | None = None) -> Tens
 
 def attempt(contest: Contest, name: str, make: Callable[[], Any], **entry: Any) -> None:
     """Add an entry, or say why it cannot take part."""
+    if entry.get("precision") == "int8" and entry["operations"] > LONG:
+        contest.absent[name] = SLOW
+        return
     try:
         contest.entries[name] = Entry(make(), **entry)
     except (ImportError, ValueError, RuntimeError, TypeError, AttributeError) as error:
@@ -70,9 +73,6 @@ def attempt(contest: Contest, name: str, make: Callable[[], Any], **entry: Any) 
 def ours(contest: Contest, what: str, model: Any, pixels: np.ndarray, *, operations: float, like: str) -> None:
     """Add our predictor in every arithmetic and with every engine that is there."""
     for precision, short in SHORT.items():
-        if precision == "int8" and operations > LONG:
-            contest.absent[f"{what} {short}"] = SLOW
-            continue
         for engine in ENGINES[precision]:
             make = partial(_prepared, model, precision, engine, pixels)
             least = EXACT if short == "fp32" else NEAR
@@ -105,10 +105,7 @@ def calibrated(model: Segmenter | FCN, pixels: np.ndarray, folder: Path) -> Path
 
 def exported(contest: Contest, network: FCN, image: Tensor, *, operations: float, like: str) -> None:
     """Add OpenVINO and ONNX Runtime on the same network, argmax in the graph."""
-    for precision, short in SHORT.items():
-        if precision == "int8" and operations > LONG:
-            contest.absent[f"OpenVINO {short}"] = SLOW
-            continue
+    for short in SHORT.values():
         make = partial(lambda short: peers.openvino(network, image, [short])[short], short)
         least = EXACT if short == "fp32" else NEAR
         attempt(contest, f"OpenVINO {short}", make, precision=short, operations=operations, like=like, least=least)
