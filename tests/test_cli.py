@@ -105,13 +105,21 @@ def test_a_sound_set_checks_out_and_a_broken_one_does_not(shapes: Path, tmp_path
     assert result.exit_code == 1
     assert "b.png: has no mask" in result.output
     assert "1 problem" in result.output
-    assert "class_1" in (tmp_path / "classes.yaml").read_text()
+    assert "2 classes inferred from the masks (class_0, class_1): to name them" in " ".join(result.output.split())
     refused = CliRunner().invoke(
         app, ["train", "default", "--data", str(tmp_path), "--out", str(tmp_path / "run"), *TINY]
     )
     assert refused.exit_code == 1
     assert "b.png: has no mask" in refused.output
     assert not (tmp_path / "run").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "masks"], "written into unasked"
+    written = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--write-classes"])
+    assert "class_1" in (tmp_path / "classes.yaml").read_text()
+    assert "edit their names in" in written.output
+    (tmp_path / "classes.yaml").write_text("classes: [sea, land]\n")
+    again = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--write-classes"])
+    assert "states its classes: nothing is written" in " ".join(again.output.split())
+    assert (tmp_path / "classes.yaml").read_text() == "classes: [sea, land]\n"
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_the_suffix_is_chosen_from_the_shell_and_in_a_recipe(tmp_path: Path) -> 
         for name, shade in ((f"images/p{n}.png", 10 * n), (f"masks/p{n}_a.png", 0), (f"masks/p{n}_b.png", n % 2)):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             Image.new("L", (8, 8), shade).save(tmp_path / name)
-    shown = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--mask-suffix", "_b"])
+    shown = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--mask-suffix", "_b", "--write-classes"])
     assert shown.exit_code == 0, shown.output
     assert len(read_classes(tmp_path / "classes.yaml")) == 2
     chosen = prepare(Recipe(mask_suffix="_b"), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,9 +38,15 @@ def check(
     page: Annotated[
         Path | None, typer.Option("--report", help="Write report.html, with pictures that are alike, into this folder.")
     ] = None,
+    write: Annotated[
+        bool,
+        typer.Option("--write-classes", help="Write inferred classes into DATA/classes.yaml, for you to name them."),
+    ] = False,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Read a data set once and list what is in it and what is wrong with it; exit status 1 if anything is.
+
+    Nothing is written into the data set unless `--write-classes` says so.
 
     Examples: `fullyconv data check photos/ --report checked`, and for a scene (MATLAB, ENVI, GeoTIFF, NumPy)
     `fullyconv data check PaviaU.mat --labels PaviaU_gt.mat`.
@@ -51,17 +58,25 @@ def check(
     if data.is_file():
         from fullyconv.hsi.files import SceneFiles
 
+        if write or page:
+            raise ValueError(f"{data} is a scene's file: --write-classes and --report are for folders of pictures")
         zeros: Zero = "class" if zero == "class" else "unlabelled"
         _check_scene(SceneFiles(data, labels, cube_key, label_key, zero=zeros))
         return
     if labels or cube_key or label_key or zero:
         raise ValueError(f"{data} is no scene's file: --labels, --cube-key, --label-key and --zero are for scenes")
-    _check_pictures(open_folder(data, mask_suffix), _pages(pages), page, overwrite=overwrite)
+    report = _check_pictures(open_folder(data, mask_suffix), _pages(pages), page, overwrite=overwrite)
+    if write:
+        _write_classes(report)
+    elif report.inferred:
+        err.print(inferred_in_words(report))
+    if report.problems:
+        raise typer.Exit(1)
 
 
 def _check_pictures(
     folder: Folder, pages: int | Literal["channels"] | None, page: Path | None, *, overwrite: bool
-) -> None:
+) -> Report:
     """Check a folder of pictures; writes the page of what was found into the folder ``page``."""
     from fullyconv.data.bounds import sample_bounds
     from fullyconv.data.check import check_folder, usable_pairs
@@ -83,10 +98,7 @@ def _check_pictures(
             out.print(f"report {write_data_report(written.folder, report, kin, bounds, title=str(folder.root))}")
     if report.folder.note:
         err.print(report.folder.note)
-    if report.inferred:
-        write_inferred_classes(report, folder.root)
-    if report.problems:
-        raise typer.Exit(1)
+    return report
 
 
 def _pages(word: str | None) -> int | Literal["channels"] | None:
@@ -208,18 +220,26 @@ def demo(
     out.print(f"{train} training and {val} validation pictures in {folder}")
 
 
-def write_inferred_classes(report: Report, data: Path) -> None:
-    """Write inferred classes into the data set for the user to edit, or say why not."""
+def inferred_in_words(report: Report) -> str:
+    """Say that classes were inferred, and how to name them."""
+    from fullyconv.data.classes import FILE_NAME
+    from fullyconv.data.matching import listed
+
+    root = report.folder.root
+    how = f"to name them, 'fullyconv data check {shlex.quote(str(root))} --write-classes' writes {root / FILE_NAME}"
+    return f"{len(report.classes)} classes inferred from the masks ({listed(report.classes.names)}): {how}"
+
+
+def _write_classes(report: Report) -> None:
+    """Write inferred classes into the data set for the user to edit; what it states stays as it is."""
     from fullyconv.data.classes import FILE_NAME, write_classes
 
-    try:
-        write_classes(report.classes, data / FILE_NAME)
-    except OSError:
-        err.print(
-            f"{len(report.classes)} classes inferred from the masks; {data} cannot be written to, so no {FILE_NAME}"
-        )
+    if not report.inferred:
+        err.print(f"{report.folder.root} states its classes: nothing is written")
         return
-    err.print(f"{len(report.classes)} classes inferred from the masks: edit their names in {data / FILE_NAME}")
+    place = report.folder.root / FILE_NAME
+    write_classes(report.classes, place)
+    err.print(f"{len(report.classes)} classes inferred from the masks: edit their names in {place}")
 
 
 @app.command("fetch")

@@ -25,7 +25,7 @@ from fullyconv.cli.console import (
     print_warnings,
     stopped_in_words,
 )
-from fullyconv.cli.data import write_inferred_classes
+from fullyconv.cli.data import inferred_in_words
 
 if TYPE_CHECKING:
     from fullyconv.data.pairs import Folder
@@ -148,7 +148,7 @@ def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) ->
         err.print("Training refuses this data set: correct it, or leave the bad pairs out with --skip-problems.")
         raise typer.Exit(1) from None
     if prepared.report.inferred:
-        write_inferred_classes(prepared.report, prepared.report.folder.root)
+        err.print(inferred_in_words(prepared.report))
     print_warnings(prepared.report.warnings)
     if prepared.report.folder.note:
         err.print(prepared.report.folder.note)
