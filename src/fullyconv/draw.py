@@ -152,12 +152,13 @@ def errors(truth: np.ndarray, guess: np.ndarray) -> np.ndarray:
     return painted
 
 
-def palette_image(labels: np.ndarray, classes: ClassSet) -> Image.Image:
+def palette_image(labels: np.ndarray, classes: ClassSet, *, void: bool | None = None) -> Image.Image:
     """Make a palette picture whose pixel values are the mask values of the classes.
 
     Args:
         labels: H x W, 0..C-1; ``VOID`` becomes the value of ignored pixels.
         classes: Whose mask values and colours.
+        void: Whether labels may be ``VOID``, where these are but some rows of them; default: whether they are.
 
     Returns:
         A picture of mode P; with mask values over 255 it is 16-bit grey: PNG palettes end at 256 colours.
@@ -166,7 +167,8 @@ def palette_image(labels: np.ndarray, classes: ClassSet) -> Image.Image:
     7
     """
     values = np.array([*classes.values, classes.ignore_index])
-    if max(classes.values) > 255 or (classes.ignore_index > 255 and (labels < 0).any()):
+    void = bool((labels < 0).any()) if void is None else void
+    if max(classes.values) > 255 or (classes.ignore_index > 255 and void):
         return Image.fromarray(values.astype(np.uint16)[labels])
     picture = Image.fromarray(values.astype(np.uint8)[labels], mode=None)  # VOID, -1, is the last
     table = np.zeros((256, 3), np.uint8)

@@ -36,6 +36,15 @@ def _code(number: int) -> str:
     return f"\\u{number:04x}" if 255 < number < 0xD800 else f"\\x{number & 0xFF:02x}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number with what it counts.
+
+    >>> counted(1, "picture"), counted(2, "picture")
+    ('1 picture', '2 pictures')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class BadFile(ValueError):
     """A file that cannot be used: which, why, and what to do about it."""
 

@@ -133,8 +133,9 @@ def test_broken_files_are_bad_files(tmp_path: Path) -> None:
 def test_pixels_that_hold_nothing(tmp_path: Path) -> None:
     values = COLOURS | 1
     values[20:60, 10:30] = 0
-    tifffile.imwrite(tmp_path / "x.tif", values, tile=(32, 32), photometric="rgb")
-    rows = open_rows(tmp_path / "x.tif", 1, no_data=0.0)
+    tag = [(42113, 2, 1, "0", True)]
+    tifffile.imwrite(tmp_path / "x.tif", values, tile=(32, 32), photometric="rgb", extratags=tag)
+    rows = open_rows(tmp_path / "x.tif", 1)
     assert rows is not None
     rows[10:150, 0:83]
     np.testing.assert_array_equal(rows.empty(10, 150), (values == 0).all(2)[10:])

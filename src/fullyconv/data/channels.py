@@ -12,7 +12,9 @@ import numpy as np
 
 from fullyconv.data.images import SUFFIXES, read_raster
 from fullyconv.data.layout import DEEPEST, Found
+from fullyconv.data.nothing import all_missing
 from fullyconv.data.raster import Raster, colours
+from fullyconv.data.tiff import is_tiff, may_be_hollow
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import CHANNEL_ENDING, Levels
@@ -39,7 +41,7 @@ def read_channels(path: Path, levels: Levels | None, limits: Limits = LIMITS) ->
     first = read_raster(path, pages, limits)
     if levels is None or not levels.beside:
         return first
-    stacked = [_bands(first)]
+    stacked, missing = [_bands(first)], [first.missing]
     for other in channel_files(path, levels.beside):
         raster = read_raster(other, pages, limits)
         if raster.values.shape[:2] != first.values.shape[:2]:
@@ -47,7 +49,19 @@ def read_channels(path: Path, levels: Levels | None, limits: Limits = LIMITS) ->
             raise BadFile(other, "a channel of {}, of a picture of {}".format(*sizes), "save both at one size")
         first = replace(first, bits=max(first.bits, raster.bits), lossy=first.lossy or raster.lossy)
         stacked.append(_bands(raster))
-    return replace(first, values=np.concatenate(stacked, axis=2), kind="bands", palette=None, alpha=None)
+        missing.append(raster.missing)
+    values = np.concatenate(stacked, axis=2)
+    return replace(first, values=values, kind="bands", palette=None, alpha=None, missing=all_missing(missing))
+
+
+def missing_pixels(path: Path, levels: Levels | None = None) -> np.ndarray | None:
+    """Return which pixels of a picture hold nothing, H x W bool, ``None`` where its file does not say so.
+
+    Args:
+        path: A file that was read before: of most of them no pixel is read again.
+        levels: How it was read.
+    """
+    return read_channels(path, levels).missing if is_tiff(path) and may_be_hollow(path) else None
 
 
 def _bands(raster: Raster) -> np.ndarray:

@@ -21,7 +21,7 @@ from fullyconv.data.matching import listed, stated_classes
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.data.raster import COLOURS
 from fullyconv.data.seen import Seen, see
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, counted
 from fullyconv.types import ClassSet, Levels
 
 Result = TypeVar("Result")
@@ -145,6 +145,10 @@ def check_folder(
         report.bad_pairs.add(image)
     report.warnings += [*_several_whites(tally.whites), *_absent_classes(folder, classes, report.splits)]
     report.mean, report.std = tally.mean_and_deviation()
+    if tally.hollow:
+        folder.say(
+            f"{counted(tally.hollow, 'picture')} with pixels of 'no data' or NaN: neither trained on nor scored there"
+        )
     return report
 
 
@@ -172,11 +176,13 @@ class _Tally:
         self._sums, self._count = np.zeros((2, len(report.mean))), 0  # of pixels and of their squares; pixels
         self.copies: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)  # by a digest of their pixels
         self.whites: dict[float, list[Path]] = defaultdict(list)
+        self.hollow = 0  # pictures that hold nothing at some pixel
 
     def take(self, split: str, seen: Seen) -> None:
         """Add one pair of a split."""
         report, image = self._report, seen.pair.image
         report.warnings += seen.warnings
+        self.hollow += seen.missing > 0
         if seen.problem is not None:
             report.problems.append(seen.problem)
             report.bad_pairs.add(image)

@@ -164,7 +164,7 @@ class ClassGuess:
             if len(self._colours) <= MOST_COLOURS:
                 self._colours.update(np.unique(codes).tolist())
             return
-        values = np.unique(raw.values).tolist()
+        values = np.unique(raw.values if raw.missing is None else raw.values[~raw.missing]).tolist()
         if any(not 0 <= value <= MOST_VALUE for value in values):
             return  # a mask that no classes.yaml can describe: named when the pair is read
         self._values.update(values)

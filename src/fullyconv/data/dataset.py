@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from fullyconv.augment import Augmentation, augment, sample_rng
 from fullyconv.data.channels import read_channels
-from fullyconv.data.images import picture_levels, read_image
+from fullyconv.data.images import picture_levels, rgb, warn_of
 from fullyconv.data.masks import RawMask, decode_mask, read_raw_mask
 from fullyconv.data.mat import read_mat
 from fullyconv.data.nyud import with_beside
@@ -22,7 +22,7 @@ from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
 from fullyconv.files import BadFile
 from fullyconv.machine import free_memory
-from fullyconv.types import ClassSet, Preprocess, Sample
+from fullyconv.types import VOID, ClassSet, Preprocess, Sample
 
 TRAINED_ON = "trained_on"  # the note of a model that holds the digests of its training pictures
 DIGITS = 12  # hexadecimal, of each digest: ten thousand pictures against as many collide once in a million times
@@ -37,27 +37,37 @@ def read_sample(pair: Pair, classes: ClassSet) -> Sample:
 
     Returns:
         The image, H x W x 3 uint8 RGB (or of more channels), its labels, H x W int16, and the stem. With pictures
-        beside it H x W x K numbers; with a second task H x W x 2 labels.
+        beside it H x W x K numbers; with a second task H x W x 2 labels. Where the image holds nothing ("no data",
+        NaN), labels are ``VOID``.
 
     Raises:
         BadFile: For a file that cannot be used, a label that is no class, or sizes that differ.
     """
-    image, labels = read_picture(pair), read_labels(pair, classes)
+    image, missing = _read_picture(pair)
+    labels = read_labels(pair, classes)
     if image.shape[:2] != labels.shape:
         raise size_mismatch(pair, image.shape[:2], labels.shape)
     if pair.beside:
         image = with_beside(image, pair)
     if pair.second is not None:
         labels = np.stack([labels, read_labels(pair.second, classes)], axis=2)
+    if missing is not None:
+        labels[missing] = VOID
     return Sample(image, labels, pair.name)
 
 
 def read_picture(pair: Pair) -> np.ndarray:
     """Read a pair's image as its network sees it, H x W x 3 (or more channels) uint8; raises ``BadFile``."""
-    if pair.levels is None and pair.channels == COLOURS:
-        return read_image(pair.image)
+    return _read_picture(pair)[0]
+
+
+def _read_picture(pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read a pair's image, and which of its pixels hold nothing."""
     raster = read_channels(pair.image, pair.levels)
-    return picture_levels(raster, pair.image, pair.levels, pair.channels)
+    if pair.levels is None and pair.channels == COLOURS:
+        warn_of(raster)
+        return rgb(raster, pair.image), raster.missing
+    return picture_levels(raster, pair.image, pair.levels, pair.channels), raster.missing
 
 
 def picture_digest(image: np.ndarray) -> bytes:

@@ -269,7 +269,6 @@ def picture_levels(raster: Raster, path: Path, levels: Levels | None, channels: 
         return levels_of(raster, levels, channels)
     except ValueError as error:
         fix = "take a model of as many bands" if levels is not None else "rescale it to 8 or 16 bit"
-        fix = "write a number where there is none" if "NaN" in str(error) else fix
         raise BadFile(path, str(error), fix) from None
 
 
@@ -296,9 +295,17 @@ def read_image(path: Path | str, limits: Limits = LIMITS) -> np.ndarray:
     """
     path = Path(path)
     raster = read_raster(path, limits=limits)
-    if raster.transparent:
-        warnings.warn(TRANSPARENT, stacklevel=2)
+    warn_of(raster)
     return rgb(raster, path)
 
 
+def warn_of(raster: Raster) -> None:
+    """Warn of what a picture's pixels are taken for that are more or less than colours."""
+    if raster.transparent:
+        warnings.warn(TRANSPARENT, stacklevel=3)
+    if raster.missing is not None and raster.deep:
+        warnings.warn(EMPTY, stacklevel=3)
+
+
 TRANSPARENT = "transparent pixels are taken in their stored colours"
+EMPTY = "pixels that hold nothing ('no data', NaN) are taken as black"

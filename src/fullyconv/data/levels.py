@@ -14,7 +14,6 @@ import numpy as np
 from fullyconv.data.channels import read_channels
 from fullyconv.data.images import PNG_MAGIC
 from fullyconv.data.pairs import Pair
-from fullyconv.data.place import read_place
 from fullyconv.data.raster import COLOURS, Raster, white_level
 from fullyconv.data.tiff import is_tiff
 from fullyconv.files import BadFile
@@ -138,10 +137,8 @@ def _look(path: Path, unfitted: Levels) -> _Look | None:
     channels = channels_of(raster)
     banded = raster.kind == "bands"
     numbers = raster.channels(channels) if banded or channels > COLOURS else raster.values
-    pixels = numbers.reshape(-1, numbers.shape[2])
+    # -9999 at the border of a map would be black, all else white
+    pixels = numbers.reshape(-1, numbers.shape[2]) if raster.missing is None else numbers[~raster.missing]
     sampled = pixels[:: max(1, len(pixels) // SAMPLED)].copy()
-    place = read_place(path)
-    if place is not None and place.no_data is not None:  # -9999 at the border of a map would be black, all else white
-        sampled = sampled[~(sampled == place.no_data).all(1)]
     bits = raster.bits if numbers.dtype.kind in "bu" else 64
     return _Look(channels, sampled, bits, raster.deep or banded, banded)

@@ -24,12 +24,14 @@ class RawMask:
     """A mask as stored, upright.
 
     ``values`` are H x W (indices) or H x W x 3 (colours); ``palette`` is K x 3 uint8 if it has one; ``turned`` the
-    EXIF orientation by which it was turned.
+    EXIF orientation by which it was turned. ``missing``, H x W bool, are pixels that the file calls "no data" (or that
+    are NaN) and whose number no class can have: they are not scored.
     """
 
     values: np.ndarray
     palette: np.ndarray | None = None
     turned: int = 1
+    missing: np.ndarray | None = None
 
 
 def read_raw_mask(path: Path) -> RawMask:
@@ -52,7 +54,11 @@ def read_raw_mask(path: Path) -> RawMask:
         raise BadFile(path, f"a mask of {what}", SAVE_AS_INDEX)
     if raster.kind == "rgb":
         return RawMask(_eight_bits(raster, path), turned=raster.turned)
-    return RawMask(_whole(raster.values[..., 0], path), raster.palette, raster.turned)
+    values, missing = raster.values[..., 0], raster.missing
+    if missing is not None:  # NaN is not among the numbers that are compared
+        missing &= ~((values >= 0) & (values <= MOST_VALUE))
+        values = np.where(missing, values.dtype.type(0), values)
+    return RawMask(_whole(values, path), raster.palette, raster.turned, missing)
 
 
 def _eight_bits(raster: Raster, path: Path) -> np.ndarray:
@@ -102,6 +108,8 @@ def decode_mask(raw: RawMask, classes: ClassSet, path: Path) -> np.ndarray:
     table[list(classes.values)] = np.arange(len(classes))
     labels: np.ndarray = table[np.where(possible, raw.values, 0).astype(np.intp)]
     labels[~possible] = VOID - 1
+    if raw.missing is not None:
+        labels[raw.missing] = VOID
     unknown = np.unique(raw.values[labels < VOID])
     if unknown.size:
         raise _unknown(unknown.tolist(), raw, classes, path)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from fullyconv.data.nothing import NO_DATA
 from fullyconv.types import ClassSet
 
 SCALE, TIEPOINT, TRANSFORM, KEYS, DOUBLES, WORDS = 33550, 33922, 34264, 34735, 34736, 34737
 CARRIED = (SCALE, TIEPOINT, TRANSFORM, KEYS, DOUBLES, WORDS)
-NO_DATA = 42113
 TILE = 512  # pixels of a side
 RASTER_TYPE, GEOGRAPHIC, PROJECTED, UNITS = 1025, 2048, 3072, 3076  # keys of the GeoTIFF standard (OGC 19-008r4)
 POINT = 2  # a pixel's numbers are those of its middle
@@ -35,7 +35,6 @@ class Place:
         degrees: Whether it counts longitude and latitude.
         metre: Metres per unit, where it does not.
         tags: The file's own tags, as they are: code, type, count and value.
-        no_data: The number of pixels that hold nothing.
     """
 
     transform: tuple[float, float, float, float, float, float]
@@ -43,7 +42,6 @@ class Place:
     degrees: bool = False
     metre: float = 1.0
     tags: tuple[tuple[int, int, int, Any], ...] = ()
-    no_data: float | None = None
 
     @property
     def crs(self) -> str | None:
@@ -127,7 +125,6 @@ def read_place(path: Path) -> Place | None:
         degrees=projected is None and geographic is not None,
         metre=METRES.get(keys.get(UNITS, 9001), 1.0),
         tags=carried,
-        no_data=_number(tags.get(NO_DATA, (0, 0, ""))[2]),
     )
 
 
@@ -150,34 +147,6 @@ def _keys(tags: Tags) -> dict[int, int]:
     directory = tags.get(KEYS, (0, 0, ()))[2]
     entries = [directory[start : start + 4] for start in range(4, len(directory) - 3, 4)]
     return {key: value for key, kind, count, value in entries if kind == 0 and count == 1}
-
-
-def _number(text: Any) -> float | None:
-    try:
-        return float(str(text).strip("\x00 "))
-    except ValueError:
-        return None
-
-
-def missing(path: Path, place: Place) -> np.ndarray | None:
-    """Return which pixels of a GeoTIFF hold nothing, H x W bool: all their bands are its number for that.
-
-    Args:
-        path: The file.
-        place: What ``read_place`` said of it.
-
-    Returns:
-        ``None`` where the file has no such number.
-    """
-    if place.no_data is None:
-        return None
-    with tifffile.TiffFile(path) as file:
-        page = file.pages.first
-        numbers = page.asarray()
-        axes = page.axes
-    empty = np.isnan(numbers) if np.isnan(place.no_data) else numbers == place.no_data
-    bands = tuple(index for index, axis in enumerate(axes) if axis not in "YX")
-    return np.asarray(empty.all(bands) if bands else empty)
 
 
 def write_class_tiff(

@@ -39,7 +39,8 @@ class Raster:
     depth of a sample; ``inverted`` says that 0 is white; ``palette`` is K x 3 uint8; ``transparent`` that some pixels
     have an alpha below full;
     ``lossy`` that the file's compression changes numbers; ``turn`` is the EXIF orientation, 1 to 8, by which
-    ``values`` still have to be turned, ``turned`` the one by which they were.
+    ``values`` still have to be turned, ``turned`` the one by which they were. ``missing`` are the pixels that hold
+    nothing, H x W bool, if the file says so; single numbers that are none are NaN.
     """
 
     values: np.ndarray
@@ -52,6 +53,7 @@ class Raster:
     turn: int = 1
     turned: int = 1
     alpha: np.ndarray | None = None
+    missing: np.ndarray | None = None
 
     def upright(self) -> Raster:
         """Turn the pixels as their EXIF orientation says.
@@ -59,13 +61,26 @@ class Raster:
         >>> Raster(np.array([[[1], [2]]]), "grey", turn=6).upright().values[..., 0].tolist()
         [[1], [2]]
         """
-        alpha = None if self.alpha is None else _turned(self.alpha, self.turn)
-        return replace(self, values=_turned(self.values, self.turn), alpha=alpha, turn=1, turned=self.turn)
+        alpha, missing = (None if each is None else _turned(each, self.turn) for each in (self.alpha, self.missing))
+        values = _turned(self.values, self.turn)
+        return replace(self, values=values, alpha=alpha, missing=missing, turn=1, turned=self.turn)
 
     @property
     def deep(self) -> bool:
         """Whether numbers have to be brought to 0..255 by a range."""
         return self.kind in ("grey", "rgb", "bands") and (self.bits > 8 or self.values.dtype.kind not in "bu")
+
+    def filled(self) -> Raster:
+        """Put black where deep numbers are missing: what stands there (-9999, NaN) is no level.
+
+        >>> Raster(np.array([[[np.nan], [7]]]), "grey", 32, missing=np.array([[True, False]])).filled().values.tolist()
+        [[[0.0], [7.0]]]
+        """
+        if self.missing is None or not self.deep:
+            return self
+        numbers = [self.values] if self.alpha is None else [self.values, self.alpha]
+        values, *alpha = (_blackened(each, self.missing) for each in numbers)
+        return replace(self, values=values, alpha=alpha[0] if alpha else None)
 
     def bands(self) -> np.ndarray:
         """Return all numbers of every pixel, alpha among them, H x W x C."""
@@ -78,6 +93,13 @@ class Raster:
         """Return ``bands`` for a network of so many channels: of two bands, the second also stands for the third."""
         numbers = self.bands()
         return numbers[..., [0, 1, 1]] if numbers.shape[2] == 2 and count == COLOURS else numbers
+
+
+def _blackened(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    empty = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, np.bool_)
+    empty |= missing[..., None]
+    black = min(0, values[~empty].min(initial=0))
+    return np.where(empty, values.dtype.type(black), values)
 
 
 def _turned(values: np.ndarray, turn: int) -> np.ndarray:
@@ -102,7 +124,7 @@ def levels_of(raster: Raster, levels: Levels | None, channels: int = COLOURS) ->
     of_each = raster.deep and levels is not None and len(levels.ranges) > 1
     if channels == COLOURS and raster.kind != "bands" and not of_each:
         return colours(raster, levels if raster.deep else None)
-    numbers = raster.channels(channels)
+    numbers = raster.filled().channels(channels)
     if numbers.shape[2] != channels or levels is None:
         wanted = "colours" if channels == COLOURS else f"{channels} bands"
         raise ValueError(f"{numbers.shape[2]} bands of {numbers.dtype}, not {wanted}")
@@ -159,6 +181,7 @@ def colours(raster: Raster, levels: Levels | None = None) -> np.ndarray:
     """
     if raster.kind == "rgb" and raster.values.dtype == np.uint8 and raster.bits == 8 and not raster.inverted:
         return raster.values
+    raster = raster.filled()
     height, width, _ = raster.values.shape
     table = _table(raster, levels)
     picture = np.empty((height, width, 3), np.uint8)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import struct
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from fullyconv.data.images import READERS, TRANSPARENT, orientation, read_image, rgb, unreadable
+from fullyconv.data.images import READERS, orientation, rgb, unreadable, warn_of
+from fullyconv.data.nothing import NO_DATA, no_data
 from fullyconv.data.png import BLOCK_BYTES, chunks, inflated
 from fullyconv.data.raster import Kind, Raster
-from fullyconv.data.tiff import check_page, is_tiff, only_page, raster_of
+from fullyconv.data.tiff import check_page, is_tiff, mask_page, only_page, outside, raster_of
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
@@ -42,13 +42,13 @@ class Rows:
         path: The file.
         size: Its height and width.
         blocks: Decodes it.
-        no_data: The number of pixels that hold nothing, if any: all their channels.
+        holes: Whether the file says which pixels hold nothing.
 
     ``picture[first:last, left:right]`` reads rows, and remembers those from ``first`` on; going back reads anew.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], blocks: Blocks, *, no_data: float | None = None) -> None:
-        self.path, self.shape, self.no_data = path, (*size, 3), no_data
+    def __init__(self, path: Path, size: tuple[int, int], blocks: Blocks, *, holes: bool = False) -> None:
+        self.path, self.shape, self.holes = path, (*size, 3), holes
         self._decode = blocks
         self._blocks: Iterator[tuple[int, Raster]] | None = None
         self._held: list[tuple[int, Any, Any]] = []  # first row, colours, which hold nothing
@@ -64,7 +64,7 @@ class Rows:
 
     def empty(self, first: int, last: int) -> np.ndarray | None:
         """Return which pixels of rows that are held hold nothing, h x W bool; ``None`` where the file cannot say."""
-        return None if self.no_data is None else self._stacked(1, first, last)
+        return self._stacked(1, first, last) if self.holes else None
 
     def _stacked(self, which: int, first: int, last: int) -> np.ndarray:
         parts: list[Any] = [
@@ -89,21 +89,19 @@ class Rows:
                 raise
             except Exception as error:  # decoders raise many kinds for broken files
                 raise error if isinstance(error, BadFile) else unreadable(self.path, error) from None
-            if raster.transparent:
-                warnings.warn(TRANSPARENT, stacklevel=2)
-            nothing = None if self.no_data is None else (raster.values == self.no_data).all(2)
+            warn_of(raster)
+            nothing = raster.missing if raster.missing is not None else np.zeros(raster.values.shape[:2], np.bool_)
             if start + len(raster.values) > first:
                 self._held.append((start, rgb(raster, self.path), nothing))
 
 
-def open_rows(path: Path, budget: int, *, per_pixel: int = 16, no_data: float | None = None) -> Rows | None:
+def open_rows(path: Path, budget: int, *, per_pixel: int = 16) -> Rows | None:
     """Open a picture that is too large to be read whole.
 
     Args:
         path: The file.
         budget: Bytes that a picture, its labels and what is made of them may take.
         per_pixel: Bytes that they take, per pixel.
-        no_data: See ``Rows``.
 
     Returns:
         The picture; ``None`` where it fits, and for what is no picture.
@@ -120,14 +118,14 @@ def open_rows(path: Path, budget: int, *, per_pixel: int = 16, no_data: float | 
     if size[0] * size[1] > LIMITS.streamed_pixels:
         raise BadFile(path, f"{size[1]} x {size[0]} pixels", LIMITS.remedy("streamed_pixels"))
     try:
-        blocks = _tiff_blocks(path) if is_tiff(path) else _png_blocks(path, size)
+        blocks, holes = _tiff_blocks(path) if is_tiff(path) else (_png_blocks(path, size), False)
     except Exception as error:
         raise unreadable(path, error) from None
     if blocks is None:
         needed = f"{size[0] * size[1] * per_pixel / 2**30:.1f} GiB"
         what = f"{size[1]} x {size[0]} pixels, read as a whole, take {needed}; it may have {budget >> 20} MiB"
         raise BadFile(path, what, CONVERT)
-    return Rows(path, size, blocks, no_data=no_data)
+    return Rows(path, size, blocks, holes=holes)
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
@@ -147,33 +145,48 @@ def picture_size(path: Path) -> tuple[int, int] | None:
         return picture.height, picture.width
 
 
-def _tiff_blocks(path: Path) -> Blocks | None:
-    """Return what decodes a TIFF file, strip by strip or tiles side by side."""
+def _tiff_blocks(path: Path) -> tuple[Blocks | None, bool]:
+    """Return what decodes a TIFF file, strip by strip or tiles side by side; and whether it says what holds nothing."""
     from tifffile import TiffFile
 
     with TiffFile(path, _multifile=False) as file:
         page = only_page(file)
         check_page(page, file, pixels=LIMITS.streamed_pixels)
         if page.dtype != np.uint8 or page.bitspersample != 8 or page.tags.valueof(ORIENTATION, 1) != 1:
-            return None
+            return None, False
         segment = page.tilelength * page.imagewidth if page.is_tiled else page.rowsperstrip * page.imagewidth
         if segment > LIMITS.pixels:
-            return None  # in one strip
+            return None, False  # in one strip
+        mask = mask_page(page, file, pixels=LIMITS.streamed_pixels)
+        holes = mask is not None or no_data(page.tags.valueof(NO_DATA)) is not None
 
     def blocks(first: int) -> Iterator[tuple[int, Raster]]:
         with TiffFile(path, _multifile=False) as file:
             page = only_page(file)
-            high = page.tilelength if page.is_tiled else page.rowsperstrip
+            mask, high = mask_page(page, file, pixels=LIMITS.streamed_pixels), _rows_of_segment(page)
             for row in range(first // high, -(-page.imagelength // high)):
-                yield row * high, raster_of(page, _tiff_row(page, file, row, high))
+                raster = raster_of(page, _tiff_row(page, file, row, high))
+                yield row * high, raster if mask is None else outside(raster, _mask_rows(mask, file, row * high, high))
 
-    return blocks
+    return blocks, holes
+
+
+def _rows_of_segment(page: TiffPage) -> int:
+    return int(page.tilelength if page.is_tiled else page.rowsperstrip)
+
+
+def _mask_rows(mask: TiffPage, file: TiffFile, top: int, count: int) -> np.ndarray:
+    """Decode some rows of a mask, whose segments may be of another size than the picture's: h x W."""
+    high, bottom = _rows_of_segment(mask), min(top + count, mask.imagelength)
+    rows = range(top // high, -(-bottom // high))
+    found = np.concatenate([_tiff_row(mask, file, row, high) for row in rows])
+    return found[top - rows[0] * high : bottom - rows[0] * high, :, 0]
 
 
 def _tiff_row(page: TiffPage, file: TiffFile, row: int, high: int) -> np.ndarray:
     """Decode the segments of a row of tiles, or a strip: h x W x C."""
     height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
-    found = np.zeros((min(high, height - row * high), width, samples), np.uint8)
+    found = np.full((min(high, height - row * high), width, samples), page.nodata, np.uint8)
     wide = page.tilewidth if page.is_tiled else width
     across, down = -(-width // wide), -(-height // high)
     planes = samples if page.planarconfig == 2 else 1
@@ -185,7 +198,7 @@ def _tiff_row(page: TiffPage, file: TiffFile, row: int, high: int) -> np.ndarray
             data = file.filehandle.read(page.databytecounts[index])
             decoded = page.decode(data, index, **options)[0] if data else None
             if decoded is None:
-                continue  # left out by its writer: zeros
+                continue  # left out by its writer: "no data", or zeros
             piece = np.asarray(decoded)[0, : len(found), : width - column * wide]
             channels = slice(plane, plane + 1) if planes > 1 else slice(None)
             found[: len(piece), column * wide : column * wide + piece.shape[1], channels] = piece
@@ -262,8 +275,3 @@ def _png_lines(file: BinaryIO, height: int, line: int) -> Iterator[np.ndarray]:
             above = found[-1].copy()
             done += count
             yield found
-
-
-def read_or_open(path: Path, budget: int, *, no_data: float | None = None) -> np.ndarray | Rows:
-    """Read a picture, or open it for reading by rows where it is too large for that."""
-    return open_rows(path, budget, no_data=no_data) or read_image(path)

@@ -14,7 +14,7 @@ from fullyconv.data.masks import RawMask
 from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS, Raster, white_level
 from fullyconv.files import BadFile
-from fullyconv.types import ClassSet
+from fullyconv.types import VOID, ClassSet
 
 MOST_BEYOND = 0.05  # of a picture's numbers outside the range that was fitted, without a word
 
@@ -28,6 +28,7 @@ class Seen:
     size: tuple[int, int] = (0, 0)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     void: int = 0
+    missing: int = 0  # pixels of the image that hold nothing
     sums: np.ndarray = field(default_factory=lambda: np.zeros((2, 3)))  # of pixels and of their squares
     digest: bytes = b""  # of the image
     both: str = ""  # of image and labels
@@ -43,7 +44,8 @@ def see(pair: Pair, classes: ClassSet) -> Seen:
     except BadFile as bad:
         return Seen(pair, bad)
     digest = picture_digest(image)
-    seen = Seen(pair, digest=digest, white=_white(raster, pair), warnings=_warnings(raster, pair))
+    missing = 0 if raster.missing is None else int(raster.missing.sum())
+    seen = Seen(pair, digest=digest, white=_white(raster, pair), missing=missing, warnings=_warnings(raster, pair))
     try:
         raw = read_stored(pair)
         labels = labels_of(raw, pair, classes)
@@ -52,6 +54,12 @@ def see(pair: Pair, classes: ClassSet) -> Seen:
     problem = _misfit(pair, raster, raw, labels)
     if problem is not None and image.shape[:2] != labels.shape:
         return replace(seen, problem=problem)
+    if raster.missing is not None:
+        labels[raster.missing] = VOID
+        if problem is None and raster.missing.all():
+            problem = BadFile(
+                pair.image, "holds nothing but 'no data'", "remove the pair: nothing can be learnt from it"
+            )
     if problem is None and (labels < 0).all():
         problem = BadFile(
             pair.mask, "all pixels are void", "label it, or remove the pair: nothing can be learnt from it"
@@ -68,14 +76,16 @@ def _white(raster: Raster, pair: Pair) -> float:
     """Return the number that was taken for white; 255 where there was no choice."""
     if not raster.deep:
         return 255.0
-    return white_level(raster.values, raster.bits) if pair.levels is None else pair.levels.ranges[0][1]
+    return white_level(raster.filled().values, raster.bits) if pair.levels is None else pair.levels.ranges[0][1]
 
 
 def _warnings(raster: Raster, pair: Pair) -> tuple[BadFile, ...]:
     if pair.levels is not None and raster.deep:
         numbers = raster.values if len(pair.levels.ranges) == 1 else raster.channels(pair.channels)
+        if raster.missing is not None:
+            numbers = numbers[~raster.missing]
         low, high = np.array(pair.levels.ranges).T
-        beyond = float(((numbers < low) | (numbers > high)).mean())
+        beyond = float(((numbers < low) | (numbers > high)).mean()) if numbers.size else 0.0
         if beyond > MOST_BEYOND:
             what = f"{beyond:.0%} of its numbers lie beyond the range of the training pictures and are cut off"
             return (BadFile(pair.image, what, "save it on their scale if it is of another camera"),)

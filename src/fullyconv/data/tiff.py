@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import numpy as np
 
 from fullyconv.data.encoded import HEAD, JPEGS, LERC, PICTURES, claimed_size, lossy
+from fullyconv.data.nothing import NO_DATA, all_missing, hollow, no_data
 from fullyconv.data.raster import UPRIGHT, Kind, Raster, Refused
 from fullyconv.limits import LIMITS, Limits
 
@@ -48,6 +49,17 @@ def is_tiff(path: Path) -> bool:
     """Return whether a file begins as TIFF or BigTIFF files do."""
     with path.open("rb") as file:
         return file.read(4) in MAGIC
+
+
+def may_be_hollow(path: Path) -> bool:
+    """Return whether a TIFF file may have pixels that hold nothing, as far as its header says."""
+    from tifffile import TiffFile
+
+    with TiffFile(path, _multifile=False) as file:
+        return any(
+            page.is_mask or NO_DATA in page.tags or (page.dtype is not None and page.dtype.kind == "f")
+            for page in _listed(file)
+        )
 
 
 def read_tiff(path: Path, pages: int | Literal["channels"] | None = None, limits: Limits = LIMITS) -> Raster:
@@ -120,24 +132,52 @@ def _stacked(file: TiffFile, full: list[TiffPage], pages: int | Literal["channel
         if not series.axes.endswith("YX") or series.nbytes > MOST_BYTES * limits.pixels:
             raise Refused(f"a stack along {series.axes}", "save it as pages of one channel")
         planes = series.asarray(maxworkers=1).reshape(-1, *series.shape[-2:])
-        if isinstance(pages, int):
-            return replace(first, values=planes[pages][..., None])
-        rasters = [replace(first, values=plane[..., None]) for plane in planes]
+        chosen = planes[pages : pages + 1] if isinstance(pages, int) else planes
+        found = [hollow(plane[..., None], None) for plane in chosen]
+        rasters = [replace(first, values=values, missing=missing) for values, missing in found]
     else:
         total = sum(page.size * (1 if page.dtype is None else page.dtype.itemsize) for page in full)
         if total > MOST_BYTES * limits.pixels:
             raise Refused(f"{total} bytes of numbers", limits.remedy("pixels"))
         rasters = [_read_page(page, file, limits) for page in full]
     first = rasters[0]
+    if pages != "channels":
+        return first
     if len({(each.values.shape, each.values.dtype, each.inverted) for each in rasters}) > 1:
         raise Refused("pages of several sizes or types", "choose one page, or save them alike")
     stacked = np.concatenate([each.bands() for each in rasters], axis=2)
-    return Raster(stacked, "bands", first.bits, inverted=first.inverted, lossy=first.lossy, turn=first.turn)
+    missing = all_missing([each.missing for each in rasters])
+    return Raster(
+        stacked, "bands", first.bits, inverted=first.inverted, lossy=first.lossy, turn=first.turn, missing=missing
+    )
 
 
 def _read_page(page: TiffPage, file: TiffFile, limits: Limits) -> Raster:
     check_page(page, file, limits)
-    return raster_of(page, _in_order(page.asarray(maxworkers=1), page.axes))
+    raster = raster_of(page, _in_order(page.asarray(maxworkers=1), page.axes))
+    mask = mask_page(page, file, limits)
+    return raster if mask is None else outside(raster, mask.asarray(maxworkers=1))
+
+
+def outside(raster: Raster, mask: np.ndarray) -> Raster:
+    """Let pixels hold nothing where a mask, H x W, is 0."""
+    missing = mask == 0 if raster.missing is None else (mask == 0) | raster.missing
+    return replace(raster, missing=missing)
+
+
+def mask_page(page: TiffPage, file: TiffFile, limits: Limits = LIMITS, *, pixels: int | None = None) -> TiffPage | None:
+    """Return the page behind a picture that says which of its pixels hold something, as GDAL writes them.
+
+    Raises:
+        Refused: As ``check_page`` does.
+    """
+    behind = (each for each in _listed(file) if each.offset != page.offset)
+    for each in behind:
+        same = (each.imagelength, each.imagewidth) == (page.imagelength, page.imagewidth)
+        if each.is_mask and not each.is_reduced and same and each.samplesperpixel == 1:
+            _check_coding(each, file, limits.pixels if pixels is None else pixels, limits)
+            return each
+    return None
 
 
 def check_page(page: TiffPage, file: TiffFile, limits: Limits = LIMITS, *, pixels: int | None = None) -> None:
@@ -160,14 +200,19 @@ def check_page(page: TiffPage, file: TiffFile, limits: Limits = LIMITS, *, pixel
     segment = page.tilewidth * page.tilelength if page.is_tiled else page.rowsperstrip * width
     if height * width > pixels or (page.is_tiled and segment > limits.pixels):
         raise Refused(f"{width} x {height} pixels", limits.remedy("pixels"))
-    if page.compression not in COMPRESSIONS:
-        raise Refused(f"compression {_named('COMPRESSION', page.compression)}", DEFLATE)
-    if page.compression == LERC and any(page.tags.valueof(LERC_PARAMETERS, (0, 0))[1:]):
-        raise Refused("compression LERC and another over it", DEFLATE)
     if page.photometric not in KINDS:
         raise Refused(f"colours of kind {_named('PHOTOMETRIC', page.photometric)}", "save it as grey or RGB")
     if page.photometric == 6 and page.compression not in JPEGS:
         raise Refused("YCbCr without JPEG", "save it as RGB")
+    _check_coding(page, file, pixels, limits)
+
+
+def _check_coding(page: TiffPage, file: TiffFile, pixels: int, limits: Limits) -> None:
+    """Refuse compressions and numbers that are not read, and files that end too early."""
+    if page.compression not in COMPRESSIONS:
+        raise Refused(f"compression {_named('COMPRESSION', page.compression)}", DEFLATE)
+    if page.compression == LERC and any(page.tags.valueof(LERC_PARAMETERS, (0, 0))[1:]):
+        raise Refused("compression LERC and another over it", DEFLATE)
     _check_samples(page, file, pixels, limits)
     _check_segments(page, file)
 
@@ -248,6 +293,7 @@ def raster_of(page: TiffPage, values: np.ndarray) -> Raster:
         kind = "rgb"  # three bands that are not said to be colours: R, G, B, as every viewer takes them
     if values.dtype == np.bool_:
         values = values.view(np.uint8)
+    values, missing = hollow(values, no_data(page.tags.valueof(NO_DATA)))
     usual = CHANNELS[kind]
     extra = found - usual
     has_alpha = extra == 1 and page.extrasamples[-1:] in [(code,) for code in ALPHA]
@@ -268,6 +314,7 @@ def raster_of(page: TiffPage, values: np.ndarray) -> Raster:
         lossy=_lossy(page),
         turn=turn if isinstance(turn, int) and turn in UPRIGHT else 1,
         alpha=alpha,
+        missing=missing,
     )
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fullyconv.data.place import Place, missing, read_place, write_class_tiff
+from fullyconv.data.channels import missing_pixels
+from fullyconv.data.place import Place, read_place, write_class_tiff
 from fullyconv.files import BadFile, whole_file, write_text
 from fullyconv.outputs import Outputs
 from fullyconv.predict.large import Draft
@@ -24,7 +25,7 @@ from fullyconv.predict.work import Task
 from fullyconv.regions import Polygon, simplify, trace
 from fullyconv.regions.documents import Coco, collection, feature, geojson, labelme, yolo, yolo_classes
 from fullyconv.regions.joining import TooManyRegions, trace_rows
-from fullyconv.types import VOID, ClassSet
+from fullyconv.types import VOID, ClassSet, Levels
 
 TOOLS = ("coco", "yolo", "labelme")
 MAP = "_classes.tif"  # of pictures that lie somewhere
@@ -89,19 +90,32 @@ class Written:
         classes: What labels mean.
         outputs: The folder.
         tasks: All pictures.
+        levels: How they are read.
     """
 
-    def __init__(self, beside: Beside, classes: ClassSet, outputs: Outputs, tasks: Sequence[Task]) -> None:
+    def __init__(
+        self, beside: Beside, classes: ClassSet, outputs: Outputs, tasks: Sequence[Task], levels: Levels | None = None
+    ) -> None:
         self._beside, self._classes, self._outputs = beside, classes, outputs
         self._images = {outputs.folder / task.target: task.image for task in tasks}
-        self._coco = Coco(classes)
+        self._coco, self._levels = Coco(classes), levels
         self._rows: list[dict[str, Any]] = []
+
+    def without_nothing(self, prediction: Prediction, target: Path) -> Prediction:
+        """Return a prediction whose labels are void where the picture holds nothing."""
+        image = self._images[target]
+        empty = missing_pixels(image, self._levels)
+        if empty is None or not empty.any():
+            return prediction
+        labels = prediction.labels
+        if empty.shape != labels.shape:
+            raise BadFile(image, f"its no-data pixels are {empty.shape}, its picture {labels.shape}", "save it anew")
+        return replace(prediction, labels=np.where(empty, VOID, labels.astype(np.int32)))
 
     def write(self, prediction: Prediction, target: Path) -> None:
         """Write what is wanted of one picture."""
-        image = self._images[target]
+        image, labels = self._images[target], prediction.labels
         place = read_place(image)
-        labels = prediction.labels if place is None else _with_nothing(prediction.labels, image, place)
         beside, classes = self._beside, self._classes
         if place is not None:
             table = np.array([*classes.values, classes.ignore_index])
@@ -196,16 +210,6 @@ def _measured(polygons: Iterator[Polygon], areas: Areas | None) -> Iterator[Poly
             if areas.regions > MOST_REGIONS:
                 raise TooManyRegions(f"has over {MOST_REGIONS} regions, more than a table of areas is made of")
         yield each
-
-
-def _with_nothing(labels: np.ndarray, image: Path, place: Place) -> np.ndarray:
-    """Return labels that are void where the picture holds nothing."""
-    empty = missing(image, place)
-    if empty is None or not empty.any():
-        return labels
-    if empty.shape != labels.shape:
-        raise BadFile(image, f"its no-data pixels are {empty.shape}, its picture {labels.shape}", "save it anew")
-    return np.where(empty, VOID, labels.astype(np.int32))
 
 
 def area_rows(

@@ -224,7 +224,7 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
     per_pixel = BYTES_PER_PIXEL + (2 * len(segmenter.classes) if probabilities else 0)
     extras = (".npz",) * probabilities + ("_entropy.png", "_spread.png") * isinstance(segmenter, Doubter)
     outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)
-    written = Written(beside, segmenter.classes, outputs, tasks)
+    written = Written(beside, segmenter.classes, outputs, tasks, segmenter.preprocess.levels)
     asked = [*beside.asked(probabilities=probabilities), *(["--uncertainty"] * isinstance(segmenter, Doubter))]
     by_rows = ByRows(segmenter, outputs, tasks, asked)
 
@@ -234,6 +234,7 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
             written.write_large(prediction, target)
             prediction.remove()  # now that nothing is made of it any more
             return mask
+        prediction = written.without_nothing(prediction, target)
         mask = write_prediction(prediction, target, legend=beside.legend)
         written.write(prediction, target)
         return mask
@@ -280,9 +281,7 @@ class ByRows:
         if found is None:
             return self._segmenter.pixels(task.image)
         refuse_beside(found, *self._refused)
-        place = read_place(task.image)
-        self._places[task.target.as_posix()] = place
-        found.no_data = None if place is None else place.no_data
+        self._places[task.target.as_posix()] = read_place(task.image)
         return found
 
     def predict(self, rows: Rows) -> Draft:

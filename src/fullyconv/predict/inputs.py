@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv.data.channels import read_channels
-from fullyconv.data.images import from_pillow, orientation, picture_levels, read_image
+from fullyconv.data.images import from_pillow, orientation, picture_levels, read_image, warn_of
 from fullyconv.data.raster import COLOURS, Raster, levels_of
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS, Limits
@@ -114,6 +114,7 @@ def _from_file(path: Path, preprocess: Preprocess, channels: int, limits: Limits
     if preprocess.levels is None:
         raise ValueError(f"this network takes an H x W x {channels} array (RGB, then its other channels), not a file")
     raster = read_channels(path, preprocess.levels, limits)
+    warn_of(raster)
     return picture_levels(raster, path, preprocess.levels, channels)
 
 

@@ -106,10 +106,14 @@ class Draft:
         rows = max(1, BAND_PIXELS // width)
         for first in range(0, height, rows):
             last = min(first + rows, height)
-            labels = self.get("labels", first, last).astype(np.int32)
-            if self.holes:
-                labels[~self.get("data", first, last)] = VOID
-            yield labels
+            yield self.labels(first, last)
+
+    def labels(self, first: int, last: int, *, step: int = 1) -> np.ndarray:
+        """Read rows of labels, or every ``step``-th, h x W int32: void where the picture holds nothing."""
+        labels = self.get("labels", first, last, step=step).astype(np.int32)
+        if self.holes:
+            labels[~self.get("data", first, last, step=step)] = VOID
+        return labels
 
     def settle(self) -> None:
         """Bring what was written to the disk."""
@@ -165,7 +169,7 @@ def label_large(segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path
         raise ValueError(f"{rows.shape[1]} x {rows.shape[0]} pixels are labelled in bands, by the network alone")
     height, width = rows.shape[:2]
     kind = np.min_scalar_type(len(segmenter.classes) - 1)
-    draft = Draft(outputs.folder, target.as_posix(), (height, width), kind, rows.no_data is not None)
+    draft = Draft(outputs.folder, target.as_posix(), (height, width), kind, rows.holes)
     key = _key(segmenter, rows)
     noted = outputs.noted(draft.part("labels"))
     done = int(noted.get("rows", 0)) if noted.get("key") == key and _whole(draft) else 0
@@ -192,7 +196,7 @@ def _whole(draft: Draft) -> bool:
 def _key(segmenter: Segmenter, rows: Rows) -> str:
     """Return what changes with the picture, the model and the arithmetic."""
     found = rows.path.stat()
-    facts = [str(rows.path.resolve()), found.st_size, found.st_mtime_ns, *rows.shape, rows.no_data]
+    facts = [str(rows.path.resolve()), found.st_size, found.st_mtime_ns, *rows.shape, rows.holes]
     facts += [weights_sum(segmenter.network), segmenter.prepared().engine.precision, repr(segmenter.preprocess)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -211,11 +215,15 @@ def write_large(draft: Draft, target: Path, classes: ClassSet, place: Place | No
         The path of ``STEM.png``.
     """
     height, step = draft.size[0], draft.step
+
+    def rows(first: int, last: int) -> Image.Image:
+        return palette_image(draft.labels(first, last), classes, void=draft.holes)
+
     mask = target.with_name(target.name + ".png")
     with whole_file(mask) as path, path.open("wb") as file:
-        write_png(file, draft.size, lambda first, last: palette_image(draft.get("labels", first, last), classes))
+        write_png(file, draft.size, rows)
     with whole_file(target.with_name(target.name + "_overlay.jpg")) as path:
-        few = draft.get("labels", 0, height, step=step)[:, ::step]
+        few = draft.labels(0, height, step=step)[:, ::step]
         shown = overlay(draft.get("view", 0, -(-height // step)), few, classes)
         Image.fromarray(with_legend(shown, classes) if legend else shown).save(path, "JPEG", quality=90)
     if place is not None:
@@ -232,9 +240,7 @@ def _tiles(draft: Draft, table: np.ndarray) -> Iterator[np.ndarray]:
     height, width = draft.size
     for top in range(0, height, TILE):
         bottom = min(top + TILE, height)
-        values = table[draft.get("labels", top, bottom)]
-        if draft.holes:
-            values[~draft.get("data", top, bottom)] = table[-1]
+        values = table[draft.labels(top, bottom)]
         for left in range(0, width, TILE):
             tile = np.zeros((TILE, TILE), table.dtype)
             piece = values[:, left : left + TILE]

@@ -1,0 +1,146 @@
+"""Pixels of "no data" and NaN: filled where they are read, not trained on, not scored, not labelled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from fullyconv.data.channels import missing_pixels
+from fullyconv.data.check import check_folder
+from fullyconv.data.dataset import read_sample
+from fullyconv.data.folder import open_folder
+from fullyconv.data.images import read_image, read_raster
+from fullyconv.data.masks import decode_mask, read_raw_mask
+from fullyconv.data.rows import open_rows
+from fullyconv.networks import build
+from fullyconv.predict.beside import Beside
+from fullyconv.predict.folder import find_images, predict_files
+from fullyconv.predict.image import Segmenter
+from fullyconv.types import VOID, ClassSet, Levels, Preprocess
+
+HOLE = np.zeros((20, 30), np.bool_)
+HOLE[:6, 3:20] = True
+HOLES = [  # type of the numbers, what stands in the hole, GDAL's tag
+    (np.float32, np.nan, None),
+    (np.float32, np.nan, "nan"),
+    (np.float32, np.inf, None),
+    (np.float64, -np.inf, None),
+    (np.float32, -9999, "-9999"),
+    (np.float32, np.float32(-3.4e38), "-3.4e+38"),
+    (np.float32, -np.finfo(np.float32).max, "-3.4028234663852886e+38"),
+    (np.float64, -np.finfo(np.float64).max, "-1.7976931348623157e+308"),
+    (np.int16, -9999, "-9999"),
+    (np.uint16, 65535, "65535"),
+    (np.int64, -(2**63), "-9223372036854775808"),
+]
+
+
+def write(path: Path, numbers: np.ndarray, tag: str | None = None) -> None:
+    path.parent.mkdir(exist_ok=True)
+    extra = [] if tag is None else [(42113, 2, len(tag) + 1, tag, True)]
+    layout = {"planarconfig": "contig"} if numbers.ndim == 3 and numbers.shape[2] > 1 else {}
+    tifffile.imwrite(path, numbers, photometric="minisblack", extratags=extra, **layout)
+
+
+@pytest.mark.parametrize(("kind", "filler", "tag"), HOLES)
+def test_what_holds_nothing_is_neither_trained_nor_scored_nor_in_the_range(
+    tmp_path: Path, kind: type, filler: float, tag: str | None
+) -> None:
+    rng, classes = np.random.default_rng(0), ClassSet(("low", "high"))
+    for index in range(3):
+        whole = rng.integers(1100, 1900, (20, 30, 1)).astype(kind)
+        numbers = whole.copy()
+        numbers[HOLE] = filler
+        write(tmp_path / "images" / f"{index}.tif", numbers, tag)
+        write(tmp_path / "masks" / f"{index}.tif", (whole[..., 0] > 1500).astype(np.uint8))
+    report = check_folder(open_folder(tmp_path), classes)
+    assert (report.problems, report.warnings) == ([], [])
+    assert "3 pictures with pixels of 'no data' or NaN" in report.folder.note
+    assert report.levels is not None
+    assert 1090 < report.levels.ranges[0][0] < report.levels.ranges[0][1] < 1910
+    assert report.splits["all"].void == 3 * HOLE.sum()
+    sample = read_sample(report.folder.splits["all"][2], classes)
+    assert np.array_equal(sample.labels < 0, HOLE)
+    assert (sample.image[HOLE] == 0).all()
+    assert np.array_equal(sample.image[~HOLE], report.levels(whole)[~HOLE].repeat(3, 1))
+    with pytest.warns(UserWarning, match="hold nothing"):
+        alone = read_image(tmp_path / "images" / "2.tif")  # by its own white, which is 4095
+    assert np.array_equal(alone[~HOLE], Levels(((0, 4095),))(whole)[~HOLE].repeat(3, 1))
+
+
+def test_single_bands_without_a_number_leave_the_pixel(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).uniform(0.2, 0.9, (20, 30, 5)).astype(np.float32)
+    numbers[..., 1][HOLE] = np.nan
+    numbers[0, 0] = np.nan
+    write(tmp_path / "images" / "a.tif", numbers)
+    write(tmp_path / "masks" / "a.tif", np.ones((20, 30), np.uint8))
+    report = check_folder(open_folder(tmp_path), ClassSet(("no", "yes")))
+    assert all(0 <= low < 0.25 and 0.85 < high <= 1 for low, high in report.levels.ranges)  # type: ignore[union-attr]
+    sample = read_sample(report.folder.splits["all"][0], ClassSet(("no", "yes")))
+    assert np.argwhere(sample.labels == VOID).tolist() == [[0, 0]]
+    assert (sample.image[HOLE][:, 1] == 0).all()
+    assert (sample.image[HOLE][:, 0] > 0).all()
+
+
+def test_a_picture_of_nothing_else_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "a.tif", np.full((8, 8), np.nan, np.float32))
+    write(tmp_path / "masks" / "a.tif", np.zeros((8, 8), np.uint8))
+    report = check_folder(open_folder(tmp_path), ClassSet(("no", "yes")))
+    assert [problem.what for problem in report.problems] == ["holds nothing but 'no data'"]
+
+
+@pytest.mark.parametrize(("filler", "tag"), [(np.nan, None), (-9999, "-9999"), (-1, "-1")])
+def test_masks_hold_no_class_where_they_say_so(tmp_path: Path, filler: float, tag: str | None) -> None:
+    write(tmp_path / "m.tif", np.where(HOLE, filler, 1).astype(np.float32), tag)
+    labels = decode_mask(read_raw_mask(tmp_path / "m.tif"), ClassSet(("no", "yes")), tmp_path / "m.tif")
+    assert np.array_equal(labels, np.where(HOLE, VOID, 1))
+
+
+def test_a_class_that_a_mask_calls_no_data_stays_one(tmp_path: Path) -> None:
+    """GIS programs write 0, the background, as "no data" of the maps that they make of outlines."""
+    write(tmp_path / "m.tif", (~HOLE).astype(np.uint8), "0")
+    labels = decode_mask(read_raw_mask(tmp_path / "m.tif"), ClassSet(("no", "yes")), tmp_path / "m.tif")
+    assert np.array_equal(labels, ~HOLE)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_mask_inside_a_geotiff_says_what_holds_nothing(tmp_path: Path, tiled: bool) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.default_rng(0).integers(0, 255, (3, 90, 70), np.uint8)
+    inside = np.ones((90, 70), np.bool_)
+    inside[30:65, 11:50] = False
+    options = {"tiled": True, "blockxsize": 32, "blockysize": 16} if tiled else {"blockysize": 7}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            tmp_path / "a.tif", "w", driver="GTiff", height=90, width=70, count=3, dtype="uint8", **options
+        ) as file,
+    ):
+        file.write(values)
+        file.write_mask(inside)
+    missing = missing_pixels(tmp_path / "a.tif")
+    assert missing is not None
+    assert np.array_equal(missing, ~inside)
+    rows = open_rows(tmp_path / "a.tif", 1)
+    assert rows is not None
+    for first, last in ((0, 40), (33, 71), (60, 90)):
+        assert np.array_equal(rows[first:last, 0:70], values.transpose(1, 2, 0)[first:last])
+        assert np.array_equal(rows.empty(first, last), ~inside[first:last])
+
+
+def test_predictions_leave_out_what_holds_nothing(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).uniform(0, 1, (20, 30)).astype(np.float32)
+    numbers[HOLE] = np.nan
+    write(tmp_path / "in" / "a.tif", numbers)
+    network, classes = build("fcn1s-spectral2", 2, channels=3), ClassSet(("class_0", "class_1"))
+    network.heads[0].bias.data[1] = 1e6
+    segmenter = Segmenter(network, classes=classes, preprocess=Preprocess(), device="cpu")
+    tasks = find_images([tmp_path / "in"])
+    with pytest.warns(UserWarning, match="hold nothing"):
+        done = [*predict_files(segmenter, tasks, tmp_path / "out", beside=Beside(areas=True))]
+    assert [outcome.problem for outcome in done] == [None]
+    assert np.array_equal(read_raster(tmp_path / "out" / "a.png").values[..., 0], np.where(HOLE, 255, 1))
+    assert f"a,class_1,0,{(~HOLE).sum()}," in (tmp_path / "out" / "areas.csv").read_text()
