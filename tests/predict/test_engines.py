@@ -20,6 +20,7 @@ from fullyconv.networks.heads import TwoHeads
 from fullyconv.networks.trunks.resnet import ResNet18
 from fullyconv.predict.engines import PyTorchEngine, Snapshot
 from fullyconv.predict.onednn import PackedConvolution
+from fullyconv.predict.packed import pack
 from fullyconv.surgery.trunk import Trunk
 from fullyconv.trace.operations import row_of
 from fullyconv.trace.positions import Given
@@ -198,6 +199,20 @@ def test_activations_behind_a_convolution(layer: nn.Module, kind: torch.dtype) -
         packed = PackedConvolution(conv, conv.weight, conv.bias, kind, row.fused(Given((), {}, layer)))
         found, expected = packed(image), layer(conv(image))
     torch.testing.assert_close(found.float(), expected, rtol=0, atol=1e-5 if kind == torch.float32 else 0.02)
+
+
+def test_convolutions_behind_a_padding_by_size_are_packed() -> None:
+    network = lively(build("fpn4s-lite0", 3))
+    image = torch.randn(1, 3, 64, 96)
+    with torch.inference_mode():
+        packed = pack(network, torch.bfloat16)
+        if packed is None:
+            pytest.skip("this machine has no packed convolutions")
+        expected, found = network.scored(image)[-1], packed(image)[-1]
+    kinds = [type(layer) for layer in packed.modules()]
+    assert kinds.count(PackedConvolution) == 58
+    assert nn.BatchNorm2d not in kinds
+    assert float((found.float() - expected).std()) < 0.03 * float(expected.std())
 
 
 class Deciding(Trunk):

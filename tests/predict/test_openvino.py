@@ -19,12 +19,13 @@ from fullyconv.machine import Arithmetic, frozen
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.engines import Choice, PyTorchEngine, make_engine
 from fullyconv.surgery.trunk import Trunk
+from fullyconv.upsample import bilinear_taps
 
 if find_spec("openvino") is None:  # imported directly it would report its use over the network
     pytest.skip("the extra openvino is not installed", allow_module_level=True)
 from fullyconv.predict import openvino_engine
 from fullyconv.predict.openvino_engine import FIXED, REPEATED, Growing, OpenVINOEngine, Refused, prepared_or
-from fullyconv.predict.openvino_graph import make_graph
+from fullyconv.predict.openvino_graph import interpolate, make_graph
 from fullyconv.predict.rounding import round_to_sums
 
 CPU = torch.device("cpu")
@@ -219,6 +220,59 @@ def test_bfloat16_is_near() -> None:
     pixels = _pixels(short, 1, (97, 131))
     for found, wanted in zip(short.score_maps(pixels), exact.score_maps(pixels), strict=True):
         assert float((found - wanted).abs().max()) < 0.1 * float(wanted.abs().max())
+
+
+@pytest.mark.parametrize("cut", [(0, 0, 0, 0), (-1, -2, -1, -1)])
+@pytest.mark.parametrize("kernel", [(3, 3), (4, 4), (5, 3), (8, 4), (7, 7)])
+def test_bilinear_upsampling_becomes_interpolation(kernel: tuple[int, int], cut: tuple[int, ...]) -> None:
+    class Wider(Trunk):
+        channels = (4,)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+            taps = torch.outer(*(bilinear_taps(size) for size in kernel)).float()
+            self.register_buffer("taps", taps.repeat(4, 1, 1, 1))
+
+        def forward(self, image: torch.Tensor) -> tuple[torch.Tensor]:
+            factors = [(size + 1) // 2 for size in kernel]
+            wide = nn.functional.conv_transpose2d(self.conv(image), self.taps, stride=factors, groups=4)
+            return (nn.functional.pad(wide, cut),)
+
+    torch.manual_seed(0)
+    wider = Wider().eval()
+    image = torch.randn(1, 3, 9, 12)
+    import openvino
+
+    graph = openvino.convert_model(wider, example_input=image)
+    graph.reshape([1, 3, -1, -1])
+    interpolate(graph)
+    assert not any("Backprop" in node.get_type_name() for node in graph.get_ordered_ops())
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(graph, "CPU", exact)
+    for size in ((9, 12), (1, 1), (5, 30)):
+        image = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            expected = wider(image)[0].numpy()
+        np.testing.assert_allclose(compiled(image.numpy())[0], expected, atol=1e-5)
+
+
+def test_other_transposed_convolutions_stay() -> None:
+    import openvino
+
+    for layer in (
+        nn.ConvTranspose2d(4, 4, 4, 2, groups=4, bias=False),
+        nn.ConvTranspose2d(4, 4, 4, 4, groups=4, bias=False),
+        nn.ConvTranspose2d(4, 4, 6, 3, groups=4, bias=False),
+        nn.ConvTranspose2d(4, 4, 4, 2, output_padding=1, groups=4, bias=False),
+    ):
+        nn.init.constant_(layer.weight, 0.25)
+        if layer.output_padding != (0, 0) or layer.kernel_size == (6, 6):
+            taps = bilinear_taps(layer.kernel_size[0]).float()
+            layer.weight.data[:] = torch.outer(taps, taps)
+        graph = openvino.convert_model(layer.eval(), example_input=torch.randn(1, 4, 5, 5))
+        interpolate(graph)
+        assert any("Backprop" in node.get_type_name() for node in graph.get_ordered_ops())
 
 
 def test_rounded_filters_keep_their_sums() -> None:

@@ -23,6 +23,7 @@ from fullyconv.predict.bands import map_sizes
 from fullyconv.predict.engines import Bands, PyTorchEngine
 from fullyconv.predict.openvino_graph import (
     fixed_graph,
+    interpolate,
     make_graph,
     reads_bytes,
     round_first_weights,
@@ -118,6 +119,7 @@ class OpenVINOEngine:
                 graph = quantised_graph(folder, self.network, make_graph(self.network, self.preprocess))
             else:
                 round_first_weights(graph)
+            interpolate(graph)
             self._free = self._compile(graph, self.precision)
         if self.precision == "bfloat16":
             self._check(SHORT)
