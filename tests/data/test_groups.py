@@ -32,6 +32,63 @@ def test_names_suggest_groups(stems: list[str], groups: list[str]) -> None:
     assert guess_groups(stems) == groups
 
 
+@pytest.mark.parametrize(
+    ("form", "whole"),
+    [
+        ("scene{s}_{r}_{c}", "scene{s}"),
+        ("{s}_{r}_{c}", "{s}"),
+        ("DJI_000{s}-{y}-{x}", "DJI_000{s}"),
+        ("site{s}.r{r}.c{c}", "site{s}"),
+        ("slide{s}_x{x}_y{y}", "slide{s}"),
+        ("slide{s}_y{y}x{x}", "slide{s}"),
+        ("tumor_00{s}_row_{r}_col_{c}", "tumor_00{s}"),
+        ("P000{s}_{x}_{x2}_{y}_{y2}", "P000{s}"),  # iSAID
+        ("2_1{s}_{x}_{y}_{x2}_{y2}", "2_1{s}"),  # Potsdam, cut by mmsegmentation
+        ("2_1{s}_{r}_{c}", "2_1{s}"),
+        ("area{s}_{x}_{y}_512_512", "area{s}"),
+        ("TCGA-18-559{s}-01Z-00-DX1_{x}_{y}", "TCGA-18-559{s}-01Z-00-DX1"),
+        ("case {s} [d=1,x={x},y={y},w=512,h=512]", "case {s}"),  # QuPath
+        ("ortho{s}_{r}_{c}_RGB", "ortho{s}"),
+        ("survey_2021_0{s}_patch{r}{c}", "survey_2021_0{s}"),
+    ],
+)
+@pytest.mark.parametrize("kept", [1, 3])
+def test_tiles_belong_to_what_they_were_cut_from(form: str, whole: str, kept: int) -> None:
+    tiles = [(s, r, c) for s in range(3, 6) for r in range(4) for c in range(5)]
+    if kept > 1 and "{r}" in form and "{c}" in form:
+        tiles = [tile for place, tile in enumerate(tiles) if place % kept]  # a third held nothing
+    named = [
+        {"s": s, "r": r, "c": c, "x": 512 * c, "y": 512 * r, "x2": 512 * c + 512, "y2": 512 * r + 512}
+        for s, r, c in tiles
+    ]
+    assert guess_groups([form.format(**each) for each in named]) == [whole.format(**each) for each in named]
+
+
+def test_tiles_of_one_scene_are_no_groups() -> None:
+    assert guess_groups([f"ortho_{row}_{column}" for row in range(4) for column in range(5)]) is None
+
+
+@pytest.mark.parametrize(
+    ("form", "group"),
+    [
+        ("aachen{s}_{n:06}_000019_leftImg8bit", "aachen{s}"),  # Cityscapes
+        ("patient00{s}_frame{n:02}", "patient00{s}"),
+        ("video0{s}_{n:05}", "video0{s}"),
+        ("M-33-2{s}-D-c-4-2_{n}", "M-33-2{s}-D-c-4"),  # LandCover.ai
+        ("cam{s} 2021-05-{n:02}", "cam{s}"),
+        ("fox1{s}_{n}", "fox1{s}"),
+    ],
+)
+def test_frames_and_pieces_belong_to_their_film(form: str, group: str) -> None:
+    names = [(s, n) for s in range(3) for n in range(10, 18)]
+    found = guess_groups([form.format(s=s, n=n) for s, n in names])
+    assert found is not None
+    assert [each.startswith(group.format(s=s)) for each, (s, n) in zip(found, names, strict=True)] == [True] * len(
+        names
+    )
+    assert len(set(found)) == 3
+
+
 @pytest.mark.parametrize("stems", [[], ["a"], ["1", "2", "3"], ["img_1", "img_2", "img_3"], ["ant", "bee", "cat"]])
 def test_names_that_say_nothing_suggest_none(stems: list[str]) -> None:
     assert guess_groups(stems) is None
@@ -56,7 +113,7 @@ def test_a_rule_that_does_not_fit_names_the_picture(rule: str | int, message: st
 def test_camvid_names_tell_its_drives(camvid: Path) -> None:
     splits = open_folder(camvid).splits
     drives = guess_groups([pair.name for split in splits.values() for pair in split])
-    assert drives is not None
+    assert drives == [pair.name.partition("_")[0] for split in splits.values() for pair in split]
     assert len(set(drives)) == 3
 
 

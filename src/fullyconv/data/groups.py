@@ -10,15 +10,13 @@ from pathlib import Path
 
 from fullyconv.data.folder import HELD_OUT
 from fullyconv.data.pairs import Folder, Pair
+from fullyconv.data.placed import MOSTLY, strip_places
 from fullyconv.files import BadFile
 
-PLACES = re.compile(r"(?:[_\-. ]*(?:[xyrc]|row|col|tile|patch|crop)[_\-]?\d+)+$", re.IGNORECASE)  # of tiles in a slide
 NUMBER = re.compile(r"(?:[_\-. ]+[a-z])?[_\-. ]*\d+[a-z]?$", re.IGNORECASE)  # of a frame or slice, or of an eye (01L)
 SIDE = re.compile(r"(?<=\d)[_\-]?[a-z]$", re.IGNORECASE)  # 01L and 01R are of one patient
 EACH = r"\A.*\Z"
 """The rule by which every picture is a group of its own."""
-
-MOSTLY = 0.8  # of the pictures share a group with another where names do tell groups
 
 GroupRule = str | int
 """A regular expression (its first group, else all it matches, is a picture's group), or how many folders up."""
@@ -66,6 +64,8 @@ def _matched(pattern: re.Pattern[str], image: Path) -> str:
 def guess_groups(stems: Sequence[str]) -> list[str] | None:
     """Guess from names which pictures belong together: ``0016E5_07959`` to ``0016E5``, ``s3_x0_y512`` to ``s3``.
 
+    Tiles belong to what they were cut from, never to their row of tiles.
+
     Args:
         stems: The names of the pictures.
 
@@ -79,14 +79,20 @@ def guess_groups(stems: Sequence[str]) -> list[str] | None:
     True
     """
     best: list[str] | None = None
+    whole = strip_places(stems)
+    if _mostly_together(whole):
+        return whole if len(set(whole)) > 1 else None
     for rule in RULES:
-        names = [rule(stem) or stem for stem in stems]
-        sizes = Counter(names)
-        together = sum(size for size in sizes.values() if size > 1)
-        finer = best is None or len(sizes) > len(set(best))
-        if len(sizes) > 1 and together >= MOSTLY * len(stems) and finer:
+        names = [rule(stem) or stem for stem in whole]
+        finer = best is None or len(set(names)) > len(set(best))
+        if len(set(names)) > 1 and _mostly_together(names) and finer:
             best = names
     return best
+
+
+def _mostly_together(names: Sequence[str]) -> bool:
+    """Return whether most pictures share their group with another."""
+    return bool(names) and sum(size for size in Counter(names).values() if size > 1) >= MOSTLY * len(names)
 
 
 def _first(stem: str) -> str:
@@ -96,7 +102,6 @@ def _first(stem: str) -> str:
 RULES: tuple[Callable[[str], str], ...] = (
     _first,
     lambda stem: stem.rpartition("_")[0],
-    lambda stem: PLACES.sub("", stem),
     lambda stem: NUMBER.sub("", stem),
     lambda stem: SIDE.sub("", stem),
 )
