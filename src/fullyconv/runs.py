@@ -55,13 +55,14 @@ class Trained:
     report: Path
 
 
-def check(data: Path | str, *, mask_suffix: str | None = None, pages: Pages = None) -> Report:
+def check(data: Path | str, *, mask_suffix: str | None = None, pages: Pages = None, instances: bool = False) -> Report:
     """Read a data set once and list what is in it and what is wrong with it, as ``fullyconv data check`` does.
 
     Args:
         data: Its folder.
         mask_suffix: What masks' names have after the images', where counting finds another.
         pages: Of pictures of several pages the one to take, or all as ``channels``.
+        instances: Whether the masks number things, each its own: background and object are the classes then.
 
     Returns:
         The classes, figures of each split, ``problems`` and ``warnings``.
@@ -76,7 +77,7 @@ def check(data: Path | str, *, mask_suffix: str | None = None, pages: Pages = No
     >>> report.problems, report.splits["train"].pairs
     ([], 1)
     """
-    return check_folder(open_folder(Path(data), mask_suffix), pages=pages)
+    return check_folder(open_folder(Path(data), mask_suffix), pages=pages, instances=instances)
 
 
 def train(  # noqa: PLR0913 (a run has as many sides as the command has options)

@@ -53,6 +53,7 @@ class ClassSet:
             error except ``ignore_colours``.
         ignore_colours: In such masks, the colours of pixels that are not scored.
         also_ignored: Further mask values of pixels that are not scored.
+        instances: Whether the masks number things: every number (or colour) above 0 is the class of value 1.
 
     Raises:
         ValueError: For classes that share a name, a value or (in RGB masks) a colour, and for values out of range.
@@ -68,6 +69,7 @@ class ClassSet:
     colour_masks: bool = False
     ignore_colours: tuple[tuple[int, int, int], ...] = ()
     also_ignored: tuple[int, ...] = ()
+    instances: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MOST_CLASSES:
@@ -82,6 +84,8 @@ class ClassSet:
         for what, given in (("colours", self.colours), ("values", self.values)):
             if len(given) != len(self.names):
                 raise ValueError(f"{len(self.names)} classes need as many {what}, not {len(given)}")
+        if self.instances and (self.colour_masks or set(self.values) != {0, 1}):
+            raise ValueError("masks that number things have two classes, of values 0 (background) and 1 (all things)")
         if twice := _twice(self.names):
             raise ValueError(f"two classes share a name: {twice[0]!r}")
         if long := [name for name in self.names if len(name) > LONGEST_NAME]:

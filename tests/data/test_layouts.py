@@ -191,7 +191,7 @@ def test_every_name_of_a_folder_is_read(name: str) -> None:
 SENTENCES = {  # of the sets that are not trained on as they are
     "c_binary_jpg": "a mask saved as JPEG", "d_rgb_jpg": "a mask saved as JPEG", "f_coco": "outlines of COCO",
     "f_labelme": "outlines of LabelMe", "f_roboflow": "outlines of COCO", "f_yolo": "outlines of YOLO",
-    "g_multipage": "4 pages", "j_twostems": "has the stem of",
+    "g_instances16": "the masks number things", "g_multipage": "4 pages", "j_twostems": "has the stem of",
 }  # fmt: skip
 MAKER = Path(__file__).parents[3] / "shared" / "cases" / "layouts" / "make.py"
 
@@ -223,6 +223,7 @@ def test_sets_as_users_hold_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         convert(tmp_path / name, tmp_path / f"{name}-plain")
         assert check_folder(open_folder(tmp_path / f"{name}-plain")).problems == []
     assert check_folder(open_folder(tmp_path / "g_multipage"), pages="channels").problems == []
+    assert check_folder(open_folder(tmp_path / "g_instances16"), instances=True).problems == []
 
 
 def test_the_suffix_is_chosen_from_the_shell_and_in_a_recipe(tmp_path: Path) -> None:

@@ -148,3 +148,15 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path: Path) -> None:
     mask = np.asarray(Image.open(tmp_path / "out" / "x.png"))
     expected = model.predict(read_image(tmp_path / "x.tif")).labels
     assert (mask == np.array([3, 5, 9])[expected]).mean() > 0.9999
+
+
+def test_nothing_is_left_of_a_picture_that_ends_too_early(tmp_path: Path, narrow: None) -> None:
+    Image.fromarray(RNG.integers(1, 256, (470, 210, 3)).astype(np.uint8)).save(tmp_path / "x.png")
+    content = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(content[: len(content) * 3 // 4])
+    model = segmenter()
+    model.picture_memory = 1
+    for _ in range(2):
+        (outcome,) = predict_files(model, find_images([tmp_path / "x.png"]), tmp_path / "out")
+        assert "truncated" in str(outcome.problem)
+        assert not [*(tmp_path / "out").glob(".*.part")]

@@ -35,6 +35,9 @@ def check(
     pages: Annotated[
         str | None, typer.Option(help="Of pictures of several pages the one to take, from 0, or channels: all.")
     ] = None,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Masks number things, each its own: take all of them for one class.")
+    ] = False,
     page: Annotated[
         Path | None, typer.Option("--report", help="Write report.html, with pictures that are alike, into this folder.")
     ] = None,
@@ -65,7 +68,9 @@ def check(
         return
     if labels or cube_key or label_key or zero:
         raise ValueError(f"{data} is no scene's file: --labels, --cube-key, --label-key and --zero are for scenes")
-    report = _check_pictures(open_folder(data, mask_suffix), _pages(pages), page, overwrite=overwrite)
+    report = _check_pictures(
+        open_folder(data, mask_suffix), _pages(pages), page, instances=instances, overwrite=overwrite
+    )
     if write:
         _write_classes(report)
     elif report.inferred:
@@ -75,7 +80,7 @@ def check(
 
 
 def _check_pictures(
-    folder: Folder, pages: int | Literal["channels"] | None, page: Path | None, *, overwrite: bool
+    folder: Folder, pages: int | Literal["channels"] | None, page: Path | None, *, instances: bool, overwrite: bool
 ) -> Report:
     """Check a folder of pictures; writes the page of what was found into the folder ``page``."""
     from fullyconv.data.bounds import sample_bounds
@@ -86,7 +91,7 @@ def _check_pictures(
 
     written = None if page is None else single_output(page / FILE_NAME, overwrite=overwrite, by="data check")
     with Bars() as bars:
-        report = check_folder(folder, pages=pages, progress=bars)
+        report = check_folder(folder, pages=pages, instances=instances, progress=bars)
         kin = find_kin(report.folder.splits, progress=bars)
         bounds = sample_bounds(usable_pairs(report), report.classes, progress=bars)
     print_report(report)
@@ -226,7 +231,8 @@ def inferred_in_words(report: Report) -> str:
     from fullyconv.data.matching import listed
 
     root = report.folder.root
-    how = f"to name them, 'fullyconv data check {shlex.quote(str(root))} --write-classes' writes {root / FILE_NAME}"
+    words = f"{shlex.quote(str(root))}{' --instances' if report.classes.instances else ''} --write-classes"
+    how = f"to name them, 'fullyconv data check {words}' writes {root / FILE_NAME}"
     return f"{len(report.classes)} classes inferred from the masks ({listed(report.classes.names)}): {how}"
 
 

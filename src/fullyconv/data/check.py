@@ -19,8 +19,9 @@ from fullyconv.data.levels import Pages, fit_levels
 from fullyconv.data.masks import RawMask
 from fullyconv.data.matching import listed, stated_classes
 from fullyconv.data.pairs import Folder, Pair
-from fullyconv.data.raster import COLOURS
+from fullyconv.data.raster import COLOURS, Refused
 from fullyconv.data.seen import Seen, see
+from fullyconv.data.things import THINGS
 from fullyconv.files import BadFile, counted
 from fullyconv.types import ClassSet, Levels
 
@@ -64,13 +65,14 @@ class Report:
     levels: Levels | None = None  # the range that images are read by
 
 
-def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[ClassSet, bool]:
+def find_classes(folder: Folder, *, instances: bool = False, progress: Progress | None = None) -> tuple[ClassSet, bool]:
     """Find the classes of a data set.
 
     They are those that it states (``stated_classes``), else they are inferred from all masks.
 
     Args:
         folder: The data set.
+        instances: Whether its masks number things, which are then one class.
         progress: Told of every mask that is read.
 
     Returns:
@@ -80,8 +82,12 @@ def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[C
         BadFile: If there is nothing to infer from, with the reason of the first mask that cannot be used.
     """
     stated = stated_classes(folder)
+    if stated is not None and instances and not stated.instances:
+        raise BadFile(folder.root, "states its classes, which instances=true does not go with", "choose one of both")
     if stated is not None:
         return stated, False
+    if instances:
+        return THINGS, True
     guess = ClassGuess()
     pairs = [pair for pairs in folder.splits.values() for pair in pairs]
     unusable = []
@@ -97,7 +103,8 @@ def find_classes(folder: Folder, *, progress: Progress | None = None) -> tuple[C
             first = unusable[0]
             what = f"classes cannot be inferred: {len(unusable)} of {len(pairs)} masks are of no use, such as "
             raise BadFile(folder.root, f"{what}{first.path}: {first.what}", first.fix) from None
-        raise BadFile(folder.root, f"classes cannot be inferred: {error}", f"write a {FILE_NAME}") from None
+        what, fix = (error.what, error.fix) if isinstance(error, Refused) else (str(error), f"write a {FILE_NAME}")
+        raise BadFile(folder.root, f"classes cannot be inferred: {what}", fix) from None
 
 
 def _stored(pair: Pair) -> RawMask | BadFile:
@@ -108,7 +115,12 @@ def _stored(pair: Pair) -> RawMask | BadFile:
 
 
 def check_folder(
-    folder: Folder, classes: ClassSet | None = None, *, pages: Pages = None, progress: Progress | None = None
+    folder: Folder,
+    classes: ClassSet | None = None,
+    *,
+    pages: Pages = None,
+    instances: bool = False,
+    progress: Progress | None = None,
 ) -> Report:
     """Read every pair of every split and list what is wrong with it.
 
@@ -116,6 +128,7 @@ def check_folder(
         folder: The data set; its pairs then know by which range of numbers their images are read.
         classes: What its masks hold, instead of the data set's own.
         pages: Of files of several pages, which one is the image, or all as ``channels``.
+        instances: Whether its masks number things, which are then one class.
         progress: Told of every pair that is read.
 
     Returns:
@@ -126,7 +139,7 @@ def check_folder(
     """
     inferred = False
     if classes is None:
-        classes, inferred = find_classes(folder, progress=progress)
+        classes, inferred = find_classes(folder, instances=instances, progress=progress)
     known = classes
     levels, channels = fit_levels(folder.splits.get("train") or [*chain(*folder.splits.values())], pages, folder.beside)
     folder.read_as(levels, channels)

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fullyconv.data.masks import RawMask
+from fullyconv.data.things import THINGS, Things
 from fullyconv.documents import format_yaml, read_yaml
 from fullyconv.files import BadFile, whole_file
 from fullyconv.types import MOST_CLASSES, MOST_VALUE, PLAIN_NAME, ClassSet, palette_colour
@@ -37,6 +38,7 @@ HEADER = """\
 # The classes of this data set: edit names and colours freely.
 #   masks: index   the numbers in the mask files are classes ('value', default: position in this list)
 #   masks: colour  the masks are RGB pictures; 'colour' says which class a pixel is
+#   masks: instances  each thing has a number (or colour) of its own: 0 is the first class, all else the second
 #   ignore         the mask value of pixels that are neither trained nor scored; several: [0, 255]
 #   channels       folders beside the images' that hold further channels of the same names, say [depth, nir]
 """
@@ -66,7 +68,7 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid")
     classes: list[Annotated[_Class, BeforeValidator(_class)]]
     ignore: Annotated[list[Value], BeforeValidator(_listed), Field(min_length=1)] = [255]
-    masks: str = Field(default="index", pattern="^(index|colour)$")
+    masks: str = Field(default="index", pattern="^(index|colour|instances)$")
     ignore_colours: list[Colour] = []
     channels: list[Annotated[str, Field(pattern=f"^{PLAIN_NAME.pattern}$")]] = []
 
@@ -81,16 +83,18 @@ def read_classes(path: Path) -> ClassSet:
 
     """
     entries = _read(path)
-    classes = entries.classes
+    classes, things = entries.classes, entries.masks == "instances"
+    ignored = THINGS.ignored if things and "ignore" not in entries.model_fields_set else entries.ignore
     try:
         return ClassSet(
             names=tuple(entry.name for entry in classes),
             colours=tuple(entry.colour or palette_colour(index) for index, entry in enumerate(classes)),
-            ignore_index=entries.ignore[0],
+            ignore_index=ignored[0],
             values=tuple(index if entry.value is None else entry.value for index, entry in enumerate(classes)),
             colour_masks=entries.masks == "colour",
             ignore_colours=tuple(entries.ignore_colours),
-            also_ignored=tuple(entries.ignore[1:]),
+            also_ignored=tuple(ignored[1:]),
+            instances=things,
         )
     except ValueError as error:
         raise BadFile(path, f"not usable ({error})", FIX) from None
@@ -130,7 +134,7 @@ def write_classes(classes: ClassSet, path: Path) -> None:
         for name, value, colour in zip(classes.names, classes.values, classes.colours, strict=True)
     ]
     document: dict[str, object] = {
-        "masks": "colour" if classes.colour_masks else "index",
+        "masks": "colour" if classes.colour_masks else "instances" if classes.instances else "index",
         "ignore": list(classes.ignored) if classes.also_ignored else classes.ignore_index,
         "classes": entries,
     }
@@ -156,18 +160,22 @@ class ClassGuess:
         self._painted: dict[int, int] = {}
         self._disagreeing = ""
         self._deepest = 8
+        self._things = Things()
 
     def see(self, raw: RawMask) -> None:
         """Take note of one mask's values or colours."""
         if raw.values.ndim == 3:
             codes = raw.values.astype(np.int32) @ np.array([65_536, 256, 1], np.int32)
             if len(self._colours) <= MOST_COLOURS:
-                self._colours.update(np.unique(codes).tolist())
+                found, numbered = np.unique(codes, return_inverse=True)  # black, the background, is 0 here, too
+                self._colours.update(found.tolist())
+                self._things.see(numbered.reshape(codes.shape) + bool(found[0]))
             return
         values = np.unique(raw.values if raw.missing is None else raw.values[~raw.missing]).tolist()
         if any(not 0 <= value <= MOST_VALUE for value in values):
             return  # a mask that no classes.yaml can describe: named when the pair is read
         self._values.update(values)
+        self._things.see(raw.values)
         if raw.palette is not None:
             self._palette = raw.palette if self._palette is None else self._palette
             self._compare(values, raw.palette)
@@ -190,6 +198,7 @@ class ClassGuess:
 
         Raises ``ValueError`` when no class can be told from the masks.
         """
+        self._things.refuse()
         if self._colours and not self._values:
             return self._from_colours()
         if self._disagreeing:

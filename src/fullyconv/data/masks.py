@@ -100,6 +100,8 @@ def decode_mask(raw: RawMask, classes: ClassSet, path: Path) -> np.ndarray:
     >>> decode_mask(raw, ClassSet(("road",), values=(7,), ignore_index=0, also_ignored=(3,)), Path("m.png"))
     array([[ 0, -1, -1]], dtype=int16)
     """
+    if classes.instances:
+        return _decode_things(raw, classes, path)
     if raw.values.ndim == 3 or classes.colour_masks:
         return _decode_colours(raw, classes, path)
     possible = (raw.values >= 0) & (raw.values <= MOST_VALUE)
@@ -113,6 +115,20 @@ def decode_mask(raw: RawMask, classes: ClassSet, path: Path) -> np.ndarray:
     unknown = np.unique(raw.values[labels < VOID])
     if unknown.size:
         raise _unknown(unknown.tolist(), raw, classes, path)
+    return labels
+
+
+def _decode_things(raw: RawMask, classes: ClassSet, path: Path) -> np.ndarray:
+    """Take every number, and every colour that is not black, for a thing."""
+    values = raw.values.any(2) if raw.values.ndim == 3 else raw.values
+    if values.dtype.kind == "i" and (below := int(values.min(initial=0))) < 0:
+        raise BadFile(path, f"number {below} among those of things", "number the background 0, things from 1")
+    labels: np.ndarray = np.array([classes.values.index(0), classes.values.index(1)], np.int16)[
+        (values != 0).astype(np.intp)
+    ]
+    labels[np.isin(values, classes.ignored) if raw.values.ndim == 2 else False] = VOID
+    if raw.missing is not None:
+        labels[raw.missing] = VOID
     return labels
 
 

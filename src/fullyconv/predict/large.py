@@ -176,15 +176,19 @@ def label_large(segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path
     plan = segmenter.network.plans[0]
     start = max(0, done - plan.reach - plan.stride) // plan.stride * plan.stride
     draft.begin()
-    for first, last, found in segmenter.labelled_bands(_Below(rows, start, draft)):
-        first, last = first + start, last + start
-        if last <= done:
-            continue  # was seen again for the sake of what is below it
-        skip = max(0, done - first)
-        draft.put("labels", first + skip, found[skip:])
-        if last == height or last // NOTE_ROWS > first // NOTE_ROWS:
-            draft.settle()
-            outputs.note(draft.part("labels"), rows=last, of_rows=height, key=key)
+    try:
+        for first, last, found in segmenter.labelled_bands(_Below(rows, start, draft)):
+            first, last = first + start, last + start
+            if last <= done:
+                continue  # was seen again for the sake of what is below it
+            skip = max(0, done - first)
+            draft.put("labels", first + skip, found[skip:])
+            if last == height or last // NOTE_ROWS > first // NOTE_ROWS:
+                draft.settle()
+                outputs.note(draft.part("labels"), rows=last, of_rows=height, key=key)
+    except ValueError:  # a picture that ends too early, scores that are no numbers: a second run would end the same way
+        draft.remove()
+        raise
     return draft
 
 

@@ -84,7 +84,7 @@ def prepare(
     folder.keep(("train", "val", "all"))
     if recipe.split == "group" or recipe.fold is not None:
         regroup(folder, recipe.group if recipe.split == "group" else EACH, hold_out=recipe.hold_out, fold=recipe.fold)
-    report = check_folder(folder, recipe.classes, pages=recipe.pages, progress=progress)
+    report = check_folder(folder, recipe.classes, pages=recipe.pages, instances=recipe.instances, progress=progress)
     if report.problems and not skip_problems:
         raise BadData(report)
     folder.splits = {
@@ -182,7 +182,7 @@ def data_print(prepared: Prepared) -> dict[str, Any]:
         "classes": {name: [value, list(colour)] for name, value, colour in known},
         "void": [
             classes.ignore_index,
-            classes.colour_masks,
+            "instances" if classes.instances else classes.colour_masks,
             [list(colour) for colour in classes.ignore_colours],
             *classes.also_ignored,
         ],

@@ -185,6 +185,8 @@ class Recipe(Descent):
     """What the masks' stems have after the images' (``_gt``, ``_labelIds``); ``None`` finds it by counting."""
     pages: int | Literal["channels"] | None = None
     """Of pictures of several pages (TIFF) the one to take, from 0, or ``channels``: all of them."""
+    instances: bool = False
+    """Whether the masks number things (cells, nuclei), each its own: background and object are the classes then."""
     split: Literal["given", "group"] = "given"
     """``group`` validates on whole groups of pictures, whatever splits the data set has (but never on ``test``)."""
     group: str | int | None = None
