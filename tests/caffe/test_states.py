@@ -142,6 +142,54 @@ def test_twins_share_their_weights_over_a_pair_of_pictures(tmp_path: Path) -> No
     assert found({"pair": pair, "sim": torch.ones(2)})["loss"].item() == 0
 
 
+PAIR = 'layer { name: "pair" type: "Data" top: "data" top: "other" data_param { source: "x" } }'
+MATRIX = (
+    'layer { name: "%s" type: "InnerProduct" bottom: "%s" top: "%s" param { name: "w" lr_mult: %d } '
+    'inner_product_param { num_output: 3 bias_term: false weight_filler { type: "xavier" } } }'
+)
+
+
+def test_matrices_over_pictures_of_unknown_size_are_one_by_name(tmp_path: Path) -> None:
+    """The first blob makes them; a caffemodel does before, from the weights of either."""
+    layers = [PAIR, MATRIX % ("one", "data", "one", 1), MATRIX % ("two", "other", "two", 1)]
+    pair = {"data": torch.randn(2, 3, 4, 5), "other": torch.randn(2, 3, 4, 5)}
+    found = net(tmp_path, *layers)
+    tops, weight = found(pair), found.layers["one"].weight
+    assert weight is found.layers["two"].weight
+    assert weight.requires_grad
+    for name, blob in zip(("one", "two"), pair.values(), strict=True):
+        torch.testing.assert_close(tops[name], blob.flatten(1) @ weight.T)
+    write_weights(tmp_path / "w", "n", {"one": ("InnerProduct", [weight.detach().numpy()])})
+    again = load(tmp_path / "net.prototxt", tmp_path / "w")
+    assert again.layers["one"].weight is again.layers["two"].weight
+    assert torch.equal(again(pair)["two"], tops["two"])
+    frozen = net(tmp_path, PAIR, MATRIX % ("one", "data", "one", 0), 'layer { type: "Silence" bottom: "other" }')
+    frozen(pair)
+    assert not frozen.layers["one"].weight.requires_grad
+    layers[2] = layers[2].replace("num_output: 3", "num_output: 4")
+    with pytest.raises(BadFile, match=r"'two'.* shares the weights 'w' of layer 'one'.* another shape"):
+        net(tmp_path, *layers)
+
+
+def test_weights_say_the_channels_of_pictures_and_not_their_size(tmp_path: Path) -> None:
+    layers = [
+        PAIR,
+        CONV % ("conv", "conv", ""),
+        (MATRIX % ("one", "conv", "one", 1)),
+        'layer { type: "Silence" bottom: "other" }',
+    ]
+    grey = torch.randn(2, 1, 4, 5)
+    weights = [np.ones((2, 1, 1, 1), np.float32), np.zeros(2, np.float32)]
+    write_weights(tmp_path / "w", "n", {"conv": ("Convolution", weights),
+                                        "one": ("InnerProduct", [np.ones((3, 40), np.float32)])})  # fmt: skip
+    with pytest.raises(
+        ValueError, match=r"the file does not say the size of 'data': .*shapes=\{'data': \(2, 1, 4, 5\)"
+    ):
+        net(tmp_path, *layers)({"data": grey})
+    found = load(tmp_path / "net.prototxt", tmp_path / "w")({"data": grey})["one"]
+    torch.testing.assert_close(found, 2 * grey.sum((1, 2, 3))[:, None].expand(2, 3))
+
+
 def test_a_layer_does_the_same_to_each_of_several_bottoms(tmp_path: Path) -> None:
     layers = ['layer { name: "in" type: "Input" top: "data" top: "other" input_param { shape { dim: [1, 3, 2, 2] } } }']
     found = net(tmp_path, *layers, (CONV % ("a", "a", 'bottom: "other" top: "b"')))

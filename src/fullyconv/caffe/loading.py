@@ -14,7 +14,7 @@ from fullyconv.caffe.description import Description, Layer, describe
 from fullyconv.caffe.dialects import with_stored_statistics
 from fullyconv.caffe.fill import assign, blobs_of, fill
 from fullyconv.caffe.modules import InnerProduct
-from fullyconv.caffe.net import USUAL_SIDE, Net
+from fullyconv.caffe.net import Net
 from fullyconv.caffe.reshaping import SliceFields
 from fullyconv.caffe.sources import WRITTEN, source_shapes
 from fullyconv.caffe.states import Phase, State
@@ -23,23 +23,20 @@ from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
 
-def _shapes_of(description: Description, weights: Mapping[str, Sequence[np.ndarray]]) -> dict[str, Sequence[int]]:
-    """Return the channels of pictures, which data layers do not say, from the first layers on them."""
-    open_tops = {
-        top: shape
-        for layer in description.layers
-        if layer.is_source and layer.kind not in WRITTEN
-        for top, shape in source_shapes(layer).items()
-    }
-    shapes: dict[str, Sequence[int]] = {}
+def _channels_of(description: Description, weights: Mapping[str, Sequence[np.ndarray]]) -> dict[str, int]:
+    """Return the channels of pictures, where no layer says them, from the first layers on them."""
+    is_open = {name for name, shape in description.inputs.items() if not shape}
     for layer in description.layers:
-        if not layer.bottoms or layer.bottoms[0] not in open_tops:
+        if layer.is_source:
+            is_open |= {top for top, shape in source_shapes(layer).items() if not shape or layer.kind not in WRITTEN}
+    found: dict[str, int] = {}
+    for layer in description.layers:
+        if not layer.bottoms or layer.bottoms[0] not in is_open:
             continue
         channels = _sliced(layer) if layer.kind == "Slice" else _convolved(layer, weights.get(layer.name, ()))
         if channels:
-            given = open_tops[layer.bottoms[0]] or (1, 0, USUAL_SIDE, USUAL_SIDE)
-            shapes[layer.bottoms[0]] = (given[0], channels, *given[2:])
-    return shapes
+            found[layer.bottoms[0]] = channels
+    return found
 
 
 def _convolved(layer: Layer, blobs: Sequence[np.ndarray]) -> int | None:
@@ -96,7 +93,7 @@ def load(
     """
     description = describe(prototxt, State(phase, level, (stage,) if isinstance(stage, str) else tuple(stage)))
     weights = None if caffemodel is None else read_weights(caffemodel)
-    net = Net(description, {**_shapes_of(description, weights or {}), **(shapes or {})})
+    net = Net(description, shapes or {}, _channels_of(description, weights or {}))
     if weights is not None:
         _fit(net, weights)
     allowed = max(LIMITS.weights, sum(blob.size for blobs in (weights or {}).values() for blob in blobs))
@@ -112,8 +109,7 @@ def _freeze(layer: Layer, module: nn.Module) -> None:
     """Let the weights whose factor on the learning rate is 0 require no gradients."""
     params = layer.params
     if isinstance(module, InnerProduct) and module.weight is None:  # its matrix is made, and trains, later
-        if params and params[0].lr_mult == 0:
-            raise layer.fail("does not train a matrix whose size is not known", "give load() the size: shapes={…}")
+        module.trains = not params or params[0].lr_mult != 0
         params = params[1:]
     for spec, (_, tensor) in zip(params, blobs_of(module), strict=False):
         if spec.lr_mult == 0 and isinstance(tensor, nn.Parameter):

@@ -119,6 +119,8 @@ class InnerProduct(nn.Module):
         super().__init__()
         self.axis, self.outputs, self.transpose = axis, outputs, transpose
         self.start: Callable[[Tensor], object] | None = None
+        self.trains = True  # whether the matrix will require gradients
+        self.twins = [self]  # those that have one matrix, as long as its size is not known
         self.weight: nn.Parameter | None
         self.register_parameter("weight", None)
         if inputs is not None:
@@ -130,8 +132,17 @@ class InnerProduct(nn.Module):
         if inputs * self.outputs > LIMITS.weights:
             raise ValueError(f"a matrix of {inputs} x {self.outputs}: {LIMITS.remedy('weights')}")
         shape = (inputs, self.outputs) if self.transpose else (self.outputs, inputs)
-        self.weight = nn.Parameter(torch.empty(shape))
-        return self.weight
+        weight = nn.Parameter(torch.empty(shape), requires_grad=self.trains)
+        for twin in self.twins:
+            twin.weight = weight
+        return weight
+
+    def twin(self, other: InnerProduct) -> None:
+        """Have one matrix with another layer of as many outputs, now or once its size is known."""
+        self.twins += other.twins
+        known = next((each.weight for each in self.twins if each.weight is not None), None)
+        for each in self.twins:
+            each.twins, each.weight = self.twins, known
 
     def forward(self, bottom: Tensor) -> Tensor:
         """Multiply N x … by the matrix."""

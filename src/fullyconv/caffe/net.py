@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Size, Tensor, nn
@@ -32,6 +33,7 @@ class Net(nn.Module):
     Args:
         description: The file, read.
         shapes: Sizes of inputs that data layers leave open, by blob.
+        channels: Or their channels alone: height and width stay open.
 
     Raises:
         BadFile: For layers and fields that cannot be honoured.
@@ -45,7 +47,12 @@ class Net(nn.Module):
     ['conv1', 'pool1', 'conv2']
     """
 
-    def __init__(self, description: Description, shapes: Mapping[str, Sequence[int]]) -> None:
+    def __init__(
+        self,
+        description: Description,
+        shapes: Mapping[str, Sequence[int]],
+        channels: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self.name, self.path = description.name, description.path
         self.inputs: dict[str, tuple[int, ...]] = {}
@@ -53,6 +60,8 @@ class Net(nn.Module):
         self.bottom_sizes: dict[Layer, tuple[int, ...]] = {}
         """The size of each layer's first bottom, at the sizes that ``inputs`` says."""
         self._unsized: set[str] = set()  # blobs whose height and width stand in for unknown ones
+        self._channels = channels
+        self._guessed: set[str] = set()  # inputs whose channels nothing says
         self.layers = nn.ModuleDict()
         self._pools: dict[str, Pooling] = {}  # by the blob of places that each gives
         self._description = description
@@ -60,7 +69,7 @@ class Net(nn.Module):
         blobs: dict[str, Tensor] = {}
         with torch.device("meta"):
             for name, shape in description.inputs.items():
-                self._feed(name, shapes.get(name, shape), blobs)
+                self._feed(name, shapes.get(name), shape, blobs)
             for layer in description.layers:
                 if layer.is_source:
                     self._source(layer, shapes, blobs)
@@ -75,14 +84,19 @@ class Net(nn.Module):
         written = source_shapes(layer)
         for top in layer.tops:
             try:
-                self._feed(top, shapes.get(top) or written.get(top, ()), blobs)
+                self._feed(top, shapes.get(top), written.get(top, ()), blobs)
             except ValueError as error:
                 raise layer.fail(str(error), "give the blob sizes from 0 to 2147483647") from None
 
-    def _feed(self, name: str, shape: Sequence[int], blobs: dict[str, Tensor]) -> None:
+    def _feed(self, name: str, asked: Sequence[int] | None, written: Sequence[int], blobs: dict[str, Tensor]) -> None:
+        shape = asked or written
         if not shape:
             self._unsized.add(name)
-        shape = shape or (1, CHANNELS.get(name, USUAL_CHANNELS), USUAL_SIDE, USUAL_SIDE)
+            self._guessed.add(name)
+            shape = (1, CHANNELS.get(name, USUAL_CHANNELS), USUAL_SIDE, USUAL_SIDE)
+        if name in self._channels and not asked:
+            shape = (shape[0], self._channels[name], *shape[2:])
+            self._guessed.discard(name)
         if any(size < 0 for size in shape) or Size(shape).numel() > LIMITS.values:
             raise ValueError(f"input {name!r} of {' x '.join(map(str, shape))}")
         self.inputs[name] = tuple(shape)
@@ -158,12 +172,23 @@ class Net(nn.Module):
             bottoms = [live[bottom] for bottom in layer.bottoms]
             if not kind_of(layer).observes:
                 outputs.update(dict.fromkeys(layer.bottoms, False))
-            live.update(_run(layer, self.layers[key], bottoms))
+            try:
+                live.update(_run(layer, self.layers[key], bottoms))
+            except ValueError as error:
+                raise ValueError(f"{error}{self._advice(layer, blobs)}") from None
             outputs.update(dict.fromkeys(layer.tops, True))
             for bottom in layer.bottoms:
                 if last[bottom] == index and not outputs[bottom]:
                     live.pop(bottom, None)  # frees its memory
         return {name: live[name] for name, is_output in outputs.items() if is_output}
+
+    def _advice(self, layer: Layer, blobs: Mapping[str, Tensor]) -> str:
+        """Say what to do where a layer is made for other channels than are fed, for nothing says how many."""
+        for name in layer.bottoms:
+            given = tuple(blobs[name].shape) if name in blobs else ()
+            if name in self._guessed and len(given) > 1 and given[1] != self.inputs[name][1]:
+                return f"; the file does not say the size of {name!r}: give it to load(), shapes={{{name!r}: {given}}}"
+        return ""
 
     def _active(self, blobs: Mapping[str, Tensor]) -> list[tuple[Layer, str]]:
         """Choose the layers that can run on what is given."""
@@ -234,26 +259,37 @@ class Net(nn.Module):
         Raises:
             BadFile: For weights of different shapes.
         """
-        owners: dict[str, tuple[Layer, Tensor]] = {}
+        owners: dict[str, tuple[Layer, str]] = {}
         sharing = []
         for layer in self._keys:
-            own, module = self.blobs(layer), self.module(layer)
-            if isinstance(module, InnerProduct) and module.weight is None:
-                raise layer.fail("shares a matrix whose size is not known", "give load() the size: shapes={…}")
-            for spec, (key, tensor) in zip(layer.params, own, strict=False):
-                if not spec.name:
-                    continue
-                owner, weights = owners.setdefault(spec.name, (layer, tensor))
-                if weights is tensor:
-                    continue
-                if tensor.shape != weights.shape:
-                    raise layer.fail(
-                        f"shares the weights {spec.name!r} of {owner.label}, which have another shape",
-                        "give each its own name",
-                    )
-                setattr(module, key, weights)
-                sharing.append(layer.name)
+            module = self.module(layer)
+            keys = [key for key, _ in self.blobs(layer)]
+            if isinstance(module, InnerProduct) and module.weight is None:  # not made yet
+                keys = ["weight", *keys]
+            for spec, key in zip(layer.params, keys, strict=False):
+                owner = owners.setdefault(spec.name, (layer, key))
+                if spec.name and owner != (layer, key) and self._join(layer, key, owner, spec.name):
+                    sharing.append(layer.name)
         return sharing
+
+    def _join(self, layer: Layer, key: str, owner: tuple[Layer, str], name: str) -> bool:
+        """Let a layer have the weights of another; returns whether it had its own."""
+        module, first = self.module(layer), self.module(owner[0])
+        own, weights = getattr(module, key), getattr(first, owner[1])
+        if own is not None and own is weights:
+            return False
+        if isinstance(module, InnerProduct) and isinstance(first, InnerProduct) and (own is None or weights is None):
+            fits = key == owner[1] and (module.outputs, module.transpose) == (first.outputs, first.transpose)
+            if fits:
+                first.twin(module)
+        else:
+            fits = own is not None and weights is not None and own.shape == weights.shape
+            if fits:
+                setattr(module, key, weights)
+        if not fits:
+            what = f"shares the weights {name!r} of {owner[0].label}, which have another shape"
+            raise layer.fail(what, "give each its own name")
+        return True
 
 
 def _beside(layers: Iterable[Layer]) -> set[Layer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import cast
 
 import torch
@@ -132,7 +133,9 @@ def _lrn(layer: Layer, shapes: Shapes) -> nn.Module:
     if given.norm_region == "ACROSS_CHANNELS":
         return nn.LocalResponseNorm(given.local_size, given.alpha, given.beta, given.k)
     if given.k != 1:
-        raise layer.fail(f"k is {given.k} within channels", "k has an effect across channels only")
+        warnings.warn(
+            f"{layer.fail(f'k is {given.k} within channels, where it has no effect', 'remove it')}", stacklevel=2
+        )
     return WithinChannelNorm(given.local_size, given.alpha, given.beta)
 
 
