@@ -14,7 +14,7 @@ import torch
 from fullyconv.caffe import load
 from fullyconv.caffe.advice import ADVICE
 from fullyconv.caffe.build import KINDS
-from fullyconv.caffe.sources import SOURCES
+from fullyconv.caffe.description import SOURCES
 from fullyconv.files import BadFile
 
 Take = Callable[[np.ndarray, int], float]

@@ -8,9 +8,8 @@ from torch import nn
 
 from fullyconv.caffe import accuracy, activations, dialects, fields, losses, modules, reshaping, windows
 from fullyconv.caffe.advice import advice
-from fullyconv.caffe.description import Layer
+from fullyconv.caffe.description import SOURCES, Layer
 from fullyconv.caffe.kind import Fillers, Kind, Shapes, axis_of, count, span
-from fullyconv.caffe.sources import SOURCES
 
 DEPTHWISE = ("ConvolutionDepthwise", "DepthwiseConvolution")  # of forks: a group for each channel
 

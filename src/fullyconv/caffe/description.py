@@ -9,11 +9,15 @@ from typing import Literal, TypeVar
 
 from fullyconv.caffe.fields import Shape
 from fullyconv.caffe.prototxt import Message, Token, parse, parse_text
-from fullyconv.caffe.sources import SOURCES
 from fullyconv.caffe.states import ParamSpec, Phase, State, StateRule
 from fullyconv.caffe.upgrade import OLD_TYPES, OldHeader, upgrade_oldest
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
+
+SOURCES = (  # types that bring data, where they have no bottoms
+    "Input", "Data", "ImageData", "HDF5Data", "WindowData", "MemoryData", "DummyData", "Python",
+    "DenseImageData", "ImageSegData", "AnnotatedData", "VideoData", "MultiImageData",
+)  # fmt: skip
 
 T = TypeVar("T")
 _Type = Literal["DOUBLE", "FLOAT", "FLOAT16", "INT", "UINT", "BOOL"]  # NVCaffe: no effect, all is float32 here

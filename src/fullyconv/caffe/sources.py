@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from fullyconv.caffe.description import Layer
 from fullyconv.caffe.fields import Filler, Input, Shape
 from fullyconv.caffe.prototxt import Message, Token
 
-if TYPE_CHECKING:
-    from fullyconv.caffe.description import Layer
-
-SOURCES = (
-    "Input", "Data", "ImageData", "HDF5Data", "WindowData", "MemoryData", "DummyData", "Python",
-    "DenseImageData", "ImageSegData", "AnnotatedData", "VideoData", "MultiImageData",
-)  # fmt: skip
 WRITTEN = ("Input", "DummyData", "MemoryData")  # those that say all about their blobs
 
 USUAL_CHANNELS = 3

@@ -186,7 +186,7 @@ class DenseCRF:
             ValueError: As ``marginals`` does.
         """
         self.marginals(unary, iterations=0)  # checks
-        return Inference(self, np.asarray(unary, np.float32))
+        return Inference(self.messages, np.asarray(unary, np.float32))
 
     def map(self, unary: np.ndarray, *, iterations: int) -> np.ndarray:
         """Return the label of the largest marginal at every point.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from fullyconv.crf.meanfield import DenseCRF
 
 LEAST = 1e-20  # of a marginal whose logarithm is taken
 
@@ -18,7 +15,7 @@ class Inference:
     As many steps as ``DenseCRF.marginals`` takes updates come to the same marginals, within rounding.
 
     Args:
-        crf: Whose marginals they are.
+        messages: What the CRF makes of marginals (``DenseCRF.messages``).
         unary: C x shape, each label's energy at each point.
 
     Attributes:
@@ -32,8 +29,8 @@ class Inference:
     True
     """
 
-    def __init__(self, crf: DenseCRF, unary: np.ndarray) -> None:
-        self._crf, self._unary = crf, unary
+    def __init__(self, messages: Callable[[np.ndarray], np.ndarray], unary: np.ndarray) -> None:
+        self._say, self._unary = messages, unary
         self.marginals = _softmax(-unary)
         self._heard: np.ndarray | None = None
 
@@ -59,7 +56,7 @@ class Inference:
     def _messages(self) -> np.ndarray:
         """What the others say of each label now, as a change of its negative energy."""
         if self._heard is None:
-            self._heard = self._crf.messages(self.marginals)
+            self._heard = self._say(self.marginals)
         return self._heard
 
     @property
