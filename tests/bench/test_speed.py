@@ -48,8 +48,8 @@ def test_each_arithmetic_is_timed() -> None:
 
 
 def test_where_a_limit_is_not_known_no_share_is_said() -> None:
-    words = Speed("bf16", Timing((0.5,)), 1e9, 1e6).words(Limits({"fp32": 1e12}, 1e10))
-    assert words == "bf16: 2 pictures/s, 500 ms (500 to 500), 2 GFLOP/s, 0 % of its memory rate"
+    words = Speed("bf16", Timing((0.5,)), 1e9, 1e6, 0.7).words(Limits({"fp32": 1e12}, 1e10))
+    assert words == "bf16: 2 pictures/s, 500 ms (500 to 500), 2 GFLOP/s, 0 % of its memory rate; the first 700 ms"
 
 
 def test_the_command_says_what_a_model_takes(tmp_path: Path) -> None:

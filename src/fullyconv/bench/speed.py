@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,12 +29,14 @@ class Speed:
         timing: Seconds from an H x W x 3 array to its labels.
         operations: What the network computes for it; a multiplication and an addition are two.
         bytes: What has to come from memory at least: the weights once, the picture and its labels.
+        first: Seconds of the first call, which prepares the network.
     """
 
     precision: str
     timing: Timing
     operations: float
     bytes: float
+    first: float
 
     @property
     def rate(self) -> float:
@@ -41,15 +44,17 @@ class Speed:
         return self.operations / self.timing.median
 
     def words(self, limits: Limits) -> str:
-        """Say it in a line.
+        r"""Say it in a line.
 
-        >>> speed = Speed("fp32", Timing((0.02, 0.01, 0.03)), operations=4e9, bytes=1e8)
-        >>> speed.words(Limits({"fp32": 4e11}, 2e10))
-        'fp32: 50 pictures/s, 20.0 ms (10.0 to 30.0), 200 GFLOP/s: 50 % of the machine in fp32, 25 % of its memory rate'
+        >>> speed = Speed("fp32", Timing((0.02, 0.01, 0.03)), operations=4e9, bytes=1e8, first=0.5)
+        >>> print(speed.words(Limits({"fp32": 4e11}, 2e10)).replace(": 50 %", ":\n50 %"))
+        fp32: 50 pictures/s, 20.0 ms (10.0 to 30.0), 200 GFLOP/s:
+        50 % of the machine in fp32, 25 % of its memory rate; the first 500 ms
         """
         each = self.timing
         share = f": {self.rate / most:.0%} of the machine in {self.precision}" if (most := self._most(limits)) else ""
         memory = f", {self.bytes / each.median / limits.bytes:.0%} of its memory rate"
+        memory += f"; the first {_ms(self.first)} ms"
         return (
             f"{self.precision}: {1 / each.median:.3g} pictures/s, {_ms(each.median)} ms ({_ms(each.low)} to "
             f"{_ms(each.high)}), {self.rate / 1e9:.0f} GFLOP/s{share}{memory}"
@@ -98,6 +103,7 @@ def measure_speed(
     pixels = np.random.default_rng(0).integers(0, 256, (*size, segmenter.network.in_channels), dtype=np.uint8)
     models = {precision: _in(segmenter, precision) for precision in precisions}
     variants = {precision: partial(model.predict, pixels) for precision, model in models.items()}
+    first = {precision: _seconds(variant) for precision, variant in variants.items()}
     found = race({str(name): variant for name, variant in variants.items()}, rounds, watch=watch)
     operations = count_operations(segmenter.network, size)
     weights = sum(each.numel() for each in segmenter.network.parameters())
@@ -107,9 +113,16 @@ def measure_speed(
             found[precision],
             operations,
             float(weights * BYTES[precision] + pixels.nbytes + size[0] * size[1]),
+            first[precision],
         )
         for precision in precisions
     ]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
 
 
 def _in(segmenter: Segmenter, precision: Precision) -> Segmenter:
