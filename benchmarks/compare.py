@@ -38,9 +38,7 @@ from fullyconv.predict.quantised import INT8, find_quantisation, store_quantisat
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MODEL = MODELS / "camvid-scratch"
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "int8": "int8"}
-LONG = 1e11  # operations, above which a network is not measured in 8 bits
 ENGINES = {"float32": ("pytorch", "openvino"), "bfloat16": ("pytorch", "openvino"), "int8": ("openvino",)}
-SLOW = "OpenVINO was not done after nine minutes of compiling this network's 102 million weights of fc6 in 8 bits"
 EXACT, NEAR = 0.999, 0.9  # share of labels: of the same arithmetic; of a shorter one, on untrained weights
 
 
@@ -60,9 +58,6 @@ def normalised(pixels: np.ndarray, preprocess: Preprocess | None = None) -> Tens
 
 def attempt(contest: Contest, name: str, make: Callable[[], Any], **entry: Any) -> None:
     """Add an entry, or say why it cannot take part."""
-    if entry.get("precision") == "int8" and entry["operations"] > LONG:
-        contest.absent[name] = SLOW
-        return
     try:
         contest.entries[name] = Entry(make(), **entry)
     except (ImportError, ValueError, RuntimeError, TypeError, AttributeError) as error:

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from fullyconv.types import Preprocess
 if find_spec("openvino") is None:  # imported directly it would report its use over the network
     pytest.skip("the extra openvino is not installed", allow_module_level=True)
 from fullyconv.predict.openvino_engine import OpenVINOEngine
-from fullyconv.predict.quantised import INT8, find_quantisation, store_quantisation
+from fullyconv.predict.openvino_graph import make_graph
+from fullyconv.predict.quantised import INT8, find_quantisation, quantised_graph, store_quantisation
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (1, 64, 80, 3), np.uint8)
 
@@ -47,6 +49,25 @@ def test_scores_are_near_and_come_from_eight_bits(calibrated: Path) -> None:
     ):
         assert float((found - wanted).abs().mean()) < 0.05 * float(wanted.abs().max())
     assert Predictor(calibrated, "int8", device="cpu")(PIXELS).shape == (1, 64, 80)
+
+
+def test_weights_are_whole_numbers_times_a_scale(calibrated: Path) -> None:
+    network = frozen(load(calibrated, device="cpu").network)
+    graph = make_graph(network, Preprocess())
+    plain = {op.get_friendly_name(): op.input_value(1).get_node().data.copy() for op in _convolutions(graph)}
+    graph = quantised_graph(calibrated, network, graph)
+    quantised = [op for op in _convolutions(graph) if op.input_value(1).get_node().get_type_name() == "Multiply"]
+    assert quantised
+    for op in quantised:
+        whole, scale = (each.get_node() for each in op.input_value(1).get_node().input_values())
+        numbers = whole.input_value(0).get_node().data
+        assert numbers.dtype == np.int8
+        error = np.abs(numbers * scale.data - plain[op.get_friendly_name()])
+        assert (error <= 0.501 * scale.data).all()
+
+
+def _convolutions(graph: Any) -> list[Any]:
+    return [op for op in graph.get_ordered_ops() if op.get_type_name() == "Convolution"]
 
 
 def _copy(folder: Path, place: Path) -> Path:

@@ -192,7 +192,7 @@ def interpolate(graph: Any) -> None:
     """
     operations = import_openvino().opset13
     for node in graph.get_ordered_ops():
-        if node.get_type_name() != "GroupConvolutionBackpropData" or not _is_bilinear(node):
+        if not is_bilinear(node):
             continue
         attributes, odd = node.get_attributes(), node.input_value(1).get_shape()[-1] % 2
         factors, axes = np.array(attributes["strides"]), np.array([2, 3])
@@ -209,9 +209,11 @@ def interpolate(graph: Any) -> None:
             reader.replace_source_output(cut.output(0))
 
 
-def _is_bilinear(node: Any) -> bool:
+def is_bilinear(node: Any) -> bool:
     """Return whether a transposed convolution by channel interpolates between its units, by whole factors."""
-    attributes, weights = node.get_attributes(), _unquantised(node.input_value(1)).get_node()
+    if node.get_type_name() != "GroupConvolutionBackpropData":
+        return False
+    attributes, weights = node.get_attributes(), node.input_value(1).get_node()
     if weights.get_type_name() != "Constant" or weights.data.shape[1:3] != (1, 1) or node.get_input_size() > 2:
         return False
     if attributes["dilations"] != [1, 1] or any(attributes["output_padding"]):
