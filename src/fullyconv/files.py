@@ -84,19 +84,19 @@ def draft_file(path: Path) -> Path:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, keep: bool = True) -> Iterator[Path]:
     """Yield a new, empty folder to fill; it takes the place of ``path`` in one step when the block ends.
 
     Every file and the folder itself have reached the disk before that step, so that not even a power cut leaves
     half of it. An older ``path`` stays as it was until then, and if the block raises; files in it that the new one
-    does not have (a reader's notes, say) are taken over.
+    does not have (a reader's notes, say) are taken over, unless ``keep`` is false.
     """
     draft = draft_folder(path)
     settle_folder(path)
     draft.mkdir(parents=True)
     try:
         yield draft
-        for entry in path.iterdir() if path.is_dir() else ():
+        for entry in path.iterdir() if keep and path.is_dir() else ():
             if not (draft / entry.name).exists():
                 (shutil.copytree if entry.is_dir() else shutil.copy2)(entry, draft / entry.name)
         for file in draft.rglob("*"):
@@ -152,6 +152,17 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """Return the bytes of a file, or of all files of a folder, and when the last was changed, in nanoseconds.
+
+    >>> state_of(Path(__file__))[0] == Path(__file__).stat().st_size
+    True
+    """
+    files = (entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else (path,)
+    found = [file.stat() for file in files]
+    return sum(each.st_size for each in found), max((each.st_mtime_ns for each in found), default=0)
 
 
 def parse_json(content: bytes | str) -> Any:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fullyconv.files import BadFile, parse_json, take_lock
+from fullyconv.files import BadFile, parse_json, state_of, take_lock
 
 MANIFEST = ".fullyconv.jsonl"
 PREDICTIONS = "predict"
@@ -169,9 +169,9 @@ class Outputs:
             raise BadFile(path, "is one of the inputs", "choose another --out: what is read is never written over")
         if not os.path.lexists(path) or (path.is_file() and not path.is_symlink() and path.stat().st_size == 0):
             return  # an empty file holds nothing that could be lost
-        if path.is_dir() and not path.is_symlink():
-            raise BadFile(path, "is a folder", "choose another --out, or move it away")
         entries = self._listed.get(name)
+        if path.is_dir() and not path.is_symlink() and not entries:
+            raise BadFile(path, "is a folder", "choose another --out, or move it away")
         if not entries:
             raise BadFile(path, "was not written by fullyconv", "choose another --out, or move the file away")
         if (maker := entries[-1].get("by") or self._by) != self._by and not self._overwrite:
@@ -291,16 +291,22 @@ def _read_manifest(path: Path) -> _Entries:
 
 
 def _describe(folder: Path, name: str) -> dict[str, Any] | None:
-    """Describe a file that was written; ``None`` if it was not."""
+    """Describe a file, or a folder that counts as one, that was written; ``None`` if it was not."""
     path = folder / name
     try:
-        found = path.stat()
-        return {"file": name, "size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": _digest(path)}
+        path.stat()
+        size, changed = state_of(path)
+        return {"file": name, "size": size, "mtime_ns": changed, "sha256": _digest(path)}
     except OSError:
         return None
 
 
 def _digest(path: Path) -> str:
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for below in files_below(path):
+            whole.update(f"{below.relative_to(path).as_posix()}\n{_digest(below)}\n".encode(errors="surrogateescape"))
+        return whole.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -310,8 +316,8 @@ def _as_written(folder: Path, name: str, entries: Sequence[dict[str, Any]]) -> b
     if "sha256" not in entries[-1]:
         return True
     path = folder / name
-    found = path.stat()
-    likely = [entry for entry in entries if entry.get("size") == found.st_size]
-    if any(entry.get("mtime_ns") == found.st_mtime_ns for entry in likely):
+    size, changed = state_of(path)
+    likely = [entry for entry in entries if entry.get("size") == size]
+    if any(entry.get("mtime_ns") == changed for entry in likely):
         return True
     return bool(likely) and _digest(path) in [entry.get("sha256") for entry in likely]

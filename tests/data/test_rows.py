@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from fullyconv.data.images import read_image
-from fullyconv.data.rows import open_rows
+from fullyconv.data.rows import Sight, open_rows
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
@@ -70,11 +70,45 @@ def test_grey_inverted_and_palette_tiffs(tmp_path: Path) -> None:
         same_by_rows(tmp_path / f"{name}.tif")
 
 
-def test_overviews_are_passed_over(tmp_path: Path) -> None:
-    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
-        file.write(COLOURS, tile=(32, 32), photometric="rgb", subifds=0)
-        file.write(COLOURS[::2, ::2], tile=(32, 32), photometric="rgb", subfiletype=1)
-    same_by_rows(tmp_path / "x.tif")
+@pytest.mark.parametrize("kind", ["below", "beside", "ome", "aperio", "jpeg"])
+def test_levels_are_those_of_tifffile(tmp_path: Path, kind: str) -> None:
+    """Overviews below the page (SubIFDs) and beside it (GDAL's), OME's, a slide scanner's; tiles packed as JPEG."""
+    path, sizes = tmp_path / ("x.ome.tif" if kind == "ome" else "x.tif"), [COLOURS]
+    while len(sizes) < 3:
+        sizes.append(np.ascontiguousarray(sizes[-1][: len(sizes[-1]) // 2 * 2 : 2, ::2]))
+    options: dict[str, Any] = {"tile": (32, 32), "photometric": "rgb"}
+    options |= {"compression": "jpeg"} if kind in ("jpeg", "aperio") else {}
+    options |= {"metadata": None} if kind != "ome" else {}
+    below = kind in ("below", "ome", "jpeg")
+    with tifffile.TiffWriter(path, ome=kind == "ome") as file:
+        if kind == "aperio":
+            file.write(sizes[0], description="Aperio Image Library", **options)
+            file.write(COLOURS[::3, ::3], photometric="rgb", metadata=None)  # of the same shape, but a thumbnail
+        else:
+            file.write(sizes[0], subifds=2 if below else 0, **options)
+        for values in sizes[1:]:
+            file.write(values, subfiletype=1 if kind != "aperio" else 0, **options)
+        if kind == "aperio":
+            file.write(COLOURS[:40, :80], photometric="rgb", subfiletype=1, metadata=None)  # its label
+    same_by_rows(path)
+    for level, values in enumerate(sizes):
+        expected = tifffile.imread(path, level=level)
+        assert expected.shape == values.shape
+        np.testing.assert_array_equal(read_image(path, level=level), expected)
+        rows = open_rows(path, 1, Sight(level=level))
+        assert rows is not None
+        np.testing.assert_array_equal(rows[0 : rows.shape[0], 0 : rows.shape[1]], expected)
+    with pytest.raises(BadFile, match=r"no level 3 in it: choose 0 \(83 x 150\), 1 \(42 x 75\) or 2 \(21 x 37\)"):
+        read_image(path, level=3)
+
+
+def test_levels_of_what_has_none(tmp_path: Path) -> None:
+    Image.fromarray(COLOURS).save(tmp_path / "x.png")
+    tifffile.imwrite(tmp_path / "x.tif", COLOURS, photometric="rgb")
+    with pytest.raises(BadFile, match=r"x.png: a picture of one size, without level 1: leave it out"):
+        read_image(tmp_path / "x.png", level=1)
+    with pytest.raises(BadFile, match=r"x.tif: no level 1 in it: leave it out, for 0 \(83 x 150\) is the only"):
+        read_image(tmp_path / "x.tif", level=1)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA", "RGBA"])
@@ -100,13 +134,13 @@ def test_what_is_not_read_by_rows_is_refused_with_what_to_do(tmp_path: Path, mon
     picture = Image.fromarray(COLOURS)
     picture.save(tmp_path / "x.jpg")
     Image.fromarray(COLOURS[..., 0].astype(np.uint16) * 100).save(tmp_path / "deep.png")
-    tifffile.imwrite(tmp_path / "deep.tif", COLOURS.astype(np.uint16), photometric="rgb")
+    tifffile.imwrite(tmp_path / "turned.tif", COLOURS, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
     text = PngInfo()
     picture.save(tmp_path / "turned.png", exif=Image.Exif(), pnginfo=text)
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.save(tmp_path / "turned.png", exif=exif)
-    for name in ("x.jpg", "deep.png", "deep.tif", "turned.png"):
+    for name in ("x.jpg", "deep.png", "turned.tif", "turned.png"):
         with pytest.raises(BadFile, match=f"{name}: .* pixels, read as a whole, take .*: save it as TIFF in tiles"):
             open_rows(tmp_path / name, 1)
         assert open_rows(tmp_path / name, 1 << 30) is None

@@ -20,6 +20,7 @@ from torch import nn
 from fullyconv import ClassSet, Preprocess, Segmenter, build, save
 from fullyconv.data.images import read_image
 from fullyconv.data.place import read_place
+from fullyconv.files import BadFile
 from fullyconv.outputs import MANIFEST
 from fullyconv.predict.beside import Beside
 from fullyconv.predict.folder import find_images, predict_files
@@ -160,3 +161,59 @@ def test_nothing_is_left_of_a_picture_that_ends_too_early(tmp_path: Path, narrow
         (outcome,) = predict_files(model, find_images([tmp_path / "x.png"]), tmp_path / "out")
         assert "truncated" in str(outcome.problem)
         assert not [*(tmp_path / "out").glob(".*.part")]
+
+
+def test_a_zarr_store_is_labelled_as_the_same_tiff(tmp_path: Path, narrow: None) -> None:
+    zarr = pytest.importorskip("zarr")
+    pixels = RNG.integers(1, 256, (3, 150, 90)).astype(np.uint8)
+    place = tmp_path / "stores" / "x.zarr"
+    zarr.create_array(store=place, shape=pixels.shape, dtype="u1", chunks=(1, 32, 50), dimension_names=["c", "y", "x"])
+    zarr.open(place)[:] = pixels
+    tifffile.imwrite(tmp_path / "x.tif", np.moveaxis(pixels, 0, 2), photometric="rgb")
+    Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, 2))).save(tmp_path / "stores/beside.png")
+    model = segmenter()
+    labelled(model, tmp_path / "x.tif", tmp_path / "tiff")
+    expected = np.asarray(Image.open(tmp_path / "tiff/x.png"))
+    for memory, out in ((None, tmp_path / "whole"), (1, tmp_path / "rows"), (1, tmp_path / "rows")):
+        model.picture_memory = model.memory = memory
+        tasks = find_images([tmp_path / "stores"])  # of a folder, a store is one picture
+        assert [task.target.as_posix() for task in tasks] == ["beside", "x"]
+        outcomes = list(predict_files(model, tasks, out, beside=Beside(polygons=True)))
+        assert [outcome.problem for outcome in outcomes] == [None, None]
+        np.testing.assert_array_equal(np.asarray(Image.open(out / "x.png")), expected)
+        labels = zarr.open(out / "x_classes.zarr", mode="r")
+        np.testing.assert_array_equal(labels[:], expected)
+        assert labels.attrs["classes"] == ["a", "b", "c"]
+        assert {task.image.name for task in find_images([tmp_path], out=out)} == {"beside.png", "x.tif", "x.zarr"}
+    (tmp_path / "rows/x_classes.zarr/notes").write_text("of someone else")
+    with pytest.raises(BadFile, match=r"x_classes\.zarr: has been changed since fullyconv wrote it"):
+        list(predict_files(model, tasks, out, beside=Beside()))
+
+
+def test_a_level_lies_where_the_full_size_does(tmp_path: Path, narrow: None) -> None:
+    pixels = RNG.integers(1, 256, (400, 240, 3)).astype(np.uint8)
+    pixels[200:260, 40:90] = 0
+    keys = (34735, 3, 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 2, 3072, 0, 1, 32633), True)  # numbers are of middles
+    extra = [*GEO, keys, (42113, 2, 0, "0", True)]
+    with tifffile.TiffWriter(tmp_path / "x.tif") as file:
+        file.write(pixels, tile=(64, 64), photometric="rgb", subifds=0, extratags=extra, metadata=None)
+        half = np.ascontiguousarray(pixels[::2, ::2])
+        file.write(half, tile=(64, 64), photometric="rgb", subfiletype=1, metadata=None)
+    model = segmenter()
+    model.level = 1
+    expected = np.where((half == 0).all(2), 255, np.array([3, 5, 9])[model.predict(half).labels])
+    place = read_place(tmp_path / "x.tif")
+    assert place is not None
+    a, b, c, d, e, f = place.transform
+    for memory, out in ((None, tmp_path / "whole"), (1, tmp_path / "rows")):
+        model.picture_memory = model.memory = memory
+        (outcome,) = predict_files(model, find_images([tmp_path / "x.tif"]), out, beside=Beside(areas=True, level=1))
+        assert outcome.problem is None
+        np.testing.assert_array_equal(np.asarray(Image.open(out / "x.png")), expected)
+        found = read_place(out / "x_classes.tif")
+        assert found is not None
+        assert found.transform == pytest.approx((2 * a, b, c, d, 2 * e, f))
+        assert found.epsg == 32633
+        np.testing.assert_array_equal(tifffile.imread(out / "x_classes.tif"), expected)
+        sizes = {tuple(line.split(",")[3:7:2]) for line in (out / "areas.csv").read_text().splitlines()[1:]}
+        assert all(float(area) == 16 * int(pixels) for pixels, area in sizes)  # 4 m x 4 m

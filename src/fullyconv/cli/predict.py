@@ -103,6 +103,10 @@ def predict(
             help="Memory to use; what needs more is read, labelled and written by rows. Default: what is free.",
         ),
     ] = None,
+    level: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Of slides, pyramids and Zarr: which size to label, 0 the full one."),
+    ] = 0,
     approximate: Annotated[
         bool,
         typer.Option(
@@ -123,7 +127,9 @@ def predict(
     dropout, else mirrored and resized views.
 
     Pictures of any size: `fullyconv predict camvid mosaic.tif --out labelled --memory 2GiB` reads a TIFF or PNG by
-    rows, gives the labels of one pass, and goes on where it was if it is killed and started again.
+    rows, gives the labels of one pass, and goes on where it was if it is killed and started again. So with Zarr stores
+    (extra: zarr), and the smaller sizes of slides and pyramids: `fullyconv predict camvid slide.svs --level 2`,
+    `fullyconv predict camvid scan.zarr --out labelled` (its labels are scan_classes.zarr, too).
 
     On a Ray cluster (extra: ray), of paths and URLs; run again, it labels only what is left:
     `fullyconv predict camvid s3://bucket/photos --out s3://bucket/labelled --engine ray`.
@@ -147,7 +153,9 @@ def predict(
     out_ = out_ or str(_new_folder(Path("runs")))
     _refuse_model(Path(out_))
     import_from_here(*(trust or ()))
-    beside = Beside(polygons or bool(polygons_to), tuple(polygons_to or ()), simplify, areas=areas, legend=legend)
+    beside = Beside(
+        polygons or bool(polygons_to), tuple(polygons_to or ()), simplify, areas=areas, legend=legend, level=level
+    )
     asked = Asked(Path(out_), beside, probabilities, sheet, overwrite, crf, tta, uncertainty, cube_key, rgb)
     if engine == "ray":
         alone = {**asked.of_pictures, "--tta": None, "--memory": memory, "--approximate": approximate}
@@ -159,7 +167,7 @@ def predict(
     inputs = _local(inputs, context)
     keep_freed_memory()
     segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
-    segmenter.approximate = approximate
+    segmenter.approximate, segmenter.level = approximate, level
     if memory is not None:
         allow_memory(segmenter, memory)
     if precision != "auto" or engine != "auto":
@@ -195,7 +203,7 @@ class Asked:
         return {
             "--crf": self.crf, "--tta": self.tta, "--uncertainty": self.uncertainty,
             "--polygons": self.beside.polygons, "--areas": self.beside.areas, "--legend": self.beside.legend,
-            "--sheet": self.sheet,
+            "--sheet": self.sheet, "--level": self.beside.level,
         }  # fmt: skip
 
     @property

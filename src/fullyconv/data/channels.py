@@ -14,6 +14,7 @@ from fullyconv.data.images import SUFFIXES, read_raster
 from fullyconv.data.layout import DEEPEST, Found
 from fullyconv.data.nothing import all_missing
 from fullyconv.data.raster import Raster, colours
+from fullyconv.data.stores import is_store, store_has_holes
 from fullyconv.data.tiff import is_tiff, may_be_hollow
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS, Limits
@@ -23,13 +24,14 @@ FIRST = "_0000"  # nnU-Net's: the other channels of a case count on from it
 STEM = re.compile(rf"(.+)({CHANNEL_ENDING.pattern})")
 
 
-def read_channels(path: Path, levels: Levels | None, limits: Limits = LIMITS) -> Raster:
+def read_channels(path: Path, levels: Levels | None, limits: Limits = LIMITS, *, level: int = 0) -> Raster:
     """Read a picture with all its channels, wherever they lie.
 
     Args:
         path: The file of the first ones.
         levels: Which page of it is read, and where its further channels lie (``Levels.beside``).
         limits: What each file may ask for.
+        level: Of a picture in several sizes, which one: 0 is the full one.
 
     Returns:
         The file's own numbers; of several files all bands, one file after the other, in a type that holds them all.
@@ -38,12 +40,12 @@ def read_channels(path: Path, levels: Levels | None, limits: Limits = LIMITS) ->
         BadFile: For a file that is missing or cannot be used, or sizes that differ.
     """
     pages = None if levels is None else levels.pages
-    first = read_raster(path, pages, limits)
+    first = read_raster(path, pages, limits, level=level)
     if levels is None or not levels.beside:
         return first
     stacked, missing = [_bands(first)], [first.missing]
     for other in channel_files(path, levels.beside):
-        raster = read_raster(other, pages, limits)
+        raster = read_raster(other, pages, limits, level=level)
         if raster.values.shape[:2] != first.values.shape[:2]:
             sizes = (f"{shape[1]} x {shape[0]}" for shape in (raster.values.shape, first.values.shape))
             raise BadFile(other, "a channel of {}, of a picture of {}".format(*sizes), "save both at one size")
@@ -54,14 +56,16 @@ def read_channels(path: Path, levels: Levels | None, limits: Limits = LIMITS) ->
     return replace(first, values=values, kind="bands", palette=None, alpha=None, missing=all_missing(missing))
 
 
-def missing_pixels(path: Path, levels: Levels | None = None) -> np.ndarray | None:
+def missing_pixels(path: Path, levels: Levels | None = None, *, level: int = 0) -> np.ndarray | None:
     """Return which pixels of a picture hold nothing, H x W bool, ``None`` where its file does not say so.
 
     Args:
         path: A file that was read before: of most of them no pixel is read again.
         levels: How it was read.
+        level: Which of its sizes.
     """
-    return read_channels(path, levels).missing if is_tiff(path) and may_be_hollow(path) else None
+    hollow = store_has_holes(path) if is_store(path) else is_tiff(path) and may_be_hollow(path)
+    return read_channels(path, levels, level=level).missing if hollow else None
 
 
 def _bands(raster: Raster) -> np.ndarray:

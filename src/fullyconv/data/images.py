@@ -25,6 +25,7 @@ from PIL import (
 from fullyconv.data.dicom import is_dicom, read_dicom
 from fullyconv.data.png import holds_all_rows
 from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours, levels_of
+from fullyconv.data.stores import is_store, read_store
 from fullyconv.data.tiff import is_tiff, read_tiff
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS, Limits
@@ -56,25 +57,31 @@ KINDS: dict[str, tuple[Kind, int]] = {  # of Pillow's modes: what the channels a
 CHANNELS = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4}
 
 
-def read_raster(path: Path, pages: int | Literal["channels"] | None = None, limits: Limits = LIMITS) -> Raster:
+def read_raster(
+    path: Path, pages: int | Literal["channels"] | None = None, limits: Limits = LIMITS, *, level: int = 0
+) -> Raster:
     """Read the stored numbers of a picture, upright.
 
     What a file is, is told by its content. TIFF files are read by tifffile, PNG files of several 16-bit channels
-    by libpng (Pillow keeps their upper 8 bits), JPEG 2000 by OpenJPEG, DICOM by pydicom, all else by Pillow.
+    by libpng (Pillow keeps their upper 8 bits), JPEG 2000 by OpenJPEG, DICOM by pydicom, folders that are Zarr stores
+    by zarr, all else by Pillow.
 
     Args:
         path: The file.
         pages: Of TIFF files with several pages (of DICOM: frames), the one to read, from 0, or ``channels``: all, one
             after the other.
         limits: What the file may ask for.
+        level: Of a picture in several sizes (TIFF, Zarr), which one: 0 is the full one.
 
     Raises:
         BadFile: For a file that is missing, broken, of another kind, beyond the limits, or of several pictures.
     """
     try:
+        if is_store(path):
+            return read_store(path, limits, level)
         if not S_ISREG(path.stat().st_mode):
             raise BadFile(path, "is no regular file", "leave it out")  # a pipe would be waited for
-        raster = _read(path, pages, limits)
+        raster = _read(path, pages, limits, level)
         return raster if raster.turn == 1 else raster.upright()
     except BadFile:
         raise
@@ -86,11 +93,13 @@ def read_raster(path: Path, pages: int | Literal["channels"] | None = None, limi
         raise unreadable(path, error) from None
 
 
-def _read(path: Path, pages: int | Literal["channels"] | None, limits: Limits) -> Raster:
+def _read(path: Path, pages: int | Literal["channels"] | None, limits: Limits, level: int) -> Raster:
     tiff = is_tiff(path)
+    if level and not tiff:
+        raise Refused(f"a picture of one size, without level {level}", "leave it out")
     if is_dicom(path) and (not tiff or path.suffix.lower() == ".dcm"):  # a file may be both
         return read_dicom(path, pages, limits)
-    return read_tiff(path, pages, limits) if tiff else _read_common(path, limits)
+    return read_tiff(path, pages, limits, level=level) if tiff else _read_common(path, limits)
 
 
 def unreadable(path: Path, error: Exception) -> BadFile:
@@ -280,7 +289,7 @@ def rgb(raster: Raster, path: Path) -> np.ndarray:
         raise BadFile(path, str(error), "rescale it to 8 or 16 bit") from None
 
 
-def read_image(path: Path | str, limits: Limits = LIMITS) -> np.ndarray:
+def read_image(path: Path | str, limits: Limits = LIMITS, *, level: int = 0) -> np.ndarray:
     """Read a picture upright, H x W x 3 uint8 RGB.
 
     Grey levels and RGB of any type are scaled to 0..255 by the rule of ``fullyconv.data.raster.white_level``.
@@ -289,12 +298,13 @@ def read_image(path: Path | str, limits: Limits = LIMITS) -> np.ndarray:
     Args:
         path: The file.
         limits: What it may ask for.
+        level: Of a picture in several sizes, which one: 0 is the full one.
 
     Raises:
         BadFile: For a file that cannot be used, with what to do about it.
     """
     path = Path(path)
-    raster = read_raster(path, limits=limits)
+    raster = read_raster(path, limits=limits, level=level)
     warn_of(raster)
     return rgb(raster, path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import atanh, radians, sin, sqrt
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import tifffile
 
 from fullyconv.data.nothing import NO_DATA
+from fullyconv.data.tiff import levels
 from fullyconv.types import ClassSet
 
 SCALE, TIEPOINT, TRANSFORM, KEYS, DOUBLES, WORDS = 33550, 33922, 34264, 34735, 34736, 34737
@@ -83,6 +84,33 @@ class Place:
         bounds = np.array([_zone(radians(f + e * row)) for row in range(height + 1)])
         return np.abs(np.diff(bounds)) * abs(radians(a))
 
+    def scaled(self, across: float, down: float) -> Place:
+        """Return where the pixels of the same picture in another size lie.
+
+        Args:
+            across: The width of a pixel of that size, in pixels of this one.
+            down: Its height.
+
+        >>> Place((10.0, 0.0, 500.0, 0.0, -10.0, 900.0)).scaled(2, 4).transform
+        (20.0, 0.0, 500.0, 0.0, -40.0, 900.0)
+        """
+        a, b, c, d, e, f = self.transform
+        a, b, d, e = a * across, b * down, d * across, e * down
+        tags = {code: (kind, count, value) for code, kind, count, value in self.tags}
+        if _keys(tags).get(RASTER_TYPE) == POINT:
+            x, y = c + (a + b) / 2, f + (d + e) / 2
+        else:
+            x, y = c, f
+        if b == d == 0 and a > 0 > e:
+            height = tags[SCALE][2][2] if SCALE in tags else 0.0
+            z = tags[TIEPOINT][2][5] if TIEPOINT in tags else 0.0
+            own = {SCALE: (12, 3, (a, -e, height)), TIEPOINT: (12, 6, (0.0, 0.0, 0.0, x, y, z))}
+        else:
+            own = {TRANSFORM: (12, 16, (a, b, 0.0, x, d, e, 0.0, y, *(0.0,) * 7, 1.0))}
+        kept = {code: each for code, each in tags.items() if code not in (SCALE, TIEPOINT, TRANSFORM)}
+        carried = tuple((code, *each) for code, each in sorted((kept | own).items()))
+        return replace(self, transform=(a, b, c, d, e, f), tags=carried)
+
 
 def _zone(latitude: float) -> float:
     """Return the ellipsoid's area from the equator to a parallel, per radian of longitude, square metres."""
@@ -92,11 +120,12 @@ def _zone(latitude: float) -> float:
     return polar**2 / 2 * (sine / (1 - squared * sine**2) + atanh(eccentricity * sine) / eccentricity)
 
 
-def read_place(path: Path) -> Place | None:
+def read_place(path: Path, level: int = 0) -> Place | None:
     """Read where a picture lies.
 
     Args:
         path: A file of any kind.
+        level: Which of its sizes is meant, 0 the full one.
 
     Returns:
         Its place; ``None`` for what is no TIFF file, says nothing of its place, or is stored turned.
@@ -106,6 +135,8 @@ def read_place(path: Path) -> Place | None:
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
+            smaller = levels(file, page)[level] if level else page
+            ratios = page.imagewidth / smaller.imagewidth, page.imagelength / smaller.imagelength
             tags = {tag.code: (int(tag.dtype), tag.count, tag.value) for tag in page.tags.values()}
     except Exception:  # whoever reads the pixels says what is wrong with the file
         return None
@@ -119,13 +150,14 @@ def read_place(path: Path) -> Place | None:
         transform = a, b, c - (a + b) / 2, d, e, f - (d + e) / 2
     codes = [code for code in (projected, geographic) if code not in (None, 0, USER_DEFINED)]
     carried = tuple((code, *tags[code]) for code in CARRIED if code in tags)
-    return Place(
+    place = Place(
         transform,
         codes[0] if codes else None,
         degrees=projected is None and geographic is not None,
         metre=METRES.get(keys.get(UNITS, 9001), 1.0),
         tags=carried,
     )
+    return place.scaled(*ratios) if level else place
 
 
 Tags = Mapping[int, tuple[int, int, Any]]
@@ -147,6 +179,16 @@ def _keys(tags: Tags) -> dict[int, int]:
     directory = tags.get(KEYS, (0, 0, ()))[2]
     entries = [directory[start : start + 4] for start in range(4, len(directory) - 3, 4)]
     return {key: value for key, kind, count, value in entries if kind == 0 and count == 1}
+
+
+def mask_values(classes: ClassSet) -> np.ndarray:
+    """Return the mask values of classes by their labels, at last the ignored one, in the smallest type that maps have.
+
+    >>> mask_values(ClassSet(("a", "b"), values=(3, 5))).tolist()
+    [3, 5, 255]
+    """
+    table = np.array([*classes.values, classes.ignore_index])
+    return table.astype(np.uint8 if table.max() < 256 else np.uint16)
 
 
 def write_class_tiff(

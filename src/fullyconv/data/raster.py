@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +15,7 @@ Kind = Literal["grey", "rgb", "palette", "cmyk", "bands"]
 COLOURS = 3
 
 BAND_PX = 1 << 22  # colours are computed so many pixels at a time: temporaries stay small beside the result
+LEAST = -1e30  # below any range, and multiplied still a number
 DARKEST_WHITE = 16  # of 255: a picture of deep numbers none of which reaches this is refused, not shown black
 
 UPRIGHT = {  # what undoes each EXIF orientation: swap rows and columns, then walk rows and columns backwards
@@ -28,6 +30,26 @@ class Refused(ValueError):
     def __init__(self, what: str, fix: str) -> None:
         super().__init__(f"{what}: {fix}")
         self.what, self.fix = what, fix
+
+
+def check_level(level: int, sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuse a level that a picture does not have, with those that it has.
+
+    Args:
+        level: From 0, the largest.
+        sizes: Height and width of each.
+
+    >>> check_level(2, [(600, 800), (300, 400)])
+    Traceback (most recent call last):
+    fullyconv.data.raster.Refused: no level 2 in it: choose 0 (800 x 600) or 1 (400 x 300)
+    """
+    if 0 <= level < len(sizes):
+        return
+    each = [f"{number} ({width} x {height})" for number, (height, width) in enumerate(sizes)]
+    fix = (
+        f"choose {', '.join(each[:-1])} or {each[-1]}" if len(each) > 1 else f"leave it out, for {each[0]} is the only"
+    )
+    raise Refused(f"no level {level} in it", fix)
 
 
 @dataclass(frozen=True)
@@ -70,8 +92,10 @@ class Raster:
         """Whether numbers have to be brought to 0..255 by a range."""
         return self.kind in ("grey", "rgb", "bands") and (self.bits > 8 or self.values.dtype.kind not in "bu")
 
-    def filled(self) -> Raster:
+    def filled(self, *, lowest: bool = False) -> Raster:
         """Put black where deep numbers are missing: what stands there (-9999, NaN) is no level.
+
+        Black is 0, or the picture's smallest number where that is negative; ``lowest``: a number below any range.
 
         >>> Raster(np.array([[[np.nan], [7]]]), "grey", 32, missing=np.array([[True, False]])).filled().values.tolist()
         [[[0.0], [7.0]]]
@@ -79,7 +103,7 @@ class Raster:
         if self.missing is None or not self.deep:
             return self
         numbers = [self.values] if self.alpha is None else [self.values, self.alpha]
-        values, *alpha = (_blackened(each, self.missing) for each in numbers)
+        values, *alpha = (_blackened(each, self.missing, lowest=lowest) for each in numbers)
         return replace(self, values=values, alpha=alpha[0] if alpha else None)
 
     def bands(self) -> np.ndarray:
@@ -95,10 +119,11 @@ class Raster:
         return numbers[..., [0, 1, 1]] if numbers.shape[2] == 2 and count == COLOURS else numbers
 
 
-def _blackened(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+def _blackened(values: np.ndarray, missing: np.ndarray, *, lowest: bool) -> np.ndarray:
     empty = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, np.bool_)
     empty |= missing[..., None]
-    black = min(0, values[~empty].min(initial=0))
+    least = np.iinfo(values.dtype).min if values.dtype.kind in "iu" else max(np.finfo(values.dtype).min, LEAST)
+    black = least if lowest else min(0, values[~empty].min(initial=0))
     return np.where(empty, values.dtype.type(black), values)
 
 
@@ -124,7 +149,7 @@ def levels_of(raster: Raster, levels: Levels | None, channels: int = COLOURS) ->
     of_each = raster.deep and levels is not None and len(levels.ranges) > 1
     if channels == COLOURS and raster.kind != "bands" and not of_each:
         return colours(raster, levels if raster.deep else None)
-    numbers = raster.filled().channels(channels)
+    numbers = raster.filled(lowest=True).channels(channels)
     if numbers.shape[2] != channels or levels is None:
         wanted = "colours" if channels == COLOURS else f"{channels} bands"
         raise ValueError(f"{numbers.shape[2]} bands of {numbers.dtype}, not {wanted}")
@@ -181,7 +206,7 @@ def colours(raster: Raster, levels: Levels | None = None) -> np.ndarray:
     """
     if raster.kind == "rgb" and raster.values.dtype == np.uint8 and raster.bits == 8 and not raster.inverted:
         return raster.values
-    raster = raster.filled()
+    raster = raster.filled(lowest=levels is not None)
     height, width, _ = raster.values.shape
     table = _table(raster, levels)
     picture = np.empty((height, width, 3), np.uint8)

@@ -2,60 +2,83 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fullyconv.data.images import READERS, orientation, rgb, unreadable, warn_of
-from fullyconv.data.nothing import NO_DATA, no_data
-from fullyconv.data.png import BLOCK_BYTES, chunks, inflated
-from fullyconv.data.raster import Kind, Raster
-from fullyconv.data.tiff import check_page, is_tiff, mask_page, only_page, outside, raster_of
+from fullyconv.data.images import READERS, picture_levels, unreadable, warn_of
+from fullyconv.data.pngrows import png_blocks
+from fullyconv.data.raster import COLOURS, Raster, white_level
+from fullyconv.data.stores import is_store, open_store, said
+from fullyconv.data.tiff import MOST_BYTES, check_page, is_tiff, mask_page, nothing_of, outside, page_at, raster_of
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
+from fullyconv.types import Levels
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
-ORIENTATION, PNG_MAGIC = 274, READERS[0][0]
-PNG_KINDS: dict[int, tuple[Kind, int]] = {
-    0: ("grey", 1),
-    2: ("rgb", 3),
-    3: ("palette", 1),
-    4: ("grey", 2),
-    6: ("rgb", 4),
-}
-EXIF_BYTES = 1 << 16  # that say how a picture lies
-CONVERT = "save it as TIFF in tiles or strips, or as plain PNG (both of 8 bits), or give more --memory"
+ORIENTATION = 274
+CONVERT = "save it as TIFF in tiles or strips, as Zarr, or as plain PNG of 8 bits, or give more --memory"
 
 Blocks = Callable[[int], Iterator[tuple[int, Raster]]]
 """Decodes blocks of rows from the one that holds a row on: (the block's first row, its numbers)."""
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What a network sees of files.
+
+    Attributes:
+        levels: How deep numbers become levels; ``None``: of each picture by its own white.
+        channels: Of the network.
+        level: Which of a picture's sizes, 0 the full one.
+    """
+
+    levels: Levels | None = None
+    channels: int = COLOURS
+    level: int = 0
+
+    @property
+    def page(self) -> int | None:
+        """Which page of several is read."""
+        pages = None if self.levels is None else self.levels.pages
+        return pages if isinstance(pages, int) else None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether pictures may be read by rows: all channels are in one page of one file."""
+        if self.levels is None:
+            return self.channels == COLOURS
+        return not self.levels.beside and self.levels.pages != "channels"
+
+
 class Rows:
-    """A picture as RGB that is read from the top to the bottom; what has been passed is not kept.
+    """A picture as a network sees it, read from the top to the bottom; what has been passed is not kept.
 
     Args:
         path: The file.
         size: Its height and width.
         blocks: Decodes it.
+        sight: What the network sees of it.
         holes: Whether the file says which pixels hold nothing.
 
     ``picture[first:last, left:right]`` reads rows, and remembers those from ``first`` on; going back reads anew.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], blocks: Blocks, *, holes: bool = False) -> None:
-        self.path, self.shape, self.holes = path, (*size, 3), holes
-        self._decode = blocks
+    def __init__(self, path: Path, size: tuple[int, int], blocks: Blocks, *, sight: Sight, holes: bool = False) -> None:
+        self.path, self.shape, self.sight, self.holes = path, (*size, sight.channels), sight, holes
+        self._decode, self._levels = blocks, sight.levels
         self._blocks: Iterator[tuple[int, Raster]] | None = None
         self._held: list[tuple[int, Any, Any]] = []  # first row, colours, which hold nothing
         self._piece: tuple[int, int, np.ndarray] | None = None
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
-        """Read a piece, h x w x 3 uint8."""
+        """Read a piece, h x w x channels uint8."""
         first, last, _ = index[0].indices(self.shape[0])
         if self._piece is None or self._piece[:2] != (first, last):
             self._fetch(first, last)
@@ -85,22 +108,26 @@ class Rows:
                 start, raster = next(self._blocks)
             except StopIteration:
                 raise BadFile(self.path, "truncated", "copy or download it again, or leave it out") from None
-            except MemoryError:
-                raise
-            except Exception as error:  # decoders raise many kinds for broken files
-                raise error if isinstance(error, BadFile) else unreadable(self.path, error) from None
             warn_of(raster)
             nothing = raster.missing if raster.missing is not None else np.zeros(raster.values.shape[:2], np.bool_)
             if start + len(raster.values) > first:
-                self._held.append((start, rgb(raster, self.path), nothing))
+                self._held.append((start, self._seen(raster), nothing))
+
+    def _seen(self, raster: Raster) -> np.ndarray:
+        if self._levels is None and raster.deep and raster.kind != "bands":
+            self._levels = _own_white(self._decode, self.path)
+        return picture_levels(raster, self.path, self._levels, self.sight.channels)
 
 
-def open_rows(path: Path, budget: int, *, per_pixel: int = 16) -> Rows | None:
+def open_rows(path: Path, budget: int, sight: Sight = Sight(), *, per_pixel: int = 16) -> Rows | None:
     """Open a picture that is too large to be read whole.
 
+    Deep numbers without ``levels`` are read twice: first all of them, for the picture's own white.
+
     Args:
-        path: The file.
+        path: The file, or the folder of a Zarr store.
         budget: Bytes that a picture, its labels and what is made of them may take.
+        sight: What the network sees of it.
         per_pixel: Bytes that they take, per pixel.
 
     Returns:
@@ -110,31 +137,30 @@ def open_rows(path: Path, budget: int, *, per_pixel: int = 16) -> Rows | None:
         BadFile: For one that does not fit and cannot be read by rows.
     """
     try:
-        size = picture_size(path)
+        size = picture_size(path, sight)
     except Exception:  # whoever reads it says what is wrong
         return None
     if size is None or size[0] * size[1] * per_pixel <= budget:
         return None
     if size[0] * size[1] > LIMITS.streamed_pixels:
         raise BadFile(path, f"{size[1]} x {size[0]} pixels", LIMITS.remedy("streamed_pixels"))
-    try:
-        blocks, holes = _tiff_blocks(path) if is_tiff(path) else (_png_blocks(path, size), False)
-    except Exception as error:
-        raise unreadable(path, error) from None
+    blocks, holes = _blocks(path, size, sight)
     if blocks is None:
         needed = f"{size[0] * size[1] * per_pixel / 2**30:.1f} GiB"
         what = f"{size[1]} x {size[0]} pixels, read as a whole, take {needed}; it may have {budget >> 20} MiB"
         raise BadFile(path, what, CONVERT)
-    return Rows(path, size, blocks, holes=holes)
+    return Rows(path, size, blocks, sight=sight, holes=holes)
 
 
-def picture_size(path: Path) -> tuple[int, int] | None:
+def picture_size(path: Path, sight: Sight = Sight()) -> tuple[int, int] | None:
     """Return the height and width that a picture's header says; ``None`` for what is no picture."""
+    if is_store(path):
+        return open_store(path, sight.level, LIMITS.streamed_pixels).size
     if is_tiff(path):
         from tifffile import TiffFile
 
         with TiffFile(path, _multifile=False) as file:
-            page = only_page(file)
+            page = page_at(file, sight.level, sight.page)
             return int(page.imagelength), int(page.imagewidth)
     with path.open("rb") as opened:
         head = opened.read(1 << 12)
@@ -145,27 +171,87 @@ def picture_size(path: Path) -> tuple[int, int] | None:
         return picture.height, picture.width
 
 
-def _tiff_blocks(path: Path) -> tuple[Blocks | None, bool]:
+def _blocks(path: Path, size: tuple[int, int], sight: Sight) -> tuple[Blocks | None, bool]:
+    """Return what decodes a picture, ``None`` for what is read whole, and whether it says which pixels hold nothing.
+
+    Whatever decoders raise is said as ``BadFile``.
+    """
+    telling = said if is_store(path) else _told
+    with telling(path):
+        decode, holes = _decoder(path, size, sight)
+    if decode is None:
+        return None, False
+
+    def blocks(first: int) -> Iterator[tuple[int, Raster]]:
+        with telling(path):
+            yield from decode(first)
+
+    return blocks, holes
+
+
+def _decoder(path: Path, size: tuple[int, int], sight: Sight) -> tuple[Blocks | None, bool]:
+    if is_store(path):
+        return _store_blocks(path, sight)
+    if is_tiff(path):
+        return _tiff_blocks(path, sight)
+    return None if sight.level else png_blocks(path, size), False
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (BadFile, MemoryError):
+        raise
+    except Exception as error:  # decoders raise many kinds for broken files
+        raise unreadable(path, error) from None
+
+
+def _own_white(blocks: Blocks, path: Path) -> Levels:
+    """Find what is white in a picture of deep numbers, by looking at all of them."""
+    ends: list[np.ndarray] = []
+    bits = 0
+    for _, raster in blocks(0):
+        bits, values = raster.bits, raster.filled().values
+        ends = [np.array([each(array) for array in (*ends, values)]) for each in (np.min, np.max)]
+    try:
+        return Levels(((0.0, white_level(np.array(ends), bits)),))
+    except ValueError as error:
+        raise BadFile(path, str(error), "rescale it to 8 or 16 bit") from None
+
+
+def _store_blocks(path: Path, sight: Sight) -> tuple[Blocks, bool]:
+    """Return what unpacks a Zarr store, chunks side by side; and whether it says what holds nothing."""
+    found = open_store(path, sight.level, LIMITS.streamed_pixels)
+
+    def blocks(first: int) -> Iterator[tuple[int, Raster]]:
+        for row in range(first // found.high * found.high, found.size[0], found.high):
+            yield row, found.read(row, min(row + found.high, found.size[0]))
+
+    return blocks, found.holes
+
+
+def _tiff_blocks(path: Path, sight: Sight) -> tuple[Blocks | None, bool]:
     """Return what decodes a TIFF file, strip by strip or tiles side by side; and whether it says what holds nothing."""
     from tifffile import TiffFile
 
     with TiffFile(path, _multifile=False) as file:
-        page = only_page(file)
+        page = page_at(file, sight.level, sight.page)
         check_page(page, file, pixels=LIMITS.streamed_pixels)
-        if page.dtype != np.uint8 or page.bitspersample != 8 or page.tags.valueof(ORIENTATION, 1) != 1:
+        kind = page.dtype
+        if kind is None or page.bitspersample != 8 * kind.itemsize or page.tags.valueof(ORIENTATION, 1) != 1:
             return None, False
-        segment = page.tilelength * page.imagewidth if page.is_tiled else page.rowsperstrip * page.imagewidth
-        if segment > LIMITS.pixels:
+        if _rows_of_segment(page) * page.size // page.imagelength * kind.itemsize > MOST_BYTES * LIMITS.pixels:
             return None, False  # in one strip
-        mask = mask_page(page, file, pixels=LIMITS.streamed_pixels)
-        holes = mask is not None or no_data(page.tags.valueof(NO_DATA)) is not None
+        mask, nothing = mask_page(page, file, pixels=LIMITS.streamed_pixels), nothing_of(file, page)
+        holes = mask is not None or nothing is not None or kind.kind == "f"
 
     def blocks(first: int) -> Iterator[tuple[int, Raster]]:
         with TiffFile(path, _multifile=False) as file:
-            page = only_page(file)
+            page = page_at(file, sight.level, sight.page)
             mask, high = mask_page(page, file, pixels=LIMITS.streamed_pixels), _rows_of_segment(page)
             for row in range(first // high, -(-page.imagelength // high)):
-                raster = raster_of(page, _tiff_row(page, file, row, high))
+                raster = raster_of(page, _tiff_row(page, file, row, high), nothing)
                 yield row * high, raster if mask is None else outside(raster, _mask_rows(mask, file, row * high, high))
 
     return blocks, holes
@@ -186,11 +272,12 @@ def _mask_rows(mask: TiffPage, file: TiffFile, top: int, count: int) -> np.ndarr
 def _tiff_row(page: TiffPage, file: TiffFile, row: int, high: int) -> np.ndarray:
     """Decode the segments of a row of tiles, or a strip: h x W x C."""
     height, width, samples = page.imagelength, page.imagewidth, page.samplesperpixel
-    found = np.full((min(high, height - row * high), width, samples), page.nodata, np.uint8)
+    found = np.full((min(high, height - row * high), width, samples), page.nodata, page.dtype)
     wide = page.tilewidth if page.is_tiled else width
     across, down = -(-width // wide), -(-height // high)
     planes = samples if page.planarconfig == 2 else 1
-    options: dict[str, Any] = {} if page.jpegtables is None else {"jpegtables": page.jpegtables}
+    tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+    options: dict[str, Any] = {name: table for name, table in tables.items() if table is not None}
     for plane in range(planes):
         for column in range(across):
             index = (plane * down + row) * across + column
@@ -203,75 +290,3 @@ def _tiff_row(page: TiffPage, file: TiffFile, row: int, high: int) -> np.ndarray
             channels = slice(plane, plane + 1) if planes > 1 else slice(None)
             found[: len(piece), column * wide : column * wide + piece.shape[1], channels] = piece
     return found
-
-
-def _png_blocks(path: Path, size: tuple[int, int]) -> Blocks | None:
-    """Return what decodes a PNG file of 8 bits that is not interlaced."""
-    with path.open("rb") as file:
-        if file.read(8) != PNG_MAGIC:
-            return None
-        header, palette = _png_header(file)
-    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
-    if depth != 8 or interlaced or (height, width) != size or colour not in PNG_KINDS or _turned(path):
-        return None
-    kind, channels = PNG_KINDS[colour]
-    usual = {"grey": 1, "palette": 1}.get(kind, 3)
-    colours = None if palette is None else np.frombuffer(palette, np.uint8).reshape(-1, 3)
-
-    def blocks(first: int) -> Iterator[tuple[int, Raster]]:
-        start = 0
-        with path.open("rb") as file:
-            for lines in _png_lines(file, height, width * channels):
-                values = lines.reshape(len(lines), width, channels)
-                if start + len(lines) > first:
-                    clear = bool((values[..., usual:] != 255).any())
-                    shown = np.ascontiguousarray(values[..., :usual])
-                    yield start, Raster(shown, kind, palette=colours, transparent=clear)
-                start += len(lines)
-
-    return blocks
-
-
-def _turned(path: Path) -> bool:
-    with READERS[0][1](str(path)) as picture, path.open("rb") as file:
-        if "Raw profile type exif" not in picture.info:  # which ImageMagick writes as text before the pixels
-            found = (file.read(min(length, EXIF_BYTES)) for kind, length in chunks(file) if kind == b"eXIf")
-            picture.info["exif"] = next(found, b"")  # else Pillow decodes the whole picture to look for it behind
-        return orientation(picture) != 1
-
-
-def _png_header(file: BinaryIO) -> tuple[bytes, bytes | None]:
-    header, palette = b"", None
-    for kind, length in chunks(file):
-        if kind == b"IHDR":
-            header = file.read(min(length, 13))
-        elif kind == b"PLTE":
-            palette = file.read(min(length, 768))
-        elif kind == b"IDAT":
-            break
-    if len(header) != 13:
-        raise ValueError("no header")
-    return header, palette
-
-
-def _png_lines(file: BinaryIO, height: int, line: int) -> Iterator[np.ndarray]:
-    """Unpack rows of bytes, some at a time, h x ``line`` uint8."""
-    from fullyconv.data.unfilter import undo_filters
-
-    file.seek(24)
-    depth_and_colour = file.read(2)
-    step = PNG_KINDS[depth_and_colour[1]][1]
-    rows = max(1, BLOCK_BYTES // (line + 1))
-    above = np.zeros(line, np.uint8)
-    buffer, done = bytearray(), 0
-    for unpacked in inflated(file):
-        buffer += unpacked
-        while done < height and len(buffer) >= (count := min(rows, height - done)) * (line + 1):
-            block = np.frombuffer(buffer[: count * (line + 1)], np.uint8).reshape(count, line + 1)
-            del buffer[: count * (line + 1)]
-            found = np.empty((count, line), np.uint8)
-            if not undo_filters(block, above, step, found):
-                raise ValueError("a row with a filter that PNG does not have")
-            above = found[-1].copy()
-            done += count
-            yield found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from fullyconv.data.encoded import HEAD, JPEGS, LERC, PICTURES, claimed_size, lossy
 from fullyconv.data.nothing import NO_DATA, all_missing, hollow, no_data
-from fullyconv.data.raster import UPRIGHT, Kind, Raster, Refused
+from fullyconv.data.raster import UPRIGHT, Kind, Raster, Refused, check_level
 from fullyconv.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -62,13 +62,16 @@ def may_be_hollow(path: Path) -> bool:
         )
 
 
-def read_tiff(path: Path, pages: int | Literal["channels"] | None = None, limits: Limits = LIMITS) -> Raster:
-    """Read the one picture of a TIFF file; overviews and GDAL's masks beside it are passed over.
+def read_tiff(
+    path: Path, pages: int | Literal["channels"] | None = None, limits: Limits = LIMITS, *, level: int = 0
+) -> Raster:
+    """Read the one picture of a TIFF file; GDAL's masks beside it are passed over.
 
     Args:
         path: The file.
         pages: Of several pages, the one to read, from 0, or ``channels``: all, one after the other.
         limits: What the file may ask for.
+        level: Which of its sizes: 0 is the full one, its overviews follow (``levels``).
 
     Raises:
         Refused: For files with several pages where none is chosen, of other colours or compressions, and beyond the
@@ -82,13 +85,57 @@ def read_tiff(path: Path, pages: int | Literal["channels"] | None = None, limits
         if isinstance(pages, int) and pages >= planes:
             raise Refused(f"no page {pages} in it: {planes}, counted from 0", "choose another")
         if planes > 1 and (pages == "channels" or _imagej_planes(file)):
+            if level:
+                raise Refused(f"level {level} of {planes} pages together", "choose one of the pages, or leave it out")
             return _stacked(file, full, pages, limits)
-        return _read_page(full[pages if isinstance(pages, int) else 0], file, limits)
+        return _read_page(_at_level(file, full[pages if isinstance(pages, int) else 0], level), file, limits)
 
 
-def only_page(file: TiffFile) -> TiffPage:
-    """Return the page of full size; raises ``Refused`` if there are several."""
-    return _planes(file, None)[0][0]
+def page_at(file: TiffFile, level: int = 0, pages: int | None = None) -> TiffPage:
+    """Return the page of a size, 0 the full one.
+
+    Raises ``Refused`` if there are several pages of full size and none is chosen, and for a level that is not there.
+    """
+    full, _ = _planes(file, pages)
+    return _at_level(file, full[pages or 0], level)
+
+
+def _at_level(file: TiffFile, full: TiffPage, level: int) -> TiffPage:
+    if not level:
+        return full
+    found = levels(file, full)
+    check_level(level, [(page.imagelength, page.imagewidth) for page in found])
+    return found[level]
+
+
+def levels(file: TiffFile, full: TiffPage) -> list[TiffPage]:
+    """Find the sizes of a picture, the full one first.
+
+    They are the pages below it (SubIFDs, as in OME-TIFF), those beside it that call themselves reduced (GDAL's
+    overviews), and the tiled ones of slide scanners' SVS; of its shape and numbers. Thumbnails and labels, whose shape
+    is another, are none.
+
+    Args:
+        file: The file.
+        full: Its page of full size.
+    """
+    below = _apart(cast("Iterator[TiffPage]", iter(full.pages or ())))
+    beside = (page for page in _listed(file) if (page.is_tiled if file.is_svs else page.is_reduced))
+    found = {(full.imagelength, full.imagewidth): full}
+    for page in chain(below, beside):
+        if _is_smaller(page, full):
+            found.setdefault((page.imagelength, page.imagewidth), page)
+    return [found[size] for size in sorted(found, reverse=True)]
+
+
+def _is_smaller(page: TiffPage, full: TiffPage) -> bool:
+    """Return whether a page shows the same in fewer pixels: its sides have one ratio, but for a pixel, to the full."""
+    height, width, high, wide = full.imagelength, full.imagewidth, page.imagelength, page.imagewidth
+    kinds = {
+        (each.dtype, each.samplesperpixel, KINDS.get(each.photometric), each.bitspersample) for each in (page, full)
+    }
+    same = len(kinds) == 1 and not page.is_mask
+    return same and 0 < high < height and 0 < wide < width and abs(high * width - wide * height) <= max(height, width)
 
 
 def _planes(file: TiffFile, pages: int | Literal["channels"] | None) -> tuple[list[TiffPage], int]:
@@ -110,8 +157,12 @@ def _planes(file: TiffFile, pages: int | Literal["channels"] | None) -> tuple[li
 
 def _listed(file: TiffFile) -> Iterator[TiffPage]:
     """Return the pages in their order; raises ``ValueError`` for those that go in a circle: tifffile would go on."""
+    return _apart(cast("Iterator[TiffPage]", iter(file.pages)))
+
+
+def _apart(pages: Iterator[TiffPage]) -> Iterator[TiffPage]:
     seen = set()
-    for page in cast("Iterator[TiffPage]", islice(file.pages, MOST_PAGES)):
+    for page in islice(pages, MOST_PAGES):
         if page.offset in seen:
             raise ValueError("its pages follow each other in a circle")
         seen.add(page.offset)
@@ -154,7 +205,7 @@ def _stacked(file: TiffFile, full: list[TiffPage], pages: int | Literal["channel
 
 def _read_page(page: TiffPage, file: TiffFile, limits: Limits) -> Raster:
     check_page(page, file, limits)
-    raster = raster_of(page, _in_order(page.asarray(maxworkers=1), page.axes))
+    raster = raster_of(page, _in_order(page.asarray(maxworkers=1), page.axes), nothing_of(file, page))
     mask = mask_page(page, file, limits)
     return raster if mask is None else outside(raster, mask.asarray(maxworkers=1))
 
@@ -174,7 +225,7 @@ def mask_page(page: TiffPage, file: TiffFile, limits: Limits = LIMITS, *, pixels
     behind = (each for each in _listed(file) if each.offset != page.offset)
     for each in behind:
         same = (each.imagelength, each.imagewidth) == (page.imagelength, page.imagewidth)
-        if each.is_mask and not each.is_reduced and same and each.samplesperpixel == 1:
+        if each.is_mask and each.is_reduced == page.is_reduced and same and each.samplesperpixel == 1:
             _check_coding(each, file, limits.pixels if pixels is None else pixels, limits)
             return each
     return None
@@ -278,12 +329,19 @@ def _in_order(values: np.ndarray, axes: str) -> np.ndarray:
     return np.moveaxis(values, 0, 2) if axes == "SYX" else values
 
 
-def raster_of(page: TiffPage, values: np.ndarray) -> Raster:
+def nothing_of(file: TiffFile, page: TiffPage) -> float | None:
+    """Return the number of pixels that hold nothing; of an overview that is silent it is that of the file's picture."""
+    own = no_data(page.tags.valueof(NO_DATA))
+    return no_data(file.pages.first.tags.valueof(NO_DATA)) if own is None else own
+
+
+def raster_of(page: TiffPage, values: np.ndarray, nothing: float | None) -> Raster:
     """Say what the numbers of a page, or of some rows of it, stand for.
 
     Args:
         page: The page.
         values: H x W x C.
+        nothing: The number of pixels that hold nothing, if there is one.
 
     Raises:
         Refused: For bands that no picture has.
@@ -293,7 +351,7 @@ def raster_of(page: TiffPage, values: np.ndarray) -> Raster:
         kind = "rgb"  # three bands that are not said to be colours: R, G, B, as every viewer takes them
     if values.dtype == np.bool_:
         values = values.view(np.uint8)
-    values, missing = hollow(values, no_data(page.tags.valueof(NO_DATA)))
+    values, missing = hollow(values, nothing)
     usual = CHANNELS[kind]
     extra = found - usual
     has_alpha = extra == 1 and page.extrasamples[-1:] in [(code,) for code in ALPHA]

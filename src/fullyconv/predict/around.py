@@ -26,7 +26,7 @@ class Around(Segmenter):
         )
         self.folder, self.soon = segmenter.folder, segmenter.soon
         self.memory, self.picture_memory = segmenter.memory, segmenter.picture_memory
-        self.approximate = segmenter.approximate
+        self.approximate, self.level = segmenter.approximate, segmenter.level
         self.temperature = segmenter.temperature
 
     def labels(self, pixels: np.ndarray) -> np.ndarray:

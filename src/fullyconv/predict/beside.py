@@ -16,7 +16,9 @@ import numpy as np
 import yaml
 
 from fullyconv.data.channels import missing_pixels
-from fullyconv.data.place import Place, read_place, write_class_tiff
+from fullyconv.data.place import TILE, Place, mask_values, read_place, write_class_tiff
+from fullyconv.data.stores import is_store
+from fullyconv.data.storing import write_store
 from fullyconv.files import BadFile, whole_file, write_text
 from fullyconv.outputs import Outputs
 from fullyconv.predict.large import Draft
@@ -29,6 +31,7 @@ from fullyconv.types import VOID, ClassSet, Levels
 
 TOOLS = ("coco", "yolo", "labelme")
 MAP = "_classes.tif"  # of pictures that lie somewhere
+STORE = "_classes.zarr"  # of pictures in Zarr stores
 COCO, CLASSES, LABELS, AREAS = "coco.json", "data.yaml", "labels.txt", "areas.csv"
 MOST_REGIONS = 300_000  # of one picture by rows in a table of areas: 250 MB of rows
 COLUMNS = ("picture", "class", "region", "pixels", "share", "area", "unit", "left", "top", "right", "bottom")
@@ -46,6 +49,7 @@ class Beside:
         least: Pixels; smaller regions get no outline.
         areas: ``areas.csv``, the pixels and the area of each class and region.
         legend: The classes' names below the overlay.
+        level: Which size of the pictures is labelled, 0 the full one.
 
     Raises:
         ValueError: For a tool that is none of those.
@@ -57,6 +61,7 @@ class Beside:
     least: int = 1
     areas: bool = False
     legend: bool = False
+    level: int = 0
 
     def __post_init__(self) -> None:
         if unknown := [tool for tool in self.tools if tool not in TOOLS]:
@@ -66,7 +71,9 @@ class Beside:
         """Return those of the files that are written of one picture."""
         own = {".geojson": self.polygons, ".txt": "yolo" in self.tools, ".json": "labelme" in self.tools}
         found = [suffix for suffix, wanted in own.items() if wanted]
-        return (*found, MAP) if read_place(task.image) is not None else tuple(found)
+        if is_store(task.image):
+            return (*found, STORE)
+        return (*found, MAP) if read_place(task.image, self.level) is not None else tuple(found)
 
     def asked(self, *, probabilities: bool = False) -> tuple[str, ...]:
         """Return the options for what is made of all labels of a picture at once."""
@@ -104,7 +111,7 @@ class Written:
     def without_nothing(self, prediction: Prediction, target: Path) -> Prediction:
         """Return a prediction whose labels are void where the picture holds nothing."""
         image = self._images[target]
-        empty = missing_pixels(image, self._levels)
+        empty = missing_pixels(image, self._levels, level=self._beside.level)
         if empty is None or not empty.any():
             return prediction
         labels = prediction.labels
@@ -115,11 +122,14 @@ class Written:
     def write(self, prediction: Prediction, target: Path) -> None:
         """Write what is wanted of one picture."""
         image, labels = self._images[target], prediction.labels
-        place = read_place(image)
         beside, classes = self._beside, self._classes
+        place = read_place(image, beside.level)
+        labels = prediction.labels
+        if is_store(image):
+            bands = [labels[top : top + TILE] for top in range(0, len(labels), TILE)]
+            write_store(target.with_name(target.name + STORE), bands, labels.shape, classes, like=image)
         if place is not None:
-            table = np.array([*classes.values, classes.ignore_index])
-            values = table.astype(np.uint8 if table.max() < 256 else np.uint16)[labels]
+            values = mask_values(classes)[labels]
             with whole_file(target.with_name(target.name + MAP)) as draft:
                 write_class_tiff(draft, values, classes, place)
         if beside.polygons or beside.tools or beside.areas:
@@ -128,9 +138,12 @@ class Written:
     def write_large(self, draft: Draft, target: Path) -> None:
         """Write what is wanted of a picture that is too large to be held: its regions, as they are finished."""
         beside, image = self._beside, self._images[target]
+        if is_store(image):
+            bands = (draft.labels(top, min(top + TILE, draft.size[0])) for top in range(0, draft.size[0], TILE))
+            write_store(target.with_name(target.name + STORE), bands, draft.size, self._classes, like=image)
         if not beside.polygons and not beside.areas:
             return
-        place, path = read_place(image), Path(os.path.relpath(image, target.parent)).as_posix()
+        place, path = read_place(image, beside.level), Path(os.path.relpath(image, target.parent)).as_posix()
         areas = Areas(self._classes, place, draft.size[0])
         polygons = _measured(trace_rows(_counted(draft, areas)), areas if beside.areas else None)
         try:

@@ -17,7 +17,8 @@ from fullyconv.data.channels import is_first
 from fullyconv.data.images import SUFFIXES
 from fullyconv.data.place import Place, read_place
 from fullyconv.data.raster import COLOURS
-from fullyconv.data.rows import Rows, open_rows
+from fullyconv.data.rows import Rows, Sight, open_rows
+from fullyconv.data.stores import is_store
 from fullyconv.draw import palette_image, save_picture
 from fullyconv.files import BadFile, whole_file
 from fullyconv.machine import free_memory
@@ -106,7 +107,9 @@ def find_files(
 
 def _expand(given: str, wanted: Callable[[Path], bool]) -> Iterator[_Match]:
     """List the files that one input stands for, in order of their names."""
-    if os.path.isdir(given):
+    if is_store(given):
+        yield _Match(Path(given), *os.path.split(os.path.normpath(given)))
+    elif os.path.isdir(given):
         for below in sorted(_below(given), key=lambda name: name.split(os.sep)):
             if wanted(file := Path(given, below)):
                 yield _Match(file, given, below)
@@ -119,9 +122,12 @@ def _expand(given: str, wanted: Callable[[Path], bool]) -> Iterator[_Match]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """List the files of a folder and its subfolders, relative to it."""
-    for place, _, names in os.walk(folder):
+    """List the files of a folder and its subfolders, relative to it; a Zarr store counts as a file."""
+    for place, folders, names in os.walk(folder):
         inside = os.path.relpath(place, folder)
+        stores = [name for name in folders if is_store(os.path.join(place, name))]
+        folders[:] = [name for name in folders if name not in stores]
+        names += stores
         yield from names if inside == os.curdir else (os.path.join(inside, name) for name in names)
 
 
@@ -185,7 +191,9 @@ def _alike(name: str) -> str:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    if path.name.startswith("."):
+        return False
+    return (path.suffix.lower() in SUFFIXES and path.is_file()) or is_store(path)
 
 
 def predict_files(  # noqa: PLR0913 (the choices of one command)
@@ -275,13 +283,13 @@ class ByRows:
         """Read a picture, or open one that is too large."""
         memory = self._segmenter.picture_memory
         budget = free_memory() // 4 if memory is None else memory
-        levels = self._segmenter.preprocess.levels
-        whole = self._segmenter.network.in_channels != COLOURS or (levels is not None and levels.beside)
-        found = None if whole else open_rows(task.image, budget)
+        model = self._segmenter
+        sight = Sight(model.preprocess.levels, model.network.in_channels, model.level)
+        found = open_rows(task.image, budget, sight) if sight.by_rows else None
         if found is None:
             return self._segmenter.pixels(task.image)
         refuse_beside(found, *self._refused)
-        self._places[task.target.as_posix()] = read_place(task.image)
+        self._places[task.target.as_posix()] = read_place(task.image, model.level)
         return found
 
     def predict(self, rows: Rows) -> Draft:

@@ -79,6 +79,7 @@ class Segmenter:
         self.folder: Path | None = None  # of the model, if it came from one
         self.memory: int | None = None  # bytes that the maps of a part of an image may take; ``None``: by the machine
         self.picture_memory: int | None = None  # bytes that an image from a file may take with all made of it
+        self.level = 0  # of files that hold a picture in several sizes (slides, Zarr): which is read, 0 the full one
         self.approximate = False  # whether networks that see the whole image may be given tiles of it
         self.temperature = 1.0  # of the probabilities: fitted, it makes them mean what they say; labels stay
         self.soon = False  # whether much is to be predicted: see ``engines.Choice``
@@ -121,7 +122,7 @@ class Segmenter:
             BadFile: For a file that cannot be read.
             ValueError: For what is no image.
         """
-        given, several = Given(order, span), split_batch(image)
+        given, several = Given(order, span, level=self.level), split_batch(image)
         if several is not None:
             return [self._predicted(each, given, probabilities=probabilities) for each in several]
         return self._predicted(cast("Picture", image), given, probabilities=probabilities)
@@ -142,7 +143,7 @@ class Segmenter:
         Returns:
             H x W x K, uint8 (of networks of other data: its numbers).
         """
-        return pixels_of(image, self.preprocess, self.network.in_channels, given or Given())
+        return pixels_of(image, self.preprocess, self.network.in_channels, given or Given(level=self.level))
 
     def seen(self, pairs: Sequence[Pair]) -> list[Pair]:
         """Let the images of pairs be read as the network sees them: by its range of numbers, with all its channels.

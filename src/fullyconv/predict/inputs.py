@@ -39,12 +39,14 @@ class Given:
     """What a caller says of the pictures that he gives as numbers.
 
     ``order`` is that of their colours, ``span`` the numbers that are black and white; without it uint8 is 0 to 255,
-    and deeper whole numbers are read as those of files are. ``limits`` are what files may ask for.
+    and deeper whole numbers are read as those of files are. ``limits`` are what files may ask for, ``level`` is which
+    of several sizes in a file is read, 0 the full one.
     """
 
     order: Order = "rgb"
     span: Span = None
     limits: Limits = field(default_factory=lambda: LIMITS)
+    level: int = 0
 
     def __post_init__(self) -> None:
         if self.order not in ("rgb", "bgr"):
@@ -90,13 +92,13 @@ def pixels_of(image: Picture, preprocess: Preprocess, channels: int, given: Give
         raster = from_pillow(image, turn=orientation(image))
         return levels_of(raster.upright() if raster.turn != 1 else raster, preprocess.levels, channels)
     if isinstance(image, Path | str) and not (isinstance(image, str) and ADDRESS.match(image)):
-        return _from_file(_local(image), preprocess, channels, given.limits)
+        return _from_file(_local(image), preprocess, channels, given)
     data, name = _bytes(image)
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
         try:
-            return _from_file(Path(file.name), preprocess, channels, given.limits)
+            return _from_file(Path(file.name), preprocess, channels, given)
         except BadFile as bad:
             raise BadFile(name, bad.what, bad.fix) from None
 
@@ -108,12 +110,12 @@ def _local(image: Path | str) -> Path:
     return Path(image)
 
 
-def _from_file(path: Path, preprocess: Preprocess, channels: int, limits: Limits) -> np.ndarray:
+def _from_file(path: Path, preprocess: Preprocess, channels: int, given: Given) -> np.ndarray:
     if preprocess.levels is None and channels == COLOURS:
-        return read_image(path, limits)
+        return read_image(path, given.limits, level=given.level)
     if preprocess.levels is None:
         raise ValueError(f"this network takes an H x W x {channels} array (RGB, then its other channels), not a file")
-    raster = read_channels(path, preprocess.levels, limits)
+    raster = read_channels(path, preprocess.levels, given.limits, level=given.level)
     warn_of(raster)
     return picture_levels(raster, path, preprocess.levels, channels)
 

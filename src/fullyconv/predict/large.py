@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from fullyconv.data.place import TILE, Place, write_class_tiff
+from fullyconv.data.place import TILE, Place, mask_values, write_class_tiff
 from fullyconv.data.rows import Rows
-from fullyconv.draw import overlay, palette_image, with_legend
-from fullyconv.files import BadFile, sync, whole_file
+from fullyconv.draw import false_colours, overlay, palette_image, with_legend
+from fullyconv.files import BadFile, state_of, sync, whole_file
 from fullyconv.outputs import Outputs
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.quantised import weights_sum
@@ -142,7 +142,7 @@ class _Below:
             self._read = first, last
             step = self._draft.step
             shown = self._rows[first:last, 0 : self.shape[1]][-first % step :: step, ::step]
-            self._draft.put("view", -(-first // step), shown)
+            self._draft.put("view", -(-first // step), false_colours(shown))
             empty = self._rows.empty(first, last)
             if empty is not None:
                 self._draft.put("data", first, ~empty)
@@ -199,8 +199,7 @@ def _whole(draft: Draft) -> bool:
 
 def _key(segmenter: Segmenter, rows: Rows) -> str:
     """Return what changes with the picture, the model and the arithmetic."""
-    found = rows.path.stat()
-    facts = [str(rows.path.resolve()), found.st_size, found.st_mtime_ns, *rows.shape, rows.holes]
+    facts = [str(rows.path.resolve()), *state_of(rows.path), rows.sight.level, *rows.shape, rows.holes]
     facts += [weights_sum(segmenter.network), segmenter.prepared().engine.precision, repr(segmenter.preprocess)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -231,8 +230,7 @@ def write_large(draft: Draft, target: Path, classes: ClassSet, place: Place | No
         shown = overlay(draft.get("view", 0, -(-height // step)), few, classes)
         Image.fromarray(with_legend(shown, classes) if legend else shown).save(path, "JPEG", quality=90)
     if place is not None:
-        table = np.array([*classes.values, classes.ignore_index])
-        table = table.astype(np.uint8 if table.max() < 256 else np.uint16)
+        table = mask_values(classes)
         with whole_file(target.with_name(target.name + "_classes.tif")) as path:
             like = np.broadcast_to(table[:1], draft.size)
             write_class_tiff(path, like, classes, place, tiles=_tiles(draft, table))
