@@ -89,7 +89,9 @@ class ClassSet:
         if twice := _twice(self.names):
             raise ValueError(f"two classes share a name: {twice[0]!r}")
         if long := [name for name in self.names if len(name) > LONGEST_NAME]:
-            raise ValueError(f"a class name of {len(long[0])} characters: write at most {LONGEST_NAME}")
+            raise ValueError(
+                f"a class name of {len(long[0])} characters, {long[0][:30]}…: write at most {LONGEST_NAME}"
+            )
         self._check_values()
         self._check_colours()
 

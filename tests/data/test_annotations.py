@@ -27,6 +27,7 @@ from fullyconv.cli import app
 from fullyconv.data.classes import read_classes
 from fullyconv.data.folder import open_folder
 from fullyconv.files import BadFile
+from fullyconv.outputs import MANIFEST
 
 SIZE = (20, 30)  # height, width
 SQUARE = [(4.0, 3.0), (12.0, 3.0), (12.0, 9.0), (4.0, 9.0)]
@@ -516,4 +517,45 @@ def test_a_category_of_two_names_is_refused(tmp_path: Path) -> None:
     document["categories"].append({"id": 1, "name": "another"})
     path.write_text(json.dumps(document))
     with pytest.raises(BadFile, match="category 1 has two names"):
+        convert(tmp_path / "in", tmp_path / "out")
+
+
+def test_pictures_in_labelmes_documents_need_no_files(tmp_path: Path) -> None:
+    for place, kind in (("train/a", "JPEG"), ("val/a", "PNG"), ("val/b", "PNG")):
+        stream = io.BytesIO()
+        Image.fromarray(np.random.default_rng(len(place)).integers(0, 256, (20, 30, 3), np.uint8)).save(stream, kind)
+        shapes = [{"label": "cell", "points": SQUARE, "shape_type": "polygon"}]
+        document = {
+            "shapes": shapes,
+            "imagePath": "..\\x y.jpg",
+            "imageData": base64.b64encode(stream.getvalue()).decode(),
+        }
+        write(tmp_path / "in" / f"{place}.json", document)
+        if place == "val/b":
+            (tmp_path / "stored").write_bytes(stream.getvalue())
+    with pytest.raises(BadFile, match="outlines of LabelMe, which are not masks: draw masks with"):
+        open_folder(tmp_path / "in")
+    with pytest.raises(Refused) as refused:  # two of val are called alike
+        convert(tmp_path / "in", tmp_path / "out")
+    assert "another picture is called x y" in str(refused.value.problems[0])
+    text = (tmp_path / "in/val/b.json").read_text()
+    (tmp_path / "in/val/b.json").write_text(text.replace("x y.jpg", "z.jpg"))
+    done = convert(tmp_path / "in", tmp_path / "out")
+    assert done.splits == {"train": 1, "val": 2}
+    assert (tmp_path / "out/val/images/z.png").read_bytes() == (tmp_path / "stored").read_bytes()
+    assert np.array_equal(masks(tmp_path / "out")["train/masks/x y.png"], COVERED)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"train", "val", "classes.yaml", MANIFEST}
+    for data, said in (("AAAA", "imageData is no picture"), ("?", "imageData: ")):
+        write(tmp_path / "in/val/b.json", json.loads(text) | {"imageData": data})
+        with pytest.raises(Refused) as refused:
+            convert(tmp_path / "in", tmp_path / "again")
+        assert said in str(refused.value.problems[0])
+
+
+def test_a_name_too_long_names_its_document(tmp_path: Path) -> None:
+    picture(tmp_path / "in/jpg/a.jpg")
+    as_labelme(tmp_path / "in")
+    path = tmp_path / "in/a.json"
+    path.write_text(path.read_text().replace('"cell"', f'"{"n" * 300}"'))
+    with pytest.raises(BadFile, match=r"a\.json: a class name of 300 characters, nnn"):
         convert(tmp_path / "in", tmp_path / "out")

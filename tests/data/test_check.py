@@ -254,3 +254,16 @@ def test_camvid_is_sound(camvid: Path) -> None:
     report = check_folder(open_folder(camvid), RECIPES["camvid"].classes)
     assert report.problems == []
     assert {name: figures.pairs for name, figures in report.splits.items()} == {"train": 367, "val": 101}
+
+
+def test_palettes_that_disagree_are_warned_of_where_classes_are_stated(root: Path) -> None:
+    for place, palette in enumerate(([0, 0, 0, 255, 0, 0, 0, 0, 255], [0, 0, 0, 0, 0, 255, 255, 0, 0])):
+        mask = Image.fromarray(np.repeat([[0, 1, 2]], 3, 0).astype(np.uint8).repeat(8, 0).repeat(8, 1), "P")
+        mask.putpalette(palette)
+        mask.save(root / "train" / "masks" / f"p{place}.png")
+        Image.fromarray(np.full((24, 24, 3), 50 * place, np.uint8)).save(root / "train" / "images" / f"p{place}.png")
+    (root / "classes.yaml").write_text("classes: [a, b, c]\n")
+    report = check_folder(open_folder(root))
+    (warning,) = [each for each in report.warnings if "palette" in each.what]
+    assert warning.path == str(root / "train" / "masks" / "p1.png")
+    assert "the colour #0000ff is 2 in p0.png and 1 in p1.png" in warning.what

@@ -13,12 +13,12 @@ import numpy as np
 
 from fullyconv.annotations.coco import read_coco
 from fullyconv.annotations.cvat import read_cvat
-from fullyconv.annotations.documents import read_text
+from fullyconv.annotations.documents import FIX, read_text
 from fullyconv.annotations.geojson import read_geojson
 from fullyconv.annotations.kinds import sort_documents
 from fullyconv.annotations.labelme import read_labelme
 from fullyconv.annotations.labelstudio import read_labelstudio
-from fullyconv.annotations.pictures import Pictures
+from fullyconv.annotations.pictures import UNPACKED, Pictures
 from fullyconv.annotations.shapes import Annotations, Drawing, Patch, Shape, Size
 from fullyconv.annotations.supervisely import read_supervisely
 from fullyconv.annotations.yolo import is_yolo, line_files, read_yolo
@@ -36,7 +36,7 @@ from fullyconv.data.tables import UNSCORED
 from fullyconv.draw import palette_image, save_picture
 from fullyconv.files import BadFile, whole_folder
 from fullyconv.outputs import Outputs
-from fullyconv.types import VOID, ClassSet, Levels
+from fullyconv.types import LONGEST_NAME, VOID, ClassSet, Levels
 
 BACKGROUND = ("background", "_background_", "__background__")  # what is not drawn is called, too
 ANNOTATED = "COCO, LabelMe, Label Studio or Supervisely (JSON), GeoJSON, CVAT (XML), YOLO (text)"
@@ -177,6 +177,13 @@ def class_set(annotations: Annotations, *, rest: str) -> tuple[ClassSet, dict[st
     return coloured, ignored | {name: place for place, name in enumerate(names)}
 
 
+def _first_of_long_names(annotations: Annotations) -> Path | None:
+    """Return the document that names a class too long, else the first of all."""
+    drawn = ((region.label, each.document) for each in annotations.drawings for region in each.regions)
+    first = next((each.document for each in annotations.drawings), None)
+    return next((document for name, document in drawn if len(name) > LONGEST_NAME), first)
+
+
 class _Writer:
     """Fills the draft of a plain folder."""
 
@@ -187,7 +194,10 @@ class _Writer:
     def draw(self, annotations: Annotations, pictures: Pictures) -> Conversion:
         """Write every picture that has a drawing, with its mask."""
         self.done = Conversion(annotations.kind)
-        classes, labels = class_set(annotations, rest=self._options.rest)
+        try:
+            classes, labels = class_set(annotations, rest=self._options.rest)
+        except ValueError as error:
+            raise BadFile(_first_of_long_names(annotations) or self._source, str(error), FIX) from None
         self.done.classes = classes
         placed = self._placed(annotations, pictures)
         for number, (drawing, found, target) in enumerate(placed, start=1):
@@ -235,7 +245,7 @@ class _Writer:
         for drawing in annotations.drawings:
             with self._noting():
                 split = SPLIT_NAMES.get(drawing.split.lower(), "")
-                picture = pictures.find(drawing.name, drawing.document, split)
+                picture = self._picture(drawing, pictures, split)
                 if picture.path in drawn:
                     what = f"draws {picture.path.name}, as {drawn[picture.path].name} does"
                     raise BadFile(drawing.document, what, "move one of the two away")
@@ -248,6 +258,15 @@ class _Writer:
             where = picture.where if counted[split or rest, picture.stem] > 1 else ""
             placed.append((drawing, picture, Path(split or rest, "images", where, picture.path.name)))
         return placed
+
+    def _picture(self, drawing: Drawing, pictures: Pictures, split: str) -> Found:
+        """Find the picture of a drawing; one that is not there may be in its document."""
+        try:
+            return pictures.find(drawing.name, drawing.document, split)
+        except BadFile:
+            if drawing.embedded is None:
+                raise
+        return pictures.unpack(drawing, self._draft / UNPACKED)
 
     def _draw(self, drawing: Drawing, found: Found, target: Path, labels: dict[str, int]) -> None:
         raster = read_raster(found.path)
@@ -298,6 +317,7 @@ class _Writer:
             raise Refused(self.done.problems)
         if not self.done.splits:
             raise BadFile(self._source, "nothing to write: no picture is drawn on", f"annotations are {ANNOTATED}")
+        shutil.rmtree(self._draft / UNPACKED, ignore_errors=True)
         with self._outputs.writing(FILE_NAME):
             write_classes(classes, self._draft / FILE_NAME)
         return self.done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -28,6 +29,7 @@ class _LabelMe(Part):
     imagePath: str | None = None  # noqa: N815, LabelMe's own name
     imageHeight: int | None = None  # noqa: N815
     imageWidth: int | None = None  # noqa: N815
+    imageData: str | None = None  # noqa: N815
 
 
 def is_labelme(document: dict[str, object]) -> bool:
@@ -69,7 +71,14 @@ def _drawing(path: Path, left_out: Counter[str]) -> Drawing:
             regions.append(Region(shape.label, outline))
     size = (document.imageHeight, document.imageWidth)
     stated = (size[0], size[1]) if size[0] and size[1] else None
-    return Drawing(document.imagePath or path.stem, path, tuple(regions), size=stated)
+    embedded = partial(_embedded, path) if document.imageData else None
+    return Drawing(document.imagePath or path.stem, path, tuple(regions), size=stated, embedded=embedded)
+
+
+def _embedded(path: Path) -> bytes:
+    """Return the picture's file that a document holds; it is read again, for all together may not fit."""
+    with at_place(path, "imageData"):
+        return b64decode(read_document(path, _LabelMe).imageData or "", validate=True)
 
 
 def _outline(shape: _Shape) -> Outline | Bitmap | None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from pathlib import Path
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from fullyconv.annotations.documents import said_split
+from fullyconv.annotations.shapes import Drawing
+from fullyconv.data.images import suffix_of
 from fullyconv.data.layout import Found, look
 from fullyconv.data.naming import folded
 from fullyconv.files import BadFile
 from fullyconv.outputs import Predictions
 
+UNPACKED = ".unpacked"  # a folder of pictures that were in documents
 UPLOADED = re.compile(r"[0-9a-f]{8}-")  # what Label Studio puts before the names of uploaded files
 
 
@@ -56,6 +61,34 @@ class Pictures:
             what = f"names the picture {name[:100]!r}, and several are called so"
             raise BadFile(document, what, f"rename them: {rated[0][3].path} and {rated[1][3].path}")
         return most[3]
+
+    def unpack(self, drawing: Drawing, folder: Path) -> Found:
+        """Write the picture's file that is in a document.
+
+        Args:
+            drawing: Of the document; it has one.
+            folder: Where it is written, called as the document calls it, with the suffix that its content has.
+
+        Returns:
+            The picture, of which the document's place says what that of a file would.
+
+        Raises:
+            BadFile: For what is no picture.
+        """
+        assert drawing.embedded is not None
+        content = drawing.embedded()
+        suffix = suffix_of(content)
+        if not suffix:
+            raise BadFile(drawing.document, "imageData is no picture", "put the picture's file beside the document")
+        name = PurePosixPath(_path(drawing.name)).stem or drawing.document.stem
+        path = folder / drawing.document.relative_to(self.root).with_suffix("") / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return replace(self._documents[drawing.document], path=path, role="image", stem=name)
+
+    @cached_property
+    def _documents(self) -> dict[Path, Found]:
+        return {found.path: found for found in look(self.root, (".json",))}
 
     def _splits(self, found: Found) -> set[str]:
         """Return the splits that the folders of a picture say: ``train``, and ``train2017`` too."""

@@ -144,7 +144,7 @@ class Drawing:
     """What a document draws on one picture, what is drawn later on top.
 
     ``name`` is what it calls the picture, ``document`` the file; ``size`` is the picture's by its account, ``split`` a
-    word for it, if it has one.
+    word for it, if it has one; ``embedded`` reads the picture's file from the document, if that holds it.
     """
 
     name: str
@@ -152,6 +152,7 @@ class Drawing:
     regions: tuple[Region, ...]
     size: Size | None = None
     split: str = ""
+    embedded: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from fullyconv.data.levels import Pages, fit_levels
 from fullyconv.data.masks import RawMask
 from fullyconv.data.matching import listed, stated_classes
 from fullyconv.data.pairs import Folder, Pair
+from fullyconv.data.palettes import FIX as PALETTE_FIX
+from fullyconv.data.palettes import Palettes
 from fullyconv.data.raster import COLOURS, Refused
 from fullyconv.data.seen import Seen, see
 from fullyconv.data.things import THINGS
@@ -156,6 +158,11 @@ def check_folder(
     for problem, image in _copies_across_splits(tally.copies):
         report.problems.append(problem)
         report.bad_pairs.add(image)
+    if (found := tally.palettes.disagreeing) is not None:
+        what = f"palettes of masks disagree: {found[0]}; the numbers are read"
+        report.warnings.append(
+            BadFile(found[1] or folder.root, what, f"see whether they mean the same, or {PALETTE_FIX}")
+        )
     report.warnings += [*_several_whites(tally.whites), *_absent_classes(folder, classes, report.splits)]
     report.mean, report.std = tally.mean_and_deviation()
     if tally.hollow:
@@ -189,6 +196,7 @@ class _Tally:
         self._sums, self._count = np.zeros((2, len(report.mean))), 0  # of pixels and of their squares; pixels
         self.copies: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)  # by a digest of their pixels
         self.whites: dict[float, list[Path]] = defaultdict(list)
+        self.palettes = Palettes()
         self.hollow = 0  # pictures that hold nothing at some pixel
 
     def take(self, split: str, seen: Seen) -> None:
@@ -196,6 +204,8 @@ class _Tally:
         report, image = self._report, seen.pair.image
         report.warnings += seen.warnings
         self.hollow += seen.missing > 0
+        if not (report.inferred or report.classes.colour_masks):  # else palettes decide, and were compared before
+            self.palettes.see(seen.painted, seen.pair.mask)
         if seen.problem is not None:
             report.problems.append(seen.problem)
             report.bad_pairs.add(image)

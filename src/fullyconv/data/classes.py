@@ -10,6 +10,9 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fullyconv.data.masks import RawMask
+from fullyconv.data.palettes import FIX as PALETTE_FIX
+from fullyconv.data.palettes import Palettes, painted
+from fullyconv.data.raster import Refused
 from fullyconv.data.things import THINGS, Things
 from fullyconv.documents import format_yaml, read_yaml
 from fullyconv.files import BadFile, whole_file
@@ -157,8 +160,7 @@ class ClassGuess:
         self._values: set[int] = set()
         self._colours: set[int] = set()
         self._palette: np.ndarray | None = None
-        self._painted: dict[int, int] = {}
-        self._disagreeing = ""
+        self._palettes = Palettes()
         self._deepest = 8
         self._things = Things()
 
@@ -178,18 +180,9 @@ class ClassGuess:
         self._things.see(raw.values)
         if raw.palette is not None:
             self._palette = raw.palette if self._palette is None else self._palette
-            self._compare(values, raw.palette)
+            self._palettes.see(painted(raw))
         if values and values[-1] > 255:
             self._deepest = 16
-
-    def _compare(self, values: list[int], palette: np.ndarray) -> None:
-        """Take note of a colour that an earlier mask has at another number: drawing programs number colours anew."""
-        codes = [int(code) for code in palette.astype(np.int32) @ np.array([65_536, 256, 1], np.int32)]
-        used = [(codes[value], value) for value in values if value < len(codes)]
-        once = {code for code, _ in used if sum(code == other for other, _ in used) == 1}
-        for code, value in used:
-            if code in once and self._painted.setdefault(code, value) != value:
-                self._disagreeing = f"the colour #{code:06x} is {self._painted[code]} in one and {value} in another"
 
     def classes(self) -> ClassSet:
         """Infer: one class per index up to the largest (255, or 65535 in 16-bit masks, is ignored), or per colour.
@@ -201,9 +194,8 @@ class ClassGuess:
         self._things.refuse()
         if self._colours and not self._values:
             return self._from_colours()
-        if self._disagreeing:
-            what = f"the masks' palettes disagree, {self._disagreeing}"
-            raise ValueError(f"{what}; save the masks as RGB pictures, whose colours are read, or with one palette")
+        if self._palettes.disagreeing:
+            raise Refused(f"the masks' palettes disagree, {self._palettes.disagreeing[0]}", PALETTE_FIX)
         ignore = 65_535 if self._deepest == 16 and 65_535 in self._values else 255
         values = self._values - {ignore}
         if self._values == {0, ignore}:  # drawn for the eye: 255 is the object, not void

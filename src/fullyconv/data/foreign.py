@@ -14,6 +14,7 @@ from fullyconv.limits import LIMITS
 
 PNG = "save the masks as PNG, whose numbers (or colours) are the classes"
 NUMBERS = (".pgm", ".ppm", ".pbm", ".tga", ".exr", *SCENES)  # what masks come in and is not read
+HEAD = 1 << 16  # bytes of a large document
 LOOKED_AT = 3  # documents of each kind of file
 BOXES, VIA = "boxes of VOC (XML), which are no areas", "outlines of VIA (VGG Image Annotator), which are not read"
 UNREAD = {BOXES: "draw outlines or masks in a tool for them", VIA: "export them from VIA as COCO, and convert that"}
@@ -29,7 +30,7 @@ def unpaired(root: Path) -> BadFile | None:
         One sentence, ``None`` if there are no pictures.
     """
     found = look(root)
-    if not found:
+    if not found and next(_documents(root), ("", BOXES))[1] in UNREAD:
         return None
     others = [other.path for other in look(root, NUMBERS)]
     if others:
@@ -56,6 +57,8 @@ def _documents(root: Path) -> Iterator[tuple[Path, str]]:
     for path in [each.path for each in look(root, (".json",))][:LOOKED_AT]:
         if path.stat().st_size <= LIMITS.text_bytes:
             yield from ((path, kind) for kind in _kind(path.read_bytes()))
+        else:
+            yield from ((path, kind) for kind in _kind_of_large(path))
     for path in [each.path for each in look(root, (".txt",))][:LOOKED_AT]:
         if path.stat().st_size <= LIMITS.text_bytes and _is_yolo(path.read_bytes()):
             yield path, "YOLO"
@@ -79,6 +82,21 @@ def _kind(data: bytes) -> Iterator[str]:
             yield "Label Studio"
     elif isinstance(document, dict) and ("_via_img_metadata" in document or _is_via(document)):
         yield VIA
+
+
+def _kind_of_large(path: Path) -> Iterator[str]:
+    """Tell from its beginning what a document is: one of many pictures, or one that holds the picture itself."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    for key, kind in (
+        (b'"shapes"', "LabelMe"),
+        (b'"imageData"', "LabelMe"),
+        (b'"annotations"', "COCO"),
+        (b'"images"', "COCO"),
+    ):
+        if key in head:
+            yield kind
+            return
 
 
 def _is_via(document: dict[str, object]) -> bool:

@@ -26,7 +26,7 @@ from fullyconv.data.dicom import is_dicom, read_dicom
 from fullyconv.data.png import holds_all_rows
 from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours, levels_of
 from fullyconv.data.stores import is_store, read_store
-from fullyconv.data.tiff import is_tiff, read_tiff
+from fullyconv.data.tiff import MAGIC, is_tiff, read_tiff
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import Levels
@@ -46,6 +46,7 @@ READERS: tuple[tuple[bytes, Callable[..., Image.Image]], ...] = (
 """What Pillow may open, by how a file begins. ``Image.open`` would try dozens of formats, and run Ghostscript for
 one; called directly, the readers also leave Pillow's limit of pixels, which belongs to the whole process, alone."""
 
+KINDS_OF_FILES = (".png", ".jpg", ".bmp", ".webp", ".gif", ".jp2", ".jp2", *(".avif" for _ in READERS[7:]))
 ORIENTATION = 0x0112  # the EXIF tag
 PNG_MAGIC = READERS[0][0]
 DEEP = 16  # bits of a PNG sample
@@ -100,6 +101,19 @@ def _read(path: Path, pages: int | Literal["channels"] | None, limits: Limits, l
     if is_dicom(path) and (not tiff or path.suffix.lower() == ".dcm"):  # a file may be both
         return read_dicom(path, pages, limits)
     return read_tiff(path, pages, limits, level=level) if tiff else _read_common(path, limits)
+
+
+def suffix_of(content: bytes) -> str:
+    """Return the suffix of what a picture's file holds, empty for what is none that is read.
+
+    >>> suffix_of(b"BM..."), suffix_of(b"text")
+    ('.bmp', '')
+    """
+    if content[:4] in MAGIC:
+        return ".tif"
+    return next(
+        (suffix for (magic, _), suffix in zip(READERS, KINDS_OF_FILES, strict=True) if content.startswith(magic)), ""
+    )
 
 
 def unreadable(path: Path, error: Exception) -> BadFile:

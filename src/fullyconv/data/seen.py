@@ -12,6 +12,7 @@ from fullyconv.data.dataset import labels_of, picture_digest, read_stored, size_
 from fullyconv.data.images import TRANSPARENT, picture_levels
 from fullyconv.data.masks import RawMask
 from fullyconv.data.pairs import Pair
+from fullyconv.data.palettes import Painted, painted
 from fullyconv.data.raster import COLOURS, Raster, white_level
 from fullyconv.files import BadFile
 from fullyconv.types import VOID, ClassSet
@@ -32,6 +33,7 @@ class Seen:
     sums: np.ndarray = field(default_factory=lambda: np.zeros((2, 3)))  # of pixels and of their squares
     digest: bytes = b""  # of the image
     both: str = ""  # of image and labels
+    painted: Painted = ()  # colours of the mask's palette
     white: float = 255.0  # the number that was taken for white
     warnings: tuple[BadFile, ...] = ()
 
@@ -51,6 +53,7 @@ def see(pair: Pair, classes: ClassSet) -> Seen:
         labels = labels_of(raw, pair, classes)
     except BadFile as bad:
         return replace(seen, problem=bad)
+    seen.painted = painted(raw)
     problem = _misfit(pair, raster, raw, labels)
     if problem is not None and image.shape[:2] != labels.shape:
         return replace(seen, problem=problem)
