@@ -99,4 +99,4 @@ def test_what_maps_and_annotation_tools_need_is_written_beside(tmp_path: Path) -
     again = CliRunner().invoke(app, [*command, *tools])  # what is ours may be written again
     assert again.exit_code == 0, again.output
     wrong = CliRunner().invoke(app, [*command, "--polygons-to", "svg"])
-    assert "polygons are written for coco, yolo, labelme, not for 'svg'" in str(wrong.exception)
+    assert "polygons are written for coco, yolo, labelme, gpkg, not for 'svg'" in str(wrong.exception)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +44,15 @@ def segmenter() -> Segmenter:
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fullyconv.predict.image.WHOLE_PIXELS", 1)
     monkeypatch.setattr("fullyconv.predict.bands.LEAST_ROWS", 1)
-    monkeypatch.setattr("fullyconv.predict.large.VIEW_SIDE", 100)
-    monkeypatch.setattr("fullyconv.predict.large.BAND_PIXELS", 1 << 14)
+    monkeypatch.setattr("fullyconv.predict.draft.VIEW_SIDE", 100)
+    monkeypatch.setattr("fullyconv.predict.draft.BAND_PIXELS", 1 << 14)
     monkeypatch.setattr("fullyconv.predict.large.NOTE_ROWS", 32)
 
 
-def labelled(model: Segmenter, picture: Path, out: Path) -> None:
-    beside = Beside(polygons=True, areas=True, least=4, tolerance=0.5)
-    outcomes = list(predict_files(model, find_images([picture]), out, beside=beside))
+def labelled(model: Segmenter, picture: Path, out: Path, *, probabilities: bool = False) -> None:
+    tools = ("gpkg",) if probabilities else ()
+    beside = Beside(polygons=True, tools=tools, areas=True, least=4, tolerance=0.5)
+    outcomes = list(predict_files(model, find_images([picture]), out, probabilities=probabilities, beside=beside))
     assert [outcome.problem for outcome in outcomes] == [None]
 
 
@@ -59,6 +63,11 @@ def said(file: Path) -> object:
     document = json.loads(file.read_text())
     document["features"].sort(key=str)
     return document
+
+
+def rows_of(package: Path) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(package)) as database:
+        return database.execute("SELECT geom, class, value, pixels FROM regions").fetchall()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -72,18 +81,26 @@ def test_by_rows_as_whole(tmp_path: Path, narrow: None, suffix: str) -> None:
         extra = [*GEO, (42113, 2, 0, "0", True)]
         tifffile.imwrite(picture, pixels, tile=(64, 64), photometric="rgb", extratags=extra)
     model = segmenter()
-    labelled(model, picture, tmp_path / "whole")
+    more = suffix == ".tif"
+    labelled(model, picture, tmp_path / "whole", probabilities=more)
     model.picture_memory = model.memory = 1
-    labelled(model, picture, tmp_path / "rows")
+    labelled(model, picture, tmp_path / "rows", probabilities=more)
     names = sorted(file.name for file in (tmp_path / "whole").iterdir())
-    assert sorted(file.name for file in (tmp_path / "rows").iterdir()) == names
+    assert sorted(file.name for file in (tmp_path / "rows").iterdir()) == [name.replace("npz", "npy") for name in names]
     whole, rows = (np.asarray(Image.open(tmp_path / place / "x.png")) for place in ("whole", "rows"))
     np.testing.assert_array_equal(rows, whole)
     assert Image.open(tmp_path / "rows/x.png").getpalette() == Image.open(tmp_path / "whole/x.png").getpalette()
     assert Image.open(tmp_path / "rows/x_overlay.jpg").size == (42, 94)
     for name in ("x.geojson", "areas.csv"):
         assert said(tmp_path / "rows" / name) == said(tmp_path / "whole" / name)
-    if suffix == ".tif":
+    if more:
+        chances = np.load(tmp_path / "rows/x.npy", mmap_mode="r")
+        expected = np.load(tmp_path / "whole/x.npz")["probabilities"]
+        assert (chances.dtype, chances.shape) == (np.float16, (3, 470, 210))
+        np.testing.assert_allclose(chances.astype(np.float32), expected.astype(np.float32), atol=1e-3)
+        regions = [sorted(rows_of(tmp_path / place / "x.gpkg")) for place in ("whole", "rows")]
+        assert regions[0] == regions[1]
+        assert len(regions[0]) == len(json.loads((tmp_path / "rows/x.geojson").read_text())["features"])
         maps = [tmp_path / place / "x_classes.tif" for place in ("whole", "rows")]
         np.testing.assert_array_equal(*map(tifffile.imread, maps))
         assert (tifffile.imread(maps[1])[210, 60:80] == 255).all()
@@ -94,8 +111,18 @@ def test_what_is_made_of_all_labels_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / "x.png")
     model = segmenter()
     model.picture_memory = 1
+    tasks, beside = find_images([tmp_path / "x.png"]), Beside(tools=("yolo", "gpkg"))
+    (outcome,) = predict_files(model, tasks, tmp_path / "out", beside=beside)
+    assert "50 x 50 pixels are labelled in bands, without --polygons-to yolo: leave it out" in str(outcome.problem)
+
+
+def test_probabilities_that_the_disk_has_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / "x.png")
+    model = segmenter()
+    model.picture_memory = 1
+    monkeypatch.setattr("fullyconv.predict.large.disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 14_999))
     (outcome,) = predict_files(model, find_images([tmp_path / "x.png"]), tmp_path / "out", probabilities=True)
-    assert "50 x 50 pixels are labelled in bands, without --probabilities" in str(outcome.problem)
+    assert "the probabilities of 3 classes take 0.0 GiB, 0.0 are free: make room" in str(outcome.problem)
 
 
 def test_what_is_finished_is_not_done_again(tmp_path: Path, narrow: None, monkeypatch: pytest.MonkeyPatch) -> None:

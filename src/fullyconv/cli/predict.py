@@ -52,7 +52,10 @@ def predict(
         str | None, typer.Option("--out", help="Folder for the pictures and maps; default: a new runs/predict-N.")
     ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write C x H x W float16 class probabilities (.npz).")
+        bool,
+        typer.Option(
+            "--probabilities", help="Also write C x H x W float16 class probabilities (.npz; of huge pictures .npy)."
+        ),
     ] = False,
     polygons: Annotated[
         bool, typer.Option("--polygons", help="Also write each picture's regions as polygons (.geojson).")
@@ -60,8 +63,8 @@ def predict(
     polygons_to: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="coco|yolo|labelme",
-            help="Also write them for annotation tools: coco.json, or a .txt or .json each; may be repeated.",
+            metavar="coco|yolo|labelme|gpkg",
+            help="Also write them for other tools: coco.json, or a .txt, .json or .gpkg each; may be repeated.",
         ),
     ] = None,
     simplify: Annotated[
@@ -138,7 +141,8 @@ def predict(
 
     For maps and for correcting in annotation tools:
     `fullyconv predict camvid photos/ --out labelled --polygons --polygons-to labelme --areas --sheet`. A GeoTIFF gets
-    a map that lies where it does (_classes.tif), and polygons and areas in its reference system.
+    a map that lies where it does (_classes.tif), and polygons and areas in its reference system; `--polygons-to gpkg`
+    writes them as GeoPackage for GIS.
 
     A model of hyperspectral scenes takes MATLAB, ENVI (.hdr), GeoTIFF and NumPy files, and writes the map as PNG,
     with a legend, as ENVI Classification and as GeoTIFF (where the scene lies), and the scene in false colours:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import groupby
@@ -21,15 +22,16 @@ from fullyconv.data.stores import is_store
 from fullyconv.data.storing import write_store
 from fullyconv.files import BadFile, whole_file, write_text
 from fullyconv.outputs import Outputs
-from fullyconv.predict.large import Draft
+from fullyconv.predict.draft import Draft
 from fullyconv.predict.prediction import Prediction
 from fullyconv.predict.work import Task
 from fullyconv.regions import Polygon, simplify, trace
 from fullyconv.regions.documents import Coco, collection, feature, geojson, labelme, yolo, yolo_classes
+from fullyconv.regions.geopackage import geopackage
 from fullyconv.regions.joining import TooManyRegions, trace_rows
 from fullyconv.types import VOID, ClassSet, Levels
 
-TOOLS = ("coco", "yolo", "labelme")
+TOOLS = ("coco", "yolo", "labelme", "gpkg")
 MAP = "_classes.tif"  # of pictures that lie somewhere
 STORE = "_classes.zarr"  # of pictures in Zarr stores
 COCO, CLASSES, LABELS, AREAS = "coco.json", "data.yaml", "labels.txt", "areas.csv"
@@ -43,8 +45,8 @@ class Beside:
 
     Attributes:
         polygons: ``STEM.geojson``, the regions' outlines.
-        tools: The same for annotation tools: ``coco`` (``coco.json`` of all pictures), ``yolo`` (``STEM.txt``, and
-            ``data.yaml``), ``labelme`` (``STEM.json``, and ``labels.txt``).
+        tools: The same for other tools: ``coco`` (``coco.json`` of all pictures), ``yolo`` (``STEM.txt``, and
+            ``data.yaml``), ``labelme`` (``STEM.json``, and ``labels.txt``), ``gpkg`` (``STEM.gpkg``, for maps).
         tolerance: Pixels by which outlines may move to have fewer corners.
         least: Pixels; smaller regions get no outline.
         areas: ``areas.csv``, the pixels and the area of each class and region.
@@ -70,15 +72,15 @@ class Beside:
     def suffixes(self, task: Task) -> tuple[str, ...]:
         """Return those of the files that are written of one picture."""
         own = {".geojson": self.polygons, ".txt": "yolo" in self.tools, ".json": "labelme" in self.tools}
+        own[".gpkg"] = "gpkg" in self.tools
         found = [suffix for suffix, wanted in own.items() if wanted]
         if is_store(task.image):
             return (*found, STORE)
         return (*found, MAP) if read_place(task.image, self.level) is not None else tuple(found)
 
-    def asked(self, *, probabilities: bool = False) -> tuple[str, ...]:
+    def at_once(self) -> tuple[str, ...]:
         """Return the options for what is made of all labels of a picture at once."""
-        own = {"--probabilities": probabilities, "--polygons-to": bool(self.tools)}
-        return tuple(option for option, wanted in own.items() if wanted)
+        return tuple(f"--polygons-to {tool}" for tool in self.tools if tool != "gpkg")
 
     def once(self) -> tuple[str, ...]:
         """Return the names of the files that are written of all pictures together."""
@@ -124,7 +126,6 @@ class Written:
         image, labels = self._images[target], prediction.labels
         beside, classes = self._beside, self._classes
         place = read_place(image, beside.level)
-        labels = prediction.labels
         if is_store(image):
             bands = [labels[top : top + TILE] for top in range(0, len(labels), TILE)]
             write_store(target.with_name(target.name + STORE), bands, labels.shape, classes, like=image)
@@ -137,28 +138,40 @@ class Written:
 
     def write_large(self, draft: Draft, target: Path) -> None:
         """Write what is wanted of a picture that is too large to be held: its regions, as they are finished."""
-        beside, image = self._beside, self._images[target]
+        beside, classes, image = self._beside, self._classes, self._images[target]
         if is_store(image):
             bands = (draft.labels(top, min(top + TILE, draft.size[0])) for top in range(0, draft.size[0], TILE))
-            write_store(target.with_name(target.name + STORE), bands, draft.size, self._classes, like=image)
-        if not beside.polygons and not beside.areas:
+            write_store(target.with_name(target.name + STORE), bands, draft.size, classes, like=image)
+        if not (beside.polygons or beside.areas or "gpkg" in beside.tools):
             return
         place, path = read_place(image, beside.level), Path(os.path.relpath(image, target.parent)).as_posix()
-        areas = Areas(self._classes, place, draft.size[0])
+        areas = Areas(classes, place, draft.size[0])
         polygons = _measured(trace_rows(_counted(draft, areas)), areas if beside.areas else None)
         try:
-            if beside.polygons:
-                kept = (simplify(each, beside.tolerance) for each in polygons if each.pixels >= beside.least)
-                features = (feature(each, self._classes, place) for each in kept)
-                with whole_file(target.with_name(target.name + ".geojson")) as file:
-                    _write_features(file, collection(self._classes, place, path), features)
-            for _ in polygons:
-                pass  # where areas alone are wanted
+            with self._taking(target, place, path) as takers:
+                for each in polygons:
+                    if takers and each.pixels >= beside.least:
+                        kept = simplify(each, beside.tolerance)
+                        for take in takers:
+                            take(kept)
         except TooManyRegions as error:
             fix = "cut the picture into parts, or leave out --polygons and --areas"
             raise BadFile(image, str(error), fix) from None
         if beside.areas:
             self._rows += areas.rows(target.relative_to(self._outputs.folder).as_posix())
+
+    @contextmanager
+    def _taking(self, target: Path, place: Place | None, picture: str) -> Iterator[list[Callable[[Polygon], None]]]:
+        """Open the files that polygons are written to one by one; yields what takes them."""
+        beside, classes = self._beside, self._classes
+        with ExitStack() as files:
+            takers = []
+            if beside.polygons:
+                file = target.with_name(target.name + ".geojson")
+                takers.append(files.enter_context(_features(file, classes, place, picture)))
+            if "gpkg" in beside.tools:
+                takers.append(files.enter_context(geopackage(_gpkg(target), classes, place)))
+            yield takers
 
     def _write_polygons(
         self, every: list[Polygon], labels: np.ndarray, image: Path, target: Path, place: Place | None
@@ -170,6 +183,10 @@ class Written:
         path = Path(os.path.relpath(image, target.parent)).as_posix()
         if beside.polygons:
             _write(target.with_name(target.name + ".geojson"), geojson(kept, classes, place, path))
+        if "gpkg" in beside.tools:
+            with geopackage(_gpkg(target), classes, place) as take:
+                for each in kept:
+                    take(each)
         if "yolo" in beside.tools:
             write_text(target.with_name(target.name + ".txt"), yolo(kept, (height, width)))
         if "labelme" in beside.tools:
@@ -200,13 +217,22 @@ def _write(path: Path, document: Any) -> None:
     write_text(path, json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _write_features(path: Path, heading: dict[str, Any], features: Iterable[dict[str, Any]]) -> None:
+@contextmanager
+def _features(path: Path, classes: ClassSet, place: Place | None, picture: str) -> Iterator[Callable[[Polygon], None]]:
     """Write a GeoJSON FeatureCollection, feature by feature."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(heading, ensure_ascii=False)[:-1] + ', "features": [')
-        for index, each in enumerate(features):
-            file.write(", " * (index > 0) + json.dumps(each, ensure_ascii=False, allow_nan=False))
-        file.write("]}\n")
+    with whole_file(path) as draft, draft.open("w", encoding="utf-8") as file:
+        between = [json.dumps(collection(classes, place, picture), ensure_ascii=False)[:-1] + ', "features": [']
+
+        def take(polygon: Polygon) -> None:
+            described = json.dumps(feature(polygon, classes, place), ensure_ascii=False, allow_nan=False)
+            file.write((between.pop() if between else ", ") + described)
+
+        yield take
+        file.write((between.pop() if between else "") + "]}\n")
+
+
+def _gpkg(target: Path) -> Path:
+    return target.with_name(target.name + ".gpkg")
 
 
 def _counted(draft: Draft, areas: Areas) -> Iterator[np.ndarray]:

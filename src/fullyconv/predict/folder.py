@@ -24,8 +24,9 @@ from fullyconv.files import BadFile, whole_file
 from fullyconv.machine import free_memory
 from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
 from fullyconv.predict.beside import Beside, Written
+from fullyconv.predict.draft import Draft
 from fullyconv.predict.image import Segmenter
-from fullyconv.predict.large import Draft, label_large, refuse_beside, write_large
+from fullyconv.predict.large import label_large, refuse_beside, write_large
 from fullyconv.predict.prediction import Prediction
 from fullyconv.predict.uncertainty import Doubter
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
@@ -208,9 +209,10 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
 ) -> Iterator[Outcome]:
     """Predict each input and write its pictures: ``STEM.png``, ``STEM_overlay.jpg`` and perhaps ``STEM.npz``.
 
-    The mask has palette indices and exactly the input's size; ``STEM.npz`` holds ``probabilities``,
-    C x H x W float16. A ``Doubter`` writes ``STEM_entropy.png`` and ``STEM_spread.png``, too: grey, 255 is an
-    uncertainty of 1. Pictures are read and written in threads beside the computing.
+    The mask has palette indices and exactly the input's size; ``STEM.npz`` holds ``probabilities``, C x H x W float16
+    (of a picture that is read by rows ``STEM.npy`` does). A ``Doubter`` writes ``STEM_entropy.png`` and
+    ``STEM_spread.png``, too: grey, 255 is an uncertainty of 1. Pictures are read and written in threads beside the
+    computing.
 
     Args:
         segmenter: The model.
@@ -230,11 +232,11 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
             made of another input, or if the folder takes no files; after some if the disk has become full.
     """
     per_pixel = BYTES_PER_PIXEL + (2 * len(segmenter.classes) if probabilities else 0)
-    extras = (".npz",) * probabilities + ("_entropy.png", "_spread.png") * isinstance(segmenter, Doubter)
+    extras = (".npz", ".npy") * probabilities + ("_entropy.png", "_spread.png") * isinstance(segmenter, Doubter)
     outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)
     written = Written(beside, segmenter.classes, outputs, tasks, segmenter.preprocess.levels)
-    asked = [*beside.asked(probabilities=probabilities), *(["--uncertainty"] * isinstance(segmenter, Doubter))]
-    by_rows = ByRows(segmenter, outputs, tasks, asked)
+    refused = [*beside.at_once(), *(["--uncertainty"] * isinstance(segmenter, Doubter))]
+    by_rows = ByRows(segmenter, outputs, tasks, refused, probabilities=probabilities)
 
     def write(prediction: Prediction | Draft, target: Path) -> Path:
         if isinstance(prediction, Draft):
@@ -272,10 +274,20 @@ class ByRows:
         outputs: The folder.
         tasks: All pictures.
         refused: What was asked for that is made of all labels at once.
+        probabilities: Whether they are wanted.
     """
 
-    def __init__(self, segmenter: Segmenter, outputs: Outputs, tasks: Sequence[Task], refused: Sequence[str]) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        outputs: Outputs,
+        tasks: Sequence[Task],
+        refused: Sequence[str],
+        *,
+        probabilities: bool = False,
+    ) -> None:
         self._segmenter, self._outputs, self._refused = segmenter, outputs, refused
+        self._probabilities = probabilities
         self._tasks = {task.image: task for task in tasks}
         self._places: dict[str, Place | None] = {}
 
@@ -285,7 +297,8 @@ class ByRows:
         budget = free_memory() // 4 if memory is None else memory
         model = self._segmenter
         sight = Sight(model.preprocess.levels, model.network.in_channels, model.level)
-        found = open_rows(task.image, budget, sight) if sight.by_rows else None
+        per_pixel = 16 + (2 * len(model.classes) if self._probabilities else 0)
+        found = open_rows(task.image, budget, sight, per_pixel=per_pixel) if sight.by_rows else None
         if found is None:
             return self._segmenter.pixels(task.image)
         refuse_beside(found, *self._refused)
@@ -294,7 +307,8 @@ class ByRows:
 
     def predict(self, rows: Rows) -> Draft:
         """Label it."""
-        return label_large(self._segmenter, rows, self._outputs, self._tasks[rows.path].target)
+        target = self._tasks[rows.path].target
+        return label_large(self._segmenter, rows, self._outputs, target, probabilities=self._probabilities)
 
     def write(self, draft: Draft, target: Path, *, legend: bool = False) -> Path:
         """Write its labels."""

@@ -23,7 +23,7 @@ from fullyconv.networks.fcn import FCN
 from fullyconv.predict.engines import Choice, Snapshot
 from fullyconv.predict.inputs import Given, Order, Picture, Span, pixels_of, split_batch
 from fullyconv.predict.prediction import Prediction
-from fullyconv.predict.prepared import Look, Piece, Prepared, prepare, side_by_side
+from fullyconv.predict.prepared import Labelled, Look, Piece, Prepared, prepare
 from fullyconv.predict.trusted import trusted_precision
 from fullyconv.scores.calibration import probabilities_of
 from fullyconv.types import ClassSet, Preprocess, Sample
@@ -202,25 +202,32 @@ class Segmenter:
     def _labels(self, pixels: np.ndarray) -> np.ndarray:
         """Label H x W x K pixels."""
         labels = np.empty(pixels.shape[:2], np.min_scalar_type(len(self.classes) - 1))
-        for rows, columns, found in self._looked(pixels, Prepared.find_labels):
-            labels[rows, columns] = found.cpu().numpy()
+        for rows, columns, found, _ in self.pieces(pixels):
+            labels[rows, columns] = found
         return labels
 
-    def labelled_bands(self, pixels: Any) -> Iterator[tuple[int, int, np.ndarray]]:
+    def pieces(self, pixels: Any, *, probabilities: bool = False) -> Iterator[Labelled]:
         """Label a picture of any size from the top to the bottom.
 
         Args:
             pixels: H x W x K, as ``predict`` takes arrays; or whatever gives such pieces, sliced by rows and columns
                 from the top to the bottom, and has their ``shape``.
+            probabilities: Also find those of every class.
 
         Yields:
-            The first row, the one after the last, and their labels, h x W.
+            Rows and columns, their labels, and their probabilities: bands of rows, each from the left to the right.
 
         Raises:
             ValueError: Where a score is NaN or infinite.
         """
-        kind = np.min_scalar_type(len(self.classes) - 1)
-        yield from side_by_side(self._looked(pixels, Prepared.find_labels), pixels.shape[1], kind)
+        for rows, columns, found in self._looked(
+            pixels, Prepared.find_scores if probabilities else Prepared.find_labels
+        ):
+            if not probabilities:
+                yield rows, columns, found.cpu().numpy(), None
+                continue
+            chances = probabilities_of(found, self.temperature).half().cpu().numpy()
+            yield rows, columns, found.max(0).indices.cpu().numpy(), chances
 
     def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
         """Label H x W x K pixels, which are shown as the H x W x 3 picture ``seen``."""
@@ -228,9 +235,8 @@ class Segmenter:
             return Prediction(seen, self._labels(pixels), self.classes)
         labels = np.empty(pixels.shape[:2], np.min_scalar_type(len(self.classes) - 1))
         chances = np.empty((len(self.classes), *pixels.shape[:2]), np.float16)
-        for rows, columns, scores in self._looked(pixels, Prepared.find_scores):
-            labels[rows, columns] = scores.max(0).indices.cpu().numpy()
-            chances[:, rows, columns] = probabilities_of(scores, self.temperature).half().cpu().numpy()
+        for rows, columns, found, own in self.pieces(pixels, probabilities=True):
+            labels[rows, columns], chances[:, rows, columns] = found, own
         return Prediction(seen, labels, self.classes, chances)
 
     def _looked(self, pixels: np.ndarray, look: Look) -> Iterator[Piece]:

@@ -7,10 +7,9 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
-from typing import Any, BinaryIO
+from shutil import disk_usage
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -18,112 +17,15 @@ from PIL import Image
 from fullyconv.data.place import TILE, Place, mask_values, write_class_tiff
 from fullyconv.data.rows import Rows
 from fullyconv.draw import false_colours, overlay, palette_image, with_legend
-from fullyconv.files import BadFile, state_of, sync, whole_file
+from fullyconv.files import BadFile, state_of, whole_file
 from fullyconv.outputs import Outputs
+from fullyconv.predict.draft import Draft
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.quantised import weights_sum
-from fullyconv.types import VOID, ClassSet
+from fullyconv.types import ClassSet
 
-VIEW_SIDE = 4096  # pixels of the overlay, at most
 WRITE_ROWS = 256
-BAND_PIXELS = 1 << 22  # of labels that are traced at a time
 NOTE_ROWS = 512  # labelled rows after which the manifest is told
-
-
-@dataclass(frozen=True)
-class Draft:
-    """The labels of a large picture on their way, in files beside where they will be.
-
-    Attributes:
-        folder: The output folder.
-        name: The picture's stem, relative to the folder.
-        size: Height and width.
-        kind: Of the labels.
-        holes: Whether the picture says which pixels hold nothing.
-    """
-
-    folder: Path
-    name: str
-    size: tuple[int, int]
-    kind: np.dtype[Any]
-    holes: bool
-
-    @property
-    def step(self) -> int:
-        """Every how many pixels the overlay shows one."""
-        return ceil(max(self.size) / VIEW_SIDE)
-
-    def part(self, what: str) -> str:
-        """Return the name of a file, relative to the folder."""
-        path = Path(self.name)
-        return path.with_name(f".{path.name}.{what}.part").as_posix()
-
-    def _layout(self, what: str) -> tuple[int, tuple[int, ...], np.dtype[Any]]:
-        """Return how many rows a file has, the shape of one, and the type of its numbers."""
-        height, width = self.size
-        if what == "view":  # the picture made smaller
-            return -(-height // self.step), (-(-width // self.step), 3), np.dtype(np.uint8)
-        return height, (width,), self.kind if what == "labels" else np.dtype(bool)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """What there are files of."""
-        return ("labels", "view", "data") if self.holes else ("labels", "view")
-
-    def begin(self) -> None:
-        """Make the files, as long as they will be; those that are there stay."""
-        for what in self.parts:
-            rows, shape, kind = self._layout(what)
-            path = self.folder / self.part(what)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab") as file:
-                file.truncate(rows * int(np.prod(shape)) * kind.itemsize)
-
-    # Read and written by rows, not mapped: what is mapped counts as memory of the process.
-
-    def put(self, what: str, first: int, values: np.ndarray) -> None:
-        """Write rows from ``first`` on."""
-        _, shape, kind = self._layout(what)
-        with (self.folder / self.part(what)).open("r+b") as file:
-            file.seek(first * int(np.prod(shape)) * kind.itemsize)
-            file.write(np.ascontiguousarray(values, kind).tobytes())
-
-    def get(self, what: str, first: int, last: int, *, step: int = 1) -> np.ndarray:
-        """Read rows, or every ``step``-th of them."""
-        _, shape, kind = self._layout(what)
-        line = int(np.prod(shape)) * kind.itemsize
-        chosen = range(first, last, step)
-        with (self.folder / self.part(what)).open("rb") as file:
-            pieces = []
-            for row in chosen if step > 1 else [first]:
-                file.seek(row * line)
-                pieces.append(file.read(line if step > 1 else (last - first) * line))
-        return np.frombuffer(b"".join(pieces), kind).reshape(len(chosen), *shape)
-
-    def bands(self) -> Iterator[np.ndarray]:
-        """Return the labels by rows, h x W int32: void where the picture holds nothing."""
-        height, width = self.size
-        rows = max(1, BAND_PIXELS // width)
-        for first in range(0, height, rows):
-            last = min(first + rows, height)
-            yield self.labels(first, last)
-
-    def labels(self, first: int, last: int, *, step: int = 1) -> np.ndarray:
-        """Read rows of labels, or every ``step``-th, h x W int32: void where the picture holds nothing."""
-        labels = self.get("labels", first, last, step=step).astype(np.int32)
-        if self.holes:
-            labels[~self.get("data", first, last, step=step)] = VOID
-        return labels
-
-    def settle(self) -> None:
-        """Bring what was written to the disk."""
-        for what in self.parts:
-            sync(self.folder / self.part(what))
-
-    def remove(self) -> None:
-        """Remove the files."""
-        for what in self.parts:
-            (self.folder / self.part(what)).unlink(missing_ok=True)
 
 
 class _Below:
@@ -149,7 +51,9 @@ class _Below:
         return piece
 
 
-def label_large(segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path) -> Draft:
+def label_large(
+    segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path, *, probabilities: bool = False
+) -> Draft:
     """Label a picture that is read by rows; what an earlier run has finished is not done again.
 
     Args:
@@ -157,39 +61,56 @@ def label_large(segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path
         rows: The picture.
         outputs: The folder; its manifest says how many rows are finished.
         target: The stem of what will be written, relative to the folder.
+        probabilities: Also find those of every class.
 
     Returns:
         The labels.
 
     Raises:
-        BadFile: For a picture that ends too early.
+        BadFile: For a picture that ends too early, and probabilities for which the disk has no room.
         ValueError: For segmenters whose labels are no matter of some rows (views, CRF, uncertainty).
     """
     if type(segmenter) is not Segmenter:
         raise ValueError(f"{rows.shape[1]} x {rows.shape[0]} pixels are labelled in bands, by the network alone")
     height, width = rows.shape[:2]
     kind = np.min_scalar_type(len(segmenter.classes) - 1)
-    draft = Draft(outputs.folder, target.as_posix(), (height, width), kind, rows.holes)
+    chances = len(segmenter.classes) if probabilities else 0
+    draft = Draft(outputs.folder, target.as_posix(), (height, width), kind, rows.holes, chances)
     key = _key(segmenter, rows)
     noted = outputs.noted(draft.part("labels"))
     done = int(noted.get("rows", 0)) if noted.get("key") == key and _whole(draft) else 0
     plan = segmenter.network.plans[0]
     start = max(0, done - plan.reach - plan.stride) // plan.stride * plan.stride
+    _check_room(draft, rows.path)
     draft.begin()
+    noted_row = start
     try:
-        for first, last, found in segmenter.labelled_bands(_Below(rows, start, draft)):
-            first, last = first + start, last + start
+        for down, across, found, own in segmenter.pieces(_Below(rows, start, draft), probabilities=probabilities):
+            last, skip = down.stop + start, max(0, done - down.start - start)
             if last <= done:
                 continue  # was seen again for the sake of what is below it
-            skip = max(0, done - first)
-            draft.put("labels", first + skip, found[skip:])
-            if last == height or last // NOTE_ROWS > first // NOTE_ROWS:
+            draft.put_labels(last, across.start, found[skip:], None if own is None else own[:, skip:])
+            if across.stop == width and (last == height or last >= noted_row + NOTE_ROWS):
+                noted_row = last
                 draft.settle()
                 outputs.note(draft.part("labels"), rows=last, of_rows=height, key=key)
     except ValueError:  # a picture that ends too early, scores that are no numbers: a second run would end the same way
         draft.remove()
         raise
     return draft
+
+
+def _check_room(draft: Draft, picture: Path) -> None:
+    """Refuse probabilities that the disk has no room for, before hours are spent."""
+    path, (height, width) = draft.folder / draft.part("chances"), draft.size
+    there = path.stat().st_blocks * 512 if path.exists() else 0
+    needed = draft.chances * height * width * 2 - there
+    free = disk_usage(draft.folder).free
+    if needed > free:
+        what = (
+            f"the probabilities of {draft.chances} classes take {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+        )
+        raise BadFile(picture, what, "make room, choose another --out, or leave out --probabilities")
 
 
 def _whole(draft: Draft) -> bool:
@@ -201,11 +122,14 @@ def _key(segmenter: Segmenter, rows: Rows) -> str:
     """Return what changes with the picture, the model and the arithmetic."""
     facts = [str(rows.path.resolve()), *state_of(rows.path), rows.sight.level, *rows.shape, rows.holes]
     facts += [weights_sum(segmenter.network), segmenter.prepared().engine.precision, repr(segmenter.preprocess)]
+    facts += [segmenter.temperature]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def write_large(draft: Draft, target: Path, classes: ClassSet, place: Place | None, *, legend: bool = False) -> Path:
     """Write a large picture's labels: ``STEM.png``, a small ``STEM_overlay.jpg``, where it lies ``STEM_classes.tif``.
+
+    Probabilities, if there are, become ``STEM.npy``: C x H x W float16, which NumPy can map.
 
     Args:
         draft: The labels.
@@ -234,6 +158,8 @@ def write_large(draft: Draft, target: Path, classes: ClassSet, place: Place | No
         with whole_file(target.with_name(target.name + "_classes.tif")) as path:
             like = np.broadcast_to(table[:1], draft.size)
             write_class_tiff(path, like, classes, place, tiles=_tiles(draft, table))
+    if draft.chances:
+        (draft.folder / draft.part("chances")).replace(target.with_name(target.name + ".npy"))
     return mask
 
 

@@ -31,6 +31,9 @@ SMALLEST_AREA = 32 * 32  # pixels of parts that are made smaller because memory 
 Piece = tuple[slice, slice, Tensor]
 """Rows and columns of an image, and what was found there, ... x h x w."""
 
+Labelled = tuple[slice, slice, np.ndarray, np.ndarray | None]
+"""Rows and columns of a picture, their labels, h x w, and their probabilities, C x h x w float16, if asked for."""
+
 Look = Callable[["Prepared", list[Tensor], tuple[int, int]], Iterator[tuple[slice, Tensor]]]
 """Finds something of every pixel of a size from its score maps: some rows at a time, ... x rows x W.
 
@@ -184,28 +187,6 @@ def cores(tile: Tile, found: Iterator[tuple[slice, Tensor]]) -> Iterator[Piece]:
         if first < last:
             down = slice(first - y.start - band.start, last - y.start - band.start)
             yield slice(first, last), slice(x.core_start, x.core_stop), values[..., down, across]
-
-
-def side_by_side(pieces: Iterator[Piece], width: int, kind: np.dtype[Any]) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Put the pieces of each band of rows together.
-
-    Args:
-        pieces: Labels, h x w, band after band.
-        width: Of the image.
-        kind: Of the labels.
-
-    Yields:
-        The first row, the one after the last, and their labels, h x W.
-    """
-    band: tuple[int, int] | None = None
-    for rows, columns, found in pieces:
-        if band != (rows.start, rows.stop):
-            band, filled = (rows.start, rows.stop), 0
-            labels = np.empty((rows.stop - rows.start, width), kind)
-        labels[:, columns] = found.cpu().numpy()
-        filled += columns.stop - columns.start
-        if filled == width:
-            yield *band, labels
 
 
 def prepare(network: FCN, preprocess: Preprocess | None, choice: Choice) -> tuple[Snapshot, Prepared]:
