@@ -1,4 +1,4 @@
-"""The sweep of ``benchmarks/prototxts.py``: nothing is wrong, and refusals are in the sentences that fit."""
+"""The sweep of ``benchmarks/caffe_sweep.py``: nothing is wrong, and refusals are in the sentences that fit."""
 
 from __future__ import annotations
 

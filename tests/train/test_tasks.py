@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 import miniatures
-from fullyconv import build, facts
+from fullyconv import build, facts, load, save
 from fullyconv.augment import Augmentation
+from fullyconv.caffe import export as caffe_export
+from fullyconv.caffe import import_model
+from fullyconv.cli import app
 from fullyconv.data.dataset import Views, read_sample
 from fullyconv.data.nyud import depth_path, read_colour_depth
 from fullyconv.data.published import Places, open_for, open_published
@@ -20,7 +24,7 @@ from fullyconv.files import BadFile
 from fullyconv.networks.fusion import LateFusion
 from fullyconv.networks.heads import TwoHeads
 from fullyconv.networks.reference import preprocess_of
-from fullyconv.networks.trunks import backbone
+from fullyconv.networks.trunks import backbone, vgg
 from fullyconv.recipes import RECIPES
 from fullyconv.recipes.published import PUBLISHED, REPRODUCTIONS
 from fullyconv.train.assemble import prepare
@@ -66,6 +70,47 @@ def test_the_geometric_network_is_the_second_head_on_the_same_layers() -> None:
     with torch.no_grad():
         network.geometric_heads[0].bias.fill_(7.0)  # type: ignore[union-attr]
     torch.testing.assert_close(view(image), network(image).geometric)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TwoHeads:
+    """SIFT Flow's network with few channels, saved as ``model``."""
+    monkeypatch.setattr("fullyconv.networks.trunks.vgg.BLOCKS", [(count, 4) for count, _ in vgg.BLOCKS])
+    network = build("siftflow-fcn32s").eval()
+    for bank in network.score_layers.values():
+        torch.nn.init.normal_(bank[0].weight)  # type: ignore[arg-type]
+    save(network, tmp_path / "model", classes=facts.SIFTFLOW_SEMANTIC.classes)
+    return network  # type: ignore[return-value]
+
+
+FIRST = "two heads: labels are those of the first (semantic)"
+
+
+def command(*words: object) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def test_a_network_of_two_heads_labels_by_the_first(narrow: TwoHeads, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert FIRST in command("predict", tmp_path / "model", tmp_path / "a.png", "--out", tmp_path / "out")
+    image = torch.from_numpy(load(tmp_path / "model", device="cpu").preprocess(pixels))[None]
+    with torch.inference_mode():
+        wanted = narrow(image)
+        with Image.open(tmp_path / "out" / "a.png") as mask:
+            np.testing.assert_array_equal(mask, wanted.semantic[0].argmax(0))
+
+
+@pytest.mark.slow
+def test_the_first_of_two_heads_is_exported_and_both_go_out_to_caffe(narrow: TwoHeads, tmp_path: Path) -> None:
+    said = command("export", tmp_path / "model", "--to", "torch", "--out", tmp_path / "out")
+    assert FIRST in said
+    exported, image = torch.export.load(next((tmp_path / "out").glob("*.pt2"))).module(), torch.randn(1, 3, 40, 50)
+    torch.testing.assert_close(exported(image), narrow(image).semantic, rtol=1e-3, atol=1e-3)
+    again = import_model(*caffe_export(narrow, tmp_path / "caffe"))
+    torch.testing.assert_close(again(image), narrow(image))
 
 
 def test_both_labels_of_a_scene_come_together(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from fullyconv.cli.console import out
+from fullyconv.cli.opening import tell_heads
 from fullyconv.cli.options import ModelArgument, OverwriteOption, TrustOption, import_from_here
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def export(
 
     import_from_here(*(trust or ()))
     network, config = load_network(model, trust=trust or ())
+    tell_heads(network)
     source = Source(network, config.classes, config.preprocess, find_model(model), config.temperature)
     inside = Inside(with_preprocessing, labels, probabilities)
     made = write(source, out_, to=to, inside=inside, overwrite=overwrite, progress=_print)

@@ -172,6 +172,13 @@ def _open(data: Path, network: FCN, mask_suffix: str | None) -> Folder:
     return open_for(name, data) or open_folder(data, mask_suffix)
 
 
+def tell_heads(network: object, name: str = "this model") -> None:
+    """Say of a network with two heads that labels are those of the first."""
+    if hasattr(network, "geometric"):
+        second = "the second is model.network.geometric_network() in Python, and evaluate scores both"
+        complain("careful", f"{name} has two heads: labels are those of the first (semantic); {second}")
+
+
 def with_views(segmenter: Segmenter, tta: str | None) -> Segmenter:
     """Let a segmenter look at several views of each picture, as ``--tta`` says."""
     if tta is None:

@@ -16,7 +16,7 @@ import typer
 
 from fullyconv.cli.console import out
 from fullyconv.cli.crf import with_crf
-from fullyconv.cli.opening import with_doubt, with_views
+from fullyconv.cli.opening import tell_heads, with_doubt, with_views
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
@@ -181,6 +181,7 @@ def predict(
         bad = _label_scenes(segmenter, inputs, asked)
     else:
         _refuse(asked.of_scenes, OTHERS.format("scenes"))
+        tell_heads(segmenter.network)
         bad = _label_pictures(_looking(segmenter, model, asked), inputs, asked)
     if bad:
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fullyconv.cli.console import complain, out
+from fullyconv.cli.opening import tell_heads
 from fullyconv.cli.options import DeviceOption, EngineOption, PrecisionOption, TrustOption, import_from_here
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -62,6 +63,7 @@ def serve(
         if name in opened:
             raise ValueError(f"two models are called {name!r}: rename the folder of one")
         opened[name] = segmenter
+        tell_heads(segmenter.network, name)
     settings = Settings(
         upload_bytes=int(max_upload * (1 << 20)), pixels=int(max_pixels * 1e6), waiting=waiting, batch=batch,
         seconds=timeout, key=api_key, hosts=_hosts(host, allow_host or []),

@@ -1,4 +1,4 @@
-"""Count which prototxts load: PYTHONPATH=src:tests python benchmarks/prototxts.py prints the table of docs/caffe.md.
+"""Count which prototxts load: PYTHONPATH=src:tests python benchmarks/caffe_sweep.py prints the table of docs/caffe.md.
 
 The files are written from Caffe's documentation (tests/prototxts): every layer with each field in each spelling, and
 whole nets in the styles of the public repositories. --opencv computes those that OpenCV reads in both, with the same
