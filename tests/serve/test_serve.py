@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import struct
@@ -26,7 +27,10 @@ from fullyconv.predict.prediction import Prediction
 from fullyconv.types import ClassSet, Preprocess
 
 pytest.importorskip("fastapi")
+import httpx
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.types import Message
 
 from fullyconv.serve import Settings, make_app
 from fullyconv.serve.batching import Batcher, Job
@@ -259,6 +263,51 @@ def test_what_takes_too_long_ends(segmenter: Segmenter) -> None:
         assert client.post("/predict", content=png(picture())).status_code == 504
         made.go.set()
         assert client.get("/health").status_code == 200
+
+
+async def ask_slowly(app: FastAPI, pieces: list[bytes], pause: float, *, kind: str = "image/png") -> list[Message]:
+    """Send a body piece by piece; without an end where no piece is left."""
+    left, answer = list(pieces), list[Message]()
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause if left else 3600)
+        return {"type": "http.request", "body": left.pop(0), "more_body": True}
+
+    async def send(message: Message) -> None:
+        answer.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-type", kind.encode())]
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": "/predict"}
+    await app(scope | {"raw_path": b"/predict", "query_string": b"", "headers": headers}, receive, send)
+    return answer
+
+
+@pytest.mark.parametrize("kind", ["image/png", "multipart/form-data; boundary=x"])
+def test_uploads_that_hardly_come_end_and_hold_no_place(segmenter: Segmenter, kind: str) -> None:
+    app = make_app({"small": segmenter}, Settings(waiting=1, patience=0.3, rate=1000, seconds=30))
+    begins = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\n'
+
+    async def crowd() -> list[int]:
+        async with asyncio.timeout(10):
+            slow = [asyncio.create_task(ask_slowly(app, [begins, *[b"-"] * 100], 0.01, kind=kind)) for _ in range(20)]
+            await asyncio.sleep(0.1)
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url=BASE) as client:
+                answer = await client.post("/predict", content=png(picture()))
+            return [answer.status_code, *[each[0]["status"] for each in await asyncio.gather(*slow)]]
+
+    assert asyncio.run(crowd()) == [200, *[408] * 20]
+
+
+def test_uploads_on_their_way_are_bounded_together(segmenter: Segmenter) -> None:
+    app = make_app({"small": segmenter}, Settings(waiting=1, upload_bytes=1000, patience=0.5))
+
+    async def crowd() -> list[int]:
+        async with asyncio.timeout(10):
+            tasks = [ask_slowly(app, [bytes(400)], 0.1 * place) for place in range(4)]
+            return [each[0]["status"] for each in await asyncio.gather(*tasks)]
+
+    assert asyncio.run(crowd()) == [408, 408, 503, 503]  # what two hold leaves too little
 
 
 def test_many_at_once_get_their_own_answers(client: TestClient, segmenter: Segmenter) -> None:

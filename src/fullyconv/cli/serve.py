@@ -29,6 +29,9 @@ def serve(
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may be under way; others get 503.")] = 64,
     batch: Annotated[int, typer.Option(min=1, help="Waiting pictures of one size that are computed together.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a request may take.")] = 60,
+    upload_rate: Annotated[
+        float, typer.Option(min=0.01, help="KiB a second that an upload has to bring; its first 10 s do not count.")
+    ] = 16,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A further name by which the service may be asked for; may be repeated.")
     ] = None,
@@ -66,7 +69,7 @@ def serve(
         tell_heads(segmenter.network, name)
     settings = Settings(
         upload_bytes=int(max_upload * (1 << 20)), pixels=int(max_pixels * 1e6), waiting=waiting, batch=batch,
-        seconds=timeout, key=api_key, hosts=_hosts(host, allow_host or []),
+        seconds=timeout, rate=max(1, int(upload_rate * 1024)), key=api_key, hosts=_hosts(host, allow_host or []),
     )  # fmt: skip
     app = make_app(opened, settings)
     if host not in LOOPBACK and not api_key:

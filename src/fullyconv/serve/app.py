@@ -6,9 +6,9 @@ import asyncio
 import hmac
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any
@@ -26,7 +26,7 @@ from fullyconv.serve.answers import Output, Wanted, encode
 from fullyconv.serve.batching import Batcher, Job
 from fullyconv.serve.metrics import Metrics
 from fullyconv.serve.settings import Settings
-from fullyconv.serve.uploads import decode, read_upload
+from fullyconv.serve.uploads import Arrivals, decode, read_upload
 
 SECURE = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -70,6 +70,8 @@ class Service:
         self.models, self.settings, self.metrics = dict(models), settings, Metrics()
         self.helpers = ThreadPoolExecutor(HELPERS, "pictures")
         self.batcher = Batcher(settings.batch, self.metrics.batches.add)
+        held = settings.waiting * settings.upload_bytes
+        self.arrivals = Arrivals(settings.upload_bytes, held, patience=settings.patience, rate=settings.rate)
 
     def close(self) -> None:
         """Finish what is under way."""
@@ -104,21 +106,36 @@ class Service:
         """Do something in a thread that would keep others waiting here."""
         return await asyncio.get_running_loop().run_in_executor(self.helpers, work)
 
-    async def predict(self, request: Request, segmenter: Segmenter, wanted: Wanted) -> Response:
-        """Answer one request; raises ``HTTPException``."""
+    def refuse_when_full(self) -> None:
+        """Raise ``HTTPException`` where all places are taken."""
         if self.metrics.under_way >= self.settings.waiting:
             what = f"{self.settings.waiting} requests are under way already: come again"
             raise HTTPException(503, what, {"Retry-After": "1"})
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Hold a place of the service; raises ``HTTPException`` where none is left."""
+        self.refuse_when_full()
         self.metrics.under_way += 1
         started = time.perf_counter()
         try:
+            yield
+        finally:
+            self.metrics.under_way -= 1
+            self.metrics.seconds.add(time.perf_counter() - started)
+
+    async def predict(self, request: Request, segmenter: Segmenter, wanted: Wanted) -> Response:
+        """Answer one request; raises ``HTTPException``."""
+        self.refuse_when_full()  # before the upload is read, too
+        try:
             async with asyncio.timeout(self.settings.seconds):
-                upload = await read_upload(request, self.settings.upload_bytes)
-                given = Given(limits=self.settings.limits())
-                pixels = await self.help_with(partial(decode, upload, partial(segmenter.pixels, given=given)))
-                job = Job(segmenter, pixels, wanted.probabilities)
-                prediction = await asyncio.wrap_future(self.batcher.submit(job))
-                content, kind = await self.help_with(partial(encode, prediction, wanted))
+                upload = await read_upload(request, self.arrivals)
+                with self.under_way():
+                    given = Given(limits=self.settings.limits())
+                    pixels = await self.help_with(partial(decode, upload, partial(segmenter.pixels, given=given)))
+                    job = Job(segmenter, pixels, wanted.probabilities)
+                    prediction = await asyncio.wrap_future(self.batcher.submit(job))
+                    content, kind = await self.help_with(partial(encode, prediction, wanted))
         except ClientDisconnect:
             raise HTTPException(400, "the client left") from None
         except TimeoutError:
@@ -129,9 +146,6 @@ class Service:
             raise HTTPException(503, f"not enough memory ({error}): come again", {"Retry-After": "5"}) from None
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
-        finally:
-            self.metrics.under_way -= 1
-            self.metrics.seconds.add(time.perf_counter() - started)
         height, width = pixels.shape[:2]
         size = {"X-Image-Height": str(height), "X-Image-Width": str(width)}
         return Response(content, media_type=kind, headers=size | {"Cache-Control": "no-store"})

@@ -22,9 +22,12 @@ class Settings:
     Attributes:
         upload_bytes: The most of one upload.
         pixels: The most of one picture, where the process (``fullyconv.limits``) does not allow less.
-        waiting: How many requests may be under way; the next ones are told to come again (status 503).
+        waiting: How many requests may be under way, from the last byte of the upload to the answer; the next ones are
+            told to come again (status 503).
         batch: How many waiting pictures of one size are computed together.
         seconds: How long a request may take, from its first byte to its answer.
+        patience: Seconds that an upload may take to begin.
+        rate: Bytes a second that it has to bring from then on; a slower one is ended (status 408).
         key: What clients have to send as ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``; empty: nothing.
         hosts: The names by which the service may be asked for; ``*`` is any. With the usual ones no page of someone
             else can read answers by way of a name of its own that it lets point to this machine.
@@ -41,15 +44,18 @@ class Settings:
     waiting: int = 64
     batch: int = 8
     seconds: float = 60.0
+    patience: float = 10.0
+    rate: int = 16 << 10
     key: str = ""
     hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
 
     def __post_init__(self) -> None:
-        for name in ("upload_bytes", "pixels", "waiting", "batch"):
+        for name in ("upload_bytes", "pixels", "waiting", "batch", "rate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}")
-        if not self.seconds > 0:
-            raise ValueError(f"seconds are more than 0, not {self.seconds}")
+        for name in ("seconds", "patience"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} are more than 0, not {getattr(self, name)}")
 
     def limits(self) -> Limits:
         """Bound what a picture may ask for by this service's own limits, whatever else the process does.
