@@ -127,7 +127,7 @@ def test_a_sound_set_checks_out_and_a_broken_one_does_not(shapes: Path, tmp_path
     [
         (["train", "camvit", "--data", "x", "--out", "y"], "did you mean 'camvid'"),
         (["train", "default", "--data", "x", "--out", "y", "--set", "epoch=1"], "did you mean 'epochs'"),
-        (["train", "default", "--data", "x", "--out", "y", "--set", "crop=64"], "write 2 numbers, crop=[64,64]"),
+        (["train", "default", "--data", "x", "--out", "y", "--set", "scale=2"], "write 2 numbers, scale=[2,2]"),
         (["train", "default", "--data", "x", "--out", "y", "--set", "scale=[1]"], "write 2 numbers, scale=[0.5,2.0]"),
         (["train", "hsi", "--data", "x", "--out", "y", "--set", "bands=5"], "write a list, bands=[5]"),
         (["train", "default", "--data", "x", "--out", "y", "--set", "network=foo"], "'foo': unknown network 'foo': ch"),

@@ -185,3 +185,19 @@ def format_yaml(document: Mapping[str, Any]) -> str:
     "names: ['no', '1e3', straße]\nrate: 1.0e-10\n"
     """
     return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True))
+
+
+def numbers_in(text: str) -> list[float] | str:
+    """Read numbers between commas, blanks or an x, ``64,64`` or ``64x64``, with or without brackets.
+
+    Returns:
+        The numbers, whole ones as ``int``; the text itself where it is something else.
+
+    >>> numbers_in("64x48"), numbers_in("(0.5, 2)"), numbers_in("large")
+    ([64, 48], [0.5, 2], 'large')
+    """
+    words = re.split(r"\s*[,x×;]\s*|\s+", text.strip().strip("[]()").strip())
+    try:
+        return [int(word) if word.lstrip("-").isdecimal() else float(word) for word in words]
+    except ValueError:
+        return text

@@ -147,7 +147,7 @@ def test_one_group_can_be_held_out_by_its_name(tmp_path: Path) -> None:
     found = folder_of(tmp_path, {"a": 3, "b": 3, "c": 4})
     regroup(found, None, hold_out="b")
     assert {pair.name[0] for pair in found.splits["val"]} == {"b"}
-    assert found.note == "3 pictures of 1 of 3 groups (b) are held out, 7 are left to train on"
+    assert found.note == "3 pictures of 1 of 3 groups (b) held out, 7 left to train on"
     with pytest.raises(BadFile, match=r"no group 'x'.*choose one of a, b, c"):
         regroup(found, "^.", hold_out="x")
     with pytest.raises(BadFile, match="1 group of pictures"):

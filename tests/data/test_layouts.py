@@ -164,7 +164,7 @@ def test_masks_of_trainaug_are_those_of_their_own_folder(tmp_path: Path) -> None
         ({"images/a.jpg": "", "labels/a.txt": "0 0.1 0.2 0.3 0.4 0.5 0.6\n"}, "labels/a.txt: .*outlines of YOLO"),
         ({"images/a.jpg": "", "a.xml": "<annotations/>"}, "a.xml: .*outlines of CVAT"),
         ({"images/a.jpg": "", "a.geojson": "{}"}, "a.geojson: .*outlines of GeoJSON"),
-        ({"masks/a.png": ""}, "masks: 1 masks and no image: put the images into images/"),
+        ({"masks/a.png": ""}, "masks: 1 mask and no image: put the images into images/"),
     ],
 )  # fmt: skip
 def test_what_is_no_mask_is_named(tmp_path: Path, files: dict[str, str], said: str) -> None:

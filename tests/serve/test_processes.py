@@ -99,6 +99,7 @@ def test_the_page_labels_pictures_in_a_browser(model: Path, tmp_path: Path, size
     for index in range(2):
         (tmp_path / f"{index}.png").write_bytes(png(40 + index, 60))
     (tmp_path / "broken.png").write_bytes(png(40, 60)[:200])
+    Image.open(tmp_path / "0.png").save(tmp_path / "2.tif")
     with served(model) as (_, address), sync.sync_playwright() as driver:
         page = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page(
             viewport={"width": size[0], "height": size[1]}
@@ -109,9 +110,14 @@ def test_the_page_labels_pictures_in_a_browser(model: Path, tmp_path: Path, size
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         until(lambda: page.evaluate("models.length"))
-        page.set_input_files("#file", [tmp_path / "0.png", tmp_path / "broken.png", tmp_path / "1.png"])
-        until(lambda: page.evaluate("shots.filter(each => each.state !== '…').length") == 3)
-        assert page.evaluate("shots.map(each => each.state)") == ["", "✗", ""]
+        page.set_input_files(
+            "#file", [tmp_path / "0.png", tmp_path / "broken.png", tmp_path / "1.png", tmp_path / "2.tif"]
+        )
+        until(lambda: page.evaluate("shots.filter(each => each.state !== '…').length") == 4)
+        assert page.evaluate("shots.map(each => each.state)") == ["", "✗", "", ""]
+        shown = "[...document.querySelectorAll('#strip img')].map(each => each.complete && each.naturalWidth)"
+        until(lambda: page.evaluate(shown) == [60, 60, 60])  # TIFF, too; in the place of the broken one is its name
+        assert "broken.png" in page.inner_text("#strip")
         assert page.locator("#classes button").count() == 3
         assert "<b>sky</b>" in page.inner_text("#classes")  # a name, no markup
         labels = np.asarray(

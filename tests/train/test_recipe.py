@@ -8,7 +8,8 @@ import pytest
 from fullyconv.files import BadFile
 from fullyconv.networks import build
 from fullyconv.recipes import RECIPES, find_recipe
-from fullyconv.train.recipe import ELSEWHERE, Recipe, change, parse_settings, read_recipe, write_recipe
+from fullyconv.train.elsewhere import ELSEWHERE
+from fullyconv.train.recipe import Recipe, change, parse_settings, read_recipe, write_recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -110,3 +111,14 @@ def test_a_truth_value_is_no_number(key: str, value: bool) -> None:
 def test_settings_that_do_not_go_together_are_said_without_all_others() -> None:
     with pytest.raises(ValueError, match=r"^--set: weights is for a classifier from elsewhere: name it"):
         change(Recipe(), {"weights": "a.pth"}, source="--set")
+
+
+@pytest.mark.parametrize("word", ["[64,48]", "64,48", "64x48", "64 x 48", "(64, 48)", "64 48", '"64,48"'])
+def test_pairs_are_taken_however_they_are_written(word: str) -> None:
+    assert change(Recipe(), parse_settings([f"crop={word}"]), source="--set").crop == (64, 48)
+    assert change(Recipe(), parse_settings(["scale=0.5,2"]), source="--set").scale == (0.5, 2.0)
+    assert change(Recipe(), parse_settings(["crop=64"]), source="--set").crop == (64, 64)
+    assert change(Recipe(), parse_settings(["crop=null"]), source="--set").crop is None
+    assert Recipe(crop="64").crop == (64, 64)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="crop"):
+        change(Recipe(), parse_settings(["crop=large"]), source="--set")

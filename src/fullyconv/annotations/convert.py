@@ -34,7 +34,7 @@ from fullyconv.data.pairs import Folder, Pair
 from fullyconv.data.raster import Raster
 from fullyconv.data.tables import UNSCORED
 from fullyconv.draw import palette_image, save_picture
-from fullyconv.files import BadFile, whole_folder
+from fullyconv.files import BadFile, counted, whole_folder
 from fullyconv.outputs import Outputs
 from fullyconv.types import LONGEST_NAME, VOID, ClassSet, Levels
 
@@ -205,7 +205,7 @@ class _Writer:
             with self._noting():
                 self._draw(drawing, found, target, labels)
         if undrawn := len(pictures.found) - len({found.path for _, found, _ in placed}):
-            self.done.notes.append(f"{undrawn} pictures that no document names are left out")
+            self.done.notes.append(f"{counted(undrawn, 'picture')} that no document names are left out")
         self.done.notes += [annotations.note] if annotations.note else []
         for what, count in annotations.left_out.items():
             more = ": --boxes draws them as rectangles" if what == "boxes" else ""

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from fullyconv.annotations.documents import Part, at_place, read_document
 from fullyconv.annotations.runs import brush_pixels
 from fullyconv.annotations.shapes import Annotations, Bitmap, Drawing, Outline, Region, Shape, Size, ellipse, turn
+from fullyconv.files import counted
 
 LABELS = ("polygonlabels", "rectanglelabels", "ellipselabels", "brushlabels", "labels")
 
@@ -83,7 +84,7 @@ def read_labelstudio(paths: Sequence[Path]) -> Annotations:
     drawings = tuple(_drawing(path, number, task, left_out) for path, number, task in whole)
     names = sorted({region.label for drawing in drawings for region in drawing.regions})
     undone = len(tasks) - len(whole)
-    note = f"{undone} tasks that were skipped, or nobody has annotated, are left out" if undone else ""
+    note = f"{counted(undone, 'task')} that were skipped, or nobody has annotated, are left out" if undone else ""
     return Annotations("Label Studio", tuple(names), drawings, {}, dict(left_out), note)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fullyconv.data.problems import group
-from fullyconv.files import printable
+from fullyconv.files import counted, printable
 
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
@@ -175,6 +176,17 @@ def print_report(report: Report) -> None:
     print_problems(report.problems)
 
 
+def inferred_in_words(report: Report) -> str:
+    """Say that classes were inferred, and how to name them."""
+    from fullyconv.data.classes import FILE_NAME
+    from fullyconv.data.matching import listed
+
+    root = report.folder.root
+    words = f"{shlex.quote(str(root))}{' --instances' if report.classes.instances else ''} --write-classes"
+    how = f"to name them, 'fullyconv data check {words}' writes {root / FILE_NAME}"
+    return f"{len(report.classes)} classes inferred from the masks ({listed(report.classes.names)}): {how}"
+
+
 def print_bounds(bounds: Bounds, classes: ClassSet) -> None:
     """Print the best IU that predictions at several strides can reach, and which stride to take."""
     if not bounds.pictures:
@@ -234,7 +246,7 @@ def print_problems(problems: Sequence[BadFile]) -> None:
     """Print what is wrong with a data set, a few lines for each kind, and how much."""
     for each in group(problems):
         out.print(behind("problem", "red", "\n".join(each.lines())))
-    out.print(f"{len(problems)} problem{'s' * (len(problems) != 1)}")
+    out.print(f"{counted(len(problems), 'problem')}")
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -244,9 +256,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     scores = evaluation.scores
     intervals = evaluation.intervals
     spans = ["–"] * len(evaluation.classes) if intervals is None else map(_span, intervals.per_class_iu)
-    table = Table(
-        "class", "IU", "95 %", "accuracy", "F1", title=f"{len(evaluation.image_iu)} images at native resolution"
-    )
+    title = f"{counted(len(evaluation.image_iu), 'image')} at native resolution"
+    table = Table("class", "IU", "95 %", "accuracy", "F1", title=title)
     figures = (scores.per_class_iu, scores.per_class_accuracy, scores.per_class_f1)
     for name, span, iu, *values in zip(evaluation.classes.names, spans, *figures, strict=True):
         table.add_row(name, f"{iu:.3f}", span, *(f"{value:.3f}" for value in values))
@@ -265,7 +276,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 def print_fit(fit: Fit) -> None:
     """Print what a temperature does to a model's probabilities."""
-    error = f"{fit.before.error:.4f} before, {fit.after.error:.4f} after (of {fit.pictures} pictures)"
+    error = f"{fit.before.error:.4f} before, {fit.after.error:.4f} after (of {counted(fit.pictures, 'picture')})"
     out.print(f"temperature of the probabilities {fit.temperature:.3f}; expected calibration error {error}")
     out.print(f"the 10 % least certain pixels hold {fit.after.caught:.1%} of all errors")
 

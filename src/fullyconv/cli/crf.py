@@ -12,6 +12,7 @@ from rich.table import Table
 from fullyconv.cli.console import Bars, out
 from fullyconv.cli.opening import pairs_to_score
 from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument, TrustOption, import_from_here
+from fullyconv.files import counted
 
 if TYPE_CHECKING:
     from fullyconv.evaluation.refinement import Comparison
@@ -67,8 +68,8 @@ def tune(
         table.add_row(f"{trial.mean_iu:.4f}", *(f"{getattr(trial.parameters, name):g}" for name in names))
     out.print(table)
     best = found[0]
-    verdict = "better" if best.mean_iu > plain else "no better"
-    out.print(f"mean IU on {len(pairs)} images: {plain:.4f} without, {best.mean_iu:.4f} with the CRF, {verdict}")
+    verdict = f"with the CRF, {'better' if best.mean_iu > plain else 'no better'}"
+    out.print(f"mean IU on {counted(len(pairs), 'image')}: {plain:.4f} without, {best.mean_iu:.4f} {verdict}")
     store_crf(model, best.parameters)
     out.print(f"saved in {model / 'config.json'}: predict --crf and evaluate --crf use it")
 
@@ -90,7 +91,8 @@ def with_crf(segmenter: Segmenter, model: Path) -> CRFSegmenter:
 def print_comparison(comparison: Comparison) -> None:
     """Print scores before and after the CRF side by side."""
     sides = (comparison.before, comparison.after)
-    table = Table("", "before", "after", "change", title=f"{len(sides[0].evaluation.image_iu)} images, dense CRF")
+    title = f"{counted(len(sides[0].evaluation.image_iu), 'image')}, dense CRF"
+    table = Table("", "before", "after", "change", title=title)
     rows = {
         key.replace("_", " "): [float(getattr(side.evaluation.scores, key)) for side in sides]
         for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fullyconv.cli.console import Bars, complain, err, out, print_bounds, print_problems, print_report, print_scene
+from fullyconv.cli.console import (
+    Bars,
+    complain,
+    err,
+    inferred_in_words,
+    out,
+    print_bounds,
+    print_problems,
+    print_report,
+    print_scene,
+)
 from fullyconv.cli.options import MaskSuffixOption, OverwriteOption
 from fullyconv.cli.progress import follow
+from fullyconv.files import counted
 
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
@@ -163,7 +173,9 @@ def convert(
     for note in done.notes:
         err.print(note)
     splits = ", ".join(f"{count} {split}" for split, count in done.splits.items())
-    out.print(f"{done.kind}: {done.regions} shapes, pictures {splits}, {len(done.classes)} classes in {out_}")
+    out.print(
+        f"{done.kind}: {counted(done.regions, 'shape')}, pictures {splits}, {len(done.classes)} classes in {out_}"
+    )
 
 
 @app.command("scene")
@@ -223,17 +235,6 @@ def demo(
     with outputs.writing(*names):
         write_dataset(folder, train=train, val=val, seed=seed)
     out.print(f"{train} training and {val} validation pictures in {folder}")
-
-
-def inferred_in_words(report: Report) -> str:
-    """Say that classes were inferred, and how to name them."""
-    from fullyconv.data.classes import FILE_NAME
-    from fullyconv.data.matching import listed
-
-    root = report.folder.root
-    words = f"{shlex.quote(str(root))}{' --instances' if report.classes.instances else ''} --write-classes"
-    how = f"to name them, 'fullyconv data check {words}' writes {root / FILE_NAME}"
-    return f"{len(report.classes)} classes inferred from the masks ({listed(report.classes.names)}): {how}"
 
 
 def _write_classes(report: Report) -> None:
@@ -307,7 +308,7 @@ def seg11valid(
     with single_output(target).writing(target.name):
         write_seg11valid(voc, sbdd)
     count = len(read_list(target).stems)
-    out.print(f"{count} pictures in {target}")
+    out.print(f"{counted(count, 'picture')} in {target}")
     if note := count_note(count):
         complain("problem", note)
         raise typer.Exit(1)

@@ -28,6 +28,7 @@ from fullyconv.cli.options import (
     import_from_here,
 )
 from fullyconv.cli.progress import follow, paint_films
+from fullyconv.files import counted
 
 if TYPE_CHECKING:
     from fullyconv.hsi.segmenter import SceneSegmenter
@@ -334,7 +335,7 @@ def predict_on_cluster(model: Path, inputs: list[str], place: str, choices: Choi
     started = time.monotonic()
     bad = follow("predicting", job.outcomes(), len(job.left))
     out.print(f"{len(images) - bad} of {len(images)} images labelled in {place}")
-    out.print(f"{len(job.left)} images in {time.monotonic() - started:.1f} s")
+    out.print(f"{counted(len(job.left), 'image')} in {time.monotonic() - started:.1f} s")
     if bad:
         raise typer.Exit(1)
 

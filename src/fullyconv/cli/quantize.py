@@ -9,6 +9,7 @@ import typer
 
 from fullyconv.cli.console import Bars, out
 from fullyconv.cli.options import DataArgument, ModelArgument, TrustOption, import_from_here
+from fullyconv.files import counted
 
 if TYPE_CHECKING:
     from fullyconv.data.pairs import Pair
@@ -72,7 +73,7 @@ def print_prices(segmenter: Segmenter, pairs: list[Pair], *, store: bool = False
         prices = measure_prices(
             segmenter, pairs, usable_variants(segmenter.folder), progress=lambda n, total: bars("comparing", n, total)
         )
-    out.print(f"against PyTorch in float32, over {len(pairs)} pictures:")
+    out.print(f"against PyTorch in float32, over {counted(len(pairs), 'picture')}:")
     for price in prices:
         out.print(f"  {price.words()}")
     if store and segmenter.folder is not None:

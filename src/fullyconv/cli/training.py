@@ -16,6 +16,7 @@ from fullyconv.cli.console import (
     Bars,
     TrainingBars,
     err,
+    inferred_in_words,
     out,
     print_choices,
     print_evaluation,
@@ -25,7 +26,6 @@ from fullyconv.cli.console import (
     print_warnings,
     stopped_in_words,
 )
-from fullyconv.cli.data import inferred_in_words
 
 if TYPE_CHECKING:
     from fullyconv.data.pairs import Folder

@@ -12,7 +12,7 @@ from fullyconv.data.channels import first_channels
 from fullyconv.data.layout import VISUAL, Found, look
 from fullyconv.data.naming import SAME, Rule, composed, folded, guess_rules, mask_affix, misnamed_pairs
 from fullyconv.data.pairs import Folder, Listing, Pair, Places, fill_splits, lonely
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, counted
 
 SPLIT_ORDER = ("train", "val", "test")
 Key = tuple[str, ...]
@@ -209,7 +209,7 @@ def _list(folder: Folder, images: list[Found], masks: list[Found], match: Match,
 
 def _sort(folder: Folder, images: list[Found], masks: list[Found], match: Match) -> None:
     """Divide the pairs into splits; a stem that several places have is named with its place."""
-    counted = Counter(images[place].stem for place in match.pairs)
+    often = Counter(images[place].stem for place in match.pairs)
     splits = {images[place].split for place in match.pairs} - {""}
     outside = 0
     for image, mask in sorted(match.pairs.items(), key=lambda pair: _order(images[pair[0]])):
@@ -217,12 +217,12 @@ def _sort(folder: Folder, images: list[Found], masks: list[Found], match: Match)
         if splits and not found.split:
             outside += 1
             continue
-        title = found.where + found.stem if counted[found.stem] > 1 and found.where else ""
+        title = found.where + found.stem if often[found.stem] > 1 and found.where else ""
         pair = Pair(found.path, masks[mask].path, title=title)
         folder.splits.setdefault(found.split or "all", []).append(pair)
     folder.splits = {split: folder.splits[split] for split in (*SPLIT_ORDER, "all") if split in folder.splits}
     if outside:
-        folder.say(f"{outside} pairs outside the folders of the splits are left out")
+        folder.say(f"{counted(outside, 'pair')} outside the folders of the splits are left out")
 
 
 def _order(found: Found) -> tuple[str, str]:
@@ -244,7 +244,7 @@ def _leftover(folder: Folder, images: list[Found], masks: list[Found], match: Ma
     if match.pairs and not {"test", ""} & {found.split for found in masks}:  # of a challenge, which keeps the masks
         kept = [found for found in alone if found.split != "test"]
         if len(kept) < len(alone):
-            folder.say(f"{len(alone) - len(kept)} images of split 'test', which has no masks, are left out")
+            folder.say(f"{counted(len(alone) - len(kept), 'image')} of split 'test', which has no masks, are left out")
         alone = kept
     places = _places(images, masks, match)
     problems = [(found, lonely(found.stem, {found.stem: found.path}, {}, places)) for found in alone]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fullyconv.data.images import SCENES
 from fullyconv.data.layout import look
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, counted
 from fullyconv.limits import LIMITS
 
 PNG = "save the masks as PNG, whose numbers (or colours) are the classes"
@@ -45,9 +45,9 @@ def unpaired(root: Path) -> BadFile | None:
     masks = [each for each in found if each.role == "mask"]
     if len(masks) == len(found):
         return BadFile(
-            masks[0].path.parent, f"{len(masks)} masks and no image", "put the images into images/ beside it"
+            masks[0].path.parent, f"{counted(len(masks), 'mask')} and no image", "put the images into images/ beside it"
         )
-    what = f"{len(found) - len(masks)} images and no mask that pairs, such as {found[0].path.name}"
+    what = f"{counted(len(found) - len(masks), 'image')} and no mask that pairs, such as {found[0].path.name}"
     fix = "put masks of the same names into masks/ beside the images' folder, or choose mask_suffix"
     return BadFile(root, what, fix)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fullyconv.data.folder import HELD_OUT
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.data.placed import MOSTLY, strip_places
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, counted
 
 NUMBER = re.compile(r"(?:[_\-. ]+[a-z])?[_\-. ]*\d+[a-z]?$", re.IGNORECASE)  # of a frame or slice, or of an eye (01L)
 SIDE = re.compile(r"(?<=\d)[_\-]?[a-z]$", re.IGNORECASE)  # 01L and 01R are of one patient
@@ -127,7 +127,7 @@ def regroup(
     groups = _find(folder, pairs, rule)
     count = len(set(groups))
     if count < (fold[1] if fold else 2):
-        what = f"{count} group{'s' * (count != 1)} of pictures ({', '.join(sorted(set(groups))[:3])})"
+        what = f"{counted(count, 'group')} of pictures ({', '.join(sorted(set(groups))[:3])})"
         raise BadFile(folder.root, what, f"{fold[1] if fold else 2} are needed: name another rule with --set group=…")
     if hold_out is not None and hold_out not in groups:
         known_groups = ", ".join(sorted(set(groups))[:12])
@@ -140,7 +140,7 @@ def regroup(
     folder.splits = parts | others
     part = f"part {fold[0]} of {fold[1]}, " if fold else ""
     named = "" if rule == EACH else f" of {len(held)} of {count} groups ({', '.join(sorted(held)[:6])})"
-    folder.say(f"{part}{len(parts['val'])} pictures{named} are held out, {len(parts['train'])} are left to train on")
+    folder.say(f"{part}{counted(len(parts['val']), 'picture')}{named} held out, {len(parts['train'])} left to train on")
 
 
 def _find(folder: Folder, pairs: Sequence[Pair], rule: GroupRule | None) -> list[str]:

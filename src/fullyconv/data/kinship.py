@@ -13,7 +13,7 @@ from fullyconv.data.groups import guess_groups
 from fullyconv.data.likeness import ALIKE, alike_from, count_scenes, nearest, signature
 from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, counted
 
 MOST = 5000  # pictures of a split that are compared: of more, those at even distances
 TRAINING = ("train", "all")
@@ -48,7 +48,7 @@ class Kinship:
         >>> Kinship(101, 12, groups="by their names of 1 group (0016E5), which is in train too").lines("val")
         ['val: 101 pictures, about 12 scenes, by their names of 1 group (0016E5), which is in train too']
         """
-        said = [f"{split}: {self.pictures} pictures, about {self.scenes} scene{'s' * (self.scenes != 1)}"]
+        said = [f"{split}: {counted(self.pictures, 'picture')}, about {counted(self.scenes, 'scene')}"]
         if self.groups:
             said[0] += f", {self.groups}"
         if self.threshold > ALIKE:
@@ -175,7 +175,7 @@ def describe_groups(groups: Sequence[str], training: Collection[str]) -> str:
     names = sorted(set(groups))
     shared = [name for name in names if name in training]
     listed = ", ".join(names[:4]) + ", …" * (len(names) > 4)
-    said = f"by their names of {len(names)} group{'s' * (len(names) != 1)} ({listed})"
+    said = f"by their names of {counted(len(names), 'group')} ({listed})"
     if not shared:
         return said
     if len(shared) == len(names):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
 from fullyconv.facts import SBDD, SEG11VALID, SEG11VALID_COUNT, VOC, VOC_COUNTS
-from fullyconv.files import BadFile, whole_file
+from fullyconv.files import BadFile, counted, whole_file
 
 SBDD_MASKS = Storage(variable="GTcls.Segmentation")
 NUMBERED = re.compile(r"(20\d\d_)?\d{6}")  # 000032 in 2007, 2007_000027 from 2008 on
@@ -40,7 +40,7 @@ def open_voc(root: Path) -> Folder:
         if any((root / "SegmentationClass" / f"{stem}.png").is_file() for stem in listing.stems):
             lists[file.stem] = listing
         else:
-            secret.append(f"{file.stem} ({len(listing.stems)} pictures)")
+            secret.append(f"{file.stem} ({counted(len(listing.stems), 'picture')})")
     if secret:
         folder.say(f"left out, because their masks are not here: {', '.join(secret)}")
     if not _numbered(root):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from fullyconv.files import counted
 from fullyconv.outputs import Outputs
 from fullyconv.predict.work import Outcome
 from fullyconv.report.page import class_keys, write_page
@@ -28,9 +30,10 @@ def write_sheet(outputs: Outputs, outcomes: Sequence[Outcome], classes: ClassSet
     Raises:
         BadFile: Where a page that is not ours has that name.
     """
-    labelled = [outcome.task.target.as_posix() for outcome in outcomes if outcome.labels is not None]
+    labelled = [(outcome.task.target.as_posix(), outcome.labels) for outcome in outcomes if outcome.labels is not None]
     pictures = [
-        {"name": name, "overlay": quote(f"{name}_overlay.jpg"), "mask": quote(f"{name}.png")} for name in labelled
+        {"name": name, "overlay": quote(f"{name}_overlay.jpg"), "mask": quote(f"{name}.png"), "shape": _shape(mask)}
+        for name, mask in labelled
     ]
     skipped = [
         (outcome.problem.path, f"{outcome.problem.what}: {outcome.problem.fix}")
@@ -38,7 +41,7 @@ def write_sheet(outputs: Outputs, outcomes: Sequence[Outcome], classes: ClassSet
         if outcome.problem
     ]
     values = {
-        "title": f"{len(pictures)} predictions",
+        "title": f"{counted(len(pictures), 'prediction')}",
         "keys": class_keys(classes),
         "pictures": pictures,
         "skipped": skipped,
@@ -46,3 +49,10 @@ def write_sheet(outputs: Outputs, outcomes: Sequence[Outcome], classes: ClassSet
     }
     with outputs.writing(SHEET):
         return write_page(outputs.folder / SHEET, "sheet.html", values)
+
+
+def _shape(mask: Path) -> str:
+    """Return width / height of a picture: of an overlay with a legend the page shows the part above it alone."""
+    with mask.open("rb") as file:
+        width, height = struct.unpack(">16x2I", file.read(24))
+    return f"{width} / {height}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from fullyconv.files import counted
 from fullyconv.scores.metrics import confusion, score
 
 STRIDES = (32, 16, 8, 4, 2)
@@ -170,7 +171,7 @@ def advise(bounds: Bounds, names: Sequence[str], stride: int | None = None) -> s
     """
     chosen = bounds.advice if stride is None else stride
     coarser = min((stride for stride in bounds.strides if stride > chosen), default=None)
-    looked = f"({bounds.pictures} mask{'s' * (bounds.pictures != 1)} looked at)"
+    looked = f"({counted(bounds.pictures, 'mask')} looked at)"
     if coarser is None:
         return f"advice: stride {chosen} loses nothing that counts {looked}"
     best = {name: max(bounds.class_iu(index)[coarser]) for index, name in enumerate(names)}

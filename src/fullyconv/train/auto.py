@@ -8,6 +8,7 @@ from math import ceil, exp, hypot, isnan, sqrt
 from typing import Any, Literal, NamedTuple
 
 from fullyconv.data.fingerprint import Fingerprint
+from fullyconv.files import counted
 from fullyconv.scores.bounds import advise
 
 MINUTES = 30.0
@@ -290,7 +291,7 @@ def _rates(made: _Made) -> None:
 
 def _arithmetic(made: _Made) -> None:
     machine = made.machine
-    place = "a GPU" if machine.device == "cuda" else f"{machine.cores} CPU core{'s' * (machine.cores != 1)}"
+    place = "a GPU" if machine.device == "cuda" else f"{counted(machine.cores, 'CPU core')}"
     has = "with" if machine.bf16 else "without"
     made.take("precision", "bf16" if machine.bf16 else "fp32", f"{place} {has} instructions for bfloat16")
     if machine.device == "cuda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -168,6 +169,8 @@ def make_fabric(device: DeviceName, precision: Precision | Literal["auto"], team
             f"{team.local} processes on a machine with {torch.cuda.device_count()} GPUs: start one for each, "
             "or compute on the CPU with --set device=cpu"
         )
+    # It would say anew at each run which arithmetic it takes, which is in our line already.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=accelerator,
         devices=team.local,

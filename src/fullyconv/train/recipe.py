@@ -7,56 +7,23 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from fullyconv.documents import format_yaml, parse_yaml, read_yaml
+from fullyconv.documents import format_yaml, numbers_in, parse_yaml, read_yaml
 from fullyconv.files import BadFile
 from fullyconv.losses import Normalization
 from fullyconv.machine import DeviceName, Precision
 from fullyconv.networks import external_trunk, network_names, split_name
 from fullyconv.networks.architecture import VARIANT
 from fullyconv.networks.trunks.external import is_external
+from fullyconv.train.elsewhere import ELSEWHERE
 from fullyconv.train.optim import Descent
 from fullyconv.types import ClassSet, Preprocess
 
 Positive = Annotated[int, Field(ge=1)]
 Choices = TypeVar("Choices", bound=BaseModel)
 """A ``Recipe``, or another frozen value of choices."""
-
-
-ELSEWHERE = {
-    "lr": "learning_rate", "lr0": "learning_rate", "base_lr": "learning_rate", "batch_size": "batch",
-    "iter_size": "accumulate", "gradient_accumulation": "accumulate", "max_epochs": "epochs", "num_epochs": "epochs",
-    "imgsz": "crop", "img_size": "crop", "image_size": "crop", "input_size": "crop", "crop_size": "crop",
-    "size": "crop", "optim": "optimizer", "optimiser": "optimizer", "decay": "weight_decay", "wd": "weight_decay",
-    "scheduler": "schedule", "lr_scheduler": "schedule", "lr_policy": "schedule", "warmup_epochs": "warmup",
-    "class_weights": "balance", "checkpoint": "start_from", "ema": "average", "grad_clip": "clip",
-    "clip_grad": "clip", "max_norm": "clip", "gradient_clip_val": "clip", "backbone_lr": "trunk_rate",
-    "init_from": "start_from", "finetune": "start_from", "freeze": "train_only", "backbone": "trunk",
-    "encoder": "trunk", "arch": "network", "architecture": "network", "model": "network", "amp": "precision",
-    "fp16": "precision", "half": "precision", "gpu": "device", "gpus": "it is an option, --devices", "cuda": "device",
-    "num_workers": "workers", "color": "colour", "color_jitter": "colour", "jitter": "colour", "hflip": "flip",
-    "horizontal_flip": "flip", "fliplr": "flip", "vflip": "upside_down", "vertical_flip": "upside_down",
-    "flipud": "upside_down", "rotate": "rotation", "degrees": "rotation",
-    "val_every": "validate_every", "val_interval": "validate_every",
-    "gradient_checkpointing": "checkpointing", "cache": "cache_gib",
-    "sync_bn": "sync_batchnorm", "syncbn": "sync_batchnorm", "devices": "it is an option, --devices",
-    "num_gpus": "it is an option, --devices", "nproc_per_node": "it is an option, --devices",
-    "random_seed": "seed", "manual_seed": "seed", "time": "minutes", "zoom": "scale", "random_scale": "scale",
-    "early_stopping": "patience", "early_stopping_patience": "patience", "early_stop": "patience",
-    "criterion": "loss", "loss_function": "loss", "ohem": "hardest", "bootstrap": "hardest",
-    "dice": "add it by loss=cross-entropy+dice", "lovasz": "add it by loss=cross-entropy+lovasz",
-    "num_classes": "the classes are those of the data set's classes.yaml",
-    "nc": "the classes are those of the data set's classes.yaml",
-    "names": "the classes are those of the data set's classes.yaml",
-    "augment": "views are varied by 'scale', 'flip', 'colour', 'crop' and 'shift'",
-    "augmentation": "views are varied by 'scale', 'flip', 'colour', 'crop' and 'shift'",
-    "resume": "it is an option, --resume",
-    "data": "it is an option, --data",
-    "out": "it is an option, --out",
-}  # fmt: skip
-"""What other tools call our keys, or what stands for what has no key."""
 
 
 class Recipe(Descent):
@@ -245,6 +212,15 @@ class Recipe(Descent):
         parts = split_name(self.network)
         variant = self.network if parts is None else self.network[: -len(parts.trunk) - 1]
         return f"{variant}-{self.trunk}"
+
+    @field_validator("crop", "scale", "fold", mode="before")
+    @classmethod
+    def _pair(cls, value: Any, field: ValidationInfo) -> Any:
+        """Take pairs however they are written: ``64,64``, ``64x64``; a crop of one number is a square."""
+        found = numbers_in(value) if isinstance(value, str) else value
+        if field.field_name == "crop" and isinstance(found, list) and len(found) == 1:
+            found = found[0]
+        return (found, found) if field.field_name == "crop" and type(found) is int else found
 
     @field_validator("scale")
     @classmethod
