@@ -192,7 +192,12 @@ def test_networks_come_back_bit_for_bit_and_caffe_computes_the_same(name: str, t
     assert (caffe - scores).abs().max() <= 1e-5 * scores.abs().max()
 
 
-@pytest.mark.parametrize("name", ["segnet-basic", pytest.param("unet-vgg16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [
+    "segnet-basic",
+    *(pytest.param(each, marks=pytest.mark.slow) for each in (
+        "unet-vgg16", "segnet-vgg16", "deconvnet-vgg16", "segnet-torchvision:vgg11_bn", "unet-torchvision:vgg11_bn",
+    )),
+])  # fmt: skip
 def test_decoders_that_go_all_the_way_up_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     net = wake(build(name, 4))
     for layer in net.modules():
@@ -208,6 +213,15 @@ def test_decoders_that_go_all_the_way_up_come_back_bit_for_bit(name: str, tmp_pa
         assert (caffe - scores).abs().max() <= 1e-4 * scores.abs().max()
         with pytest.raises(ValueError, match=r"feed the size|does not take"):
             load(*files)({"data": torch.randn(1, 3, 31, 61)})
+
+
+def test_a_file_may_not_state_a_function_to_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "surprise.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    net = build("fcn4s-lenet", 4)
+    prototxt, weights = export(net, tmp_path)
+    prototxt.write_text(prototxt.read_text().replace('"fcn4s-lenet"', '"unet-surprise:build"'))
+    assert same(net, import_model(prototxt, weights))
 
 
 def test_learned_upsampling_comes_back_as_learned(tmp_path: Path) -> None:

@@ -18,7 +18,16 @@ from fullyconv.caffe.states import Phase
 from fullyconv.caffe.structure import Numbering, differences
 from fullyconv.caffe.text import Written, to_text
 from fullyconv.files import BadFile
-from fullyconv.networks import BORDERS, CLASSIFIERS, architecture_of, build, family_names, generic_names
+from fullyconv.networks import (
+    BORDERS,
+    CLASSIFIERS,
+    architecture_of,
+    build,
+    external_trunk,
+    family_names,
+    foreign_trunk,
+    generic_names,
+)
 from fullyconv.networks.architecture import Upsampling
 from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.fcn import FCN
@@ -110,10 +119,10 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
     family = family_names() if any(layer.kind == "BatchNorm" for layer in net.described) else []
     for candidate in [name] if name else _candidates(net.name, classes.name, wide, family):
         with torch.device("meta"):
-            network: FCN | Classifier = build(candidate, wide)
             try:
+                network: FCN | Classifier = build(candidate, wide)
                 layers = network_layers(network)
-            except ValueError:  # Caffe has no layers for it
+            except ValueError:  # there is no such classifier, or Caffe has no layers for it
                 if name:
                     raise
                 continue
@@ -136,7 +145,9 @@ def _candidates(stated: str, score: str, classes: int, family: Sequence[str]) ->
     generic = [name for name in generic_names() if name.partition("-")[2] not in BORDERS]
     fitting = [name for name, reference in REFERENCES.items() if reference.classes == classes]
     stated_first = [stated] if stated in {*REFERENCES, *generic} else []
-    stated_first += [stated] if stated in family else []
+    # A file may state a library's classifier; it may not state a function that would be called.
+    of_library = external_trunk(stated) is not None and foreign_trunk(stated) is None
+    stated_first += [stated] if stated in family or of_library else []
     ordered: Iterable[str] = chain(stated_first, fitting, generic, family, REFERENCES)
     return iter(dict.fromkeys(ordered))
 

@@ -159,7 +159,7 @@ def network_layers(net: FCN | Classifier) -> list[Written]:
     elif net.border != "zero" and not _is_whole(net):
         raise ValueError(
             f"{writer.name} repeats the border while upsampling, which no Caffe layer does: "
-            "export a network over vgg16, caffenet or googlenet"
+            "fullyconv export writes it as ONNX, and FCNs over vgg16, caffenet and googlenet go to Caffe"
         )
     elif any(plan.margin for plan in net.plans):
         raise ValueError(f"{writer.name} puts a margin around its input, for which Caffe has no layer")
