@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import miniatures
@@ -20,6 +23,7 @@ from fullyconv.data.folder import open_folder
 from fullyconv.evaluation import evaluate
 from fullyconv.networks.crf import CRFLayer, WithCRF
 from fullyconv.networks.fcn import FCN
+from fullyconv.predict.folder import find_images, predict_files
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.recipes import RECIPES
@@ -126,6 +130,45 @@ def test_all_ways_to_predict_apply_it_and_the_rest_say_that_they_cannot(tmp_path
             write()
     said = CliRunner().invoke(app, ["crf", "tune", str(tmp_path / "model"), str(tmp_path)])
     assert "which predict and evaluate always apply" in str(said.exception)
+
+
+@pytest.mark.slow
+def test_another_process_applies_it_and_bands_of_a_large_picture_are_refused(tmp_path: Path) -> None:
+    save(learned(), tmp_path / "model")
+    model, pixels = load(tmp_path / "model", device="cpu"), picture(48, 64)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    code = (
+        "import sys, fullyconv; print(*fullyconv.load(sys.argv[1], device='cpu').predict(sys.argv[2]).labels.ravel())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model"), str(tmp_path / "a.png")]
+    found = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    np.testing.assert_array_equal(np.array(found.split(), int), model.predict(pixels).labels.ravel())
+    model.picture_memory = 1
+    (outcome,) = predict_files(model, find_images([tmp_path / "a.png"]), tmp_path / "out")
+    assert "64 x 48 pixels are labelled in bands" in str(outcome.problem)
+    assert "the CRF trained with it sees whole pictures: cut this one" in str(outcome.problem)
+
+
+def test_frames_of_films_are_labelled_with_it(tmp_path: Path) -> None:
+    av = pytest.importorskip("av", reason="films need PyAV (extra video)")
+    from fullyconv.predict.video import paint_film
+
+    with av.open(str(tmp_path / "a.mp4"), "w") as film:
+        stream = film.add_stream("libx264", rate=10, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv444p"
+        film.mux(stream.encode(av.VideoFrame.from_ndarray(picture(48, 64), format="rgb24")))
+        film.mux(stream.encode(None))
+    network = learned()
+    network.crf = CRFLayer(3, CRFParameters(5, 20.0, 3.0, 20.0, 40.0, 60.0))  # of few labels many are left
+    plain = Segmenter(network, classes=ClassSet(("a", "b", "c")), preprocess=Preprocess(), device="cpu")
+    apart = []
+    for model, name in ((CRFSegmenter(plain), "crf.mp4"), (plain, "plain.mp4")):
+        assert paint_film(model, tmp_path / "a.mp4", tmp_path / name) == 1
+        with av.open(str(tmp_path / "a.mp4")) as given, av.open(str(tmp_path / name)) as painted:
+            seen, shown = (next(file.decode(video=0)).to_ndarray(format="rgb24") for file in (given, painted))
+        expected = np.asarray(CRFSegmenter(plain).predict(seen).overlay()).astype(int)
+        apart.append(np.abs(shown.astype(int) - expected).mean())
+    assert apart[0] < apart[1] - 1  # the codec's loss alone; other labels are further away
 
 
 def test_commands_apply_it_with_views_too(shapes: Path, tmp_path: Path) -> None:

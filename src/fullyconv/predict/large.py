@@ -71,7 +71,12 @@ def label_large(
         ValueError: For segmenters whose labels are no matter of some rows (views, CRF, uncertainty).
     """
     if type(segmenter) is not Segmenter:
-        raise ValueError(f"{rows.shape[1]} x {rows.shape[0]} pixels are labelled in bands, by the network alone")
+        what = f"{rows.shape[1]} x {rows.shape[0]} pixels are labelled in bands, by the network alone"
+        if segmenter.network.crf is not None:
+            raise ValueError(
+                f"{what}, and the CRF trained with it sees whole pictures: cut this one, or allow more memory"
+            )
+        raise ValueError(f"{what}: leave --crf, --tta and --uncertainty out, cut the picture, or allow more memory")
     height, width = rows.shape[:2]
     kind = np.min_scalar_type(len(segmenter.classes) - 1)
     chances = len(segmenter.classes) if probabilities else 0
