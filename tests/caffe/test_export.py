@@ -22,6 +22,7 @@ from fullyconv.cli import app
 from fullyconv.files import BadFile
 from fullyconv.networks import BORDERS, CLASSIFIERS, generic_names
 from fullyconv.networks.reference import REFERENCES, RELEASED
+from fullyconv.types import Preprocess
 
 # Fact sheet, section 1.5: weights that learn, and dense weights of the fixed upsampling (and of the scales).
 LEARNED_AND_FIXED = {
@@ -293,8 +294,8 @@ def test_the_training_listing_of_fcn_alexnet_is_that_network() -> None:
 
 
 def test_the_commands_make_a_model_of_files_and_files_of_a_model(tmp_path: Path) -> None:
-    net = wake(build("voc-fcn-googlenet", 4))
-    save(net, tmp_path / "model")
+    net, own = wake(build("voc-fcn-googlenet", 4)), Preprocess((90, 100, 110), (50, 60, 70.5), "BGR")
+    save(net, tmp_path / "model", preprocess=own)
     run = CliRunner()
     done = run.invoke(app, ["caffe", "export", str(tmp_path / "model"), "--out", str(tmp_path / "caffe")])
     assert done.exit_code == 0, done.output
@@ -303,7 +304,15 @@ def test_the_commands_make_a_model_of_files_and_files_of_a_model(tmp_path: Path)
     assert done.exit_code == 0, done.output
     again, config = load_network(tmp_path / "again")
     assert same(net, again)
-    assert (config.preprocess.order, config.preprocess.std) == ("BGR", (1, 1, 1))
-    assert config.preprocess.mean == REFERENCES["voc-fcn-googlenet"].mean
+    assert config.preprocess == own
+    said, rest = Path(files[0]).read_text().split("\n", 1)
+    Path(files[0]).write_text(rest)  # as Caffe's own files are
+    done = run.invoke(app, ["caffe", "import", *files, "--out", str(tmp_path / "papers")])
+    assert "the papers'; if the net's are others, correct them in config.json" in " ".join(done.output.split())
+    papers = load_network(tmp_path / "papers")[1].preprocess
+    assert papers == Preprocess(REFERENCES["voc-fcn-googlenet"].mean, (1, 1, 1), "BGR")
+    Path(files[0]).write_text(said.replace("90.0", '"x"').replace("90,", '"x",') + "\n" + rest)
+    failed = run.invoke(app, ["caffe", "import", *files, "--out", str(tmp_path / "no")])
+    assert "says no order, mean and std of pixels" in str(failed.exception)
     segmenter = Segmenter(again, classes=config.classes, preprocess=config.preprocess, device="cpu")
     assert segmenter.predict(np.zeros((40, 50, 3), np.uint8)).labels.shape == (40, 50)

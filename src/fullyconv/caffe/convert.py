@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fullyconv.caffe.description import describe_text
-from fullyconv.caffe.export import CLASSIFIER_SCORES, bilinear_bank, network_layers
+from fullyconv.caffe.export import CLASSIFIER_SCORES, PIXELS, bilinear_bank, network_layers
 from fullyconv.caffe.loading import load
 from fullyconv.caffe.net import Net
 from fullyconv.caffe.states import Phase
@@ -32,10 +33,12 @@ from fullyconv.networks.architecture import Upsampling
 from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.reference import REFERENCES
+from fullyconv.types import Preprocess
 from fullyconv.upsample import Upsample
 
 # The layers that say how many classes there are.
 SCORES = ("score_fr", "score_fr_sem", "score_frcolor", *dict.fromkeys(CLASSIFIER_SCORES.values()))
+LONGEST = 10_000  # letters of a line that states a normalisation
 TOLERANCE = 1e-6  # on bilinear weights, which programs compute in float32 or in float64
 
 
@@ -92,6 +95,36 @@ def import_model(
     counts = {name: torch.tensor(0) for name in network.state_dict() if name.endswith("num_batches_tracked")}
     network.load_state_dict(counts | state, assign=True)
     return network.eval()
+
+
+def stated_pixels(prototxt: Path | str) -> Preprocess | None:
+    """Return the normalisation that ``export`` wrote into a description.
+
+    Args:
+        prototxt: The net's description.
+
+    Returns:
+        The normalisation; ``None`` for files that have none, as Caffe's own.
+
+    Raises:
+        BadFile: For a line that is no normalisation.
+
+    >>> stated_pixels("/dev/null") is None
+    True
+    """
+    with Path(prototxt).open(encoding="utf-8", errors="replace") as file:
+        line = file.readline(LONGEST)
+    if not line.startswith(PIXELS):
+        return None
+    try:
+        said = json.loads(line.removeprefix(PIXELS))
+        mean, std = (tuple(float(value) for value in said[key]) for key in ("mean", "std"))
+        if said["order"] not in ("RGB", "BGR"):
+            raise ValueError
+        return Preprocess(mean, std, said["order"])
+    except (ValueError, KeyError, TypeError):
+        fix = "write it as fullyconv caffe export does, or remove the line"
+        raise BadFile(f"{prototxt}:1", "says no order, mean and std of pixels", fix) from None
 
 
 def _is_bank(layer: Written) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import cast
 
@@ -19,8 +20,10 @@ from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import WEIGHTS, LateFusion
 from fullyconv.networks.heads import TwoHeads
 from fullyconv.networks.reference import REFERENCES
+from fullyconv.types import Preprocess
 from fullyconv.upsample import Upsample, bilinear_taps
 
+PIXELS = "# pixels: "  # before the normalisation, on a description's first line
 PROTOTXT, CAFFEMODEL = "deploy.prototxt", "weights.caffemodel"
 SIDE = 500  # the height and width written as the input's default
 FIRST_OF_FOUR = {"conv1_1": "conv1_1_bgrd"}  # renamed, for its weights no longer fit the three-channel net's
@@ -29,6 +32,14 @@ FIRST_OF_FOUR = {"conv1_1": "conv1_1_bgrd"}  # renamed, for its weights no longe
 CLASSIFIER_SCORES = {
     "vgg16": "fc8", "caffenet": "fc8", "alexnet": "fc8", "googlenet": "loss3/classifier", "lenet": "ip2"
 }  # fmt: skip
+
+
+def pixels_line(preprocess: Preprocess | None) -> str:
+    """Write a normalisation as a comment: ``# pixels: {"order": "BGR", "mean": […], "std": […]}``; nothing for none."""
+    if preprocess is None:
+        return ""
+    said = {"order": preprocess.order, "mean": list(preprocess.mean), "std": list(preprocess.std)}
+    return f"{PIXELS}{json.dumps(said)}\n"
 
 
 def bilinear_bank(upsampler: Upsample) -> Tensor:
@@ -207,7 +218,7 @@ def _classifier(writer: _Writer, net: Classifier) -> None:
     writer.add("score", "Pooling", (score,), {"pool": "AVE", "global_pooling": True})
 
 
-def export(net: FCN | Classifier, folder: Path | str) -> tuple[Path, Path]:
+def export(net: FCN | Classifier, folder: Path | str, preprocess: Preprocess | None = None) -> tuple[Path, Path]:
     """Write a network as Caffe's files.
 
     Layers have the names of the papers' release, fixed upsampling its dense bilinear weights, so the files serve Caffe
@@ -217,6 +228,8 @@ def export(net: FCN | Classifier, folder: Path | str) -> tuple[Path, Path]:
     Args:
         net: A network of ``build``.
         folder: Where ``deploy.prototxt`` and ``weights.caffemodel`` go; made if it is missing.
+        preprocess: How its pixels are normalised, which no layer of Caffe's says: a comment on the first line of the
+            description keeps it, and ``fullyconv caffe import`` reads it there.
 
     Returns:
         The paths of the two files.
@@ -235,7 +248,7 @@ def export(net: FCN | Classifier, folder: Path | str) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     prototxt, caffemodel = folder / PROTOTXT, folder / CAFFEMODEL
     name = architecture_of(net).name
-    write_text(prototxt, to_text(name, layers))
+    write_text(prototxt, pixels_line(preprocess) + to_text(name, layers))
     blobs = {
         layer.name: (layer.kind, [blob.values.float().cpu().numpy() for blob in layer.blobs])
         for layer in layers

@@ -40,6 +40,7 @@ def import_(
     Example: `fullyconv caffe import voc-fcn8s/deploy.prototxt fcn8s-heavy-pascal.caffemodel --out models/voc-fcn8s`
     """
     from fullyconv.caffe import import_model
+    from fullyconv.caffe.convert import stated_pixels
     from fullyconv.checkpoint import CONFIG, WEIGHTS, save
     from fullyconv.data.classes import read_classes
     from fullyconv.networks import architecture_of
@@ -53,11 +54,15 @@ def import_(
     architecture = architecture_of(model)
     named = read_classes(classes) if classes is not None else None
     notes = {"imported": caffemodel.name}
+    stated = stated_pixels(prototxt)
+    preprocess = stated or preprocess_of(architecture.name)
     with outputs.writing(WEIGHTS, CONFIG):
-        save(model, out_, classes=named, preprocess=preprocess_of(architecture.name), notes=notes)
+        save(model, out_, classes=named, preprocess=preprocess, notes=notes)
     out.print(
         f"{architecture.name}, {architecture.classes} classes, {architecture.upsampling} upsampling\nmodel {out_}"
     )
+    source = "noted in the description" if stated else f"the papers'; if the net's are others, correct them in {CONFIG}"
+    out.print(f"{preprocess.order} pixels minus {preprocess.mean}, divided by {preprocess.std}: {source}")
 
 
 @app.command("export")
@@ -86,10 +91,10 @@ def export(
     outputs = Outputs(out_, overwrite=overwrite)
     outputs.check([PROTOTXT, CAFFEMODEL])
     with outputs.writing(PROTOTXT, CAFFEMODEL):
-        prototxt, caffemodel = write(network, out_)
+        prototxt, caffemodel = write(network, out_, config.preprocess)
     order, mean, std = config.preprocess.order, config.preprocess.mean, config.preprocess.std
     out.print(f"description {prototxt}\nweights {caffemodel}")
-    out.print(f"feed it {order} pixels, 0..255, minus {mean}, divided by {std}")
+    out.print(f"feed it {order} pixels, 0..255, minus {mean}, divided by {std} (noted in the description)")
 
 
 @app.command("train")
