@@ -9,6 +9,7 @@ weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from math import isqrt
 from typing import Any
 
 from torch import nn
@@ -89,13 +90,20 @@ def traits(net: Net, layer: Layer) -> Traits:
     module = net.module(layer)
     if isinstance(module, InnerProduct) and module.axis == 1 and not module.transpose:
         # A matrix over a C x h x w map is one position of an h x w convolution (paper, section 3.1).
-        _, channels, *window = (*net.bottom_sizes[layer], 1, 1)[:4]
-        shape = (module.outputs, channels, *window)
+        shape = (module.outputs, *_window(module, net.bottom_sizes[layer]))
         return ("Convolution", layer.name, shape, (1, 1), (0, 0), (1, 1), 1, module.bias is not None)
     if isinstance(module, Pooling) and _averages_all(module, net.bottom_sizes[layer]):
         return (AVERAGE, max(net.bottom_sizes[layer][2:]) > 1)
     describe = TRAITS.get(type(module))
     return (layer.kind, layer.name) if describe is None else describe(module, layer.name)
+
+
+def _window(module: InnerProduct, size: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return channels, height and width of what a matrix sees: of a map of unknown size, the square its weights say."""
+    _, channels, height, width = (*size, 1, 1)[:4]
+    if module.weight is not None and module.weight.shape[1] != channels * height * width:
+        height = width = isqrt(module.weight.shape[1] // channels)
+    return channels, height, width
 
 
 def _averages_all(module: Pooling, size: tuple[int, ...]) -> bool:
