@@ -263,10 +263,11 @@ class SpectralPreprocess:
         return len(self.components) or len(self.bands)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Normalise H x W x B to K x H x W float32."""
-        spectra = image[..., list(self.bands)].astype(np.float32, copy=False)  # a copy already
+        """Normalise H x W x B to K x H x W float32: a view of what lies in memory pixel after pixel."""
+        every = self.bands == tuple(range(image.shape[-1]))
+        spectra = np.array(image if every else image[..., list(self.bands)], np.float32)
         spectra -= np.asarray(self.mean, np.float32)
         spectra /= np.asarray(self.std, np.float32)
         if self.components:
             spectra = spectra @ np.asarray(self.components, np.float32).T
-        return np.ascontiguousarray(spectra.transpose(2, 0, 1))
+        return spectra.transpose(2, 0, 1)

@@ -20,10 +20,12 @@ from fullyconv.hsi.files import SceneFiles
 from fullyconv.hsi.formats.by_suffix import save_scene
 from fullyconv.hsi.labels import class_set
 from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
+from fullyconv.hsi.memory import PeakMemory
 from fullyconv.hsi.normalise import fit_spectral
 from fullyconv.hsi.scene import Georeference, Scene
 from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.hsi.synthetic import make_scene, random_map, write_large
+from fullyconv.networks import build
 from fullyconv.networks.fcn import FCN
 from fullyconv.types import SpectralPreprocess
 
@@ -89,7 +91,7 @@ def test_tiles_give_what_the_whole_gives(scene: Scene, tmp_path: Path, monkeypat
     assert seen == [scene.cube.shape]
     np.save(tmp_path / "x.npy", scene.cube)
     monkeypatch.setattr(module, "WHOLE_BYTES", 1)
-    monkeypatch.setattr("fullyconv.predict.bands.LEAST_ROWS", 1)
+    monkeypatch.setattr("fullyconv.predict.bands.HEIGHTS", (1,))
     for budget in (1, 1 << 20):
         monkeypatch.setattr(module, "TILE_BYTES", budget)
         seen.clear()
@@ -99,6 +101,26 @@ def test_tiles_give_what_the_whole_gives(scene: Scene, tmp_path: Path, monkeypat
         np.testing.assert_array_equal(tiled.labels, whole.labels)
         # float16 of float32 sums of what agrees to 1e-12
         np.testing.assert_allclose(tiled.probabilities, whole.probabilities, rtol=0, atol=5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "bands"), [("fcn8s-resnet18", 500), ("fcn8s-spectral8", 200)])
+def test_a_wide_reach_takes_less_than_a_gigabyte(tmp_path: Path, name: str, bands: int) -> None:
+    """Of a scene that is as wide as those of gigabytes: what is held does not grow with its height."""
+    shape = 300, 1600, bands
+    file = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint16, shape)
+    for row in range(0, shape[0], 50):
+        file[row : row + 50] = np.random.default_rng(row).integers(0, 1000, (50, *shape[1:]), np.uint16)
+    file.flush()
+    del file
+    preprocess = SpectralPreprocess(bands, tuple(range(bands)), (500.0,) * bands, (300.0,) * bands)
+    network = build(name, 3, channels=bands)
+    model = SceneSegmenter(network, classes=class_set(3), preprocess=preprocess, device="cpu")
+    assert model.prepared().bands is not None
+    with PeakMemory(model.device) as memory:
+        labels = model.predict(SceneFiles(tmp_path / "x.npy").open()).labels
+    assert labels.shape == shape[:2]
+    assert memory.taken < 1 << 30
 
 
 def test_the_usual_scene_goes_through_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_parts_give_what_one_pass_gives(
     assert seen == [size]
     monkeypatch.setattr(module, "WHOLE_PIXELS", 1)
     monkeypatch.setattr("fullyconv.predict.prepared.WORKING_BYTES", 1)
-    monkeypatch.setattr("fullyconv.predict.bands.LEAST_ROWS", 1)
+    monkeypatch.setattr("fullyconv.predict.bands.HEIGHTS", (1,))
     if not in_bands:
         monkeypatch.setattr(model.prepared().engine, "bands", lambda: None)
     tiled = model.predict(pixels, probabilities=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -180,7 +181,7 @@ def test_labels_in_bands_and_strips_are_those_of_one_pass(precision: str, monkey
     pixels = np.random.default_rng(0).integers(0, 256, (330, 580, 3), np.uint8)
     whole = model.predict(pixels, probabilities=True)
     monkeypatch.setattr("fullyconv.predict.image.WHOLE_PIXELS", 1)
-    monkeypatch.setattr("fullyconv.predict.bands.LEAST_ROWS", 1)
+    monkeypatch.setattr("fullyconv.predict.bands.HEIGHTS", (1,))
     model.memory = 1
     found = model.predict(pixels, probabilities=True)
     if precision == "float32":
@@ -199,6 +200,24 @@ def test_a_part_has_the_maps_of_a_picture_of_its_size() -> None:
         assert [each.shape[2:] for each in maps] == [
             each.shape[2:] for each in network.score_maps(torch.zeros(1, 3, tile.rows.stop - tile.rows.start, 64))
         ]
+
+
+def test_a_layout_fits_unless_the_reach_asks_for_more() -> None:
+    network, bands = _network("fcn8s-resnet18"), SimpleNamespace(align=32, first=224)
+
+    @given(width=st.integers(32, 60_000), area=st.integers(1, 5_000_000))
+    @settings(max_examples=50, deadline=None)
+    def check(width: int, area: int) -> None:
+        found = Layout.choose(bands, network, width, area=area)
+        assert (found.rows % 32, found.first, found.least) == (0, 224, 32)
+        assert found.columns == width or found.columns % 32 == 0
+        wide = width if found.columns == width else found.columns + 2 * 256
+        if max(found.first, found.rows + found.least) * min(wide, width) > area:
+            assert found.columns <= 256
+        if width * (1024 + 32) <= area:
+            assert (found.rows, found.columns) == (1024, width)
+
+    check()
 
 
 def test_the_recording_is_left_as_it_was() -> None:

@@ -81,7 +81,7 @@ class Rows:
         """Read a piece, h x w x channels uint8."""
         first, last, _ = index[0].indices(self.shape[0])
         if self._piece is None or self._piece[:2] != (first, last):
-            self._fetch(first, last)
+            self.fetch(first, last)
             self._piece = first, last, self._stacked(0, first, last)
         return self._piece[2][:, index[1]]
 
@@ -97,8 +97,10 @@ class Rows:
         ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _fetch(self, first: int, last: int) -> None:
-        """Hold the rows, and forget those before them."""
+    def fetch(self, first: int, last: int) -> None:
+        """Hold the rows from ``first`` to the one before ``last``, and forget those before them."""
+        if first >= last:
+            return
         reached = self._held[-1][0] + len(self._held[-1][1]) if self._held else 0
         if self._blocks is None or (self._held and first < self._held[0][0]) or first > reached:
             self._blocks, self._held = self._decode(first), []

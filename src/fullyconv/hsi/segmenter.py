@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +20,10 @@ from fullyconv.networks.fcn import FCN
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.inputs import Picture
 from fullyconv.predict.prediction import Prediction
-from fullyconv.predict.prepared import Look, Piece
 from fullyconv.types import VOID, ClassSet, SpectralPreprocess
 
-WHOLE_BYTES = 256 << 20  # of float32 spectra; larger scenes go through the network in bands
-TILE_BYTES = 256 << 20  # of memory that what is computed at a time may take, about
+WHOLE_BYTES = 640 << 20  # of memory that a scene may take in one pass, about; larger ones flow through in bands
+TILE_BYTES = 384 << 20  # that what is computed at a time may take then
 
 
 class SceneSegmenter(Segmenter):
@@ -86,20 +85,18 @@ class SceneSegmenter(Segmenter):
 
     # Pieces of a scene take the place of arrays of pixels below: a piece knows where it has no data.
 
-    def _looked(self, pixels: Scene, look: Look) -> Iterator[Piece]:  # type: ignore[override]
-        for piece in super()._looked(pixels, look):  # type: ignore[arg-type]
-            yield piece
-            release(pixels.cube)
-
     def _area(self, pixels: Scene) -> int:  # type: ignore[override]
-        area, bands = pixels.shape[0] * pixels.shape[1], pixels.shape[2]
-        if 4 * area * bands <= WHOLE_BYTES:
+        per_pixel = 16 * pixels.shape[2] + self.prepared().per_pixel
+        sides = [size + sum(plan.padding(size)) for size, plan in zip(pixels.shape, self.network.plans, strict=False)]
+        if sides[0] * sides[1] * per_pixel <= (self.memory or WHOLE_BYTES):
             return 0
-        return max(1, TILE_BYTES // (4 * bands * 4 + self.prepared().per_pixel))
+        return max(1, (self.memory or TILE_BYTES) // per_pixel)
 
     def _read(self, pixels: Scene | np.ndarray) -> np.ndarray:
         scene = Scene(pixels) if isinstance(pixels, np.ndarray) else pixels
-        return normalise(scene, self.preprocess)[0].transpose(1, 2, 0)
+        found = normalise(scene, self.preprocess)[0].transpose(1, 2, 0)
+        release(scene.cube)
+        return found
 
 
 def as_scene(image: Picture | Scene, bands: int) -> Scene:

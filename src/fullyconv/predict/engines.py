@@ -296,5 +296,7 @@ class PyTorchBands:
         short = engine.kind == torch.bfloat16
         with torch.inference_mode(), torch.autocast(engine.device.type, torch.bfloat16, enabled=short):
             image = engine.normalised(rows) if engine.packed is None else engine.channels_last(rows)
-            maps = self._streamed.graph(functional.pad(image, sides) if any(sides) else image, flow)
+            del rows  # which may be as large as all maps, where pixels are spectra
+            image = functional.pad(image, sides) if any(sides) else image
+            maps = self._streamed.graph(image, flow)
         return [each if each.dtype == torch.float64 else each.float() for each in maps]

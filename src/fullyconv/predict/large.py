@@ -7,6 +7,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from shutil import disk_usage
 from typing import BinaryIO
@@ -31,16 +32,21 @@ NOTE_ROWS = 512  # labelled rows after which the manifest is told
 class _Below:
     """A picture from some row on; what is shown of it, and where it holds nothing, is noted as it is read."""
 
-    def __init__(self, rows: Rows, first: int, draft: Draft) -> None:
+    def __init__(self, rows: Rows, first: int, draft: Draft, reader: Executor) -> None:
         self._rows, self._first, self._draft = rows, first, draft
         self.shape = rows.shape[0] - first, *rows.shape[1:]
         self._read = (0, 0)
+        self._reader, self._coming = reader, Future[None]()
+        self._coming.set_result(None)
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         first, last, _ = index[0].indices(self.shape[0])
         first, last = first + self._first, last + self._first
+        if (first, last) == self._read:
+            return self._rows[first:last, index[1]]
+        self._coming.result()
         piece = self._rows[first:last, index[1]]
-        if (first, last) != self._read:
+        if first < last:
             self._read = first, last
             step = self._draft.step
             shown = self._rows[first:last, 0 : self.shape[1]][-first % step :: step, ::step]
@@ -48,6 +54,8 @@ class _Below:
             empty = self._rows.empty(first, last)
             if empty is not None:
                 self._draft.put("data", first, ~empty)
+            # The next band, probably of as many rows, is decoded while this one is computed.
+            self._coming = self._reader.submit(self._rows.fetch, last, min(2 * last - first, self._rows.shape[0]))
         return piece
 
 
@@ -90,15 +98,17 @@ def label_large(
     draft.begin()
     noted_row = start
     try:
-        for down, across, found, own in segmenter.pieces(_Below(rows, start, draft), probabilities=probabilities):
-            last, skip = down.stop + start, max(0, done - down.start - start)
-            if last <= done:
-                continue  # was seen again for the sake of what is below it
-            draft.put_labels(last, across.start, found[skip:], None if own is None else own[:, skip:])
-            if across.stop == width and (last == height or last >= noted_row + NOTE_ROWS):
-                noted_row = last
-                draft.settle()
-                outputs.note(draft.part("labels"), rows=last, of_rows=height, key=key)
+        with ThreadPoolExecutor(1, "reading") as reader:
+            below = _Below(rows, start, draft, reader)
+            for down, across, found, own in segmenter.pieces(below, probabilities=probabilities):
+                last, skip = down.stop + start, max(0, done - down.start - start)
+                if last <= done:
+                    continue  # was seen again for the sake of what is below it
+                draft.put_labels(last, across.start, found[skip:], None if own is None else own[:, skip:])
+                if across.stop == width and (last == height or last >= noted_row + NOTE_ROWS):
+                    noted_row = last
+                    draft.settle()
+                    outputs.note(draft.part("labels"), rows=last, of_rows=height, key=key)
     except ValueError:  # a picture that ends too early, scores that are no numbers: a second run would end the same way
         draft.remove()
         raise
