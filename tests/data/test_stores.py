@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from fullyconv.data.channels import missing_pixels
 from fullyconv.data.images import read_image, read_raster
 from fullyconv.data.rows import Sight, open_rows
 from fullyconv.data.stores import is_store
@@ -121,7 +122,7 @@ def pyramid(place: Path, sizes: list[np.ndarray], version: int, extra: dict[str,
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_levels(tmp_path: Path, version: int) -> None:
+def test_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
     whole = np.moveaxis(numbers("u1", 3), 2, 0)
     sizes = [whole, whole[:, ::2, ::2], whole[:, ::4, ::4]]
     pyramid(tmp_path / "x.zarr", sizes, version)
@@ -133,6 +134,9 @@ def test_levels(tmp_path: Path, version: int) -> None:
     with pytest.raises(BadFile, match=r"no level 3 in it: choose 0 \(53 x 70\), 1 \(27 x 35\) or 2 \(14 x 18\)"):
         read_image(tmp_path / "x.zarr", level=3)
     np.testing.assert_array_equal(read_image(tmp_path / "x.zarr/s1"), np.moveaxis(sizes[1], 0, 2))
+    monkeypatch.setattr(LIMITS, "pixels", 300)  # of which the full size has more
+    assert read_image(tmp_path / "x.zarr", level=2).shape == (18, 14, 3)
+    assert missing_pixels(tmp_path / "x.zarr", level=2) is None
 
 
 def test_a_group_with_one_picture_and_with_several(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def missing_pixels(path: Path, levels: Levels | None = None, *, level: int = 0) 
         levels: How it was read.
         level: Which of its sizes.
     """
-    hollow = store_has_holes(path) if is_store(path) else is_tiff(path) and may_be_hollow(path)
+    hollow = store_has_holes(path, level) if is_store(path) else is_tiff(path) and may_be_hollow(path)
     return read_channels(path, levels, level=level).missing if hollow else None
 
 

@@ -88,7 +88,9 @@ class Stored:
             first: The first of them.
             last: The one after the last.
         """
-        chosen = tuple(slice(first, last) if axis == "y" else slice(None) if axis in "xc" else 0 for axis in self.axes)
+        chosen = tuple(
+            slice(first, last) if axis == "y" else slice(None) if axis in ("x", "c") else 0 for axis in self.axes
+        )
         values = np.asarray(self.array[chosen])
         left = [axis for axis in self.axes if axis in ("y", "x", "c")]
         values = values.transpose([left.index(axis) for axis in "yxc" if axis in left])
@@ -118,9 +120,9 @@ def read_store(path: Path, limits: Limits = LIMITS, level: int = 0) -> Raster:
         return found.read(0, found.size[0])
 
 
-def store_has_holes(path: Path) -> bool:
-    """Return whether a store may have pixels that hold nothing, as far as its header says."""
-    return open_store(path).holes
+def store_has_holes(path: Path, level: int = 0) -> bool:
+    """Return whether a size of a store may have pixels that hold nothing, as far as its header says."""
+    return open_store(path, level).holes
 
 
 def open_store(path: Path, level: int = 0, pixels: int | None = None) -> Stored:
