@@ -94,7 +94,8 @@ def _written_out(axis: AxisUpsampling, units: int, offset: int, size: int) -> Te
     """Write the hat of each unit as a column: what ``bilinear_taps`` holds, and 0 beyond its ends."""
     reach = (axis.kernel + 1) // 2
     centre = reach - 1 if axis.kernel % 2 else reach - 0.5
-    place = torch.arange(size, dtype=torch.float64)[:, None] + (offset - centre)
+    # Shifted before it becomes a column: the other way round OpenVINO 2026.4 rewrites the exported graph for ever.
+    place = (torch.arange(size, dtype=torch.float64) + (offset - centre))[:, None]
     column = torch.arange(units, dtype=torch.float64)
 
     def hat(unit: Tensor | int) -> Tensor:
