@@ -147,6 +147,19 @@ def test_every_family_is_exact_at_every_size(name: str, to: str, tmp_path: Path)
     assert max(each.apart for each in found.agreements) <= (0 if to == "torch" else 1e-5)
 
 
+@pytest.mark.parametrize("name", ["fcn8s-vgg16-same", "fcn32s-vgg16"])
+def test_vgg_as_openvinos_users_convert_it_is_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It once went on for ever, which shows as a test that does not end."""
+    ov = pytest.importorskip("openvino")
+    monkeypatch.setattr("fullyconv.networks.trunks.vgg.HIDDEN", 16)
+    made, image = network(name, 3, None), torch.randn(1, 3, 96, 96)
+    graph = ov.convert_model(made, example_input=image, input=[[1, 3, 96, 96]])
+    compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with torch.no_grad():
+        expected = made(image).numpy()
+    np.testing.assert_allclose(compiled(image.numpy())[0], expected, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [DENSE, "fcn8s-resnet18", "fcn4s-lite0"])
 def test_openvino_too(name: str, tmp_path: Path) -> None:
