@@ -161,8 +161,8 @@ def _replace(reader: Any, key: str, found: Mapping[str, Tensor]) -> None:
     scale = _finite(found[f"{key}.scale"])
     if np.broadcast_shapes(scale.shape, old.data.shape) != old.data.shape:
         raise ValueError(f"{key}.scale has the shape {scale.shape}, the weights {old.data.shape}")
-    # Whole numbers times a scale: with a quantiser in their place OpenVINO takes three times as long for a picture (7 x 7,
-    # 64 to 1024 channels).
+    # Whole numbers times a scale: with a quantiser in their place OpenVINO takes three times as long for a picture
+    # (7 x 7, 64 to 1024 channels).
     whole = np.clip(np.rint(old.data / np.where(scale == 0, 1, scale)), -127, 127).astype(np.int8)
     floats = operations.convert(operations.constant(whole), np.float32)
     reader.replace_source_output(operations.multiply(floats, operations.constant(scale)).output(0))
