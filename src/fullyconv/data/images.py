@@ -300,7 +300,8 @@ def rgb(raster: Raster, path: Path) -> np.ndarray:
     try:
         return colours(raster)
     except ValueError as error:
-        raise BadFile(path, str(error), "rescale it to 8 or 16 bit") from None
+        fix = "take a model that was trained on such pictures, or save three bands as RGB"
+        raise BadFile(path, str(error), fix if raster.kind == "bands" else "rescale it to 8 or 16 bit") from None
 
 
 def read_image(path: Path | str, limits: Limits = LIMITS, *, level: int = 0) -> np.ndarray:
