@@ -212,6 +212,8 @@ def test_a_zarr_store_is_labelled_as_the_same_tiff(tmp_path: Path, narrow: None)
         np.testing.assert_array_equal(labels[:], expected)
         assert labels.attrs["classes"] == ["a", "b", "c"]
         assert {task.image.name for task in find_images([tmp_path], out=out)} == {"beside.png", "x.tif", "x.zarr"}
+    with pytest.raises(BadFile, match="lies in the Zarr store"):
+        list(predict_files(model, tasks, place / "out"))
     (tmp_path / "rows/x_classes.zarr/notes").write_text("of someone else")
     with pytest.raises(BadFile, match=r"x_classes\.zarr: has been changed since fullyconv wrote it"):
         list(predict_files(model, tasks, out, beside=Beside()))

@@ -231,6 +231,8 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
         BadFile: Before the first prediction if an output would replace an input, a file that is not ours or one
             made of another input, or if the folder takes no files; after some if the disk has become full.
     """
+    if stores := [place for place in (out.absolute(), *out.absolute().parents) if is_store(place)]:
+        raise BadFile(out, f"lies in the Zarr store {stores[0]}", "choose another --out")
     per_pixel = BYTES_PER_PIXEL + (2 * len(segmenter.classes) if probabilities else 0)
     extras = (".npz", ".npy") * probabilities + ("_entropy.png", "_spread.png") * isinstance(segmenter, Doubter)
     outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)
