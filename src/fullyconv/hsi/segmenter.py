@@ -23,7 +23,7 @@ from fullyconv.predict.prediction import Prediction
 from fullyconv.types import VOID, ClassSet, SpectralPreprocess
 
 WHOLE_BYTES = 640 << 20  # of memory that a scene may take in one pass, about; larger ones flow through in bands
-TILE_BYTES = 384 << 20  # that what is computed at a time may take then
+TILE_BYTES = 256 << 20  # that what is computed at a time may take then
 
 
 class SceneSegmenter(Segmenter):

@@ -27,6 +27,9 @@ HEIGHTS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 STARTING = 64
 """Rows that take as long as starting a band: measured, 0.050 s per megapixel and 64 / rows of that more."""
 
+WAITING_ROWS, FEW_UNITS = 256, 0.1
+"""Strips side by side wait for each other with their score maps: no higher ones where these have more units a pixel."""
+
 Read = Callable[[Any], np.ndarray]
 """Brings a piece of the picture, h x w x K, to what the engine takes."""
 
@@ -65,8 +68,14 @@ class Layout:
         first = _up(max(bands.first, margin[0] + 1), align)
         halo = _up(columns.reach, columns.stride)
         found: list[tuple[float, Layout]] = []
+        units = sum(
+            1 / (down.scale * across.scale)
+            for down, across in zip(*(each.lines for each in network.plans), strict=True)
+        )
         for rows in {_up(max(number, least), align) for number in HEIGHTS}:
             most = area // max(first, rows + least)
+            if width > most and rows > WAITING_ROWS and units > FEW_UNITS:
+                continue
             core = width if width <= most else max(most - 2 * halo, min(halo, most)) // columns.stride * columns.stride
             core = max(core, min(width, columns.stride))
             twice = 1.0 if core == width else (core + 2 * halo) / core
