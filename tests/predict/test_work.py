@@ -86,7 +86,7 @@ def test_outcomes_come_in_order_whichever_step_is_slow(tmp_path: Path) -> None:
     assert str(found[5].problem) == "in/5: no such: thing"
     assert "no such luck" in str(found[8].problem)
     assert pace.inputs == 40
-    assert pace.words("pictures").startswith("40 pictures in 0.")
+    assert pace.words("picture").startswith("40 pictures in 0.")
 
 
 def test_reading_and_writing_happen_while_the_model_computes(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def _label_scenes(segmenter: SceneSegmenter, inputs: list[str], asked: Asked) ->
     output = MapOptions(asked.cube_key, asked.probabilities, asked.rgb or RGB_NM, asked.overwrite)
     bad = follow("predicting", predict_scenes(segmenter, tasks, asked.folder, output, pace=pace), len(tasks))
     out.print(f"{len(tasks) - bad} of {len(tasks)} scenes labelled in {asked.folder}")
-    out.print(pace.words("scenes"))
+    out.print(pace.words("scene"))
     return bad > 0
 
 
@@ -261,7 +261,7 @@ def _label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked) -> bo
     if asked.sheet:
         out.print(f"{write_sheet(outputs, done, segmenter.classes)}")
     out.print(f"{len(tasks) - bad} of {len(tasks)} images labelled in {place}")
-    out.print(pace.words("images"))
+    out.print(pace.words("image"))
     return bool(bad or bad_films)
 
 

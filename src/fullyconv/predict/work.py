@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, counted
 from fullyconv.machine import out_of_memory
 from fullyconv.outputs import Outputs, out_of_room
 from fullyconv.predict.ahead import FLYING, Carried, Room, reading_ahead
@@ -81,7 +81,7 @@ class Pace:
         started: When the work began, by ``clock``.
         clock: Seconds that pass.
 
-    >>> Pace(inputs=200, computing=11.8, waiting=0.3, started=0.0, clock=lambda: 12.3).words("pictures")
+    >>> Pace(inputs=200, computing=11.8, waiting=0.3, started=0.0, clock=lambda: 12.3).words("picture")
     '200 pictures in 12.3 s: 11.8 computing, 0.3 waiting'
     """
 
@@ -95,13 +95,15 @@ class Pace:
         """Say it in a line.
 
         Args:
-            what: What the inputs are called.
+            what: What an input is called.
 
         Returns:
             How many there were, in how many seconds.
         """
         whole = 0.0 if self.started is None else self.clock() - self.started
-        return f"{self.inputs} {what} in {whole:.1f} s: {self.computing:.1f} computing, {self.waiting:.1f} waiting"
+        return (
+            f"{counted(self.inputs, what)} in {whole:.1f} s: {self.computing:.1f} computing, {self.waiting:.1f} waiting"
+        )
 
     @contextmanager
     def _computes(self) -> Iterator[None]:
