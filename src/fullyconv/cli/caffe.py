@@ -35,7 +35,11 @@ def import_(
     level: Annotated[int, typer.Option(help="The level of the net.")] = 0,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Turn a Caffe net that is one of the papers' networks into a model folder, to predict and train with.
+    """Turn a Caffe net that is a network of this package into a model folder, to predict and train with.
+
+    FCNs, SegNet, DeconvNet, U-Net and the model zoo's classifiers are found by their layers; any other net runs as it
+    is in Python, by fullyconv.caffe.load. Pixels are normalised as the description's first line notes (caffe export
+    writes it), else as for the papers' nets: the command prints which.
 
     Example: `fullyconv caffe import voc-fcn8s/deploy.prototxt fcn8s-heavy-pascal.caffemodel --out models/voc-fcn8s`
     """
@@ -72,7 +76,7 @@ def export(
     overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
-    """Write a model as Caffe's files, under the layer names of the papers' release.
+    """Write a model as Caffe's files, under the layer names of the papers' release; caffe import takes them back.
 
     Example: `fullyconv caffe export runs/photos/model --out caffe/`
     """
