@@ -21,8 +21,7 @@ from runs import train
 TINY = {"crop": [64, 64], "epochs": 1, "batch": 2, "precision": "fp32", "device": "cpu"}
 NAMES = (
     "fcn8s-resnet18", "fcn8s-timm:resnet18", "fpn8s-lite0", "segnet-basic", "segnet-torchvision:vgg11_bn",
-    "deeplab-largefov-lite0", "deeplab-resnet18", "deeplab-timm:resnet18d", "unet-resnet18", "unet-timm:convnext_atto",
-    "unet-original",
+    "deeplab-largefov-lite0", "deeplab-resnet18", "deeplab-timm:resnet18d", "unet-resnet18",
 )  # fmt: skip
 
 
