@@ -68,9 +68,8 @@ def test_a_network_of_each_data_set_is_reproduced(network: str, make: Callable[[
     assert ("geometric" in document) == network.startswith("siftflow")
     for stage in (tmp_path / "runs").glob("nyud-*"):  # of the fused one, the colour net's and the HHA net's before it
         scored = ["evaluate", str(stage / "model"), str(tmp_path / "nyud"), "--json", str(stage / "again.json")]
-        result = CliRunner().invoke(app, [*scored, "--split", "val", "--device", "cpu"])
+        result = CliRunner().invoke(app, [*scored, "--split", "test", "--device", "cpu"])
         assert result.exit_code == 0, result.output
         documents = [json.loads((stage / name).read_text()) for name in ("evaluation.json", "again.json")]
-        assert [document["images"] for document in documents] == [1, 1]
-        assert all(0 <= document["mean_iu"] < 1 for document in documents)  # of weights at 0 ties decide
+        assert documents[1]["mean_iu"] == pytest.approx(documents[0]["mean_iu"], abs=1e-6)
     assert network != "nyud-fcn32s-color-hha" or (tmp_path / "runs" / "nyud-fcn32s-hha" / "again.json").is_file()
