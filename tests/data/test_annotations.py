@@ -486,7 +486,7 @@ def test_a_task_that_was_skipped_says_nothing_of_its_picture(tmp_path: Path) -> 
     skipped = {"data": {"image": "b.jpg"}, "annotations": [{"result": [], "was_cancelled": True}]}
     write(tmp_path / "set" / "project.json", [done, skipped])
     notes = convert(tmp_path / "set", tmp_path / "plain").notes
-    assert any(note.startswith("1 tasks that were skipped") for note in notes)
+    assert any(note.startswith("left out: 1 task skipped") for note in notes)
     assert list(masks(tmp_path / "plain")) == ["masks/a.png"]
 
 

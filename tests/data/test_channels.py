@@ -71,7 +71,7 @@ def test_cases_of_several_files_are_pictures_of_as_many_channels(tmp_path: Path,
     report = check_folder(folder)
     assert report.problems == []
     assert "_0000 to" in folder.note
-    assert "1 images of split 'test', which has no masks, are left out" in folder.note
+    assert "left out: 1 image of split 'test', which has no masks" in folder.note
     assert report.classes.names == ("ground", "thing")
     assert len(report.mean) == max(3, count)
     assert report.levels is not None

@@ -205,7 +205,7 @@ class _Writer:
             with self._noting():
                 self._draw(drawing, found, target, labels)
         if undrawn := len(pictures.found) - len({found.path for _, found, _ in placed}):
-            self.done.notes.append(f"{counted(undrawn, 'picture')} that no document names are left out")
+            self.done.notes.append(f"left out: {counted(undrawn, 'picture')} that no document names")
         self.done.notes += [annotations.note] if annotations.note else []
         for what, count in annotations.left_out.items():
             more = ": --boxes draws them as rectangles" if what == "boxes" else ""

@@ -84,7 +84,7 @@ def read_labelstudio(paths: Sequence[Path]) -> Annotations:
     drawings = tuple(_drawing(path, number, task, left_out) for path, number, task in whole)
     names = sorted({region.label for drawing in drawings for region in drawing.regions})
     undone = len(tasks) - len(whole)
-    note = f"{counted(undone, 'task')} that were skipped, or nobody has annotated, are left out" if undone else ""
+    note = f"left out: {counted(undone, 'task')} skipped, or annotated by nobody" if undone else ""
     return Annotations("Label Studio", tuple(names), drawings, {}, dict(left_out), note)
 
 

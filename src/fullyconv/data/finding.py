@@ -222,7 +222,7 @@ def _sort(folder: Folder, images: list[Found], masks: list[Found], match: Match)
         folder.splits.setdefault(found.split or "all", []).append(pair)
     folder.splits = {split: folder.splits[split] for split in (*SPLIT_ORDER, "all") if split in folder.splits}
     if outside:
-        folder.say(f"{counted(outside, 'pair')} outside the folders of the splits are left out")
+        folder.say(f"left out: {counted(outside, 'pair')} outside the folders of the splits")
 
 
 def _order(found: Found) -> tuple[str, str]:
@@ -244,7 +244,7 @@ def _leftover(folder: Folder, images: list[Found], masks: list[Found], match: Ma
     if match.pairs and not {"test", ""} & {found.split for found in masks}:  # of a challenge, which keeps the masks
         kept = [found for found in alone if found.split != "test"]
         if len(kept) < len(alone):
-            folder.say(f"{counted(len(alone) - len(kept), 'image')} of split 'test', which has no masks, are left out")
+            folder.say(f"left out: {counted(len(alone) - len(kept), 'image')} of split 'test', which has no masks")
         alone = kept
     places = _places(images, masks, match)
     problems = [(found, lonely(found.stem, {found.stem: found.path}, {}, places)) for found in alone]
