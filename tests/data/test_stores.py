@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -248,3 +249,14 @@ def test_a_broken_chunk_is_a_bad_file(tmp_path: Path) -> None:
         rows[40:60, 0:53]
     (tmp_path / "x/2.0.0").unlink()  # a chunk that is not there is the store's fill value
     assert not read_raster(tmp_path / "x").values[40:60, :20].any()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_chunk_with_more_than_it_stands_for_is_not_unpacked(tmp_path: Path, version: int) -> None:
+    zarr.create_array(
+        tmp_path / "x.zarr", data=np.zeros((64, 64, 3), np.uint8), chunks=(32, 32, 3), zarr_format=version, fill_value=1
+    )
+    chunk = next(file for file in (tmp_path / "x.zarr").rglob("*0*") if file.is_file() and "json" not in file.name)
+    chunk.write_bytes(gzip.compress(bytes(100 << 20)))
+    with pytest.raises(BadFile, match="and what it stands for at most"):
+        read_raster(tmp_path / "x.zarr")

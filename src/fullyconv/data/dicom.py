@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fullyconv.data.raster import Kind, Raster, Refused
+from fullyconv.data.raster import CHOOSE_PAGES, Kind, Raster, Refused
 from fullyconv.limits import Limits
 
 MAGIC, MAGIC_AT = b"DICM", 128
@@ -48,9 +48,7 @@ def read_dicom(path: Path, pages: int | Literal["channels"] | None, limits: Limi
         document = pydicom.dcmread(path)
         kind, frames = _checked(document, limits)
         if frames > 1 and pages is None:
-            fix = (
-                "choose one, pages=0 ('--set pages=0', 'data check --pages 0'), or take all as channels, pages=channels"
-            )
+            fix = CHOOSE_PAGES
             raise Refused(f"{frames} frames in one file", fix)
         if isinstance(pages, int) and pages >= frames:
             raise Refused(f"no frame {pages} in it: {frames}, counted from 0", "choose another")

@@ -24,6 +24,12 @@ UPRIGHT = {  # what undoes each EXIF orientation: swap rows and columns, then wa
 }  # fmt: skip
 
 
+CHOOSE_PAGES = (
+    "choose one, pages=0 ('--set pages=0', 'data check --pages 0'), or take all as channels, pages=channels; "
+    "a trained model takes what it was trained on: save the page by itself"
+)
+
+
 class Refused(ValueError):
     """A whole file that is not used: why, and what to do about it."""
 

@@ -31,6 +31,7 @@ CODECS = {
     "quantize", "astype",
 }  # fmt: skip
 """What may unpack numbers. Not ``pickle``, which runs what a file says."""
+OVERHEAD = 1 << 12  # bytes by which numbers that cannot be packed may grow, with a quarter of theirs
 EXTRA = "pip install 'fullyconv[zarr]'"
 ANEW = "save it anew as one array of height x width x channels"
 
@@ -38,6 +39,12 @@ ANEW = "save it anew as one array of height x width x channels"
 def is_store(path: Path | str) -> bool:
     """Return whether a folder is a Zarr array or group."""
     return any(os.path.isfile(os.path.join(path, mark)) for mark in MARKS)
+
+
+def refuse_within(out: Path) -> None:
+    """Refuse a folder for outputs that lies within a store, which is an input."""
+    if stores := [place for place in (out.absolute(), *out.absolute().parents) if is_store(place)]:
+        raise BadFile(out, f"lies in the Zarr store {stores[0]}", "choose another --out")
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,6 @@ Node = Any  # zarr.Array or zarr.Group
 
 def _open(path: Path) -> Node:
     import zarr
-    from zarr.storage import LocalStore
 
     for mark in MARKS:
         file = path / mark
@@ -178,7 +184,31 @@ def _open(path: Path) -> Node:
             if file.stat().st_size > LIMITS.text_bytes:
                 raise Refused(f"{mark} of {file.stat().st_size} bytes", LIMITS.remedy("text_bytes"))
             parse_json(file.read_bytes())  # what is nested too deeply is said here
-    return zarr.open(store=LocalStore(path, read_only=True), mode="r", use_consolidated=False)
+    return zarr.open(store=_bounded(path), mode="r", use_consolidated=False)
+
+
+def _bounded(path: Path) -> Any:
+    """Open the files of a store, none of which may be larger than what a chunk holds unpacked: ``most``, once known.
+
+    Else a file of a few megabytes could unpack to gigabytes before anybody counts.
+    """
+    from zarr.storage import LocalStore
+
+    class Bounded(LocalStore):
+        most = LIMITS.text_bytes
+
+        async def get(self, key: str, *rest: Any, **named: Any) -> Any:
+            return self._within(key, await super().get(key, *rest, **named))
+
+        def get_sync(self, key: str, *rest: Any, **named: Any) -> Any:
+            return self._within(key, super().get_sync(key, *rest, **named))
+
+        def _within(self, key: str, found: Any) -> Any:
+            if found is not None and len(found) > self.most:
+                raise ValueError(f"{key} has {len(found)} bytes, and what it stands for at most {self.most}")
+            return found
+
+    return Bounded(path, read_only=True)
 
 
 def _chosen(node: Node, level: int) -> tuple[Any, Sequence[Any] | None, tuple[tuple[int, int], ...]]:
@@ -296,6 +326,8 @@ def _check(found: Stored, pixels: int) -> None:
     chunk = prod(array.shards or array.chunks)
     if max(chunk, together) * kind.itemsize > 4 * LIMITS.pixels:
         raise Refused(f"chunks of {_words(array.chunks)}", "save it in smaller chunks, for example 512 x 512")
+    store: Any = array.store
+    store.most = OVERHEAD + 5 * chunk * kind.itemsize // 4
     for name in _codecs(array.metadata.to_dict()):
         if name.lower().removeprefix("numcodecs.") not in CODECS:
             raise Refused(f"numbers packed by {name}", "save it anew with zstd, blosc or gzip")

@@ -13,7 +13,7 @@ import numpy as np
 
 from fullyconv.data.encoded import HEAD, JPEGS, LERC, PICTURES, claimed_size, lossy
 from fullyconv.data.nothing import NO_DATA, all_missing, hollow, no_data
-from fullyconv.data.raster import UPRIGHT, Kind, Raster, Refused, check_level
+from fullyconv.data.raster import CHOOSE_PAGES, UPRIGHT, Kind, Raster, Refused, check_level
 from fullyconv.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -150,8 +150,7 @@ def _planes(file: TiffFile, pages: int | Literal["channels"] | None) -> tuple[li
         full = full[:1]  # a slide scanner's: the slide, then its label and thumbnails
     planes = _imagej_planes(file) or len(full)
     if file.is_stk or full[0].is_volumetric or (planes > 1 and pages is None):
-        fix = "choose one, pages=0 ('--set pages=0', 'data check --pages 0'), or take all as channels, pages=channels"
-        raise Refused(f"{planes} pages in one file", fix)
+        raise Refused(f"{planes} pages in one file", CHOOSE_PAGES)
     return full, planes
 
 
