@@ -45,6 +45,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+STORE_MARKS = ("zarr.json", ".zarray", ".zgroup")  # one of which lies in each array and group
+
+
+def is_store(path: Path | str) -> bool:
+    """Return whether a folder is a Zarr array or group."""
+    return any(os.path.isfile(os.path.join(path, mark)) for mark in STORE_MARKS)
+
+
 class BadFile(ValueError):
     """A file that cannot be used: which, why, and what to do about it."""
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fullyconv.files import BadFile, parse_json, state_of, take_lock
+from fullyconv.files import BadFile, is_store, parse_json, state_of, take_lock
 
 MANIFEST = ".fullyconv.jsonl"
 PREDICTIONS = "predict"
@@ -41,6 +41,9 @@ class Outputs:
         by: What makes the files, for the list: nothing else replaces them. ``PREDICTIONS`` are no inputs of later
             commands that take whole folders.
 
+    Raises:
+        BadFile: For a folder within a Zarr store, which is a picture.
+
     >>> import tempfile
     >>> place = Path(tempfile.mkdtemp())
     >>> _ = (place / "notes.txt").write_text("of someone else")
@@ -54,6 +57,9 @@ class Outputs:
     """
 
     def __init__(self, folder: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False, by: str = "") -> None:
+        within = next((place for place in (folder.absolute(), *folder.absolute().parents) if is_store(place)), None)
+        if within is not None:
+            raise BadFile(folder, f"lies in the Zarr store {within}", "choose another --out")
         self.folder, self._overwrite, self._by = folder, overwrite, by
         self._inputs = set(filter(None, map(_identity, inputs)))
         self._manifest = folder / MANIFEST

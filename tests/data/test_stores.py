@@ -16,9 +16,8 @@ import tifffile
 from fullyconv.data.channels import missing_pixels
 from fullyconv.data.images import read_image, read_raster
 from fullyconv.data.rows import Sight, open_rows
-from fullyconv.data.stores import is_store
 from fullyconv.data.storing import write_store
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, is_store
 from fullyconv.limits import LIMITS
 from fullyconv.types import ClassSet, Levels
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from fullyconv.bench.limits import Limits
-from fullyconv.bench.timing import ROUNDS, Timing, Watch, race
+from fullyconv.bench.timing import ROUNDS, Timing, Watch, race, seconds_of
 from fullyconv.machine import Precision, evaluating
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.image import Segmenter
@@ -103,7 +103,7 @@ def measure_speed(
     pixels = np.random.default_rng(0).integers(0, 256, (*size, segmenter.network.in_channels), dtype=np.uint8)
     models = {precision: _in(segmenter, precision) for precision in precisions}
     variants = {precision: partial(model.predict, pixels) for precision, model in models.items()}
-    first = {precision: _seconds(variant) for precision, variant in variants.items()}
+    first = {precision: seconds_of(variant, time.perf_counter, calls=1) for precision, variant in variants.items()}
     found = race({str(name): variant for name, variant in variants.items()}, rounds, watch=watch)
     operations = count_operations(segmenter.network, size)
     weights = sum(each.numel() for each in segmenter.network.parameters())
@@ -117,12 +117,6 @@ def measure_speed(
         )
         for precision in precisions
     ]
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def _in(segmenter: Segmenter, precision: Precision) -> Segmenter:

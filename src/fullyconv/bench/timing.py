@@ -192,7 +192,7 @@ def race(
         watch.step()
         drawn.shuffle(names)
         for name in names:
-            samples[name].append(_seconds(variants[name], clock, calls[name]))
+            samples[name].append(seconds_of(variants[name], clock, calls[name]))
     busy_since = machine.busy()
     if busy is not None and busy_since is not None:
         watch.others += max(0.0, busy_since - busy - (machine.own() - own))
@@ -205,10 +205,11 @@ def _calls(run: Callable[[], object], clock: Callable[[], float], at_least: floa
     run()
     if not at_least:
         return 1
-    return max(1, min(10_000, ceil(at_least / max(_seconds(run, clock, 1), 1e-9))))
+    return max(1, min(10_000, ceil(at_least / max(seconds_of(run, clock, 1), 1e-9))))
 
 
-def _seconds(run: Callable[[], object], clock: Callable[[], float], calls: int) -> float:
+def seconds_of(run: Callable[[], object], clock: Callable[[], float], calls: int) -> float:
+    """Return the seconds of one call, the mean of so many in a row."""
     started = clock()
     for _ in range(calls):
         run()

@@ -241,14 +241,12 @@ def _label_scenes(segmenter: SceneSegmenter, inputs: list[str], asked: Asked) ->
 
 def _label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked) -> bool:
     """Label films and pictures; returns whether some were bad."""
-    from fullyconv.data.stores import refuse_within
     from fullyconv.outputs import Outputs
     from fullyconv.predict.folder import find_images, predict_files
     from fullyconv.predict.work import Pace
     from fullyconv.report.sheet import SHEET, write_sheet
 
     place, overwrite = asked.folder, asked.overwrite
-    refuse_within(place)
     others = {"--probabilities": asked.probabilities, **asked.of_pictures, "--uncertainty": None}
     bad_films, inputs = paint_films(segmenter, inputs, place, asked=others, overwrite=overwrite)
     tasks, pace = find_images(inputs, out=place, levels=segmenter.preprocess.levels), Pace()

@@ -14,9 +14,9 @@ from fullyconv.data.images import SUFFIXES, read_raster
 from fullyconv.data.layout import DEEPEST, Found
 from fullyconv.data.nothing import all_missing
 from fullyconv.data.raster import Raster, colours
-from fullyconv.data.stores import is_store, store_has_holes
+from fullyconv.data.stores import store_has_holes
 from fullyconv.data.tiff import is_tiff, may_be_hollow
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, is_store
 from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import CHANNEL_ENDING, Levels
 

@@ -25,9 +25,9 @@ from PIL import (
 from fullyconv.data.dicom import is_dicom, read_dicom
 from fullyconv.data.png import holds_all_rows
 from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours, levels_of
-from fullyconv.data.stores import is_store, read_store
+from fullyconv.data.stores import read_store
 from fullyconv.data.tiff import MAGIC, is_tiff, read_tiff
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, is_store
 from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import Levels
 

@@ -13,9 +13,9 @@ import numpy as np
 from fullyconv.data.images import READERS, picture_levels, unreadable, warn_of
 from fullyconv.data.pngrows import png_blocks
 from fullyconv.data.raster import COLOURS, Raster, white_level
-from fullyconv.data.stores import is_store, open_store, said
+from fullyconv.data.stores import open_store, said
 from fullyconv.data.tiff import MOST_BYTES, check_page, is_tiff, mask_page, nothing_of, outside, page_at, raster_of
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, is_store
 from fullyconv.limits import LIMITS
 from fullyconv.types import Levels
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +13,12 @@ import numpy as np
 
 from fullyconv.data.nothing import hollow
 from fullyconv.data.raster import COLOURS, Kind, Raster, Refused, check_level
-from fullyconv.files import BadFile, parse_json
+from fullyconv.files import STORE_MARKS, BadFile, parse_json
 from fullyconv.limits import LIMITS, Limits
 
 if TYPE_CHECKING:
     import zarr
 
-MARKS = ("zarr.json", ".zarray", ".zgroup")  # one of which lies in each array and group
 OLDEST_AXES = ("t", "c", "z", "y", "x")  # of OME-NGFF before 0.3
 NAMES = {"lat": "y", "latitude": "y", "row": "y", "lon": "x", "longitude": "x", "column": "x", "col": "x",
          "channel": "c", "band": "c", "bands": "c", "rgb": "c", "s": "c", "sample": "c"}  # fmt: skip
@@ -34,17 +32,6 @@ CODECS = {
 OVERHEAD = 1 << 12  # bytes by which numbers that cannot be packed may grow, with a quarter of theirs
 EXTRA = "pip install 'fullyconv[zarr]'"
 ANEW = "save it anew as one array of height x width x channels"
-
-
-def is_store(path: Path | str) -> bool:
-    """Return whether a folder is a Zarr array or group."""
-    return any(os.path.isfile(os.path.join(path, mark)) for mark in MARKS)
-
-
-def refuse_within(out: Path) -> None:
-    """Refuse a folder for outputs that lies within a store, which is an input."""
-    if stores := [place for place in (out.absolute(), *out.absolute().parents) if is_store(place)]:
-        raise BadFile(out, f"lies in the Zarr store {stores[0]}", "choose another --out")
 
 
 @dataclass(frozen=True)
@@ -178,7 +165,7 @@ Node = Any  # zarr.Array or zarr.Group
 def _open(path: Path) -> Node:
     import zarr
 
-    for mark in MARKS:
+    for mark in STORE_MARKS:
         file = path / mark
         if file.is_file():
             if file.stat().st_size > LIMITS.text_bytes:

@@ -18,9 +18,8 @@ import yaml
 
 from fullyconv.data.channels import missing_pixels
 from fullyconv.data.place import TILE, Place, mask_values, read_place, write_class_tiff
-from fullyconv.data.stores import is_store
 from fullyconv.data.storing import write_store
-from fullyconv.files import BadFile, whole_file, write_text
+from fullyconv.files import BadFile, is_store, whole_file, write_text
 from fullyconv.outputs import Outputs
 from fullyconv.predict.draft import Draft
 from fullyconv.predict.prediction import Prediction

@@ -18,9 +18,8 @@ from fullyconv.data.images import SUFFIXES
 from fullyconv.data.place import Place, read_place
 from fullyconv.data.raster import COLOURS
 from fullyconv.data.rows import Rows, Sight, open_rows
-from fullyconv.data.stores import is_store, refuse_within
 from fullyconv.draw import palette_image, save_picture
-from fullyconv.files import BadFile, whole_file
+from fullyconv.files import BadFile, is_store, whole_file
 from fullyconv.machine import free_memory
 from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
 from fullyconv.predict.beside import Beside, Written
@@ -231,7 +230,6 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
         BadFile: Before the first prediction if an output would replace an input, a file that is not ours or one
             made of another input, or if the folder takes no files; after some if the disk has become full.
     """
-    refuse_within(out)
     per_pixel = BYTES_PER_PIXEL + (2 * len(segmenter.classes) if probabilities else 0)
     extras = (".npz", ".npy") * probabilities + ("_entropy.png", "_spread.png") * isinstance(segmenter, Doubter)
     outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)

@@ -28,6 +28,7 @@ from fullyconv.trace.nodes import SHAPE, spelling
 from fullyconv.trace.operations import BY_SPELLING, operation, row_of
 from fullyconv.trace.positions import Given
 from fullyconv.trace.recording import usual_size
+from fullyconv.trace.walking import layer_of
 
 SAME = 1e-4  # of a map's largest score: how far rounding may carry
 
@@ -201,7 +202,7 @@ class Packer:
         return self.recorded
 
     def _layer(self, node: fx.Node) -> nn.Module | None:
-        return self.recorded.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return layer_of(self.recorded, node)
 
     def _reads_pixels(self, node: fx.Node) -> bool:
         """Return whether a node is the picture, or some rows of it."""
