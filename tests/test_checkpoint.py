@@ -16,9 +16,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from fullyconv import ClassSet, Preprocess, build, load, save
-from fullyconv.checkpoint import Config, expand, load_network, read_tensors, read_weights, shrink, write_tensors
+from fullyconv.checkpoint import Config, load_network
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
+from fullyconv.tensors import expand, read_tensors, read_weights, shrink, write_tensors
 from fullyconv.types import SpectralPreprocess
 
 CLASSES = ClassSet(("ground", "tree"), colours=((1, 2, 3), (4, 5, 6)), values=(3, 9), ignore_index=0)
@@ -174,7 +175,7 @@ def test_a_full_disk_is_the_systems_error(tmp_path: Path, monkeypatch: pytest.Mo
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("fullyconv.checkpoint.save_file", full)
+    monkeypatch.setattr("fullyconv.tensors.save_file", full)
     with pytest.raises(OSError, match="No space left on device") as told:
         save(build("fcn32s-resnet18", 3), tmp_path)
     assert told.value.errno == errno.ENOSPC

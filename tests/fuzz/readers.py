@@ -28,7 +28,7 @@ from fullyconv import ClassSet, build, save
 from fullyconv.caffe import export
 from fullyconv.caffe import load as load_caffe
 from fullyconv.caffe.wire import read_weights as read_caffemodel
-from fullyconv.checkpoint import load_network, read_config, read_weights
+from fullyconv.checkpoint import load_network, read_config
 from fullyconv.data.archives import unpack
 from fullyconv.data.classes import guess_classes, read_classes
 from fullyconv.data.images import read_image
@@ -42,6 +42,7 @@ from fullyconv.hsi.synthetic import make_scene
 from fullyconv.hsi.trial import read_split
 from fullyconv.outputs import Outputs
 from fullyconv.recipes import find_chain, find_recipe, find_scene_recipe
+from fullyconv.tensors import read_weights
 from fullyconv.train.checkpoints import Checkpoints
 from fullyconv.train.folder import read_metrics
 from fullyconv.train.recipe import Recipe, change, parse_settings

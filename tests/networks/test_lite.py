@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from fullyconv.checkpoint import write_tensors
 from fullyconv.networks import build
 from fullyconv.networks.trunks import backbone
+from fullyconv.tensors import write_tensors
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.start import take_weights
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fullyconv import build, load, save
-from fullyconv.checkpoint import read_tensors, shrink, write_tensors
 from fullyconv.files import BadFile
 from fullyconv.networks.trunks.external import build_classifier
+from fullyconv.tensors import read_tensors, shrink, write_tensors
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.folder import BEST, open_run
 from fullyconv.train.job import Job

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from fullyconv.checkpoint import load_network, read_tensors
+from fullyconv.checkpoint import load_network
+from fullyconv.tensors import read_tensors
 from fullyconv.train.average import Average, lagging, measure_statistics
 from fullyconv.train.recipe import Recipe
 from runs import Notes, newest, train

@@ -13,12 +13,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fullyconv import Recipe, load
-from fullyconv.checkpoint import read_config, read_tensors
+from fullyconv.checkpoint import read_config
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
 from fullyconv.data.pairs import Pair
 from fullyconv.data.synthetic import write_dataset
 from fullyconv.files import BadFile, without_nan
+from fullyconv.tensors import read_tensors
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.folder import open_run
 from fullyconv.train.job import Validation

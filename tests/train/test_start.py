@@ -9,10 +9,11 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from fullyconv.checkpoint import save, write_tensors
+from fullyconv.checkpoint import save
 from fullyconv.files import BadFile
 from fullyconv.networks import build
 from fullyconv.networks.trunks.external import build_classifier
+from fullyconv.tensors import write_tensors
 from fullyconv.train.optim import make_optimizer
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.start import read_named, take_weights

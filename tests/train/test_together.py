@@ -19,13 +19,13 @@ import torch
 from torch import nn
 
 from fullyconv import Recipe, load, save
-from fullyconv.checkpoint import read_tensors
 from fullyconv.data.folder import open_folder
 from fullyconv.data.synthetic import write_dataset
 from fullyconv.evaluation import evaluate
 from fullyconv.evaluation.scoring import merge
 from fullyconv.networks import build
 from fullyconv.predict.image import Segmenter
+from fullyconv.tensors import read_tensors
 from fullyconv.train.assemble import assemble, prepare
 from fullyconv.train.folder import open_run
 from fullyconv.train.job import Quiet

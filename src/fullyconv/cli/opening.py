@@ -111,10 +111,10 @@ def _external(name: str, side: tuple[int, int] | None) -> Subject:
 
 
 def _filled(subject: Subject, weights: Path) -> Subject:
-    from fullyconv.checkpoint import read_weights
     from fullyconv.cli.console import err
     from fullyconv.files import BadFile
     from fullyconv.surgery import transplant
+    from fullyconv.tensors import read_weights
 
     moved = transplant(read_weights(weights), subject.network)
     if not (moved.moved or moved.reshaped):

@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fullyconv.checkpoint import find_model, find_own_model, read_tensors, write_tensors
+from fullyconv.checkpoint import find_model, find_own_model
 from fullyconv.files import BadFile
 from fullyconv.networks.fcn import FCN
 from fullyconv.openvino import import_openvino, quiet_import
 from fullyconv.predict.openvino_graph import is_bilinear, make_graph
+from fullyconv.tensors import read_tensors, write_tensors
 from fullyconv.types import Preprocess
 
 INT8 = "int8.safetensors"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fullyconv.checkpoint import load_network, read_config, read_weights
+from fullyconv.checkpoint import load_network, read_config
 from fullyconv.crf import CRFParameters
 from fullyconv.files import BadFile
 from fullyconv.networks import foreign_trunk, split_name
@@ -24,6 +24,7 @@ from fullyconv.networks.trunks.external import build_classifier, usual_preproces
 from fullyconv.surgery import Transplant, transplant
 from fullyconv.surgery.layers import widen, without_weights
 from fullyconv.surgery.weights import prefixes_of_trunks
+from fullyconv.tensors import read_weights
 from fullyconv.trace import input_channels
 from fullyconv.train.recipe import Recipe
 from fullyconv.types import Preprocess

@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.optim import AdamW
 
-from fullyconv.checkpoint import WEIGHTS, read_tensors, save, write_tensors
+from fullyconv.checkpoint import WEIGHTS, save
 from fullyconv.files import BadFile, write_json
+from fullyconv.tensors import read_tensors, write_tensors
 from fullyconv.train.checkpoints import OPTIMIZER, STATE
 from fullyconv.train.job import Job, Position
 from fullyconv.train.optim import optimizer_tensors, restore_optimizer
