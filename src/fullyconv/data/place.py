@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 
 from fullyconv.data.nothing import NO_DATA
-from fullyconv.data.tiff import levels
+from fullyconv.data.tiff_pages import levels
 from fullyconv.types import ClassSet
 
 SCALE, TIEPOINT, TRANSFORM, KEYS, DOUBLES, WORDS = 33550, 33922, 34264, 34735, 34736, 34737

@@ -14,7 +14,9 @@ from fullyconv.data.images import READERS, picture_levels, unreadable, warn_of
 from fullyconv.data.pngrows import png_blocks
 from fullyconv.data.raster import COLOURS, Raster, white_level
 from fullyconv.data.stores import open_store, said
-from fullyconv.data.tiff import MOST_BYTES, check_page, is_tiff, mask_page, nothing_of, outside, page_at, raster_of
+from fullyconv.data.tiff import is_tiff, mask_page, nothing_of, outside, raster_of
+from fullyconv.data.tiff_header import MOST_BYTES, check_page
+from fullyconv.data.tiff_pages import page_at
 from fullyconv.files import BadFile, is_store
 from fullyconv.limits import LIMITS
 from fullyconv.types import Levels
