@@ -44,10 +44,12 @@ PUBLIC = public()
 
 
 def methods(thing: type) -> dict[str, Any]:
-    """The public methods that a class itself defines."""
+    """The public methods that a class defines, itself or in a class of ours that it extends."""
+    ours = [each for each in reversed(thing.__mro__) if each.__module__.startswith("fullyconv")]
     return {
         name: inspect.unwrap(getattr(each, "__func__", each))
-        for name, each in vars(thing).items()
+        for place in ours
+        for name, each in vars(place).items()
         if not name.startswith("_") and (inspect.isfunction(each) or isinstance(each, classmethod | staticmethod))
     }
 

@@ -15,7 +15,7 @@ from fullyconv import ClassSet, Preprocess, Segmenter, build, from_classifier, l
 from fullyconv.files import BadFile
 from fullyconv.machine import evaluating
 from fullyconv.networks.reference import REFERENCES, preprocess_of
-from fullyconv.predict import image as module
+from fullyconv.predict import arrays
 from fullyconv.predict.inputs import pixels_of
 
 RNG = np.random.default_rng(0)
@@ -122,7 +122,7 @@ def test_parts_give_what_one_pass_gives(
     pixels = RNG.integers(0, 256, (*size, 3)).astype(np.uint8)
     whole = model.predict(pixels, probabilities=True)
     assert seen == [size]
-    monkeypatch.setattr(module, "WHOLE_PIXELS", 1)
+    monkeypatch.setattr(arrays, "WHOLE_PIXELS", 1)
     monkeypatch.setattr("fullyconv.predict.prepared.WORKING_BYTES", 1)
     monkeypatch.setattr("fullyconv.predict.bands.HEIGHTS", (1,))
     if not in_bands:
@@ -184,7 +184,7 @@ def test_large_images_of_a_network_that_sees_everything_are_refused_or_approxima
     segmenter = Segmenter(network, classes=ClassSet(("a", "b", "c")), preprocess=Preprocess())
     image = RNG.integers(0, 256, (40, 50, 3)).astype(np.uint8)
     whole = segmenter.predict(image).labels
-    monkeypatch.setattr("fullyconv.predict.image.WHOLE_PIXELS", 1)
+    monkeypatch.setattr("fullyconv.predict.arrays.WHOLE_PIXELS", 1)
     np.testing.assert_array_equal(segmenter.predict(image).labels, whole)  # it fits into memory
     segmenter.memory = 1
     with pytest.raises(ValueError, match=r"se: sees the whole picture .* \(\d+ such operations\), so an image"):

@@ -42,7 +42,7 @@ def segmenter() -> Segmenter:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fullyconv.predict.image.WHOLE_PIXELS", 1)
+    monkeypatch.setattr("fullyconv.predict.arrays.WHOLE_PIXELS", 1)
     monkeypatch.setattr("fullyconv.predict.bands.HEIGHTS", (1,))
     monkeypatch.setattr("fullyconv.predict.draft.VIEW_SIDE", 100)
     monkeypatch.setattr("fullyconv.predict.draft.BAND_PIXELS", 1 << 14)

@@ -68,7 +68,7 @@ def test_pictures_of_many_sizes_keep_their_order(model: Segmenter, predictor: Pr
 def test_large_batches_go_in_parts(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = np.stack(pictures(*[(20, 30)] * 5))
     expected = predictor(batch)
-    monkeypatch.setattr("fullyconv.predict.image.WHOLE_PIXELS", 1300)
+    monkeypatch.setattr("fullyconv.predict.arrays.WHOLE_PIXELS", 1300)
     np.testing.assert_array_equal(predictor(batch), expected)
 
 

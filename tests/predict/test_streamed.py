@@ -180,7 +180,7 @@ def test_labels_in_bands_and_strips_are_those_of_one_pass(precision: str, monkey
     )
     pixels = np.random.default_rng(0).integers(0, 256, (330, 580, 3), np.uint8)
     whole = model.predict(pixels, probabilities=True)
-    monkeypatch.setattr("fullyconv.predict.image.WHOLE_PIXELS", 1)
+    monkeypatch.setattr("fullyconv.predict.arrays.WHOLE_PIXELS", 1)
     monkeypatch.setattr("fullyconv.predict.bands.HEIGHTS", (1,))
     model.memory = 1
     found = model.predict(pixels, probabilities=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fullyconv.data.raster import COLOURS
-from fullyconv.predict.image import WHOLE_PIXELS, Segmenter
+from fullyconv.predict.arrays import WHOLE_PIXELS
+from fullyconv.predict.image import Segmenter
 from fullyconv.predict.prediction import Prediction
 
 

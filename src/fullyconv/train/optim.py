@@ -58,9 +58,13 @@ class Descent(BaseModel):
         return value
 
     def rate_at(self, progress: float) -> float:
-        """Return the learning rate at ``progress`` (0..1) through the run.
+        """Return the learning rate at some point of the run.
 
-        ``poly`` is (1 - progress) ** power, as DeepLab and most segmentation recipes use it.
+        Args:
+            progress: How far the run is, 0..1.
+
+        Returns:
+            The rate; with ``poly`` it falls by (1 - progress) ** power, as DeepLab and most segmentation recipes do.
 
         >>> Descent(learning_rate=0.1, power=1, warmup=0).rate_at(0.25)
         0.07500000000000001
