@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,9 +12,8 @@ from urllib.parse import urlsplit
 
 import typer
 
-from fullyconv.cli.console import out
-from fullyconv.cli.crf import with_crf
-from fullyconv.cli.opening import tell_heads, with_doubt, with_views
+from fullyconv.cli.labelling import Asked, label_pictures, label_scenes, looking, predict_on_cluster
+from fullyconv.cli.opening import tell_heads
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
@@ -27,19 +24,79 @@ from fullyconv.cli.options import (
     ViewsOption,
     import_from_here,
 )
-from fullyconv.cli.progress import follow, paint_films
-from fullyconv.files import counted
 
 if TYPE_CHECKING:
-    from fullyconv.hsi.segmenter import SceneSegmenter
-    from fullyconv.predict.beside import Beside
     from fullyconv.predict.image import Segmenter
-    from fullyconv.predict.ray import Choices
-    from fullyconv.predict.work import Outcome
 
 LIBRARIES = 500 << 20  # bytes that Python, PyTorch and NumPy take
 LEAST_LEFT = 96 << 20
 OTHERS = "for {}, which this model's inputs are not"
+
+# What is written.
+ProbabilitiesOption = Annotated[
+    bool,
+    typer.Option(
+        "--probabilities", help="Also write C x H x W float16 class probabilities (.npz; of huge pictures .npy)."
+    ),
+]
+PolygonsOption = Annotated[
+    bool, typer.Option("--polygons", help="Also write each picture's regions as polygons (.geojson).")
+]
+PolygonsToOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="coco|yolo|labelme|gpkg",
+        help="Also write them for other tools: coco.json, or a .txt, .json or .gpkg each; may be repeated.",
+    ),
+]
+SimplifyOption = Annotated[
+    float, typer.Option(min=0, metavar="PIXELS", help="How far outlines may move to have fewer corners.")
+]
+AreasOption = Annotated[
+    bool, typer.Option("--areas", help="Also write pixels and area of each class and region (areas.csv).")
+]
+LegendOption = Annotated[bool, typer.Option("--legend", help="Put the classes' names below each overlay.")]
+SheetOption = Annotated[bool, typer.Option("--sheet", help="Also write a page of all overlays (index.html).")]
+
+# How the model looks.
+UncertaintyOption = Annotated[
+    bool, typer.Option("--uncertainty", help="Also write how uncertain each pixel is (several looks: slower).")
+]
+LevelOption = Annotated[
+    int,
+    typer.Option(min=0, metavar="N", help="Of slides, pyramids and Zarr: which size to label, 0 the full one."),
+]
+ApproximateOption = Annotated[
+    bool,
+    typer.Option(
+        "--approximate",
+        help="Show tiles to networks in which every position sees the whole picture, where that needs more memory.",
+    ),
+]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="2GiB",
+        help="Memory to use; what needs more is read, labelled and written by rows. Default: what is free.",
+    ),
+]
+
+# Of scenes alone.
+CubeKeyOption = Annotated[str | None, typer.Option(help="Of scenes: name of the cube in files that hold several.")]
+RGBOption = Annotated[
+    tuple[float, float, float] | None,
+    typer.Option(help="Of scenes: wavelengths in nm to show as red, green and blue; default: 650 550 450."),
+]
+
+# Where it computes.
+AnyEngineOption = Annotated[
+    Literal["auto", "pytorch", "openvino", "ray"],
+    typer.Option(help="What computes: openvino and ray are extras; ray is a cluster (docs/machines.md)."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="With ray: how many workers; default: one per GPU, or per CPU.")
+]
+ColumnOption = Annotated[str, typer.Option(help="With ray: the column of paths or URLs in tables (.csv, .parquet).")]
 
 
 def predict(
@@ -52,72 +109,26 @@ def predict(
     out_: Annotated[
         str | None, typer.Option("--out", help="Folder for the pictures and maps; default: a new runs/predict-N.")
     ] = None,
-    probabilities: Annotated[
-        bool,
-        typer.Option(
-            "--probabilities", help="Also write C x H x W float16 class probabilities (.npz; of huge pictures .npy)."
-        ),
-    ] = False,
-    polygons: Annotated[
-        bool, typer.Option("--polygons", help="Also write each picture's regions as polygons (.geojson).")
-    ] = False,
-    polygons_to: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="coco|yolo|labelme|gpkg",
-            help="Also write them for other tools: coco.json, or a .txt, .json or .gpkg each; may be repeated.",
-        ),
-    ] = None,
-    simplify: Annotated[
-        float, typer.Option(min=0, metavar="PIXELS", help="How far outlines may move to have fewer corners.")
-    ] = 0.0,
-    areas: Annotated[
-        bool, typer.Option("--areas", help="Also write pixels and area of each class and region (areas.csv).")
-    ] = False,
-    legend: Annotated[bool, typer.Option("--legend", help="Put the classes' names below each overlay.")] = False,
-    sheet: Annotated[bool, typer.Option("--sheet", help="Also write a page of all overlays (index.html).")] = False,
-    uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Also write how uncertain each pixel is (several looks: slower).")
-    ] = False,
+    probabilities: ProbabilitiesOption = False,
+    polygons: PolygonsOption = False,
+    polygons_to: PolygonsToOption = None,
+    simplify: SimplifyOption = 0.0,
+    areas: AreasOption = False,
+    legend: LegendOption = False,
+    sheet: SheetOption = False,
+    uncertainty: UncertaintyOption = False,
     crf: CRFOption = False,
     tta: ViewsOption = None,
-    cube_key: Annotated[
-        str | None, typer.Option(help="Of scenes: name of the cube in files that hold several.")
-    ] = None,
-    rgb: Annotated[
-        tuple[float, float, float] | None,
-        typer.Option(help="Of scenes: wavelengths in nm to show as red, green and blue; default: 650 550 450."),
-    ] = None,
+    cube_key: CubeKeyOption = None,
+    rgb: RGBOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
-    engine: Annotated[
-        Literal["auto", "pytorch", "openvino", "ray"],
-        typer.Option(help="What computes: openvino and ray are extras; ray is a cluster (docs/machines.md)."),
-    ] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="With ray: how many workers; default: one per GPU, or per CPU.")
-    ] = None,
-    column: Annotated[
-        str, typer.Option(help="With ray: the column of paths or URLs in tables (.csv, .parquet).")
-    ] = "image",
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="2GiB",
-            help="Memory to use; what needs more is read, labelled and written by rows. Default: what is free.",
-        ),
-    ] = None,
-    level: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="Of slides, pyramids and Zarr: which size to label, 0 the full one."),
-    ] = 0,
-    approximate: Annotated[
-        bool,
-        typer.Option(
-            "--approximate",
-            help="Show tiles to networks in which every position sees the whole picture, where that needs more memory.",
-        ),
-    ] = False,
+    engine: AnyEngineOption = "auto",
+    workers: WorkersOption = None,
+    column: ColumnOption = "image",
+    memory: MemoryOption = None,
+    level: LevelOption = 0,
+    approximate: ApproximateOption = False,
     overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
@@ -179,90 +190,13 @@ def predict(
         segmenter.prepared()  # what cannot be had is said once, not of every picture
     if isinstance(segmenter, SceneSegmenter):
         _refuse(asked.of_pictures, OTHERS.format("pictures"))
-        bad = _label_scenes(segmenter, inputs, asked)
+        bad = label_scenes(segmenter, inputs, asked)
     else:
         _refuse(asked.of_scenes, OTHERS.format("scenes"))
         tell_heads(segmenter.network)
-        bad = _label_pictures(_looking(segmenter, model, asked), inputs, asked)
+        bad = label_pictures(looking(segmenter, model, asked), inputs, asked)
     if bad:
         raise typer.Exit(1)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the command is to write, and how the model is to look."""
-
-    folder: Path
-    beside: Beside
-    probabilities: bool
-    sheet: bool
-    overwrite: bool
-    crf: bool
-    tta: str | None
-    uncertainty: bool
-    cube_key: str | None
-    rgb: tuple[float, float, float] | None
-
-    @property
-    def of_pictures(self) -> dict[str, object]:
-        """The options that are for pictures alone."""
-        return {
-            "--crf": self.crf, "--tta": self.tta, "--uncertainty": self.uncertainty,
-            "--polygons": self.beside.polygons, "--areas": self.beside.areas, "--legend": self.beside.legend,
-            "--sheet": self.sheet, "--level": self.beside.level,
-        }  # fmt: skip
-
-    @property
-    def of_scenes(self) -> dict[str, object]:
-        """The options that are for scenes alone."""
-        return {"--cube-key": self.cube_key, "--rgb": self.rgb}
-
-
-def _looking(segmenter: Segmenter, model: Path, asked: Asked) -> Segmenter:
-    """Let a model look at pictures as it is asked to."""
-    segmenter = with_views(segmenter, asked.tta)
-    segmenter = with_crf(segmenter, model) if asked.crf else segmenter
-    return with_doubt(segmenter) if asked.uncertainty else segmenter
-
-
-def _label_scenes(segmenter: SceneSegmenter, inputs: list[str], asked: Asked) -> bool:
-    """Label scenes; returns whether some were bad."""
-    from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
-    from fullyconv.hsi.pictures import RGB_NM
-    from fullyconv.predict.work import Pace
-
-    tasks, pace = find_scenes(inputs, out=asked.folder), Pace()
-    output = MapOptions(asked.cube_key, asked.probabilities, asked.rgb or RGB_NM, asked.overwrite)
-    bad = follow("predicting", predict_scenes(segmenter, tasks, asked.folder, output, pace=pace), len(tasks))
-    out.print(f"{len(tasks) - bad} of {len(tasks)} scenes labelled in {asked.folder}")
-    out.print(pace.words("scene"))
-    return bad > 0
-
-
-def _label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked) -> bool:
-    """Label films and pictures; returns whether some were bad."""
-    from fullyconv.outputs import Outputs
-    from fullyconv.predict.folder import find_images, predict_files
-    from fullyconv.predict.work import Pace
-    from fullyconv.report.sheet import SHEET, write_sheet
-
-    place, overwrite = asked.folder, asked.overwrite
-    others = {"--probabilities": asked.probabilities, **asked.of_pictures, "--uncertainty": None}
-    bad_films, inputs = paint_films(segmenter, inputs, place, asked=others, overwrite=overwrite)
-    tasks, pace = find_images(inputs, out=place, levels=segmenter.preprocess.levels), Pace()
-    outputs = Outputs(place, overwrite=overwrite)
-    outputs.check([SHEET] if asked.sheet else [])
-    chances, beside = asked.probabilities, asked.beside
-    outcomes = predict_files(
-        segmenter, tasks, place, probabilities=chances, overwrite=overwrite, pace=pace, beside=beside
-    )
-    done: list[Outcome] = []
-    bad = follow("predicting", _noted(outcomes, done), len(tasks))
-    if asked.sheet:
-        out.print(f"{write_sheet(outputs, done, segmenter.classes)}")
-    out.print(f"{len(tasks) - bad} of {len(tasks)} images labelled in {place}")
-    out.print(pace.words("image"))
-    return bool(bad or bad_films)
 
 
 def _refuse_model(place: Path) -> None:
@@ -321,27 +255,3 @@ def _refuse(options: Mapping[str, object], wrong: str) -> None:
     given = [option for option, value in options.items() if value]
     if given:
         raise ValueError(f"{' and '.join(given)}: {wrong}: leave it out")
-
-
-def predict_on_cluster(model: Path, inputs: list[str], place: str, choices: Choices, *, column: str) -> None:
-    """Predict with a progress bar on a Ray cluster; exits with status 1 where files are bad."""
-    from fullyconv.predict.ray import RayJob
-    from fullyconv.predict.remote import list_images
-
-    images = list_images(inputs, place, column=column)
-    job = RayJob(model, images, place, choices)
-    if job.before:
-        out.print(f"{job.before} of {len(images)} images were labelled before")
-    started = time.monotonic()
-    bad = follow("predicting", job.outcomes(), len(job.left))
-    out.print(f"{len(images) - bad} of {len(images)} images labelled in {place}")
-    out.print(f"{counted(len(job.left), 'image')} in {time.monotonic() - started:.1f} s")
-    if bad:
-        raise typer.Exit(1)
-
-
-def _noted(outcomes: Iterator[Outcome], done: list[Outcome]) -> Iterator[Outcome]:
-    """Pass outcomes on, and keep them."""
-    for outcome in outcomes:
-        done.append(outcome)
-        yield outcome
