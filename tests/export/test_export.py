@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fullyconv.export import Inside, Source, export
-from fullyconv.networks import build
+from fullyconv.export.graph import Graph, record
+from fullyconv.networks import build, from_classifier
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.image import Segmenter
 from fullyconv.types import ClassSet, Preprocess
@@ -94,6 +95,32 @@ def test_what_depends_on_numbers_cannot_be_recorded(tmp_path: Path) -> None:
     made.__class__ = Picky
     with pytest.raises(ValueError, match="cannot be recorded for every size"):
         segmenter(made).export(tmp_path, to="torch")
+
+
+class Turning(nn.Module):
+    """Normalises maps turned over, channels last, as ConvNeXt does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 4, 4)
+        self.norm = nn.LayerNorm(8)
+        self.mix = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        found = self.mix(self.norm(self.down(image).permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        scores: Tensor = self.fc(found.mean((2, 3)))
+        return scores
+
+
+def test_maps_that_are_turned_over_do_not_bind_the_size() -> None:
+    """The recorder compares their sizes with 1: it once bound images to at least 33 pixels."""
+    torch.manual_seed(0)
+    made = from_classifier(Turning(), 3, stride=4, example=(3, 32, 32)).eval()
+    recorded = record(Graph(made, Preprocess(), Inside(), 1.0)).module()
+    for image in images(made, ((1, 1, 1), (2, 3, 40))):
+        with torch.no_grad():
+            torch.testing.assert_close(recorded(image), made(image))
 
 
 def test_a_file_of_someone_else_is_not_replaced(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from fullyconv.data.folder import open_folder
 from fullyconv.evaluation import evaluate
 from fullyconv.export import Source, export
 from fullyconv.networks.inspection import inspect
+from fullyconv.networks.trunks.classic import Contracting
 from fullyconv.train.recipe import Recipe, change
 from fullyconv.types import ClassSet
 from runs import train
@@ -22,14 +23,18 @@ TINY = {"crop": [64, 64], "epochs": 1, "batch": 2, "precision": "fp32", "device"
 NAMES = (
     "fcn8s-resnet18", "fcn8s-timm:resnet18", "fpn8s-lite0", "segnet-basic", "segnet-torchvision:vgg11_bn",
     "deeplab-largefov-lite0", "deeplab-resnet18", "deeplab-timm:resnet18d", "unet-resnet18",
+    "unet-timm:convnext_atto", "unet-original",
 )  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_trained_saved_scored_exported_inspected_and_its_tiles_are_the_whole(
-    name: str, shapes: Path, tmp_path: Path
+    name: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(
+        Contracting, "channels", (4, 6, 8, 10, 12)
+    )  # the original U-Net's has 64 to 1024 and no padding
     train(change(Recipe(), {**TINY, "network": name}, source="test"), shapes, tmp_path / "run")
     model = load(tmp_path / "run", device="cpu")
     network = model.network

@@ -197,6 +197,8 @@ BASIC = counted([(3, 64, 7), *[(64, 64, 7)] * 7, (64, 11, 1)], normalised=8)
 HIDDEN = [(512, 4096, 7), (4096, 4096, 1), (4096, 512, 7)]
 DECONVNET = counted([*ENCODER, *HIDDEN, *DECODER, (64, 64, 3), (64, 21, 1)], normalised=29)
 LARGEFOV = counted([*ENCODER, (512, 1024, 3), (1024, 1024, 1), (1024, 21, 1)])
+# DeepLab v2's train.prototxt; the four convolutions that score are summed, so they are one, with one bias.
+ASPP = counted([*ENCODER, *[(512, 1024, 3), (1024, 1024, 1)] * 4, (4 * 1024, 21, 1)])
 UNET = counted([
     (3, 64, 3), (64, 64, 3), (64, 128, 3), (128, 128, 3), (128, 256, 3), (256, 256, 3), (256, 512, 3), (512, 512, 3),
     (512, 1024, 3), (1024, 1024, 3), (1024, 512, 2), (1024, 512, 3), (512, 512, 3), (512, 256, 2), (512, 256, 3),
@@ -209,6 +211,7 @@ UNET = counted([
     ("segnet-basic", 11, BASIC, 1.425),  # the same table: 1.425 M, of its own basic variant
     pytest.param(HUGE, 21, DECONVNET, 252, marks=pytest.mark.slow),  # DeconvNet, section 3: "approximately 252M"
     ("deeplab-largefov-vgg16", 21, LARGEFOV, 20.5),  # DeepLab, table 2: 20.5 M
+    ("deeplab-vgg16", 21, ASPP, 37.9),  # published nowhere: counted from the prototxt of ASPP-L
     ("unet-original", 2, UNET, 31.03),
 ])  # fmt: skip
 def test_parameters_are_those_of_the_papers(name: str, classes: int, count: int, published: float) -> None:

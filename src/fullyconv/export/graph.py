@@ -12,6 +12,8 @@ import torch
 import torch.fx.experimental._config as symbolic
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from fullyconv.networks.fcn import FCN
 from fullyconv.scores.calibration import probabilities_of
@@ -130,7 +132,19 @@ def record(graph: Graph) -> ExportedProgram:
             )
     except Exception as error:  # whatever a foreign operation makes the recorder raise
         raise ValueError(f"this network cannot be recorded for every size ({reason(error)})") from error
+    _allow_sizes(program, (1, *least))
     return _without_assertions(program)
+
+
+def _allow_sizes(program: ExportedProgram, least: tuple[int, int, int]) -> None:
+    """Let the file take every number, height and width from the least on.
+
+    Where a network turns its maps over (ConvNeXt), the recorder compares their sizes with 1 to choose an order in
+    memory, and takes what the example had for a bound of the image: "height >= 33". What is computed does not change.
+    """
+    (image,) = (node for node in program.graph.nodes if node.name == "image")
+    for size, lower in zip((image.meta["val"].shape[axis] for axis in (0, 2, 3)), least, strict=True):
+        program.range_constraints[size.node.expr] = ValueRanges(lower, int_oo)
 
 
 def _sizes_of_one() -> AbstractContextManager[None]:
