@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from fullyconv.scores.boundary import boundaries, count_boundaries, squared_distance
 from fullyconv.scores.metrics import confusion
@@ -60,6 +61,29 @@ def test_a_ring_of_void_is_where_boundaries_are(void: int) -> None:
     blob[30:90, 40:120] = void  # an area that nobody labelled has no boundary
     assert np.isnan(count_boundaries(blob, np.zeros_like(blob), classes=6).f_score)
     assert count_boundaries(blob, np.zeros_like(blob), classes=6).trimap.sum() == 0
+
+
+@pytest.mark.parametrize("half", [1, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_bands_around_rings_are_those_of_scipys_distances(half: int, seed: int) -> None:
+    """Rings of 2 or 4 void pixels between all things, junctions among them: all distances from ring or other class."""
+    rng = np.random.default_rng(seed)
+    things = np.kron(rng.integers(0, 4, (4, 5)), np.ones((60, 64), int))
+    edges = np.zeros(things.shape, bool)
+    edges[1:] |= things[1:] != things[:-1]
+    edges[:, 1:] |= things[:, 1:] != things[:, :-1]
+    ring = ndimage.binary_dilation(edges, np.ones((2 * half, 2 * half)))
+    truth, guess = np.where(ring, 255, things), rng.integers(0, 4, things.shape)
+    widths = (1, 1.5, 4.5, 5**0.5, 13)
+    counts = count_boundaries(truth, guess, classes=4, widths=widths)
+    far = np.full(truth.shape, np.inf)
+    for label in range(4):
+        own = truth == label
+        far[own] = ndimage.distance_transform_edt(own)[own]
+    for width, found in zip(widths, counts.trimap, strict=True):
+        band = far <= width + 1e-9
+        np.testing.assert_array_equal(found, confusion(np.where(band, truth, -1), guess, classes=4))
+    assert count_boundaries(truth, things, classes=4).f_score == 1
 
 
 def test_a_perfect_prediction_scores_one_and_void_is_no_boundary() -> None:

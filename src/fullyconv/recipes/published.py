@@ -29,6 +29,10 @@ PUBLISHED = {
     "voc-fcn16s": Published(91.0, 78.1, 65.0, 84.3, PAMI),
     "voc-fcn8s": Published(91.2, 77.6, 65.5, 84.5, PAMI),
     "voc-fcn8s-atonce": Published(91.1, 78.5, 65.4, 84.4, PAMI),
+    "voc-fcn32s-accumulated": Published(89.1, 73.3, 59.4, 81.4, "CVPR 2015, table 2"),
+    "voc-fcn16s-learned": Published(90.0, 75.7, 62.4, 83.0, "CVPR 2015, table 2"),
+    "voc-fcn8s-learned": Published(90.3, 75.9, 62.7, 83.2, "CVPR 2015, table 2"),
+    "voc-fcn-googlenet": Published(None, None, 42.5, None, "CVPR 2015, table 1"),
     "voc-fcn32s-fixed": Published(83.0, 59.7, 45.4, 72.0, "CVPR 2015, table 2"),
     "voc-fcn16s-max": Published(None, None, None, None, "CVPR 2015, section 4.2: learns badly"),
     "voc-fcn8s-max": Published(None, None, None, None, "none published"),
@@ -66,6 +70,12 @@ def _nyud(*names: str) -> Chain:
 
 _STREAMS = ("nyud-fcn32s-color", "nyud-fcn32s-hha", "nyud-fcn32s-color-hha")
 
+_LEARNED = {
+    "voc-fcn32s-accumulated": voc.ACCUMULATED,
+    "voc-fcn16s-learned": voc.LEARNED_16S,
+    "voc-fcn8s-learned": voc.LEARNED_8S,
+}
+
 # What has to be trained, first to last, for each network; stages carry the networks' names.
 REPRODUCTIONS = {
     "voc-fcn32s": Chain({"voc-fcn32s": voc.HEAVY_32S}),
@@ -75,6 +85,10 @@ REPRODUCTIONS = {
     "voc-fcn16s-max": Chain({"voc-fcn32s": voc.HEAVY_32S, "voc-fcn16s-max": voc.MAX_16S}),
     "voc-fcn8s-max": Chain({"voc-fcn32s": voc.HEAVY_32S, "voc-fcn16s-max": voc.MAX_16S, "voc-fcn8s-max": voc.MAX_8S}),
     **{name: Chain({name: recipe}) for name, recipe in voc.POOLS.items()},
+    "voc-fcn32s-accumulated": Chain({"voc-fcn32s-accumulated": voc.ACCUMULATED}),
+    "voc-fcn16s-learned": Chain(_up_to(_LEARNED, "voc-fcn16s-learned")),
+    "voc-fcn8s-learned": Chain(_LEARNED),
+    "voc-fcn-googlenet": Chain({"voc-fcn-googlenet": voc.GOOGLENET}),
     "voc-fcn32s-fixed": Chain({"voc-fcn32s-fixed": voc.FIXED}),
     "voc-fcn-alexnet": Chain({"voc-fcn-alexnet": voc.ALEXNET}),
     "voc-fcn32s-patchwise": Chain({"voc-fcn32s-patchwise": voc.PATCHWISE}),

@@ -85,6 +85,21 @@ ACCUMULATED = HEAVY_32S.model_copy(
 ``fullyconv train voc-fcn32s-accumulated --data VOC --out RUN --set start_from=VGG``: 59.4 (paper, table 2).
 """
 
+LEARNED_16S = ACCUMULATED.model_copy(update={"network": "voc-fcn16s-learned", "learning_rate": 1e-6})
+"""FCN-16s as the CVPR paper trained it: upsampling between maps is learned, at a hundredth of the rate.
+
+``fullyconv train voc-fcn16s-learned … --set start_from=RUN32S/model`` (of ``voc-fcn32s-accumulated``): 62.4 (table 2).
+"""
+
+LEARNED_8S = ACCUMULATED.model_copy(update={"network": "voc-fcn8s-learned", "learning_rate": 1e-8})
+"""The stage after it: ``fullyconv train voc-fcn8s-learned … --set start_from=RUN16SLEARNED/model``: 62.7 (table 2)."""
+
+GOOGLENET = ACCUMULATED.model_copy(update={"network": "voc-fcn-googlenet", "learning_rate": 5e-5})
+"""FCN-GoogLeNet, likewise, at the paper's rate for it (section 4.3).
+
+``fullyconv train voc-fcn-googlenet --data VOC --out RUN --set start_from=GOOGLENET``: 42.5 (paper, table 1).
+"""
+
 FIXED = ACCUMULATED.model_copy(update={"network": "voc-fcn32s-fixed", "train_only": "scores"})
 """FCN-32s-fixed: only the last layer's 86,037 parameters train.
 
