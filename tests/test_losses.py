@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,8 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from fullyconv.losses import Normalization, class_weights, pixel_loss, sample_terms
+from fullyconv.losses import Normalization, class_weights, pixel, pixel_loss, sample_terms
 from fullyconv.types import VOID
+
+
+@pytest.fixture(scope="module", autouse=True, params=["as on a CPU", "as on a GPU"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Both ways to compute the loss, here where there may be no GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "as on a GPU":
+            patch.setattr(pixel, "_lose_in_strips", pixel._lose_at_once)
+        yield
 
 
 def problem(classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:

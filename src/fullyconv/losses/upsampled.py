@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fullyconv.losses.kernels import Axis
 
 BAND_ROWS = 16  # of the picture, whose scores exist at once where there is no compiled loop
+BAND_SCORES = 1 << 26  # on a GPU, which wants few large operations: 256 MiB
 
 
 def upsampled_loss(
@@ -160,8 +161,9 @@ class _InBands(torch.autograd.Function):
         down, across = (matrix.to(units) for matrix in matrices)
         gradient = torch.zeros_like(units) if ctx.needs_input_grad[0] else None
         total = pixel_weights.new_zeros(())
-        for top in range(0, targets.shape[1], BAND_ROWS):
-            rows = slice(top, top + BAND_ROWS)
+        height = _band_rows(units, targets.shape[2])
+        for top in range(0, targets.shape[1], height):
+            rows = slice(top, top + height)
             with torch.enable_grad():
                 band = ((down[rows] @ units) @ across.T).requires_grad_(gradient is not None)
                 loss = softmax_loss(band, targets[:, rows], pixel_weights[:, rows])
@@ -178,3 +180,10 @@ class _InBands(torch.autograd.Function):
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return (gradient * output_gradient).to(ctx.kind), None, None, None
+
+
+def _band_rows(units: Tensor, width: int) -> int:
+    """Choose how many rows of the picture are scored at once."""
+    if units.device.type == "cpu":
+        return BAND_ROWS
+    return max(BAND_ROWS, BAND_SCORES // max(1, units.shape[0] * units.shape[1] * width))

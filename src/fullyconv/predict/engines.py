@@ -236,11 +236,13 @@ class PyTorchEngine:
         self.device = device or torch.device("cpu")
         self.kind = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         if preprocess is not None:
-            scale = 1 / torch.tensor(preprocess.std)
-            self._line = scale, -torch.tensor(preprocess.mean) * scale
+            scale = 1 / torch.tensor(preprocess.std, device=self.device)
+            self._line = scale, -torch.tensor(preprocess.mean, device=self.device) * scale
             swapped = [2, 1, 0, *range(3, len(preprocess.mean))]
             self._order = swapped if preprocess.order == "BGR" else None
         self.packed = pack(network, self.kind) if self.device.type == "cpu" else None
+        double = next(network.parameters()).dtype == torch.float64
+        self._laid = self.packed is not None or not double  # whether pixels are normalised where they are computed
         self._bands: PyTorchBands | None = None
 
     def bands(self) -> Bands:
@@ -253,16 +255,20 @@ class PyTorchEngine:
         """Score the maps of N x H x W x K pixels; see ``Engine``."""
         short = self.kind == torch.bfloat16
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=short):
+            image = self.laid(pixels)
             if self.packed is None:
-                maps = self.network.score_maps(self.normalised(pixels))
+                maps = self.network.score_maps(image)
             else:
-                image = self.channels_last(pixels)
                 self.network.check(image)
                 maps = self.packed(self.network.padded(image))
         return [each if each.dtype == torch.float64 else each.float() for each in maps]
 
+    def laid(self, pixels: np.ndarray) -> Tensor:
+        """Normalise N x H x W x K to N x K x H x W, on the device."""
+        return self.channels_last(pixels) if self._laid else self.normalised(pixels)
+
     def normalised(self, pixels: np.ndarray) -> Tensor:
-        """Normalise N x H x W x K to N x K x H x W, as ``Preprocess`` does."""
+        """Normalise as ``Preprocess`` does, before the device has them."""
         if self.preprocess is None:
             batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         else:
@@ -274,11 +280,11 @@ class PyTorchEngine:
         """Normalise in the order in which pixels and the packed network's maps lie in memory."""
         if self.preprocess is None:
             laid = np.ascontiguousarray(pixels)
-            return torch.from_numpy(laid).permute(0, 3, 1, 2).to(self.kind)
+            return torch.from_numpy(laid).permute(0, 3, 1, 2).to(self.device, self.kind)
         scale, shift = self._line
         pictures, height, width, channels = pixels.shape
         ordered = np.require(pixels if self._order is None else pixels[..., self._order], requirements=["C", "W"])
-        lines = torch.from_numpy(ordered).view(pictures * height, width * channels).to(torch.float32)
+        lines = torch.from_numpy(ordered).view(pictures * height, width * channels).to(self.device).to(torch.float32)
         lines = torch.addcmul(shift.repeat(width), lines, scale.repeat(width)).to(self.kind)
         return lines.view(pictures, height, width, channels).permute(0, 3, 1, 2)
 
@@ -295,7 +301,7 @@ class PyTorchBands:
         engine = self._engine
         short = engine.kind == torch.bfloat16
         with torch.inference_mode(), torch.autocast(engine.device.type, torch.bfloat16, enabled=short):
-            image = engine.normalised(rows) if engine.packed is None else engine.channels_last(rows)
+            image = engine.laid(rows)
             del rows  # which may be as large as all maps, where pixels are spectra
             image = functional.pad(image, sides) if any(sides) else image
             maps = self._streamed.graph(image, flow)

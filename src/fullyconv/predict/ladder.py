@@ -21,6 +21,7 @@ from fullyconv.predict.rungs import Pair, Rung, Units
 from fullyconv.upsample import Upsample
 
 BAND_ROWS = 64
+BAND_SCORES = 1 << 26  # on a GPU, which wants few large operations: 256 MiB
 NOT_FINITE = "the network's scores are not finite (NaN or infinity)"
 
 
@@ -85,7 +86,8 @@ class Ladder:
         shapes = self._check(maps, size)
         labels = torch.empty(len(maps[0]), *size, dtype=label_type(self.classes), device=maps[0].device)
         if labels.device.type != "cpu":
-            for rows, scores in self.bands(maps, size):
+            height = max(BAND_ROWS, BAND_SCORES // max(1, len(labels) * self.classes * size[1]))
+            for rows, scores in self.bands(maps, size, rows=height):
                 labels[:, rows] = scores.argmax(1).to(labels.dtype)
             return labels
         if self._fusion != "sum":  # the compiled loops add
