@@ -65,6 +65,18 @@ class BadFile(ValueError):
         return BadFile, (self.path, self.what, self.fix)
 
 
+class FileWarning(UserWarning):
+    """What is worth knowing of a file that is used: which, and what.
+
+    >>> str(FileWarning("a.png", "is dark"))
+    'a.png: is dark'
+    """
+
+    def __init__(self, path: Path | str, what: str) -> None:
+        super().__init__(f"{path}: {what}")
+        self.path, self.what = str(path), what
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path`` to write to; it takes the place of ``path`` when the block ends.

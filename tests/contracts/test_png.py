@@ -60,7 +60,7 @@ def numbers(kind: int, depth: int, size: tuple[int, int], largest: int | None = 
     return rng.integers(0, (largest or 2**depth - 1) + 1, (*size, CHANNELS[kind])).astype(np.uint16)
 
 
-@pytest.mark.filterwarnings("ignore:transparent pixels")
+@pytest.mark.filterwarnings("ignore:.*transparent pixels")
 @pytest.mark.parametrize(("kind", "depth", "interlaced", "size"), CASES)
 def test_stored_numbers(tmp_path: Path, kind: int, depth: int, interlaced: bool, size: tuple[int, int]) -> None:
     values = numbers(kind, depth, size)
@@ -83,7 +83,7 @@ def test_stored_numbers(tmp_path: Path, kind: int, depth: int, interlaced: bool,
         np.testing.assert_array_equal(read_image(path), np.broadcast_to(colours, (*size, 3)).astype(np.uint8))
 
 
-@pytest.mark.filterwarnings("ignore:transparent pixels")
+@pytest.mark.filterwarnings("ignore:.*transparent pixels")
 @pytest.mark.parametrize("kind", [GREY, RGB, GREY_ALPHA, RGB_ALPHA])
 @pytest.mark.parametrize(
     ("largest", "white"), [(200, 255), (1023, 1023), (4000, 4095), (10_000, 16_383), (16_384, 65_535)]

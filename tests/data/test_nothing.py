@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from fullyconv.data.channels import missing_pixels
 from fullyconv.data.check import check_folder
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
@@ -19,6 +18,10 @@ from fullyconv.networks import build
 from fullyconv.predict.beside import Beside
 from fullyconv.predict.folder import find_images, predict_files
 from fullyconv.predict.image import Segmenter
+from fullyconv.predict.predictor import Predictor
+from fullyconv.predict.refine import CRFSegmenter
+from fullyconv.predict.uncertainty import Doubter
+from fullyconv.predict.views import Views, ViewsSegmenter
 from fullyconv.types import VOID, ClassSet, Levels, Preprocess
 
 HOLE = np.zeros((20, 30), np.bool_)
@@ -121,7 +124,7 @@ def test_a_mask_inside_a_geotiff_says_what_holds_nothing(tmp_path: Path, tiled: 
     ):
         file.write(values)
         file.write_mask(inside)
-    missing = missing_pixels(tmp_path / "a.tif")
+    missing = read_raster(tmp_path / "a.tif").missing
     assert missing is not None
     assert np.array_equal(missing, ~inside)
     rows = open_rows(tmp_path / "a.tif", 1)
@@ -131,16 +134,38 @@ def test_a_mask_inside_a_geotiff_says_what_holds_nothing(tmp_path: Path, tiled: 
         assert np.array_equal(rows.empty(first, last), ~inside[first:last])
 
 
-def test_predictions_leave_out_what_holds_nothing(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*hold nothing")
+def test_every_way_of_predicting_leaves_out_what_holds_nothing(tmp_path: Path) -> None:
     numbers = np.random.default_rng(0).uniform(0, 1, (20, 30)).astype(np.float32)
     numbers[HOLE] = np.nan
     write(tmp_path / "in" / "a.tif", numbers)
     network, classes = build("fcn1s-spectral2", 2, channels=3), ClassSet(("class_0", "class_1"))
     network.heads[0].bias.data[1] = 1e6
     segmenter = Segmenter(network, classes=classes, preprocess=Preprocess(), device="cpu")
-    tasks = find_images([tmp_path / "in"])
-    with pytest.warns(UserWarning, match="hold nothing"):
-        done = [*predict_files(segmenter, tasks, tmp_path / "out", beside=Beside(areas=True))]
-    assert [outcome.problem for outcome in done] == [None]
-    assert np.array_equal(read_raster(tmp_path / "out" / "a.png").values[..., 0], np.where(HOLE, 255, 1))
-    assert f"a,class_1,0,{(~HOLE).sum()}," in (tmp_path / "out" / "areas.csv").read_text()
+    path, wanted = tmp_path / "in" / "a.tif", np.where(HOLE, VOID, 1)
+    with pytest.warns(UserWarning, match=r"a.tif: pixels that hold nothing \('no data', NaN\) are void"):
+        plain = segmenter.predict(path, probabilities=True)
+    looking = [CRFSegmenter(segmenter), ViewsSegmenter(segmenter, Views(flip=True)), Doubter(segmenter)]
+    found = [plain, segmenter.predict([path.read_bytes()], probabilities=True)[0]]
+    found += [each.predict(path, probabilities=True) for each in looking]
+    masked = np.ma.masked_invalid(np.repeat(numbers[..., None], 3, 2))
+    found.append(segmenter.predict(masked, probabilities=True, span=(0, 1)))
+    for each in found:
+        assert each.probabilities is not None
+        assert np.array_equal(each.labels, wanted)
+        assert not each.probabilities[:, HOLE].any()
+        assert (each.probabilities[1, ~HOLE] > 0.5).all()
+    assert found[-2].uncertainty is not None
+    assert not found[-2].uncertainty.entropy[HOLE].any()
+    assert np.array_equal(found[-1].image, plain.image)
+    assert all(np.array_equal(each, wanted) for each in (Predictor(segmenter)(path), *Predictor(segmenter)([path])))
+    for memory in (None, 1):  # at once, and by rows
+        segmenter.picture_memory = memory
+        out = tmp_path / f"out{memory}"
+        tasks = find_images([tmp_path / "in"])
+        done = [*predict_files(segmenter, tasks, out, beside=Beside(areas=True), probabilities=True)]
+        assert [outcome.problem for outcome in done] == [None]
+        assert np.array_equal(read_raster(out / "a.png").values[..., 0], np.where(HOLE, 255, 1))
+        assert f"a,class_1,0,{(~HOLE).sum()}," in (out / "areas.csv").read_text()
+        chances = np.load(out / "a.npy") if memory else np.load(out / "a.npz")["probabilities"]
+        assert np.array_equal(chances, plain.probabilities)

@@ -112,7 +112,7 @@ def test_levels_of_what_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "LA", "RGBA"])
-@pytest.mark.filterwarnings("ignore:transparent")
+@pytest.mark.filterwarnings("ignore:.*transparent")
 def test_pngs(tmp_path: Path, mode: str) -> None:
     picture = Image.fromarray(np.ascontiguousarray(COLOURS)).convert(mode)
     picture.save(tmp_path / "x.png", compress_level=6)

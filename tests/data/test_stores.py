@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from fullyconv.data.channels import missing_pixels
 from fullyconv.data.images import read_image, read_raster
 from fullyconv.data.rows import Sight, open_rows
 from fullyconv.data.storing import write_store
@@ -51,7 +50,7 @@ LAYOUTS: dict[str, Callable[[np.ndarray], tuple[np.ndarray, list[str] | None]]] 
     ("layout", "kind", "version"),
     [("yxc", "u1", 2), ("cyx", "u2", 3), ("named", "u1", 3), ("xarray", "f4", 2), ("tczyx", "i2", 3), ("cyx", "u1", 2)],
 )
-@pytest.mark.filterwarnings("ignore:transparent")
+@pytest.mark.filterwarnings("ignore:.*transparent")
 def test_as_the_same_numbers_in_a_tiff(tmp_path: Path, layout: str, kind: str, version: int) -> None:
     for channels in (1, 3, 4):
         values = numbers(kind, channels)
@@ -136,7 +135,7 @@ def test_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -
     np.testing.assert_array_equal(read_image(tmp_path / "x.zarr/s1"), np.moveaxis(sizes[1], 0, 2))
     monkeypatch.setattr(LIMITS, "pixels", 300)  # of which the full size has more
     assert read_image(tmp_path / "x.zarr", level=2).shape == (18, 14, 3)
-    assert missing_pixels(tmp_path / "x.zarr", level=2) is None
+    assert read_raster(tmp_path / "x.zarr", level=2).missing is None
 
 
 def test_a_group_with_one_picture_and_with_several(tmp_path: Path) -> None:

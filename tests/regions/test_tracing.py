@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from matplotlib.path import Path as Outline
 from PIL import Image, ImageDraw
 
-from fullyconv.data.channels import missing_pixels
+from fullyconv.data.images import read_raster
 from fullyconv.data.place import Place, read_place, write_class_tiff
 from fullyconv.predict.beside import area_rows
 from fullyconv.regions import Polygon, simplify, trace
@@ -168,7 +168,7 @@ def test_a_map_lies_where_its_picture_does(tmp_path: Path, epsg: int, scale: flo
     geotiff(tmp_path / "in.tif", values, epsg=epsg, scale=scale, no_data=7)
     place = read_place(tmp_path / "in.tif")
     assert place is not None
-    empty = missing_pixels(tmp_path / "in.tif")
+    empty = read_raster(tmp_path / "in.tif").missing
     assert empty is not None
     assert empty.sum() == 1
     write_class_tiff(tmp_path / "out.tif", np.array([[0, 1, 2, 255, 0]] * 4, np.uint8), CLASSES, place)

@@ -95,6 +95,27 @@ def test_each_answer_is_what_predict_says(client: TestClient, segmenter: Segment
     assert np.array_equal(read(form.content), wanted.labels)
 
 
+@pytest.mark.filterwarnings("ignore:.*hold nothing")
+def test_what_holds_nothing_is_of_no_class(client: TestClient) -> None:
+    numbers = np.random.default_rng(0).uniform(0, 1, (20, 30)).astype(np.float32)
+    numbers[:5] = np.nan
+    tifffile.imwrite(upload := io.BytesIO(), numbers)
+
+    def ask(output: str) -> bytes:
+        answer = client.post(f"/predict?class=sky&output={output}", content=upload.getvalue())
+        assert answer.status_code == 200, answer.text
+        return answer.content
+
+    assert np.array_equal(read(ask("mask")) == 255, np.isnan(numbers))
+    layers = read(ask("layers")).astype(int)
+    assert np.array_equal(layers[..., 0] + 256 * layers[..., 1] == 65535, np.isnan(numbers))
+    assert not layers[:5, :, 2].any()
+    assert not read(ask("heat"))[:5].any()
+    assert not np.load(io.BytesIO(ask("probabilities")))[:, :5].any()
+    regions = json.loads(ask("polygons"))["features"]
+    assert sum(each["properties"]["pixels"] for each in regions) == 15 * 30
+
+
 def test_predict_an_exported_file_and_the_service_agree_on_tempered_probabilities(
     segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

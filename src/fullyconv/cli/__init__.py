@@ -13,7 +13,7 @@ from fullyconv import __version__
 from fullyconv.cli import caffe, crf, data, hsi
 from fullyconv.cli.bench import bench
 from fullyconv.cli.compress import compress
-from fullyconv.cli.console import complain, show_warning
+from fullyconv.cli.console import complain, count_warnings, show_warning
 from fullyconv.cli.evaluate import evaluate
 from fullyconv.cli.export import export
 from fullyconv.cli.inspect import inspect
@@ -73,3 +73,5 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         complain("error", error)
         sys.exit(2)
+    finally:
+        count_warnings()

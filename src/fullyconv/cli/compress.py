@@ -47,7 +47,8 @@ def compress(
     network, config = load_network(model, trust=trust or ())
     if not isinstance(config.preprocess, Preprocess):
         raise BadFile(model, "labels scenes, not pictures", "name a model of pictures")
-    picture = torch.from_numpy(config.preprocess(pixels_of(image, config.preprocess, network.in_channels)))[None]
+    pixels = pixels_of(image, config.preprocess, network.in_channels).values
+    picture = torch.from_numpy(config.preprocess(pixels))[None]
     report = truncate(network, layer or FULLY_CONNECTED, picture, rank=rank, error=error)
     notes = config.notes | {"ranks": report.ranks, "compressed_from": str(model)}
     with outputs.writing(WEIGHTS, CONFIG):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fullyconv.data.problems import group
-from fullyconv.files import counted, printable
+from fullyconv.files import FileWarning, counted, printable
 
 if TYPE_CHECKING:
     from fullyconv.data.check import Report
@@ -66,8 +67,26 @@ def behind(word: str, colour: str, message: object) -> Text:
 
 
 def show_warning(message: Warning | str, *_: object) -> None:
-    """Print a warning of Python's ``warnings`` as a line of ours, without the line of code that gave it."""
+    """Print a warning of Python's ``warnings`` as a line of ours, without the line of code that gave it.
+
+    Of what holds for many files the first is named; ``count_warnings`` says in the end how many there were.
+    """
+    if isinstance(message, FileWarning):
+        _files_warned[message.what] += 1
+        if _files_warned[message.what] > 1:
+            return
     err.print(behind("warning", "yellow", message))
+
+
+_files_warned: Counter[str] = Counter()
+
+
+def count_warnings() -> None:
+    """Say of how many more files what was warned of once holds, and forget it."""
+    for what, count in _files_warned.items():
+        if count > 1:
+            err.print(behind("warning", "yellow", f"{counted(count - 1, 'more file')}: {what}"))
+    _files_warned.clear()
 
 
 AGAIN = "run the same command with --resume to continue"

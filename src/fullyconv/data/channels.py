@@ -14,9 +14,7 @@ from fullyconv.data.images import SUFFIXES, read_raster
 from fullyconv.data.layout import DEEPEST, Found
 from fullyconv.data.nothing import all_missing
 from fullyconv.data.raster import Raster, colours
-from fullyconv.data.stores import store_has_holes
-from fullyconv.data.tiff import is_tiff, may_be_hollow
-from fullyconv.files import BadFile, is_store
+from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import CHANNEL_ENDING, Levels
 
@@ -54,18 +52,6 @@ def read_channels(path: Path, levels: Levels | None, limits: Limits = LIMITS, *,
         missing.append(raster.missing)
     values = np.concatenate(stacked, axis=2)
     return replace(first, values=values, kind="bands", palette=None, alpha=None, missing=all_missing(missing))
-
-
-def missing_pixels(path: Path, levels: Levels | None = None, *, level: int = 0) -> np.ndarray | None:
-    """Return which pixels of a picture hold nothing, H x W bool, ``None`` where its file does not say so.
-
-    Args:
-        path: A file that was read before: of most of them no pixel is read again.
-        levels: How it was read.
-        level: Which of its sizes.
-    """
-    hollow = store_has_holes(path, level) if is_store(path) else is_tiff(path) and may_be_hollow(path)
-    return read_channels(path, levels, level=level).missing if hollow else None
 
 
 def _bands(raster: Raster) -> np.ndarray:

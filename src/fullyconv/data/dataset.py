@@ -65,7 +65,7 @@ def _read_picture(pair: Pair) -> tuple[np.ndarray, np.ndarray | None]:
     """Read a pair's image, and which of its pixels hold nothing."""
     raster = read_channels(pair.image, pair.levels)
     if pair.levels is None and pair.channels == COLOURS:
-        warn_of(raster)
+        warn_of(raster, pair.image, "are neither trained on nor scored")
         return rgb(raster, pair.image), raster.missing
     return picture_levels(raster, pair.image, pair.levels, pair.channels), raster.missing
 

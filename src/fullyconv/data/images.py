@@ -27,7 +27,7 @@ from fullyconv.data.png import holds_all_rows
 from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours, levels_of
 from fullyconv.data.stores import read_store
 from fullyconv.data.tiff import MAGIC, is_tiff, read_tiff
-from fullyconv.files import BadFile, is_store
+from fullyconv.files import BadFile, FileWarning, is_store
 from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import Levels
 
@@ -308,7 +308,7 @@ def read_image(path: Path | str, limits: Limits = LIMITS, *, level: int = 0) -> 
     """Read a picture upright, H x W x 3 uint8 RGB.
 
     Grey levels and RGB of any type are scaled to 0..255 by the rule of ``fullyconv.data.raster.white_level``.
-    Transparency is not applied: colours are those stored, and a warning says so once.
+    Transparency is not applied: colours are those stored, and what holds nothing is black; a warning says so.
 
     Args:
         path: The file.
@@ -320,17 +320,24 @@ def read_image(path: Path | str, limits: Limits = LIMITS, *, level: int = 0) -> 
     """
     path = Path(path)
     raster = read_raster(path, limits=limits, level=level)
-    warn_of(raster)
+    warn_of(raster, path)
     return rgb(raster, path)
 
 
-def warn_of(raster: Raster) -> None:
-    """Warn of what a picture's pixels are taken for that are more or less than colours."""
+def warn_of(raster: Raster, path: Path | str, empty: str = "") -> None:
+    """Warn of what a picture's pixels are taken for that are more or less than colours.
+
+    Args:
+        raster: The picture.
+        path: Its name.
+        empty: What becomes of pixels that hold nothing; default: their colours, for whoever reads nothing else.
+    """
+    empty = empty or ("are taken as black" if raster.deep else "are taken in their stored colours")
     if raster.transparent:
-        warnings.warn(TRANSPARENT, stacklevel=3)
-    if raster.missing is not None and raster.deep:
-        warnings.warn(EMPTY, stacklevel=3)
+        warnings.warn(FileWarning(path, TRANSPARENT), stacklevel=3)
+    if raster.missing is not None and raster.missing.any():
+        warnings.warn(FileWarning(path, f"pixels that hold nothing ('no data', NaN) {empty}"), stacklevel=3)
 
 
 TRANSPARENT = "transparent pixels are taken in their stored colours"
-EMPTY = "pixels that hold nothing ('no data', NaN) are taken as black"
+VOIDED = "are void: of no class"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fullyconv.data.images import READERS, picture_levels, unreadable, warn_of
+from fullyconv.data.images import READERS, VOIDED, picture_levels, unreadable, warn_of
 from fullyconv.data.pngrows import png_blocks
 from fullyconv.data.raster import COLOURS, Raster, white_level
 from fullyconv.data.stores import open_store, said
@@ -112,7 +112,7 @@ class Rows:
                 start, raster = next(self._blocks)
             except StopIteration:
                 raise BadFile(self.path, "truncated", "copy or download it again, or leave it out") from None
-            warn_of(raster)
+            warn_of(raster, self.path, VOIDED)
             nothing = raster.missing if raster.missing is not None else np.zeros(raster.values.shape[:2], np.bool_)
             if start + len(raster.values) > first:
                 self._held.append((start, self._seen(raster), nothing))

@@ -114,11 +114,6 @@ def read_store(path: Path, limits: Limits = LIMITS, level: int = 0) -> Raster:
         return found.read(0, found.size[0])
 
 
-def store_has_holes(path: Path, level: int = 0) -> bool:
-    """Return whether a size of a store may have pixels that hold nothing, as far as its header says."""
-    return open_store(path, level).holes
-
-
 def open_store(path: Path, level: int = 0, pixels: int | None = None) -> Stored:
     """Open the picture of a store without reading it.
 

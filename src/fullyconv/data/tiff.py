@@ -34,17 +34,6 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in MAGIC
 
 
-def may_be_hollow(path: Path) -> bool:
-    """Return whether a TIFF file may have pixels that hold nothing, as far as its header says."""
-    from tifffile import TiffFile
-
-    with TiffFile(path, _multifile=False) as file:
-        return any(
-            page.is_mask or NO_DATA in page.tags or (page.dtype is not None and page.dtype.kind == "f")
-            for page in listed(file)
-        )
-
-
 def read_tiff(
     path: Path, pages: int | Literal["channels"] | None = None, limits: Limits = LIMITS, *, level: int = 0
 ) -> Raster:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fullyconv.data.channels import missing_pixels
 from fullyconv.data.place import TILE, Place, mask_values, read_place, write_class_tiff
 from fullyconv.data.storing import write_store
 from fullyconv.files import BadFile, is_store, whole_file, write_text
@@ -28,7 +27,7 @@ from fullyconv.regions import Polygon, simplify, trace
 from fullyconv.regions.documents import Coco, collection, feature, geojson, labelme, yolo, yolo_classes
 from fullyconv.regions.geopackage import geopackage
 from fullyconv.regions.joining import TooManyRegions, trace_rows
-from fullyconv.types import VOID, ClassSet, Levels
+from fullyconv.types import ClassSet
 
 TOOLS = ("coco", "yolo", "labelme", "gpkg")
 MAP = "_classes.tif"  # of pictures that lie somewhere
@@ -98,27 +97,13 @@ class Written:
         classes: What labels mean.
         outputs: The folder.
         tasks: All pictures.
-        levels: How they are read.
     """
 
-    def __init__(
-        self, beside: Beside, classes: ClassSet, outputs: Outputs, tasks: Sequence[Task], levels: Levels | None = None
-    ) -> None:
+    def __init__(self, beside: Beside, classes: ClassSet, outputs: Outputs, tasks: Sequence[Task]) -> None:
         self._beside, self._classes, self._outputs = beside, classes, outputs
         self._images = {outputs.folder / task.target: task.image for task in tasks}
-        self._coco, self._levels = Coco(classes), levels
+        self._coco = Coco(classes)
         self._rows: list[dict[str, Any]] = []
-
-    def without_nothing(self, prediction: Prediction, target: Path) -> Prediction:
-        """Return a prediction whose labels are void where the picture holds nothing."""
-        image = self._images[target]
-        empty = missing_pixels(image, self._levels, level=self._beside.level)
-        if empty is None or not empty.any():
-            return prediction
-        labels = prediction.labels
-        if empty.shape != labels.shape:
-            raise BadFile(image, f"its no-data pixels are {empty.shape}, its picture {labels.shape}", "save it anew")
-        return replace(prediction, labels=np.where(empty, VOID, labels.astype(np.int32)))
 
     def write(self, prediction: Prediction, target: Path) -> None:
         """Write what is wanted of one picture."""

@@ -25,6 +25,7 @@ from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
 from fullyconv.predict.beside import Beside, Written
 from fullyconv.predict.draft import Draft
 from fullyconv.predict.image import Segmenter
+from fullyconv.predict.inputs import Pixels
 from fullyconv.predict.large import label_large, refuse_beside, write_large
 from fullyconv.predict.prediction import Prediction
 from fullyconv.predict.uncertainty import Doubter
@@ -233,7 +234,7 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
     per_pixel = BYTES_PER_PIXEL + (2 * len(segmenter.classes) if probabilities else 0)
     extras = (".npz", ".npy") * probabilities + ("_entropy.png", "_spread.png") * isinstance(segmenter, Doubter)
     outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)
-    written = Written(beside, segmenter.classes, outputs, tasks, segmenter.preprocess.levels)
+    written = Written(beside, segmenter.classes, outputs, tasks)
     refused = [*beside.at_once(), *(["--uncertainty"] * isinstance(segmenter, Doubter))]
     by_rows = ByRows(segmenter, outputs, tasks, refused, probabilities=probabilities)
 
@@ -243,24 +244,23 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
             written.write_large(prediction, target)
             prediction.remove()  # now that nothing is made of it any more
             return mask
-        prediction = written.without_nothing(prediction, target)
         mask = write_prediction(prediction, target, legend=beside.legend)
         written.write(prediction, target)
         return mask
 
-    def predict(picture: np.ndarray | Rows) -> Prediction | Draft:
+    def predict(picture: Pixels | Rows) -> Prediction | Draft:
         if isinstance(picture, Rows):
             return by_rows.predict(picture)
         found: Prediction = segmenter.predict(picture, probabilities=probabilities)
         return found
 
-    work: Work[np.ndarray | Rows, Prediction | Draft] = Work(
+    work: Work[Pixels | Rows, Prediction | Draft] = Work(
         suffixes=(".png", "_overlay.jpg", *extras),
         read=by_rows.read,
         predict=predict,
         write=write,
         more=beside.suffixes,
-        size=lambda picture: picture.size // COLOURS * per_pixel if isinstance(picture, np.ndarray) else 0,
+        size=lambda picture: picture.values.size // COLOURS * per_pixel if isinstance(picture, Pixels) else 0,
     )
     yield from work_through(tasks, outputs, work, pace=pace, once=beside.once(), finish=written.finish)
 
@@ -290,7 +290,7 @@ class ByRows:
         self._tasks = {task.image: task for task in tasks}
         self._places: dict[str, Place | None] = {}
 
-    def read(self, task: Task) -> np.ndarray | Rows:
+    def read(self, task: Task) -> Pixels | Rows:
         """Read a picture, or open one that is too large."""
         memory = self._segmenter.picture_memory
         budget = free_memory() // 4 if memory is None else memory
@@ -299,7 +299,7 @@ class ByRows:
         per_pixel = 16 + (2 * len(model.classes) if self._probabilities else 0)
         found = open_rows(task.image, budget, sight, per_pixel=per_pixel) if sight.by_rows else None
         if found is None:
-            return self._segmenter.pixels(task.image)
+            return self._segmenter.read(task.image)
         refuse_beside(found, *self._refused)
         self._places[task.target.as_posix()] = read_place(task.image, model.level)
         return found

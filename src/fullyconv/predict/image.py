@@ -17,7 +17,7 @@ from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
 from fullyconv.draw import false_colours
 from fullyconv.predict.arrays import ArraySegmenter
-from fullyconv.predict.inputs import Given, Order, Picture, Span, pixels_of, split_batch
+from fullyconv.predict.inputs import Given, Order, Picture, Pixels, Span, pixels_of, split_batch
 from fullyconv.predict.prediction import Prediction
 from fullyconv.types import Sample
 
@@ -74,16 +74,17 @@ class Segmenter(ArraySegmenter):
         rows, so the result is that of the whole image in a fraction of the memory.
 
         Args:
-            image: A path or an address, a PIL image, an array H x W (x C) (RGB, RGBA or grey), a tensor C x H x W, the
-                bytes of a file, an open file; or several: a batch (N x H x W x C, tensors N x C x H x W), a list, an
-                iterator. A network of K > 3 channels takes files of K bands if it was trained on such, else arrays
-                H x W x K: RGB, then what it sees beside colour (log-depth, HHA).
+            image: A path or an address, a PIL image, an array H x W (x C) (RGB, RGBA or grey; masked, too), a tensor
+                C x H x W, the bytes of a file, an open file; or several: a batch (N x H x W x C, tensors
+                N x C x H x W), a list, an iterator. A network of K > 3 channels takes files of K bands if it was
+                trained on such, else arrays H x W x K: RGB, then what it sees beside colour (log-depth, HHA).
             probabilities: Also return those of every class.
             order: Of the colours of arrays and tensors, ``rgb`` or ``bgr`` (OpenCV's).
             span: The numbers of arrays and tensors that are black and white, ``(0, 1)``; needed for floating point.
 
         Returns:
-            Labels, and probabilities if asked for, of exactly the image's size; of several images a list.
+            Labels, and probabilities if asked for, of exactly the image's size; of several images a list. Pixels that
+            hold nothing ("no data" and NaN in files, what a masked array masks) are of no class.
 
         Raises:
             BadFile: For a file that cannot be read.
@@ -96,19 +97,30 @@ class Segmenter(ArraySegmenter):
 
     def _predicted(self, image: Picture, given: Given, *, probabilities: bool) -> Prediction:
         """Label the pixels of one picture."""
-        pixels = self.pixels(image, given)
-        seen = pixels if self.network.in_channels == COLOURS else false_colours(pixels)
-        return self._label(pixels, seen, probabilities=probabilities)
+        found = self.read(image, given)
+        seen = found.values if self.network.in_channels == COLOURS else false_colours(found.values)
+        return self._label(found.values, seen, probabilities=probabilities).without(found.missing)
 
-    def pixels(self, image: Picture, given: Given | None = None) -> np.ndarray:
-        """Read a picture as the network sees it.
+    def pixels(self, image: Picture) -> np.ndarray:
+        """Return the numbers of a picture as the network sees them; see ``read``.
+
+        Args:
+            image: As ``predict`` takes it.
+
+        Returns:
+            H x W x K, uint8 (of networks of other data: its numbers).
+        """
+        return self.read(image).values
+
+    def read(self, image: Picture, given: Given | None = None) -> Pixels:
+        """Read a picture as the network sees it, and which of its pixels hold nothing.
 
         Args:
             image: As ``predict`` takes it.
             given: What else was said of it: its range of numbers, the order of its colours.
 
         Returns:
-            H x W x K, uint8 (of networks of other data: its numbers).
+            The picture, which ``predict`` takes, too.
         """
         return pixels_of(image, self.preprocess, self.network.in_channels, given or Given(level=self.level))
 

@@ -16,13 +16,22 @@ from PIL import Image
 from torch import Tensor
 
 from fullyconv.data.channels import read_channels
-from fullyconv.data.images import from_pillow, orientation, picture_levels, read_image, warn_of
+from fullyconv.data.images import VOIDED, from_pillow, orientation, picture_levels, rgb, warn_of
 from fullyconv.data.raster import COLOURS, Raster, levels_of
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import Levels, Preprocess
 
-Picture = Path | str | Image.Image | np.ndarray | Tensor | bytes | IO[bytes]
+
+@dataclass(frozen=True)
+class Pixels:
+    """A picture as a network sees it: H x W x K numbers, and which pixels hold nothing, H x W bool, if any does."""
+
+    values: np.ndarray
+    missing: np.ndarray | None = None
+
+
+Picture = Path | str | Image.Image | np.ndarray | Tensor | bytes | IO[bytes] | Pixels
 """What stands for an image: a path or an address, a PIL image, an array or a tensor, a file's bytes, an open file."""
 
 Order = Literal["rgb", "bgr"]
@@ -63,12 +72,14 @@ def split_batch(images: object) -> Iterator[Picture] | None:
     """
     if isinstance(images, np.ndarray | Tensor):
         return iter(images) if images.ndim == 4 else None
-    if isinstance(images, str | bytes | bytearray | memoryview | Path | Image.Image) or hasattr(images, "read"):
+    if isinstance(images, str | bytes | bytearray | memoryview | Path | Image.Image | Pixels) or hasattr(
+        images, "read"
+    ):
         return None
     return iter(images) if isinstance(images, Iterable) else None
 
 
-def pixels_of(image: Picture, preprocess: Preprocess, channels: int, given: Given = Given()) -> np.ndarray:
+def pixels_of(image: Picture, preprocess: Preprocess, channels: int, given: Given = Given()) -> Pixels:
     """Bring any accepted form of an image to what a network sees, upright.
 
     Args:
@@ -78,19 +89,24 @@ def pixels_of(image: Picture, preprocess: Preprocess, channels: int, given: Give
         given: The order and the range of numbers that are given as such.
 
     Returns:
-        H x W x ``channels`` uint8; of networks that see more than pictures the numbers themselves.
+        H x W x ``channels`` uint8, of networks that see more than pictures the numbers themselves; and which pixels
+        hold nothing: what a file says ("no data", NaN), and what a masked array masks in all channels.
 
     Raises:
         BadFile: For a file that cannot be used.
         ValueError: For what is no image.
     """
+    if isinstance(image, Pixels):
+        return image
     if isinstance(image, Tensor):
         image = _rows_first(image, channels)
+    if isinstance(image, np.ma.MaskedArray):
+        return _from_masked(image, preprocess, channels, given)
     if isinstance(image, np.ndarray):
-        return _from_array(image, preprocess, channels, given)
+        return Pixels(_from_array(image, preprocess, channels, given))
     if isinstance(image, Image.Image):
         raster = from_pillow(image, turn=orientation(image))
-        return levels_of(raster.upright() if raster.turn != 1 else raster, preprocess.levels, channels)
+        return Pixels(levels_of(raster.upright() if raster.turn != 1 else raster, preprocess.levels, channels))
     if isinstance(image, Path | str) and not (isinstance(image, str) and ADDRESS.match(image)):
         return _from_file(_local(image), preprocess, channels, given)
     data, name = _bytes(image)
@@ -98,7 +114,7 @@ def pixels_of(image: Picture, preprocess: Preprocess, channels: int, given: Give
         file.write(data)
         file.flush()
         try:
-            return _from_file(Path(file.name), preprocess, channels, given)
+            return _from_file(Path(file.name), preprocess, channels, given, name)
         except BadFile as bad:
             raise BadFile(name, bad.what, bad.fix) from None
 
@@ -110,14 +126,14 @@ def _local(image: Path | str) -> Path:
     return Path(image)
 
 
-def _from_file(path: Path, preprocess: Preprocess, channels: int, given: Given) -> np.ndarray:
-    if preprocess.levels is None and channels == COLOURS:
-        return read_image(path, given.limits, level=given.level)
-    if preprocess.levels is None:
+def _from_file(path: Path, preprocess: Preprocess, channels: int, given: Given, name: str = "") -> Pixels:
+    levels = preprocess.levels
+    if levels is None and channels != COLOURS:
         raise ValueError(f"this network takes an H x W x {channels} array (RGB, then its other channels), not a file")
-    raster = read_channels(path, preprocess.levels, given.limits, level=given.level)
-    warn_of(raster)
-    return picture_levels(raster, path, preprocess.levels, channels)
+    raster = read_channels(path, levels, given.limits, level=given.level)
+    warn_of(raster, name or path, VOIDED)
+    values = rgb(raster, path) if levels is None else picture_levels(raster, path, levels, channels)
+    return Pixels(values, raster.missing)
 
 
 def _bytes(image: Any) -> tuple[bytes, str]:
@@ -168,6 +184,15 @@ def _rows_first(image: Tensor, channels: int) -> np.ndarray:
     if image.dtype.itemsize == 2 and image.is_floating_point():
         image = image.float()  # NumPy has no bfloat16
     return image.numpy()
+
+
+def _from_masked(image: np.ma.MaskedArray[Any, Any], preprocess: Preprocess, channels: int, given: Given) -> Pixels:
+    """Take an array some of whose numbers are none, as rasterio reads files: what is masked is black."""
+    masked = np.asarray(np.ma.getmaskarray(image))
+    black = 0 if given.span is None else given.span[0]
+    values = _from_array(np.where(masked, image.dtype.type(black), image.data), preprocess, channels, given)
+    missing = masked if masked.ndim == 2 else np.logical_and.reduce(masked, axis=2)
+    return Pixels(np.where(missing[..., None], values.dtype.type(0), values), missing)
 
 
 def _from_array(image: np.ndarray, preprocess: Preprocess, channels: int, given: Given) -> np.ndarray:

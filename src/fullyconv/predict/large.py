@@ -104,6 +104,8 @@ def label_large(
                 last, skip = down.stop + start, max(0, done - down.start - start)
                 if last <= done:
                     continue  # was seen again for the sake of what is below it
+                if own is not None and draft.holes:
+                    own[:, ~draft.get("data", last - len(found), last)[:, across]] = 0
                 draft.put_labels(last, across.start, found[skip:], None if own is None else own[:, skip:])
                 if across.stop == width and (last == height or last >= noted_row + NOTE_ROWS):
                     noted_row = last

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from fullyconv.draw import overlay, palette_image, save_picture, with_legend
 from fullyconv.files import whole_file
 from fullyconv.regions import Polygon, trace
 from fullyconv.regions import simplify as simpler
-from fullyconv.types import ClassSet
+from fullyconv.types import VOID, ClassSet
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Prediction:
 
     Attributes:
         image: The image, H x W x 3 uint8 RGB (of other networks H x W x K numbers).
-        labels: The class of every pixel, H x W, the smallest unsigned integer type that holds the classes.
+        labels: The class of every pixel, H x W, the smallest unsigned integer type that holds the classes; int16 with
+            ``VOID`` (-1) for pixels that hold nothing ("no data", NaN) where the picture has such.
         classes: What the labels mean.
         probabilities: C x H x W float16, 0..1, if they were asked for.
         uncertainty: How certain the model is of every pixel, where a ``Doubter`` predicts.
@@ -51,6 +52,36 @@ class Prediction:
     classes: ClassSet
     probabilities: np.ndarray | None = field(default=None, repr=False)
     uncertainty: Uncertainty | None = field(default=None, repr=False)
+
+    def without(self, missing: np.ndarray | None) -> Prediction:
+        """Say nothing of some pixels: they are of no class (``VOID``), and their probabilities and uncertainty are 0.
+
+        Args:
+            missing: Which, H x W bool; ``None``: none.
+
+        Returns:
+            The prediction, its labels int16 where there are such pixels.
+
+        Raises:
+            ValueError: For another size.
+
+        >>> found = Prediction(np.zeros((1, 2, 3), np.uint8), np.array([[1, 1]], np.uint8), ClassSet(("road", "sky")))
+        >>> found.without(np.array([[True, False]])).labels.tolist()
+        [[-1, 1]]
+        """
+        if missing is None or not missing.any():
+            return self
+        if missing.shape != self.labels.shape:
+            raise ValueError(f"pixels that hold nothing are {missing.shape}, those of the picture {self.labels.shape}")
+        doubt, chances = self.uncertainty, self.probabilities
+        if doubt is not None:
+            doubt = Uncertainty(*(np.where(missing, np.float32(0), each) for each in (doubt.entropy, doubt.spread)))
+        return replace(
+            self,
+            labels=void_where(missing, self.labels),
+            probabilities=None if chances is None else np.where(missing, chances.dtype.type(0), chances),
+            uncertainty=doubt,
+        )
 
     def overlay(self, *, alpha: float = 0.5, legend: bool = False) -> Image.Image:
         """Paint the classes over the image.
@@ -114,3 +145,14 @@ class Prediction:
         """
         counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
         return dict(zip(self.classes.names, counts.tolist(), strict=True))
+
+
+def void_where(missing: np.ndarray | None, labels: np.ndarray) -> np.ndarray:
+    """Let labels be ``VOID`` where a picture holds nothing, int16 then.
+
+    >>> void_where(np.array([True, False]), np.array([3, 4], np.uint8)).tolist()
+    [-1, 4]
+    """
+    if missing is None or not missing.any():
+        return labels
+    return np.where(missing, np.int16(VOID), labels.astype(np.int16))

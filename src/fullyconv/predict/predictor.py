@@ -15,7 +15,8 @@ from fullyconv.files import BadFile
 from fullyconv.machine import ArithmeticName, DeviceName, EngineName
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.image import Segmenter
-from fullyconv.predict.inputs import Picture
+from fullyconv.predict.inputs import Picture, Pixels
+from fullyconv.predict.prediction import void_where
 from fullyconv.types import ClassSet, Preprocess
 
 
@@ -92,28 +93,28 @@ class Predictor:
 
         Returns:
             Labels, the smallest unsigned integers that hold the classes: H x W of an image, N x H x W of a batch, a
-            list of H x W of a list.
+            list of H x W of a list. Of images with pixels that hold nothing int16, ``VOID`` (-1) there.
 
         Raises:
             BadFile: For a file that cannot be read.
             ValueError: For an array that is no image, and where the network's scores are not finite.
         """
         if isinstance(images, list | tuple):
-            return self._each([self.segmenter.pixels(image) for image in images])
+            return self._each([self.segmenter.read(image) for image in images])
         if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
             if len(images) == 0:
                 raise ValueError(f"a batch holds images, not {tuple(images.shape)}")
-            return self.segmenter.labels(np.stack([self.segmenter.pixels(image) for image in images]))
-        labels: np.ndarray = self.segmenter.labels(self.segmenter.pixels(images)[None])[0]
-        return labels
+            return np.stack(self._each([self.segmenter.read(image) for image in images]))
+        return self._each([self.segmenter.read(images)])[0]
 
-    def _each(self, images: list[np.ndarray]) -> list[np.ndarray]:
+    def _each(self, images: list[Pixels]) -> list[np.ndarray]:
         """Label images of any sizes; those of one size that follow each other go together."""
-        return [
+        found = (
             labels
-            for _, same in groupby(images, lambda image: image.shape)
-            for labels in self.segmenter.labels(np.stack(list(same)))
-        ]
+            for _, same in groupby(images, lambda image: image.values.shape)
+            for labels in self.segmenter.labels(np.stack([image.values for image in same]))
+        )
+        return [void_where(image.missing, labels) for image, labels in zip(images, found, strict=True)]
 
 
 def _opened(model: Path | str | FCN, device: DeviceName, trust: str | Sequence[str]) -> Segmenter:

@@ -34,7 +34,9 @@ class CRFSegmenter(Around):
 
     def predict_both(self, image: Picture, *, probabilities: bool = False) -> tuple[Prediction, Prediction]:
         """Predict before and after the CRF."""
-        return self._both(self.pixels(image), probabilities=probabilities)
+        found = self.read(image)
+        before, after = self._both(found.values, probabilities=probabilities)
+        return before.without(found.missing), after.without(found.missing)
 
     def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
         """Label every pixel, then let the pixels agree."""

@@ -25,8 +25,8 @@ class Wanted:
     Attributes:
         output: ``mask``: what ``predict`` writes as ``STEM.png``. ``overlay``: JPEG. ``polygons``: GeoJSON.
             ``probabilities``: NumPy's ``.npy``, C x H x W float16. ``layers``: a PNG whose red and green are the low
-            and the high byte of the label and whose blue is its probability times 255. ``heat``: a grey PNG of the
-            probability of a class times 255.
+            and the high byte of the label (65535 where the picture holds nothing) and whose blue is its probability
+            times 255. ``heat``: a grey PNG of the probability of a class times 255.
         alpha: Of the overlay: the colours' share, 0..1.
         simplify: Of polygons: how far outlines may move, pixels.
         index: Of heat: the class.
@@ -85,7 +85,7 @@ def _npy(numbers: np.ndarray) -> tuple[bytes, str]:
 
 
 def _layers(prediction: Prediction) -> np.ndarray:
-    labels = prediction.labels.astype(np.int64)
+    labels = prediction.labels.astype(np.int64)  # VOID, -1, is 65535 in two bytes; its probabilities are all 0
     surest = np.take_along_axis(_chances(prediction), labels[None], 0)[0]
     return np.stack([labels & 255, labels >> 8, _bytes(surest)], -1).astype(np.uint8)
 

@@ -132,10 +132,10 @@ class Service:
                 upload = await read_upload(request, self.arrivals)
                 with self.under_way():
                     given = Given(limits=self.settings.limits())
-                    pixels = await self.help_with(partial(decode, upload, partial(segmenter.pixels, given=given)))
-                    job = Job(segmenter, pixels, wanted.probabilities)
-                    prediction = await asyncio.wrap_future(self.batcher.submit(job))
-                    content, kind = await self.help_with(partial(encode, prediction, wanted))
+                    picture = await self.help_with(partial(decode, upload, partial(segmenter.read, given=given)))
+                    job = Job(segmenter, picture.values, wanted.probabilities)
+                    found = await asyncio.wrap_future(self.batcher.submit(job))
+                    content, kind = await self.help_with(lambda: encode(found.without(picture.missing), wanted))
         except ClientDisconnect:
             raise HTTPException(400, "the client left") from None
         except TimeoutError:
@@ -146,7 +146,7 @@ class Service:
             raise HTTPException(503, f"not enough memory ({error}): come again", {"Retry-After": "5"}) from None
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
-        height, width = pixels.shape[:2]
+        height, width = picture.values.shape[:2]
         size = {"X-Image-Height": str(height), "X-Image-Width": str(width)}
         return Response(content, media_type=kind, headers=size | {"Cache-Control": "no-store"})
 

@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
-import numpy as np
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from fullyconv.files import BadFile
+from fullyconv.predict.inputs import Pixels
 
 PARTS = 8  # of a form: one picture, and what browsers add
 
@@ -98,12 +98,12 @@ async def _of_form(request: Request, arrivals: Arrivals) -> bytes:
         await form.close()
 
 
-def decode(upload: bytes, read: Callable[[Path], np.ndarray]) -> np.ndarray:
+def decode(upload: bytes, read: Callable[[Path], Pixels]) -> Pixels:
     """Decode a picture, H x W x 3 uint8, exactly as ``predict`` reads its file.
 
     Args:
         upload: The file's content.
-        read: Reads a file as a model sees it, ``Segmenter.pixels``.
+        read: Reads a file as a model sees it, ``Segmenter.read``.
 
     Raises:
         BadFile: For what is no picture, in the words of ``fullyconv.data.images`` but of no path of this machine.
