@@ -53,6 +53,11 @@ def is_store(path: Path | str) -> bool:
     return any(os.path.isfile(os.path.join(path, mark)) for mark in STORE_MARKS)
 
 
+def calls_itself_store(path: Path | str) -> bool:
+    """Return whether a folder is called as Zarr stores are, whatever is in it."""
+    return os.path.splitext(os.fspath(path).rstrip("/"))[1].lower() == ".zarr" and os.path.isdir(path)
+
+
 class BadFile(ValueError):
     """A file that cannot be used: which, why, and what to do about it."""
 

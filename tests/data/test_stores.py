@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from fullyconv.limits import LIMITS
 from fullyconv.types import ClassSet, Levels
 
 zarr = pytest.importorskip("zarr")
+google_crc32c, numcodecs = pytest.importorskip("google_crc32c"), pytest.importorskip("numcodecs")
+
 RNG = np.random.default_rng(0)
 SIZE = 70, 53
 KINDS = {"u1": 256, "u2": 3000, "i2": 900, "f4": 1}
@@ -138,6 +141,17 @@ def test_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int) -
     assert read_raster(tmp_path / "x.zarr", level=2).missing is None
 
 
+@pytest.mark.parametrize(
+    ("shape", "size"), [((1, 1, 3), (1, 1, 3)), ((1, 9, 4), (1, 9, 3)), ((3, 9, 2), (9, 2, 3)), ((2, 5, 3), (2, 5, 3))]
+)
+@pytest.mark.filterwarnings("ignore:.*transparent")
+def test_colours_tell_which_end_of_a_low_or_narrow_picture_is_channels(
+    tmp_path: Path, shape: tuple[int, ...], size: tuple[int, ...]
+) -> None:
+    write(tmp_path / "x", np.zeros(shape, "u1"), chunks=shape)
+    assert read_image(tmp_path / "x").shape == size
+
+
 def test_a_group_with_one_picture_and_with_several(tmp_path: Path) -> None:
     whole = np.moveaxis(numbers("u1", 3), 2, 0)
     zarr.open_group(tmp_path / "x", mode="w", zarr_format=2)
@@ -192,7 +206,7 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         changed("words", shape="many"): "Zarr",
         changed("version", zarr_format=9): "Zarr",
     }
-    for name, shape in {"line": (9,), "cube": (30, 40, 50), "doubt": (3, 40, 3)}.items():
+    for name, shape in {"line": (9,), "cube": (30, 40, 50), "doubt": (3, 40, 3), "dot": (1, 40, 2)}.items():
         write(tmp_path / name, np.zeros(shape, "u1"), chunks=shape)
         cases[tmp_path / name] = "whose axes have no names: name its dimensions y, x and c"
     write(tmp_path / "stack", np.zeros((5, 40, 50), "u1"), chunks=(1, 40, 50), dimension_names=["z", "y", "x"])
@@ -247,6 +261,33 @@ def test_a_broken_chunk_is_a_bad_file(tmp_path: Path) -> None:
         rows[40:60, 0:53]
     (tmp_path / "x/2.0.0").unlink()  # a chunk that is not there is the store's fill value
     assert not read_raster(tmp_path / "x").values[40:60, :20].any()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("codec", ["zstd", "blosc", "gzip", "zlib", "lz4", "bz2", "lzma"])
+def test_a_chunk_unpacks_to_no_more_than_its_numbers_take(tmp_path: Path, codec: str, version: int) -> None:
+    packer = numcodecs.get_codec({"id": codec})
+    values = numbers("u2", 3)
+    bomb = packer.encode(np.zeros(8 << 20, np.uint8))
+    packing: Any = packer if version == 2 else zarr.registry.get_codec_class(f"numcodecs.{codec}")()
+    for shards in (None, (32, 32, 3))[: version - 1]:
+        place = tmp_path / f"{shards is None}.zarr"
+        write(place, values, chunks=(16, 16, 3), shards=shards, zarr_format=version, compressors=packing)
+        np.testing.assert_array_equal(read_raster(place).values, values)
+        chunk = next(file for file in place.rglob("*") if file.is_file() and not file.name.startswith((".", "z")))
+        chunk.write_bytes(bomb if shards is None else _shard(bomb, 4))
+        tracemalloc.start()
+        with pytest.raises(BadFile, match=r"unpacks to more than the \d+ bytes that its numbers take|at most"):
+            read_raster(place)
+        assert codec == "lzma" or tracemalloc.get_traced_memory()[1] < 4 << 20  # lzma's dictionaries are larger
+        tracemalloc.stop()
+
+
+def _shard(chunk: bytes, count: int) -> bytes:
+    """Make a shard of one chunk, whose index says so and that the others are not there."""
+    index = np.full((count, 2), 2**64 - 1, "<u8")
+    index[0] = 0, len(chunk)
+    return chunk + index.tobytes() + np.uint32(google_crc32c.value(index.tobytes())).astype("<u4").tobytes()
 
 
 @pytest.mark.parametrize("version", [2, 3])

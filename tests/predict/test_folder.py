@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -63,6 +64,29 @@ def test_folders_of_one_structure_keep_it(tmp_path: Path) -> None:
         picture(tmp_path / name)
     tasks = find_images([tmp_path / "m", tmp_path / "t"])
     assert [str(task.target) for task in tasks] == ["m_cam/0", "t_cam/0", "other/1"]
+
+
+def test_links_are_followed_once_and_what_is_no_picture_is_one_bad_file(tmp_path: Path) -> None:
+    picture(tmp_path / "in/a.jpg")
+    picture(tmp_path / "in/own/b.jpg")
+    picture(tmp_path / "far/c.jpg")
+    picture(tmp_path / "in/called.zarr/d.png")
+    for link, target in {"loop": ".", "up": "..", "twin": "own", "far": "../far", "again": "../far"}.items():
+        (tmp_path / "in" / link).symlink_to(target, target_is_directory=True)
+    (tmp_path / "far" / "back").symlink_to("../in", target_is_directory=True)
+    (tmp_path / "in/gone.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "in/pipe.png")
+    (tmp_path / "in/empty.zarr").mkdir()
+    (tmp_path / "in/half.zarr/c/0").mkdir(parents=True)
+    tasks = find_images([tmp_path / "in", tmp_path / "in/empty.zarr"])
+    found = {task.target.as_posix(): task for task in tasks}
+    assert set(found) == {"a", "again/c", "called.zarr/d", "empty", "gone", "half", "own/b", "pipe"}
+    torch.manual_seed(0)
+    model = Segmenter(build("fcn1s-spectral2", 2, channels=3), classes=ClassSet(("a", "b")), preprocess=Preprocess())
+    outcomes = [*predict_files(model, tasks, tmp_path / "out")]
+    said = {each.task.target.as_posix(): each.problem.what for each in outcomes if each.problem is not None}
+    store = "no Zarr store: neither zarr.json nor .zarray or .zgroup is in it"
+    assert said == {"gone": "no such file", "pipe": "is no regular file", "empty": store, "half": store}
 
 
 def test_an_input_named_twice_comes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

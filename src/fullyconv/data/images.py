@@ -27,7 +27,7 @@ from fullyconv.data.png import holds_all_rows
 from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours, levels_of
 from fullyconv.data.stores import read_store
 from fullyconv.data.tiff import MAGIC, is_tiff, read_tiff
-from fullyconv.files import BadFile, FileWarning, is_store
+from fullyconv.files import BadFile, FileWarning, calls_itself_store, is_store
 from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import Levels
 
@@ -80,6 +80,9 @@ def read_raster(
     try:
         if is_store(path):
             return read_store(path, limits, level)
+        if calls_itself_store(path):
+            what = "no Zarr store: neither zarr.json nor .zarray or .zgroup is in it"
+            raise BadFile(path, what, "copy it again, or leave it out")
         if not S_ISREG(path.stat().st_mode):
             raise BadFile(path, "is no regular file", "leave it out")  # a pipe would be waited for
         raster = _read(path, pages, limits, level)

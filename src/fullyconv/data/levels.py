@@ -108,6 +108,8 @@ def _is_picture(alpha: np.ndarray | None) -> bool:
 
 def _may_be_deep(pair: Pair) -> bool:
     """Tell from the header of a PNG; other formats are read."""
+    if not pair.image.is_file():  # a pipe would be waited for
+        return False
     try:
         with pair.image.open("rb") as file:
             head = file.read(26)

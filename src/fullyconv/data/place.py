@@ -130,7 +130,7 @@ def read_place(path: Path, level: int = 0) -> Place | None:
     Returns:
         Its place; ``None`` for what is no TIFF file, says nothing of its place, or is stored turned.
     """
-    if path.suffix.lower() not in (".tif", ".tiff"):
+    if path.suffix.lower() not in (".tif", ".tiff") or not path.is_file():  # a pipe would be waited for
         return None
     try:
         with tifffile.TiffFile(path) as file:

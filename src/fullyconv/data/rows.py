@@ -160,6 +160,8 @@ def picture_size(path: Path, sight: Sight = Sight()) -> tuple[int, int] | None:
     """Return the height and width that a picture's header says; ``None`` for what is no picture."""
     if is_store(path):
         return open_store(path, sight.level, LIMITS.streamed_pixels).size
+    if not path.is_file():
+        return None  # a pipe would be waited for
     if is_tiff(path):
         from tifffile import TiffFile
 

@@ -25,11 +25,10 @@ NAMES = {"lat": "y", "latitude": "y", "row": "y", "lon": "x", "longitude": "x", 
 FEW = (1, 2, 3, 4)  # channels that an axis without a name can hold, beside height and width
 CODECS = {
     "blosc", "zstd", "zlib", "gzip", "bz2", "lz4", "lzma", "shuffle", "delta", "fixedscaleoffset", "bitround",
-    "packbits", "crc32", "crc32c", "adler32", "fletcher32", "bytes", "transpose", "sharding_indexed", "zfpy",
-    "quantize", "astype",
+    "packbits", "crc32", "crc32c", "adler32", "fletcher32", "bytes", "transpose", "sharding_indexed", "quantize",
+    "astype",
 }  # fmt: skip
-"""What may unpack numbers. Not ``pickle``, which runs what a file says."""
-OVERHEAD = 1 << 12  # bytes by which numbers that cannot be packed may grow, with a quarter of theirs
+"""What may unpack numbers. Not ``pickle``, which runs what a file says, nor what cannot be bounded (``unpacking``)."""
 EXTRA = "pip install 'fullyconv[zarr]'"
 ANEW = "save it anew as one array of height x width x channels"
 
@@ -118,7 +117,8 @@ def open_store(path: Path, level: int = 0, pixels: int | None = None) -> Stored:
     """Open the picture of a store without reading it.
 
     The axes are those that it names (OME-NGFF, Zarr's dimension names, xarray's); without names they are height and
-    width, and channels behind or before them, which are at most four.
+    width, and channels behind or before them, which are at most four. Where both ends are so short, that of three or
+    four is the channels if the other is of one or two: 1 x 1 x 3 is a pixel in colour.
 
     Args:
         path: The folder of an array, of an OME-NGFF picture, or of a group with a single one of these.
@@ -282,6 +282,8 @@ def _guessed(shape: tuple[int, ...]) -> tuple[str, ...]:
     if len(shape) == 2:
         return "y", "x"
     last, first = (len(shape) == 3 and shape[place] in FEW for place in (2, 0))
+    if last and first:  # a channel, or a picture so low or narrow: colours decide
+        last, first = (shape[place] in (COLOURS, COLOURS + 1) for place in (2, 0))
     if last == first:
         what = f"an array of {_words(shape)} whose axes have no names"
         raise Refused(what, "name its dimensions y, x and c, or save it as height x width x channels")
@@ -293,7 +295,9 @@ def _words(shape: tuple[int, ...]) -> str:
 
 
 def _check(found: Stored, pixels: int) -> None:
-    """Refuse what is no picture, would not fit, or is packed by what we do not run."""
+    """Refuse what is no picture, would not fit, or is packed by what we do not run; bound what chunks unpack to."""
+    from fullyconv.data.unpacking import bound_chunks, most_bytes
+
     array, (height, width) = found.array, found.size
     kind = array.dtype
     if kind.kind not in "buif":
@@ -309,10 +313,11 @@ def _check(found: Stored, pixels: int) -> None:
     if max(chunk, together) * kind.itemsize > 4 * LIMITS.pixels:
         raise Refused(f"chunks of {_words(array.chunks)}", "save it in smaller chunks, for example 512 x 512")
     store: Any = array.store
-    store.most = OVERHEAD + 5 * chunk * kind.itemsize // 4
+    store.most = most_bytes(chunk, kind.itemsize)
     for name in _codecs(array.metadata.to_dict()):
         if name.lower().removeprefix("numcodecs.") not in CODECS:
             raise Refused(f"numbers packed by {name}", "save it anew with zstd, blosc or gzip")
+    bound_chunks(array)
 
 
 def _codecs(metadata: Mapping[str, Any]) -> Iterator[str]:

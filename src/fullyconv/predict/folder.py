@@ -19,7 +19,7 @@ from fullyconv.data.place import Place, read_place
 from fullyconv.data.raster import COLOURS
 from fullyconv.data.rows import Rows, Sight, open_rows
 from fullyconv.draw import palette_image, save_picture
-from fullyconv.files import BadFile, is_store, whole_file
+from fullyconv.files import BadFile, calls_itself_store, is_store, whole_file
 from fullyconv.machine import free_memory
 from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
 from fullyconv.predict.beside import Beside, Written
@@ -108,7 +108,7 @@ def find_files(
 
 def _expand(given: str, wanted: Callable[[Path], bool]) -> Iterator[_Match]:
     """List the files that one input stands for, in order of their names."""
-    if is_store(given):
+    if _is_store(given):
         yield _Match(Path(given), *os.path.split(os.path.normpath(given)))
     elif os.path.isdir(given):
         for below in sorted(_below(given), key=lambda name: name.split(os.sep)):
@@ -123,11 +123,27 @@ def _expand(given: str, wanted: Callable[[Path], bool]) -> Iterator[_Match]:
 
 
 def _below(folder: str) -> Iterator[str]:
-    """List the files of a folder and its subfolders, relative to it; a Zarr store counts as a file."""
-    for place, folders, names in os.walk(folder):
+    """List the files of a folder and its subfolders, relative to it; a Zarr store counts as a file.
+
+    Links to folders are followed where they lead elsewhere: what lies in the folder comes once, by its own name.
+    """
+    known = [os.path.realpath(folder)]
+
+    def leads_back(path: str) -> bool:
+        target = os.path.realpath(path)
+        seen = any(os.path.commonpath([each, target]) in (each, target) for each in known)
+        known.extend([] if seen else [target])
+        return seen
+
+    for place, folders, names in os.walk(folder, followlinks=True):
         inside = os.path.relpath(place, folder)
-        stores = [name for name in folders if is_store(os.path.join(place, name))]
-        folders[:] = [name for name in folders if name not in stores]
+        paths = {name: os.path.join(place, name) for name in sorted(folders)}
+        stores = [name for name, path in paths.items() if _is_store(path)]
+        folders[:] = [
+            name
+            for name, path in paths.items()
+            if name not in stores and not (os.path.islink(path) and leads_back(path))
+        ]
         names += stores
         yield from names if inside == os.curdir else (os.path.join(inside, name) for name in names)
 
@@ -194,7 +210,19 @@ def _alike(name: str) -> str:
 def _is_image(path: Path) -> bool:
     if path.name.startswith("."):
         return False
-    return (path.suffix.lower() in SUFFIXES and path.is_file()) or is_store(path)
+    # A link that leads nowhere, or a pipe, is a bad picture rather than none: its reader says so.
+    return (path.suffix.lower() in SUFFIXES and not path.is_dir()) or _is_store(path)
+
+
+def _is_store(path: Path | str) -> bool:
+    """Return whether a folder is a picture: a store, or what is left of one (its reader says what is wrong with it).
+
+    A folder of pictures that is merely called so is none.
+    """
+    if is_store(path) or not calls_itself_store(path):
+        return is_store(path)
+    inside = (os.path.join(place, name) for place, folders, names in os.walk(path) for name in (*folders, *names))
+    return not any(is_store(each) or os.path.splitext(each)[1].lower() in SUFFIXES for each in inside)
 
 
 def predict_files(  # noqa: PLR0913 (the choices of one command)
