@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from fullyconv.data.kinship import kin_in_words
 from fullyconv.data.levels import Pages
 from fullyconv.data.own import Items, write_items
 from fullyconv.data.pairs import Folder
+from fullyconv.data.problems import group
 from fullyconv.evaluation import Evaluation, evaluate
 from fullyconv.evaluation.confidence import Fit, fit
 from fullyconv.files import write_json
@@ -123,6 +125,8 @@ def train(  # noqa: PLR0913 (a run has as many sides as the command has options)
     with open_run(Path(out), resume=resume) as folder:
         told, source = tell(callbacks), _source(data, folder, classes)
         prepared = prepare(chosen, source, skip_problems=skip_problems)
+        for each in group(prepared.report.warnings):
+            warnings.warn("\n".join(each.lines()), stacklevel=2)
         chosen, _ = configure(chosen, prepared, folder, trust=trust)
         job = assemble(chosen, prepared, folder, trust=trust, augment=augment)
         Run(job, folder, told).train()

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fullyconv.data.check import check_folder
 from fullyconv.data.dataset import read_sample
 from fullyconv.data.folder import open_folder
 from fullyconv.data.images import read_image, read_raster
 from fullyconv.data.masks import decode_mask, read_raw_mask
+from fullyconv.data.nothing import find_lone
 from fullyconv.data.rows import open_rows
 from fullyconv.networks import build
 from fullyconv.predict.beside import Beside
@@ -93,6 +96,48 @@ def test_a_picture_of_nothing_else_is_named(tmp_path: Path) -> None:
     write(tmp_path / "masks" / "a.tif", np.zeros((8, 8), np.uint8))
     report = check_folder(open_folder(tmp_path), ClassSet(("no", "yes")))
     assert [problem.what for problem in report.problems] == ["holds nothing but 'no data'"]
+
+
+FILLERS = [
+    (np.float32, -9999), (np.float32, -32768), (np.float32, 1e20), (np.float32, 9.969209968386869e36),
+    (np.float32, np.finfo(np.float32).min), (np.float64, -999), (np.float32, -77_777), (np.int16, -9999),
+    (np.int16, -32768), (np.uint16, 65535), (np.int32, -2147483648),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "filler"), FILLERS)
+def test_a_number_that_may_stand_for_nothing_is_said(tmp_path: Path, kind: type, filler: float) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(3):
+        whole = rng.integers(1100, 1900, (20, 30, 1)).astype(kind)
+        write(tmp_path / "masks" / f"{index}.tif", (whole[..., 0] > 1500).astype(np.uint8))
+        whole[HOLE] = filler
+        write(tmp_path / "images" / f"{index}.tif", whole)
+    report = check_folder(open_folder(tmp_path))
+    assert report.problems == []
+    said = [odd for odd in report.warnings if "no data" in odd.what]
+    assert [Path(odd.path).name for odd in said] == ["0.tif", "1.tif", "2.tif"]
+    assert said[0].what.startswith(f"{float(np.asarray(filler, kind)):g} stands in {HOLE.mean():.2%} of its pixels")
+    assert "gdal_edit.py -a_nodata" in said[0].fix
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_what_is_measured_is_not_taken_for_nothing(data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    draw = data.draw(st.sampled_from([rng.normal, rng.uniform, rng.laplace, rng.exponential, rng.poisson]))
+    values = draw(size=2000) * data.draw(st.floats(0.01, 1e4)) + data.draw(st.floats(-1e4, 1e4))
+    kind = data.draw(st.sampled_from([np.float32, np.float64, np.int16, np.uint16, np.int32]))
+    values = values.clip(0, 65535).astype(kind) if kind == np.uint16 else values.clip(-3e4, 3e4).astype(kind)
+    assert find_lone(values) is None  # saturated at an end, too
+    least, most = float(values.min()), float(values.max())
+    filler = least - 3 * (most - least) - 1
+    if kind not in (np.int16, np.uint16) and len(np.unique(values)) > 20:
+        holed = values.copy()
+        holed[:20] = filler
+        found = find_lone(holed)
+        assert found is not None
+        assert (found.number, found.share) == (float(kind(filler)), 0.01)
 
 
 @pytest.mark.parametrize(("filler", "tag"), [(np.nan, None), (-9999, "-9999"), (-1, "-1")])

@@ -43,3 +43,18 @@ def test_everything_wrong_is_listed_in_the_words_of_opening(tmp_path: Path) -> N
     with pytest.raises(BadFile) as caught:
         SceneFiles(tmp_path / "x.npz").open()
     assert str(caught.value) == problems[0]
+
+
+def test_a_number_that_may_stand_for_nothing_is_said_once_it_is_declared_no_more(tmp_path: Path) -> None:
+    cube = np.random.default_rng(0).uniform(0, 1, (30, 40, 5)).astype(np.float32)
+    labels = np.arange(1200).reshape(30, 40) % 3
+    cube[:9] = -9999
+    np.savez(tmp_path / "x.npz", cube=cube, labels=labels)
+    files = SceneFiles(tmp_path / "x.npz")
+    said = str(files.check().warnings[0])
+    assert "x.npz: -9999 stands in 30.00% of its pixels, far from all others" in said
+    assert "a variable no_data beside the cube" in said
+    with pytest.warns(UserWarning, match="-9999 stands in 30"):
+        files.open()
+    np.savez(tmp_path / "x.npz", cube=cube, labels=labels, no_data=-9999)
+    assert files.check().warnings == []

@@ -246,6 +246,7 @@ def print_scene(report: SceneReport) -> None:
         unread = f", {report.unread} labelled ones among them" if report.unread else ""
         share = report.missing / (height * width)
         out.print(f"no data in {report.missing} pixels ({share:.1%}){unread}: not trained on, not scored, 0 in maps")
+    print_warnings(report.warnings)
     print_problems(report.problems)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -11,12 +12,14 @@ from fullyconv.data.channels import read_channels
 from fullyconv.data.dataset import labels_of, picture_digest, read_stored, size_mismatch
 from fullyconv.data.images import TRANSPARENT, picture_levels
 from fullyconv.data.masks import RawMask
+from fullyconv.data.nothing import find_lone
 from fullyconv.data.pairs import Pair
 from fullyconv.data.palettes import Painted, painted
 from fullyconv.data.raster import COLOURS, Raster, white_level
-from fullyconv.files import BadFile
+from fullyconv.files import BadFile, is_store
 from fullyconv.types import VOID, ClassSet
 
+LOOKED_AT = 1 << 22  # pixels of a picture, in rows at even distances, that are searched for what may stand for nothing
 MOST_BEYOND = 0.05  # of a picture's numbers outside the range that was fitted, without a word
 
 
@@ -83,6 +86,30 @@ def _white(raster: Raster, pair: Pair) -> float:
 
 
 def _warnings(raster: Raster, pair: Pair) -> tuple[BadFile, ...]:
+    lone = lone_number(raster, pair.image)
+    return (() if lone is None else (lone,)) + _of_colours(raster, pair)
+
+
+def lone_number(raster: Raster, path: Path) -> BadFile | None:
+    """Say that a number of a picture may stand for nothing, and how to say so in its file."""
+    if not raster.deep:
+        return None
+    step = max(1, raster.values[..., 0].size // LOOKED_AT)
+    values = raster.values[::step]
+    known = values.reshape(-1, values.shape[2]) if raster.missing is None else values[~raster.missing[::step]]
+    lone = next((found for band in known.T if (found := find_lone(band)) is not None), None)
+    if lone is None:
+        return None
+    how = f"say so: gdal_edit.py -a_nodata {lone.number:.9g} {path.name}"
+    if is_store(path):
+        how = f"say so: _FillValue: {lone.number:.9g} among the array's attributes"
+    elif path.suffix.lower() not in (".tif", ".tiff"):
+        how = f"save it as TIFF and say so: gdal_edit.py -a_nodata {lone.number:.9g} …"
+    nan = ", or write NaN in its place" if raster.values.dtype.kind == "f" else ""
+    return BadFile(path, lone.words, f"if it means that, {how}{nan}")
+
+
+def _of_colours(raster: Raster, pair: Pair) -> tuple[BadFile, ...]:
     if pair.levels is not None and raster.deep:
         numbers = raster.values if len(pair.levels.ranges) == 1 else raster.channels(pair.channels)
         if raster.missing is not None:

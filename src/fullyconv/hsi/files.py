@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from fullyconv.files import BadFile
+from fullyconv.data.nothing import find_lone
+from fullyconv.files import BadFile, FileWarning
 from fullyconv.hsi.formats.by_suffix import read_contents, read_label_contents
 from fullyconv.hsi.formats.contents import Contents, Stored, listed
 from fullyconv.hsi.formats.layout import find_cube, find_labels
@@ -16,6 +18,11 @@ from fullyconv.hsi.labels import PURE, Zero, are_abundances, class_set, read_lab
 from fullyconv.hsi.scene import Scene, absent
 from fullyconv.types import ClassSet
 
+LOOKED_AT = 1 << 20  # pixels of a band that are searched for a number that may stand for nothing
+DECLARE = (
+    "if it means that, say so (ENVI: data ignore value = {0:.9g}; GeoTIFF: gdal_edit.py -a_nodata {0:.9g}; MATLAB and "
+    "NumPy: a variable no_data beside the cube), or write NaN in its place"
+)
 CHECKED_BYTES = 512 << 20  # of larger cubes only what is read is searched for infinity
 
 
@@ -33,6 +40,7 @@ class SceneReport:
         unread: Labelled pixels among them, which neither train nor test.
         others: What else the file holds, none of it used.
         problems: What is wrong, in the words of ``SceneFiles.open``.
+        warnings: What is worth knowing.
 
     """
 
@@ -45,6 +53,7 @@ class SceneReport:
     unread: int
     others: str
     problems: list[BadFile]
+    warnings: list[BadFile]
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,8 @@ class SceneFiles:
         scene = self.read()
         for problem in self.problems(scene, infinity=scene.cube.nbytes <= CHECKED_BYTES):
             raise problem
+        for odd in self.warnings(scene):
+            warnings.warn(FileWarning(odd.path, f"{odd.what}: {odd.fix}"), stacklevel=2)
         return scene
 
     def open_cube(self) -> Scene:
@@ -180,6 +191,19 @@ class SceneFiles:
             found.append(BadFile(cube, infinity_in(broken), FINITE))
         return found
 
+    def warnings(self, scene: Scene) -> list[BadFile]:
+        """Say that a number may stand for nothing, by some rows of a band in the middle."""
+        usable = [band for band in range(scene.cube.shape[2]) if band not in scene.bad_bands]
+        if not usable:
+            return []
+        step = max(1, scene.cube.shape[0] * scene.cube.shape[1] // LOOKED_AT)
+        plane = np.asarray(scene.cube[::step, :, usable[len(usable) // 2]])
+        known = ~absent(plane, scene.no_data)
+        if scene.measured is not None:
+            known &= scene.measured[::step]
+        lone = find_lone(plane[known])
+        return [] if lone is None else [BadFile(self.cube, lone.words, DECLARE.format(lone.number))]
+
     def check(self) -> SceneReport:
         """Read the scene piece by piece and list what is wrong with it, in the words of ``open``.
 
@@ -212,7 +236,8 @@ class SceneFiles:
         unused = ", ".join([*(str(a) for a in contents.arrays if len(a.shape) < 3), *contents.others])
         low, high = float(values.low.min()), float(values.high.max())
         missing = int(np.count_nonzero(values.missing))
-        return SceneReport(scene, low, high, constant, pixels, missing, unread, unused, problems)
+        odd = self.warnings(scene)
+        return SceneReport(scene, low, high, constant, pixels, missing, unread, unused, problems, odd)
 
 
 def _unlabelled(contents: Contents, cube: Stored) -> Scene:
