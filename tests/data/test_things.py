@@ -35,6 +35,10 @@ def cells(count: int, *, size: int = 12, start: int = 1, step: int = 1) -> np.nd
     return mask
 
 
+def palette_colours() -> np.ndarray:
+    return np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0], [0, 0, 9]])
+
+
 def guess(masks: list[np.ndarray]) -> ClassSet:
     found = ClassGuess()
     for mask in masks:
@@ -72,6 +76,33 @@ def test_masks_of_things_are_not_taken_for_classes(masks: list[np.ndarray]) -> N
 )
 def test_masks_of_kinds_stay_classes(masks: list[np.ndarray]) -> None:
     assert len(guess(masks)) == max(int(mask.max()) for mask in masks) + 1
+
+
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        ([rng.integers(0, 40, (9, 11)).repeat(5, 0).repeat(5, 1) for _ in range(4)], "are several areas"),
+        ([rng.integers(0, 3, (9, 11)).repeat(5, 0).repeat(5, 1)], "are several areas"),
+        ([cells(n) % 4 for n in (5, 9, 30)], "are several areas"),
+        ([cells(13) for _ in range(5)], "all of 5 masks hold the same 13 numbers"),
+        ([palette_colours()[cells(n) % 4] for n in (5, 9, 30)], "are several areas"),
+        ([(cells(n) > 0) * 255 for n in (5, 9, 30)], ""),  # nothing but background and object
+        ([cells(n) for n in (5, 9, 3, 7)], ""),
+        ([cells(n, start=17 * n, step=3) for n in (14, 9, 30)], ""),
+        ([cells(2), cells(2)], ""),
+    ],
+)
+def test_classes_that_are_read_as_things_are_warned_of(tmp_path: Path, masks: list[np.ndarray], said: str) -> None:
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+    for place, mask in enumerate(masks):
+        picture = mask.astype(np.uint8) if mask.ndim == 3 else mask.astype(np.uint16)
+        Image.fromarray(picture).save(tmp_path / "masks" / f"{place}.png")
+        Image.fromarray(rng.integers(0, 256, (*mask.shape[:2], 3), np.uint8)).save(tmp_path / "images" / f"{place}.png")
+    report = check_folder(open_folder(tmp_path), instances=True)
+    found = [odd.what for odd in report.warnings if "one class" in odd.what]
+    assert len(found) == bool(said)
+    assert said in "".join(found)
 
 
 def test_areas_are_counted_as_scipy_counts_them() -> None:

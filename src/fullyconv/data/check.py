@@ -23,9 +23,9 @@ from fullyconv.data.palettes import FIX as PALETTE_FIX
 from fullyconv.data.palettes import Palettes
 from fullyconv.data.raster import COLOURS, Refused
 from fullyconv.data.seen import Seen, see
-from fullyconv.data.things import THINGS
+from fullyconv.data.things import LOOKED_AT, THINGS, Things
 from fullyconv.files import BadFile, counted
-from fullyconv.types import ClassSet, Levels
+from fullyconv.types import MOST_VALUE, ClassSet, Levels
 
 Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
@@ -163,6 +163,7 @@ def check_folder(
         report.warnings.append(
             BadFile(found[1] or folder.root, what, f"see whether they mean the same, or {PALETTE_FIX}")
         )
+    report.warnings += _merged_classes(folder) if classes.instances else []
     report.warnings += [*_several_whites(tally.whites), *_absent_classes(folder, classes, report.splits)]
     report.mean, report.std = tally.mean_and_deviation()
     if tally.hollow:
@@ -268,6 +269,21 @@ def _binary_masks(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigu
             "give the object 'value: 255' in classes.yaml and set 'ignore: 254'",
         )
     ]
+
+
+def _merged_classes(folder: Folder) -> list[BadFile]:
+    """Say that masks which are said to number things look like masks of classes, all of which become one."""
+    things = Things()
+    pairs = [*chain(*folder.splits.values())]
+    for raw in map(_stored, pairs[:: max(1, -(-len(pairs) // LOOKED_AT))]):
+        if isinstance(raw, RawMask) and raw.values.min(initial=0) >= 0 and raw.values.max(initial=0) <= MOST_VALUE:
+            things.see(raw)
+    why = things.look_like_classes()
+    if not why:
+        return []
+    what = f"the masks look like masks of classes ({why}), and all of their numbers above 0 are taken for one class"
+    fix = "leave out --instances (instances=true, 'masks: instances' in classes.yaml) if the numbers are classes"
+    return [BadFile(folder.root, what, fix)]
 
 
 def _several_whites(whites: dict[float, list[Path]]) -> list[BadFile]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from fullyconv.data.masks import RawMask
+from fullyconv.data.masks import RawMask, colour_codes
 from fullyconv.data.palettes import FIX as PALETTE_FIX
 from fullyconv.data.palettes import Palettes, painted
 from fullyconv.data.raster import Refused
@@ -167,17 +167,15 @@ class ClassGuess:
     def see(self, raw: RawMask) -> None:
         """Take note of one mask's values or colours."""
         if raw.values.ndim == 3:
-            codes = raw.values.astype(np.int32) @ np.array([65_536, 256, 1], np.int32)
             if len(self._colours) <= MOST_COLOURS:
-                found, numbered = np.unique(codes, return_inverse=True)  # black, the background, is 0 here, too
-                self._colours.update(found.tolist())
-                self._things.see(numbered.reshape(codes.shape) + bool(found[0]))
+                self._colours.update(np.unique(colour_codes(raw.values)).tolist())
+                self._things.see(raw)
             return
         values = np.unique(raw.values if raw.missing is None else raw.values[~raw.missing]).tolist()
         if any(not 0 <= value <= MOST_VALUE for value in values):
             return  # a mask that no classes.yaml can describe: named when the pair is read
         self._values.update(values)
-        self._things.see(raw.values)
+        self._things.see(raw)
         if raw.palette is not None:
             self._palette = raw.palette if self._palette is None else self._palette
             self._palettes.see(painted(raw))

@@ -161,7 +161,7 @@ def _decode_colours(raw: RawMask, classes: ClassSet, path: Path) -> np.ndarray:
         pixels = raw.palette[pixels]
     elif pixels.ndim == 2:
         raise BadFile(path, "an index mask among colour masks", "say 'masks: index' in classes.yaml, or recolour it")
-    codes = pixels.astype(np.int32) @ np.array([65_536, 256, 1], np.int32)
+    codes = colour_codes(pixels)
     table = {_code(colour): index for index, colour in enumerate(classes.colours)}
     table |= {_code(colour): VOID for colour in classes.ignore_colours}
     found, where = np.unique(codes, return_inverse=True)
@@ -171,6 +171,16 @@ def _decode_colours(raw: RawMask, classes: ClassSet, path: Path) -> np.ndarray:
             path, f"colour outside the classes: {_first(unknown)}", "add it to classes.yaml (a class or ignore_colours)"
         )
     return np.array([table[code] for code in found.tolist()], np.int16)[where].reshape(codes.shape)
+
+
+def colour_codes(pixels: np.ndarray) -> np.ndarray:
+    """Return a number for each RGB colour, ... int32 of ... x 3; black is 0.
+
+    >>> colour_codes(np.array([[1, 2, 3]])).tolist()
+    [66051]
+    """
+    codes: np.ndarray = pixels.astype(np.int32) @ np.array([65_536, 256, 1], np.int32)
+    return codes
 
 
 def _code(colour: tuple[int, int, int]) -> int:

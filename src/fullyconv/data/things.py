@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fullyconv.data.masks import RawMask, colour_codes
 from fullyconv.data.raster import Refused
 from fullyconv.types import ClassSet
 
@@ -11,6 +12,7 @@ THINGS = ClassSet(("background", "object"), ignore_index=65_535, instances=True)
 LOOKED_AT = 100  # masks
 MANY = 20  # numbers: more kinds of things are rarely told apart, each of one area
 FEWEST = 4  # in one mask, where numbers are counted up in each
+ALIKE = 3  # masks of the same numbers, by chance rarely
 WHOLE = 0.85  # of the numbers are one connected area, in masks of things
 READ_AS = "read them as background and object, '--set instances=true' (data check --instances), or write a classes.yaml"
 
@@ -22,19 +24,38 @@ class Things:
         self._counts: list[int] = []  # of numbers in each mask that has any
         self._whole = 0  # numbers, over all masks, that are one connected area
         self._numbers: set[int] = set()
+        self._kinds: set[frozenset[int]] = set()  # of numbers that are in one mask together
         self._counted_up = True  # 1 to the number of things, in each mask
 
-    def see(self, values: np.ndarray) -> None:
-        """Look at a mask, H x W numbers 0..65535."""
+    def see(self, raw: RawMask) -> None:
+        """Look at a mask of numbers 0..65535, or of colours of which black is the background."""
         if len(self._counts) >= LOOKED_AT:
             return
+        values = raw.values
+        if values.ndim == 3:
+            found, numbered = np.unique(colour_codes(values), return_inverse=True)
+            values = numbered.reshape(values.shape[:2]) + bool(found[0])
         numbers = euler_numbers(values)
         numbers.pop(0, None)
         if numbers:
             self._counts.append(len(numbers))
             self._whole += sum(each == 1 for each in numbers.values())
             self._numbers.update(numbers)
+            self._kinds.add(frozenset(numbers))
             self._counted_up &= max(numbers) == len(numbers)
+
+    def look_like_classes(self) -> str:
+        """Say why the numbers look like kinds of things, not things; empty if they do not.
+
+        There are two or more, and many of them are several areas in a mask, or all masks hold the same ones.
+        """
+        total = sum(self._counts)
+        if len(self._numbers) < 2:
+            return ""
+        if self._whole < WHOLE * total:
+            return f"{total - self._whole} of {total} numbers in masks are several areas, or have holes"
+        alike = len(self._kinds) == 1 and len(self._counts) >= ALIKE
+        return f"all of {len(self._counts)} masks hold the same {len(self._numbers)} numbers" if alike else ""
 
     def refuse(self) -> None:
         """Raise ``Refused`` if the masks number things.
