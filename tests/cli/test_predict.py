@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -100,3 +101,30 @@ def test_what_maps_and_annotation_tools_need_is_written_beside(tmp_path: Path) -
     assert again.exit_code == 0, again.output
     wrong = CliRunner().invoke(app, [*command, "--polygons-to", "svg"])
     assert "polygons are written for coco, yolo, labelme, gpkg, not for 'svg'" in str(wrong.exception)
+
+
+def test_a_level_that_no_picture_has_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    model = save(build("fcn32s-resnet18", 2), tmp_path / "model")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with tifffile.TiffWriter(tmp_path / "b.tif") as file:
+        file.write(pixels, photometric="rgb", tile=(16, 16))
+        file.write(pixels[::2, ::2], photometric="rgb", tile=(16, 16), subfiletype=1)
+    command = ["predict", str(model), str(tmp_path / "a.png"), str(tmp_path / "b.tif"), "--areas", "--sheet"]
+    command += ["--out", str(tmp_path / "out")]
+    refused = CliRunner().invoke(app, [*command, "--level", "2"])
+    assert "a.png: no level 2 in it: leave it out, for 0 (64 x 64) is the only" in str(refused.exception)
+    assert not (tmp_path / "out").exists()
+    assert CliRunner().invoke(app, [*command, "--level", "1"]).exit_code == 1
+    assert (tmp_path / "out/b.png").is_file()
+    assert [row["picture"] for row in csv.DictReader((tmp_path / "out/areas.csv").open()) if row["region"] == "0"] == [
+        "b"
+    ]
+
+
+def test_of_bad_pictures_alone_no_table_is_written(tmp_path: Path) -> None:
+    model = save(build("fcn32s-resnet18", 2), tmp_path / "model")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    command = ["predict", str(model), str(tmp_path / "a.png"), "--areas", "--sheet", "--polygons-to", "coco"]
+    assert CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out")]).exit_code == 1
+    assert list((tmp_path / "out").iterdir()) == []

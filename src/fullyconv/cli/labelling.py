@@ -77,8 +77,9 @@ def label_scenes(segmenter: SceneSegmenter, inputs: list[str], asked: Asked) -> 
 
 def label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked) -> bool:
     """Label films and pictures; returns whether some were bad."""
+    from fullyconv.data.rows import refuse_level
     from fullyconv.outputs import Outputs
-    from fullyconv.predict.folder import find_images, predict_files
+    from fullyconv.predict.folder import find_images, predict_files, sight_of
     from fullyconv.predict.work import Pace
     from fullyconv.report.sheet import SHEET, write_sheet
 
@@ -86,6 +87,8 @@ def label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked) -> boo
     others = {"--probabilities": asked.probabilities, **asked.of_pictures, "--uncertainty": None}
     bad_films, inputs = paint_films(segmenter, inputs, place, asked=others, overwrite=overwrite)
     tasks, pace = find_images(inputs, out=place, levels=segmenter.preprocess.levels), Pace()
+    if segmenter.level:
+        refuse_level((task.image for task in tasks), sight_of(segmenter))
     outputs = Outputs(place, overwrite=overwrite)
     outputs.check([SHEET] if asked.sheet else [])
     chances, beside = asked.probabilities, asked.beside
@@ -94,7 +97,7 @@ def label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked) -> boo
     )
     done: list[Outcome] = []
     bad = follow("predicting", _noted(outcomes, done), len(tasks))
-    if asked.sheet:
+    if asked.sheet and bad < len(tasks):
         out.print(f"{write_sheet(outputs, done, segmenter.classes)}")
     out.print(f"{len(tasks) - bad} of {len(tasks)} images labelled in {place}")
     out.print(pace.words("image"))

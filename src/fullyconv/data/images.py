@@ -24,7 +24,17 @@ from PIL import (
 
 from fullyconv.data.dicom import is_dicom, read_dicom
 from fullyconv.data.png import holds_all_rows
-from fullyconv.data.raster import BAND_PX, UPRIGHT, Kind, Raster, Refused, checked_palette, colours, levels_of
+from fullyconv.data.raster import (
+    BAND_PX,
+    UPRIGHT,
+    Kind,
+    Raster,
+    Refused,
+    check_level,
+    checked_palette,
+    colours,
+    levels_of,
+)
 from fullyconv.data.stores import read_store
 from fullyconv.data.tiff import MAGIC, is_tiff, read_tiff
 from fullyconv.files import BadFile, FileWarning, calls_itself_store, is_store
@@ -100,7 +110,7 @@ def read_raster(
 def _read(path: Path, pages: int | Literal["channels"] | None, limits: Limits, level: int) -> Raster:
     tiff = is_tiff(path)
     if level and not tiff:
-        raise Refused(f"a picture of one size, without level {level}", "leave it out")
+        check_level(level, [_read(path, pages, limits, 0).values.shape[:2]])
     if is_dicom(path) and (not tiff or path.suffix.lower() == ".dcm"):  # a file may be both
         return read_dicom(path, pages, limits)
     return read_tiff(path, pages, limits, level=level) if tiff else _read_common(path, limits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 
 from fullyconv.data.images import READERS, VOIDED, picture_levels, unreadable, warn_of
 from fullyconv.data.pngrows import png_blocks
-from fullyconv.data.raster import COLOURS, Raster, white_level
+from fullyconv.data.raster import COLOURS, Raster, Refused, check_level, white_level
 from fullyconv.data.stores import open_store, said
 from fullyconv.data.tiff import is_tiff, mask_page, nothing_of, outside, raster_of
 from fullyconv.data.tiff_header import MOST_BYTES, check_page
@@ -174,7 +174,34 @@ def picture_size(path: Path, sight: Sight = Sight()) -> tuple[int, int] | None:
     if reader is None:
         return None
     with reader(str(path)) as picture:
+        check_level(sight.level, [(picture.height, picture.width)])
         return picture.height, picture.width
+
+
+def refuse_level(paths: Iterable[Path], sight: Sight) -> None:
+    """Refuse a level that none of some pictures has, before anything is made of them.
+
+    Args:
+        paths: The pictures; where one of them has it, or cannot be opened, whoever reads them says what is wrong.
+        sight: What the network sees of them.
+
+    Raises:
+        BadFile: For the first, with the levels that it has.
+    """
+    first: BadFile | None = None
+    for path in paths:
+        try:
+            picture_size(path, sight)
+        except Refused as error:
+            first = first or BadFile(path, error.what, error.fix)
+        except BadFile as bad:
+            first = first or bad
+        except Exception:  # decoders raise many kinds for broken files
+            return
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 def _blocks(path: Path, size: tuple[int, int], sight: Sight) -> tuple[Blocks | None, bool]:

@@ -293,6 +293,11 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
     yield from work_through(tasks, outputs, work, pace=pace, once=beside.once(), finish=written.finish)
 
 
+def sight_of(segmenter: Segmenter) -> Sight:
+    """Return what a model sees of files."""
+    return Sight(segmenter.preprocess.levels, segmenter.network.in_channels, segmenter.level)
+
+
 class ByRows:
     """Pictures that are too large to be held, among others.
 
@@ -322,14 +327,13 @@ class ByRows:
         """Read a picture, or open one that is too large."""
         memory = self._segmenter.picture_memory
         budget = free_memory() // 4 if memory is None else memory
-        model = self._segmenter
-        sight = Sight(model.preprocess.levels, model.network.in_channels, model.level)
-        per_pixel = 16 + (2 * len(model.classes) if self._probabilities else 0)
+        sight = sight_of(self._segmenter)
+        per_pixel = 16 + (2 * len(self._segmenter.classes) if self._probabilities else 0)
         found = open_rows(task.image, budget, sight, per_pixel=per_pixel) if sight.by_rows else None
         if found is None:
             return self._segmenter.read(task.image)
         refuse_beside(found, *self._refused)
-        self._places[task.target.as_posix()] = read_place(task.image, model.level)
+        self._places[task.target.as_posix()] = read_place(task.image, sight.level)
         return found
 
     def predict(self, rows: Rows) -> Draft:

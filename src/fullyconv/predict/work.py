@@ -139,7 +139,7 @@ def work_through(
         work: What is done with each.
         pace: Takes the seconds of computing and waiting.
         once: Names of what is written of all inputs together, relative to the output folder.
-        finish: Writes it, after the last input.
+        finish: Writes it, after the last input, unless all were bad.
 
     Yields:
         One outcome per input, in their order.
@@ -165,7 +165,8 @@ def work_through(
                 raise
             yield from line.outcomes()
         yield from line.outcomes(every=True)
-        finish()
+        if line.good:
+            finish()
 
 
 class _Line(Generic[Read, Found]):
@@ -177,6 +178,7 @@ class _Line(Generic[Read, Found]):
         self._written: deque[Future[Outcome]] = deque()  # or being written, or bad; in order
         self._full: BadFile | None = None
         self._submitted = 0
+        self.good = 0  # inputs of which something was written
         pace.started = pace.clock()
 
     @contextmanager
@@ -248,6 +250,7 @@ class _Line(Generic[Read, Found]):
             with self.pace._waits():
                 outcome = self._written.popleft().result()
             self.pace.inputs += 1
+            self.good += outcome.problem is None
             yield outcome
 
 
