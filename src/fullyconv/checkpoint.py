@@ -12,12 +12,15 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from torch import Tensor, nn
 
 from fullyconv.crf.parameters import CRFParameters
+from fullyconv.facts import SIFTFLOW_GEOMETRIC
 from fullyconv.files import BadFile, write_json
 from fullyconv.limits import LIMITS
 from fullyconv.models import packaged
 from fullyconv.networks import Architecture, architecture_of, external_trunk, foreign_trunk, rebuild
 from fullyconv.networks.crf import CRFLayer
 from fullyconv.networks.fcn import FCN
+from fullyconv.networks.heads import ManyHeads
+from fullyconv.networks.reference import REFERENCES, Reference
 from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.surgery import factor_like
 from fullyconv.surgery.layers import without_weights
@@ -40,6 +43,14 @@ AnyPreprocess = Annotated[
 ]
 
 
+class Head(BaseModel):
+    """What is said of a further head: what its labels mean, and what makes its probabilities mean what they say."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    classes: ClassSet
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+
+
 class Config(BaseModel):
     """What ``config.json`` holds beside the weights."""
 
@@ -52,6 +63,7 @@ class Config(BaseModel):
         None  # what `fullyconv crf tune` found, or what a CRF trained with the network stands on
     )
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0  # what makes its probabilities mean what they say
+    heads: dict[str, Head] = {}  # of its further tasks
     notes: dict[str, Any] = {}  # how the model came to be: recipe, scores, versions
 
     @model_validator(mode="after")
@@ -62,19 +74,30 @@ class Config(BaseModel):
             raise ValueError(f"a network's name of {len(made.name)} characters")
         if made.classes != len(self.classes):
             raise ValueError(f"the architecture scores {made.classes} classes, {len(self.classes)} are named")
+        named = {name: len(head.classes) for name, head in self.heads.items()}
+        if (made.tasks or named) and dict(made.tasks) != named:  # those of SIFT Flow's nets need not be named
+            raise ValueError(f"the architecture has the further heads {dict(made.tasks)}, named are {named}")
         if made.channels is not None and not 1 <= made.channels <= LIMITS.bands:
             raise ValueError(f"a network reads 1 to {LIMITS.bands} channels, not {made.channels}")
         if made.example is not None and not (min(made.example) >= 1 and prod(made.example) <= LARGEST_EXAMPLE):
             raise ValueError(f"no classifier is made for pictures of {' x '.join(map(str, made.example))}")
         return self
 
+    def document(self) -> dict[str, Any]:
+        """Return everything as plain values for JSON; without what only models of several heads have."""
+        found = self.model_dump()
+        if not self.heads:
+            del found["heads"], found["architecture"]["tasks"]
+        return found
 
-def save(
+
+def save(  # noqa: PLR0913 (what a model folder holds)
     network: nn.Module,
     folder: Path | str,
     *,
     classes: ClassSet | None = None,
     preprocess: Preprocess | SpectralPreprocess | None = None,
+    heads: Mapping[str, ClassSet] | None = None,
     notes: Mapping[str, Any] | None = None,
     compact: bool = False,
 ) -> Path:
@@ -86,6 +109,8 @@ def save(
         classes: What the labels mean; default: ``class_0``, ``class_1``, …
         preprocess: The normalisation of pixels; default: the usual statistics of ImageNet, or numbers as they are where
             the network reads more than three channels.
+        heads: What the labels of its further tasks mean, by their names; default: ``class_0``, … of each (the published
+            ones of SIFT Flow's nets).
         notes: Plain values to keep with the model: recipe, scores, versions.
         compact: Store convolution weights in 8 bits, one scale per output channel: a quarter of the size, for sharing;
             what is loaded then differs by rounding.
@@ -104,13 +129,15 @@ def save(
     ['config.json', 'model.safetensors']
     """
     architecture = architecture_of(network)
-    classes = classes or ClassSet(tuple(f"class_{index}" for index in range(architecture.classes)))
+    classes = classes or _numbered(architecture.classes)
     if len(classes) != architecture.classes:
         raise ValueError(f"the network scores {architecture.classes} classes, {len(classes)} are named")
+    named = {name: _usual_classes(architecture, name) for name, _ in architecture.tasks} | dict(heads or {})
     config = Config(
         architecture=architecture,
         classes=classes,
         preprocess=preprocess or _usual(network),
+        heads={name: Head(classes=own) for name, own in named.items()},
         notes=dict(notes or {}),
         crf=getattr(getattr(network, "crf", None), "settings", None),
     )
@@ -118,8 +145,19 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = network.state_dict()
     write_tensors(folder / WEIGHTS, shrink(tensors) if compact else tensors)
-    write_json(folder / CONFIG, config.model_dump())
+    write_json(folder / CONFIG, config.document())
     return folder
+
+
+def _numbered(count: int) -> ClassSet:
+    return ClassSet(tuple(f"class_{index}" for index in range(count)))
+
+
+def _usual_classes(architecture: Architecture, head: str) -> ClassSet:
+    """Return what a further head's labels mean where nobody says so: of SIFT Flow's nets the published classes."""
+    if (head, dict(architecture.tasks)[head]) in REFERENCES.get(architecture.name, Reference(())).tasks:
+        return SIFTFLOW_GEOMETRIC.classes
+    return _numbered(dict(architecture.tasks)[head])
 
 
 def _usual(network: nn.Module) -> Preprocess:
@@ -163,6 +201,9 @@ def load_network(folder: Path | str, *, trust: str | Sequence[str] = ()) -> tupl
     for name, tensor in tensors.items():
         _check_numbers(folder / WEIGHTS, name, tensor, expected[name])
     network.load_state_dict(tensors)
+    if isinstance(network, ManyHeads) and not config.heads:  # of a version that did not name SIFT Flow's second
+        made = architecture_of(network)
+        config.heads = {name: Head(classes=_usual_classes(made, name)) for name in network.tasks}
     return network.eval(), config
 
 
@@ -267,11 +308,19 @@ def store_crf(folder: Path, parameters: CRFParameters) -> None:
     _store(folder, {"crf": parameters})
 
 
-def store_temperature(folder: Path, temperature: float) -> None:
-    """Put the temperature of the probabilities into a model's ``config.json``; raises ``BadFile`` if there is none."""
-    _store(folder, {"temperature": temperature})
+def store_temperature(folder: Path, temperature: float, head: str = "") -> None:
+    """Put the temperature of the probabilities (of a further ``head``) into a model's ``config.json``.
+
+    Raises:
+        BadFile: If there is none.
+    """
+    if not head:
+        _store(folder, {"temperature": temperature})
+        return
+    heads = read_config(folder).heads
+    _store(folder, {"heads": heads | {head: heads[head].model_copy(update={"temperature": temperature})}})
 
 
 def _store(folder: Path, values: Mapping[str, Any]) -> None:
     folder = find_own_model(folder)
-    write_json(folder / CONFIG, read_config(folder).model_copy(update=values).model_dump())
+    write_json(folder / CONFIG, read_config(folder).model_copy(update=values).document())

@@ -67,4 +67,7 @@ def load(
         engine=engine,
     )
     segmenter.folder, segmenter.temperature = find_model(Path(folder)), config.temperature
+    segmenter.name_heads({name: head.classes for name, head in config.heads.items()})
+    for name, head in segmenter.heads.items():
+        head.temperature = config.heads[name].temperature
     return segmenter if network.crf is None else CRFSegmenter(segmenter)

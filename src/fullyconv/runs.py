@@ -24,13 +24,12 @@ from fullyconv.networks import foreign_trunk
 from fullyconv.opening import load
 from fullyconv.predict.image import Segmenter
 from fullyconv.recipes import find_recipe
-from fullyconv.report import plot_confusion, save_figure, write_report
+from fullyconv.report import head_place, plot_confusion, save_figure, write_report
 from fullyconv.train.assemble import Prepared, assemble, prepare
 from fullyconv.train.configure import configure
 from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, REPORT, RunFolder, open_run
 from fullyconv.train.recipe import Recipe, change
 from fullyconv.train.run import Run
-from fullyconv.train.tasks import SECOND, second_segmenter
 from fullyconv.train.told import Callback, tell
 from fullyconv.types import ClassSet
 
@@ -159,7 +158,7 @@ def write_scores(
     prepared: Prepared,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Fit, Evaluation | None]:
+) -> tuple[Fit, dict[str, Evaluation]]:
     """Write the scores of a run's best model and its report.
 
     Args:
@@ -170,20 +169,24 @@ def write_scores(
         progress: Called with (done, total) while probabilities are calibrated.
 
     Returns:
-        What the model's probabilities mean, and the scores of a second task.
+        What the model's probabilities mean, and the scores of further heads, by their names.
     """
-    run = folder.path
-    confidence = fit(segmenter, prepared.val, progress=progress)
-    store_temperature(run / BEST, confidence.temperature)
-    segmenter.temperature = confidence.temperature
-    document = evaluation.document() | {"confidence": confidence.document()}
-    second = None
-    if prepared.second:
-        second = evaluate(second_segmenter(segmenter, prepared.second), prepared.second)
-        document[SECOND] = second.document()
-    write_json(run / EVALUATION, document)
-    save_figure(plot_confusion(evaluation), run / CONFUSION)
-    title = f"fullyconv: {run.name}"
+    run, further = folder.path, {}
     kin = kin_in_words({"train": prepared.train, "validation": prepared.val})
-    write_report(run, segmenter, evaluation, prepared.val, title=title, confidence=confidence, kin=kin)
-    return confidence, second
+    scored = {"": (segmenter, evaluation, prepared.val)}
+    for name, head in segmenter.heads.items():
+        further[name] = evaluate(head, prepared.heads[name])
+        scored[name] = head, further[name], prepared.heads[name]
+    found, documents = {}, {}
+    for name, (model, scores, pairs) in scored.items():
+        found[name] = fit(model, pairs, progress=progress)
+        store_temperature(run / BEST, found[name].temperature, name)
+        model.temperature = found[name].temperature
+        documents[name] = scores.document() | {"confidence": found[name].document()}
+    first = documents.pop("")
+    write_json(run / EVALUATION, first | documents)
+    for name, (model, scores, pairs) in scored.items():
+        save_figure(plot_confusion(scores), head_place(run, name) / CONFUSION)
+        title = f"fullyconv: {run.name}" + (f", head {name}" if name else "")
+        write_report(run, model, scores, pairs, title=title, confidence=found[name], kin=kin)
+    return found[""], further

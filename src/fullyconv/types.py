@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
+from keyword import iskeyword
 from math import isfinite
 from typing import Literal
 
@@ -134,7 +135,29 @@ def _check_statistics(mean: Iterable[float], std: Iterable[float]) -> None:
 
 LARGEST = 1e15  # mean, deviation or its inverse: the products of two leave much room in float32
 CHANNEL_ENDING = re.compile(r"_\d{4}")  # of the files of one picture's channels
+FIRST_HEAD = "semantic"  # what the first task of a network of several is called
+HEAD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")  # of a further task
+TAKEN_NAMES = frozenset({
+    FIRST_HEAD, "absent_classes", "after", "before", "boundary_convention", "boundary_f", "calibration", "classes",
+    "confidence", "confusion", "convention", "crf", "image_mean_iu", "images", "intervals", "trimap_iu", "void_share",
+    "per_class_boundary_f", "pixel_accuracy", "mean_accuracy", "mean_iu", "mean_iu_present", "frequency_weighted_iu",
+    "kappa", "per_class_accuracy", "per_class_iu", "per_class_f1", "count", "index",
+})  # fmt: skip
+"""What no further task can be called: its scores stand under its name beside these."""
 PLAIN_NAME = re.compile(r"[^./\\][^/\\]{0,199}")  # of a folder: leads nowhere else
+
+
+def check_head(name: str) -> str:
+    """Return the name of a further task of a network; raises ``ValueError`` for what is no plain word, or taken.
+
+    >>> check_head("geometry")
+    'geometry'
+    """
+    if not HEAD_NAME.fullmatch(name) or iskeyword(name):
+        raise ValueError(f"a head is called by a word of letters, digits and _, not {name[:60]!r}")
+    if name in TAKEN_NAMES:
+        raise ValueError(f"no head can be called {name!r}, which stands for something else beside its scores")
+    return name
 
 
 @dataclass(frozen=True)

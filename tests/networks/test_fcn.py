@@ -18,7 +18,7 @@ from fullyconv.networks import Architecture, build, from_classifier, generic_nam
 from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
-from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.heads import ManyHeads
 from fullyconv.networks.trunks.resnet import ResNet18
 from fullyconv.networks.trunks.vgg import VGG16
 from fullyconv.upsample import Upsample
@@ -189,7 +189,7 @@ def test_the_doors_below_build_refuse_them_too(classes: Any) -> None:
         lambda: from_classifier(classifier, classes, 2),
         lambda: from_classifier(classifier, classes=classes, stride=2, example=(3, 32, 32)),
         lambda: FCN(ResNet18(), classes=classes, skips=0),
-        lambda: TwoHeads(ResNet18(), classes=2, geometric=classes, skips=0),
+        lambda: ManyHeads(FCN(ResNet18(), classes=2, skips=0), {"geometric": classes}),
         lambda: LateFusion(ResNet18(), ResNet18(), classes=classes, skips=0),
         lambda: Classifier(ResNet18(), classes=classes),
         lambda: Architecture("fcn8s-resnet18", classes),

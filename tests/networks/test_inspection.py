@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fullyconv.networks import build, from_classifier
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
-from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.heads import ManyHeads
 from fullyconv.networks.inspection import Inspection, LayerFacts, inspect
 from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.networks.trunks.resnet import ResNet18
@@ -97,7 +97,7 @@ def agrees_with_pytorch(network: nn.Module, size: tuple[int, int]) -> None:
         build("fcn8s-resnet18"),
         build("fcn8s-resnet18", upsampling="learned"),
         build("fcn4s-lenet"),
-        TwoHeads(ResNet18(), classes=5, geometric=3, skips=2),
+        ManyHeads(FCN(ResNet18(), classes=5, skips=2), {"geometric": 3}),
         LateFusion(ResNet18(), ResNet18(), classes=4, skips=1),
     ],
     ids=["miniature", "fixed", "learned", "lenet", "two heads", "late fusion"],

@@ -15,7 +15,7 @@ from fullyconv.networks import CLASSIFIERS, architecture_of, network_names
 from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
-from fullyconv.networks.heads import SceneScores, TwoHeads
+from fullyconv.networks.heads import ManyHeads
 from fullyconv.networks.reference import REFERENCES, RELEASED
 from fullyconv.networks.trunks.vgg import VGG16
 
@@ -202,10 +202,10 @@ def wake(net: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("skips", [0, 2])
 def test_two_heads_are_two_networks_on_one_trunk(skips: int) -> None:
-    net = wake(TwoHeads(Tiny(), classes=5, geometric=3, skips=skips))
+    net = wake(ManyHeads(FCN(Tiny(), classes=5, skips=skips), {"geometric": 3}))
     image = torch.randn(2, 3, 21, 34)
     scores = net(image)
-    assert isinstance(scores, SceneScores)
+    assert scores._fields == ("semantic", "geometric")
     for heads, found in ((net.heads, scores.semantic), (net.geometric_heads, scores.geometric)):
         alone = FCN(net.trunk, classes=heads[0].out_channels, skips=skips).eval()
         alone.heads = heads

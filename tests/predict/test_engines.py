@@ -16,7 +16,7 @@ from torch.nn import functional
 from fullyconv import FCN, ClassSet, Preprocess, Segmenter, build, from_classifier
 from fullyconv.machine import evaluating
 from fullyconv.networks.fusion import LateFusion
-from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.heads import ManyHeads
 from fullyconv.networks.trunks.resnet import ResNet18
 from fullyconv.predict.engines import PyTorchEngine, Snapshot
 from fullyconv.predict.onednn import PackedConvolution
@@ -60,7 +60,7 @@ NETWORKS: dict[str, Callable[[], FCN]] = {
                      "siftflow-fcn16s", "nyud-fcn32s-color-hha")
     },
     "late fusion": lambda: LateFusion(ResNet18(), ResNet18(), classes=4, skips=2),
-    "two heads": lambda: TwoHeads(ResNet18(), classes=4, geometric=3, skips=1),
+    "two heads": lambda: ManyHeads(FCN(ResNet18(), classes=4, skips=1), {"geometric": 3}),
     "replicate": lambda: FCN(ResNet18(), classes=4, skips=2, border="replicate", cover=True),
     **{
         name: lambda name=name: from_classifier(name, 3, 8)

@@ -20,7 +20,7 @@ from fullyconv.networks import build
 from fullyconv.networks.alignment import UpsamplingStage
 from fullyconv.networks.architecture import Upsampling
 from fullyconv.networks.fcn import FCN
-from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.heads import ManyHeads
 from fullyconv.networks.trunks import backbone
 from fullyconv.predict.ladder import Ladder, NotFinite
 from fullyconv.threads import side_by_side
@@ -145,7 +145,7 @@ def test_labels_are_those_of_the_networks(name: str, classes: int, size: Pair) -
 
 
 def test_each_task_of_two_has_its_ladder() -> None:
-    network = TwoHeads(backbone("resnet18"), classes=4, geometric=3, skips=1, upsampling="learned")
+    network = ManyHeads(FCN(backbone("resnet18"), classes=4, skips=1, upsampling="learned"), {"geometric": 3})
     for step in cast("Sequence[Upsample]", network.geometric_upsamplers):
         nn.init.normal_(cast("nn.Parameter", step.weight))
     maps = [torch.randn(1, 3, 2, 3), torch.randn(1, 3, 4, 5)]

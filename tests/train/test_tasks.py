@@ -16,13 +16,14 @@ from fullyconv.augment import Augmentation
 from fullyconv.caffe import export as caffe_export
 from fullyconv.caffe import import_model
 from fullyconv.cli import app
-from fullyconv.data.dataset import Views, read_sample
+from fullyconv.data.dataset import Views, read_every, read_sample
 from fullyconv.data.nyud import depth_path, read_colour_depth
 from fullyconv.data.published import Places, open_for, open_published
 from fullyconv.data.siftflow import open_siftflow
 from fullyconv.files import BadFile
+from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
-from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.heads import ManyHeads
 from fullyconv.networks.reference import preprocess_of
 from fullyconv.networks.trunks import backbone, vgg
 from fullyconv.recipes import RECIPES
@@ -34,9 +35,9 @@ from fullyconv.train.tasks import FusedTasks, SummedLoss
 from fullyconv.types import Preprocess
 
 
-def two_heads() -> TwoHeads:
+def two_heads() -> ManyHeads:
     torch.manual_seed(0)
-    network = TwoHeads(backbone("resnet18"), classes=5, geometric=3, skips=1)
+    network = ManyHeads(FCN(backbone("resnet18"), classes=5, skips=1), {"geometric": 3})
     for bank in network.score_layers.values():
         for head in bank:
             torch.nn.init.normal_(head.weight)
@@ -63,7 +64,7 @@ def test_the_loss_of_two_heads_is_the_sum_of_both_and_reaches_both() -> None:
 def test_the_geometric_network_is_the_second_head_on_the_same_layers() -> None:
     network = two_heads()
     image = torch.randn(1, 3, 33, 47)
-    view = network.geometric_network()
+    view = network.task_network("geometric")
     torch.testing.assert_close(view(image), network(image).geometric)
     assert view.classes == 3
     assert network.classes == 5
@@ -73,7 +74,7 @@ def test_the_geometric_network_is_the_second_head_on_the_same_layers() -> None:
 
 
 @pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TwoHeads:
+def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ManyHeads:
     """SIFT Flow's network with few channels, saved as ``model``."""
     monkeypatch.setattr("fullyconv.networks.trunks.vgg.BLOCKS", [(count, 4) for count, _ in vgg.BLOCKS])
     network = build("siftflow-fcn32s").eval()
@@ -83,7 +84,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TwoHeads:
     return network  # type: ignore[return-value]
 
 
-FIRST = "two heads: labels are those of the first (semantic)"
+FIRST = "2 heads: labels are those of the first"
 
 
 def command(*words: object) -> str:
@@ -92,19 +93,20 @@ def command(*words: object) -> str:
     return " ".join(result.output.split())
 
 
-def test_a_network_of_two_heads_labels_by_the_first(narrow: TwoHeads, tmp_path: Path) -> None:
+def test_a_network_of_two_heads_labels_by_both(narrow: ManyHeads, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert FIRST in command("predict", tmp_path / "model", tmp_path / "a.png", "--out", tmp_path / "out")
+    command("predict", tmp_path / "model", tmp_path / "a.png", "--out", tmp_path / "out")
     image = torch.from_numpy(load(tmp_path / "model", device="cpu").preprocess(pixels))[None]
     with torch.inference_mode():
         wanted = narrow(image)
-        with Image.open(tmp_path / "out" / "a.png") as mask:
-            np.testing.assert_array_equal(mask, wanted.semantic[0].argmax(0))
+    for name, scores in ((".", wanted.semantic), ("geometric", wanted.geometric)):
+        with Image.open(tmp_path / "out" / name / "a.png") as mask:
+            np.testing.assert_array_equal(mask, scores[0].argmax(0))
 
 
 @pytest.mark.slow
-def test_the_first_of_two_heads_is_exported_and_both_go_out_to_caffe(narrow: TwoHeads, tmp_path: Path) -> None:
+def test_the_first_of_two_heads_is_exported_and_both_go_out_to_caffe(narrow: ManyHeads, tmp_path: Path) -> None:
     said = command("export", tmp_path / "model", "--to", "torch", "--out", tmp_path / "out")
     assert FIRST in said
     exported, image = torch.export.load(next((tmp_path / "out").glob("*.pt2"))).module(), torch.randn(1, 3, 40, 50)
@@ -118,7 +120,7 @@ def test_both_labels_of_a_scene_come_together(tmp_path: Path) -> None:
     folder = open_for("siftflow-fcn16s", root)
     assert folder is not None
     pair = folder.splits["train"][0]
-    sample = read_sample(pair, facts.SIFTFLOW_SEMANTIC.classes)
+    sample = read_every(pair, facts.SIFTFLOW_SEMANTIC.classes)
     for task, target in enumerate(("semantic", "geometric")):
         alone = next(each for each in open_siftflow(root, target).splits["train"] if each.image == pair.image)
         wanted = read_sample(alone, (facts.SIFTFLOW_SEMANTIC, facts.SIFTFLOW_GEOMETRIC)[task].classes)
@@ -129,8 +131,8 @@ def test_both_labels_of_a_scene_come_together(tmp_path: Path) -> None:
         image, labels = views[position]
         assert labels.shape == (2, *image.shape[1:])
     prepared = prepare(RECIPES["siftflow-fcn32s"], root)
-    assert [pair.second for pair in prepared.val] == [None] * len(prepared.val)
-    assert len(prepared.second) == len(prepared.val)
+    assert [pair.further for pair in prepared.val] == [()] * len(prepared.val)
+    assert [pair.image for pair in prepared.heads["geometric"]] == [pair.image for pair in prepared.val]
     (tmp_path / "other").mkdir()
     with pytest.raises(BadFile, match="not SIFT Flow"):
         open_for("siftflow-fcn8s", tmp_path / "other")
@@ -188,7 +190,7 @@ def test_networks_and_data_that_do_not_fit_are_told(tmp_path: Path) -> None:
     from fullyconv.train.assemble import _check_trainable
 
     prepared = prepare(RECIPES["nyud-fcn32s-color-d"], miniatures.nyud(tmp_path))
-    with pytest.raises(ValueError, match="takes 3 channels and learns 1 masks, these pictures have 4 and 1"):
+    with pytest.raises(ValueError, match="takes 3 channels, these pictures have 4"):
         _check_trainable(build("fcn32s-resnet18", 40), RECIPES["default"], prepared)
     with pytest.raises(ValueError, match="trained on as they are"):
         _check_trainable(build("fcn32s-resnet18", 40, channels=4), RECIPES["default"], prepared)

@@ -18,9 +18,9 @@ from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.crf import WITHOUT_CRF
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import WEIGHTS, LateFusion
-from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.heads import ManyHeads
 from fullyconv.networks.reference import REFERENCES
-from fullyconv.types import Preprocess
+from fullyconv.types import FIRST_HEAD, Preprocess
 from fullyconv.upsample import Upsample, bilinear_taps
 
 PIXELS = "# pixels: "  # before the normalisation, on a description's first line
@@ -189,8 +189,11 @@ def _single(writer: _Writer, net: FCN) -> None:
         multiple = max(plan.multiple for plan in net.plans)
         data = writer.input("data", net.in_channels, -(-SIDE // multiple) * multiple)
     maps = writer.trunk("trunk", data)
-    tasks = [("_sem", "heads", "upsamplers"), ("_geo", "geometric_heads", "geometric_upsamplers")]
-    for suffix, heads, upsamplers in tasks if isinstance(net, TwoHeads) else [("", "heads", "upsamplers")]:
+    suffixes = [""]
+    if isinstance(net, ManyHeads):  # of the release: _sem, _geo
+        names = (FIRST_HEAD, *net.tasks)
+        suffixes = [f"_{name[:3] if writer.name in REFERENCES else name}" for name in names]
+    for suffix, heads, upsamplers in zip(suffixes, net.score_layers, net.ladders, strict=True):
         ladder = _Ladder(writer, net, data, suffix)
         ladder.climb(ladder.scores(maps, heads), maps, upsamplers)
 

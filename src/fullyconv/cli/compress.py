@@ -52,7 +52,8 @@ def compress(
     report = truncate(network, layer or FULLY_CONNECTED, picture, rank=rank, error=error)
     notes = config.notes | {"ranks": report.ranks, "compressed_from": str(model)}
     with outputs.writing(WEIGHTS, CONFIG):
-        save(network, out_, classes=config.classes, preprocess=config.preprocess, notes=notes)
+        heads = {name: head.classes for name, head in config.heads.items()}
+        save(network, out_, classes=config.classes, preprocess=config.preprocess, heads=heads, notes=notes)
     for name, kept in report.ranks.items():
         out.print(f"{name}: rank {kept}, weights differ by {report.weight_errors[name]:.2%}")
     for what, (before, after) in (("parameters", report.parameters), ("multiply-adds", report.multiply_adds)):

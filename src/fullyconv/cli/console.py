@@ -143,6 +143,8 @@ class TrainingBars:
         scores = ""
         if figures.get("mean_iu") is not None:
             scores = f"  mean IU {figures['mean_iu']:.3f}  pixel accuracy {figures['pixel_accuracy']:.3f}"
+            further = {key.removesuffix("_mean_iu"): figures[key] for key in figures if key.endswith("_mean_iu")}
+            scores += "".join(f"  {name} {score:.3f}" for name, score in further.items() if score is not None)
         loss = "-" if figures["loss"] is None else f"{figures['loss']:.3f}"
         err.print(f"epoch {figures['epoch']:3d}/{self._epochs}  loss {loss}{scores}  {figures['seconds']:.0f} s")
 
@@ -174,7 +176,17 @@ def print_choices(choices: Sequence[Choice]) -> None:
 
 def print_report(report: Report) -> None:
     """Print what a data set holds and what is wrong with it."""
-    splits = Table("split", "pairs", "smallest", "largest", "void", title="pairs (sizes are width x height)")
+    _print_masks(report)
+    for name, own in report.heads.items():
+        _print_masks(own, f" of head {name}")
+    channels = "RGB" if len(report.mean) == 3 else "of each channel"
+    out.print(f"mean {report.mean}  standard deviation {report.std}  ({channels}, 0..255)")
+    print_warnings(report.warnings)
+    print_problems(report.problems)
+
+
+def _print_masks(report: Report, of: str = "") -> None:
+    splits = Table("split", "pairs", "smallest", "largest", "void", title=f"pairs{of} (sizes are width x height)")
     for name, figures in report.splits.items():
         total = int(figures.pixels.sum()) + figures.void
         splits.add_row(
@@ -185,25 +197,33 @@ def print_report(report: Report) -> None:
             f"{figures.void / max(1, total):.1%}",
         )
     out.print(splits)
-    shares = Table("class", *report.splits, title="share of the labelled pixels")
+    shares = Table("class", *report.splits, title=f"share of the labelled pixels{of}")
     for index, name in enumerate(report.classes.names):
         shares.add_row(name, *(f"{figures.shares[index]:.2%}" for figures in report.splits.values()))
     out.print(shares)
-    channels = "RGB" if len(report.mean) == 3 else "of each channel"
-    out.print(f"mean {report.mean}  standard deviation {report.std}  ({channels}, 0..255)")
-    print_warnings(report.warnings)
-    print_problems(report.problems)
 
 
 def inferred_in_words(report: Report) -> str:
-    """Say that classes were inferred, and how to name them."""
+    """Say that classes were inferred, and how to name them; of a further head under which key."""
     from fullyconv.data.classes import FILE_NAME
     from fullyconv.data.matching import listed
 
     root = report.folder.root
+    if task := report.folder.task:
+        said = (
+            f"{len(report.classes)} classes of head {task!r} inferred from its masks ({listed(report.classes.names)})"
+        )
+        return f"{said}: name them in {FILE_NAME}, heads: {{{task}: {{classes: [...]}}}}"
     words = f"{shlex.quote(str(root))}{' --instances' if report.classes.instances else ''} --write-classes"
     how = f"to name them, 'fullyconv data check {words}' writes {root / FILE_NAME}"
     return f"{len(report.classes)} classes inferred from the masks ({listed(report.classes.names)}): {how}"
+
+
+def print_inferred(report: Report, *, first: bool = True) -> None:
+    """Say of the first masks, and of those of each further head, where their classes were inferred."""
+    for own in [report] * first + [*report.heads.values()]:
+        if own.inferred:
+            err.print(inferred_in_words(own))
 
 
 def print_bounds(bounds: Bounds, classes: ClassSet) -> None:

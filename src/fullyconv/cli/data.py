@@ -10,9 +10,9 @@ import typer
 from fullyconv.cli.console import (
     Bars,
     err,
-    inferred_in_words,
     out,
     print_bounds,
+    print_inferred,
     print_problems,
     print_report,
     print_scene,
@@ -57,7 +57,8 @@ def check(
 ) -> None:
     """Read a data set once and list what is in it and what is wrong with it; exit status 1 if anything is.
 
-    Nothing is written into the data set unless `--write-classes` says so.
+    Nothing is written into the data set unless `--write-classes` says so. Of pictures with several masks ('heads' in
+    classes.yaml) the masks of each head are checked.
 
     Examples: `fullyconv data check photos/ --report checked`, and for a scene (MATLAB, ENVI, GeoTIFF, NumPy)
     `fullyconv data check PaviaU.mat --labels PaviaU_gt.mat`.
@@ -81,8 +82,7 @@ def check(
     )
     if write:
         _write_classes(report)
-    elif report.inferred:
-        err.print(inferred_in_words(report))
+    print_inferred(report, first=not write)
     if report.problems:
         raise typer.Exit(1)
 
@@ -102,10 +102,16 @@ def _check_pictures(
         report = check_folder(folder, pages=pages, instances=instances, progress=bars)
         kin = find_kin(report.folder.splits, progress=bars)
         bounds = sample_bounds(usable_pairs(report), report.classes, progress=bars)
+        others = {
+            name: sample_bounds(usable_pairs(head), head.classes, progress=bars) for name, head in report.heads.items()
+        }
     print_report(report)
     for split, found in kin.items():
         out.print("\n".join(found.lines(split)))
     print_bounds(bounds, report.classes)
+    for name, own in others.items():
+        out.print(f"head {name}:")
+        print_bounds(own, report.heads[name].classes)
     if written is not None:
         with written.writing(FILE_NAME):
             out.print(f"report {write_data_report(written.folder, report, kin, bounds, title=str(folder.root))}")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fullyconv.data.pairs import Pair
     from fullyconv.evaluation import Evaluation
     from fullyconv.evaluation.confidence import Fit
+    from fullyconv.outputs import Outputs
     from fullyconv.predict.image import Segmenter
     from fullyconv.predict.refine import CRFSegmenter
     from fullyconv.train.team import Team
@@ -80,7 +81,8 @@ def evaluate(
     the confusion matrix. Every score has a 95 % interval (bootstrap over pictures; with --group '^[^_]+' over groups).
     Of a folder without splits, the pictures that the model was trained on are left out.
     `--fit-temperature` makes probabilities mean what they say and keeps that with the model; labels stay.
-    Of a network with two heads (SIFT Flow) both are scored; the second's figures are `geometric` in the JSON.
+    Of a model with several heads each is scored on its own masks; the figures of a further head stand under its name in
+    the JSON, its matrix and its report in heads/NAME beside the first's.
     With --crf all scores, and those of boundaries, before and after a dense CRF.
     With `--devices 4` four processes share the pictures; the scores are exactly those of one.
     `fullyconv evaluate runs/scene/model scene.mat --labels gt.mat` scores the run's test pixels and prints the leakage.
@@ -129,51 +131,60 @@ def _refuse(options: Mapping[str, object], why: str) -> None:
             raise ValueError(f"{option} {why}: leave it out")
 
 
+def _pages(asked: _Asked, read: list[Path], heads: list[str]) -> dict[str, Outputs]:
+    """Check where the report of each head goes, if reports are wanted."""
+    from fullyconv.outputs import single_output
+    from fullyconv.report import FILE_NAME, head_place
+
+    if asked.report is None:
+        return {}
+    files = {head: head_place(asked.report, head) / FILE_NAME for head in ("", *heads)}
+    return {
+        head: single_output(file, inputs=read, overwrite=asked.overwrite, by="evaluate") for head, file in files.items()
+    }
+
+
 def _evaluate_pictures(segmenter: Segmenter, model: Path, data: Path, asked: _Asked, team: Team) -> None:
     """Score a model over a data set; the first of several processes writes and speaks."""
     from fullyconv.data.groups import group_names
     from fullyconv.data.kinship import kin_in_words
     from fullyconv.data.matching import files_read
-    from fullyconv.outputs import single_output
     from fullyconv.report import FILE_NAME, write_report
-    from fullyconv.train.tasks import SECOND, for_tasks, second_segmenter
 
     alone = {"--crf": asked.crf, "--fit-temperature": asked.fit_temperature}
     team.told(lambda: _refuse(alone if team.size > 1 else {}, "is for one process, not for --devices"))
     folder, pairs = team.in_turn(lambda: pairs_to_score(data, asked.split, segmenter, mask_suffix=asked.mask_suffix))
     read = files_read(folder)
-    figures = team.told(lambda: ScoreFiles(asked.json_file, inputs=read, overwrite=asked.overwrite))
-    page = None
-    if (file := asked.report and asked.report / FILE_NAME) is not None:
-        page = team.told(lambda: single_output(file, inputs=read, overwrite=asked.overwrite, by="evaluate"))
+    heads = [name for name in segmenter.heads if name in folder.heads]
+    figures = team.told(lambda: ScoreFiles(asked.json_file, inputs=read, overwrite=asked.overwrite, heads=heads))
+    pages = team.told(lambda: _pages(asked, read, heads))
     for problem in folder.problems:
         complain("not scored", problem)
     pairs = _unseen(model, pairs, everything=asked.split is None and pairs is folder.splits.get("all"))
     groups = group_names(pairs, asked.group) if asked.group else []
-    confidence = _fit(segmenter, model, pairs) if asked.fit_temperature else None  # of the network alone
-    pairs, second = for_tasks(pairs)
-    heads = [(segmenter, pairs)] + ([(second_segmenter(segmenter, second), second)] if second else [])
-    looking = [(with_views(head, asked.tta), own) for head, own in heads]
-    looking = [(with_crf(head, model), own) for head, own in looking] if asked.crf else looking
-    (evaluation, document), *others = [_score(head, own, groups, team, crf=asked.crf) for head, own in looking]
+    models = {"": segmenter} | {name: segmenter.heads[name] for name in heads}
+    own = {name: [each.own(pair) for pair in pairs] for name, each in models.items()}
+    fits = {name: _fit(each, model, own[name]) for name, each in models.items() if asked.fit_temperature}
+    looking = {name: with_views(each, asked.tta) for name, each in models.items()}
+    looking = {name: with_crf(each, model) for name, each in looking.items()} if asked.crf else looking
+    scored = {name: _score(each, own[name], groups, team, crf=asked.crf) for name, each in looking.items()}
     if not team.first:
         return
-    segmenter = looking[0][0]
-    if others:
-        document[SECOND] = others[0][1]
-    if confidence is not None:
-        document["confidence"] = confidence.document()
-    if asked.calibration:
-        document["calibration"] = _calibrate(segmenter, pairs)
-    if page is not None:
-        with page.writing(FILE_NAME):
-            kin = kin_in_words({"train": folder.splits.get("train", []), "these pictures": pairs})
-            title = f"fullyconv: {data}"
-            written = write_report(
-                page.folder, segmenter, evaluation, pairs, title=title, confidence=confidence, kin=kin
-            )
-        out.print(f"report {written}")
-    figures.write(document, evaluation)
+    kin = kin_in_words({"train": folder.splits.get("train", []), "these pictures": pairs})
+    for name, (evaluation, document) in scored.items():
+        if name in fits:
+            document["confidence"] = fits[name].document()
+        if asked.calibration:
+            document["calibration"] = _calibrate(looking[name], own[name])
+        if name in pages and asked.report is not None:
+            title = f"fullyconv: {data}" + (f", head {name}" if name else "")
+            with pages[name].writing(FILE_NAME):
+                written = write_report(
+                    asked.report, looking[name], evaluation, own[name], title=title, confidence=fits.get(name), kin=kin
+                )
+            out.print(f"report {written}")
+    first = scored[""][1] | {name: scored[name][1] for name in heads}
+    figures.write(first, {name: evaluation for name, (evaluation, _) in scored.items()})
 
 
 def _fit(segmenter: Segmenter, model: Path, pairs: list[Pair]) -> Fit:
@@ -183,7 +194,7 @@ def _fit(segmenter: Segmenter, model: Path, pairs: list[Pair]) -> Fit:
 
     with Bars() as bars:
         found = fit(segmenter, pairs, progress=lambda n, total: bars("calibrating", n, total))
-    store_temperature(model, found.temperature)
+    store_temperature(model, found.temperature, segmenter.head)
     segmenter.temperature = found.temperature
     print_fit(found)
     return found
@@ -232,6 +243,8 @@ def _score(
         evaluation = evaluate_together(
             segmenter, pairs, team, groups=groups, progress=lambda n, total: bars("evaluating", n, total)
         )
+    if segmenter.head:
+        out.print(f"head {segmenter.head}:")
     print_evaluation(evaluation)
     return evaluation, evaluation.document()
 

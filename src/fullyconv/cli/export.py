@@ -12,7 +12,10 @@ from fullyconv.cli.opening import tell_heads
 from fullyconv.cli.options import ModelArgument, OverwriteOption, TrustOption, import_from_here
 
 if TYPE_CHECKING:
+    from fullyconv.checkpoint import Config
     from fullyconv.export import Agreement
+    from fullyconv.networks.fcn import FCN
+    from fullyconv.types import ClassSet
 
 
 def export(
@@ -28,6 +31,9 @@ def export(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Put the softmax at the model's temperature inside, as in predict.")
     ] = False,
+    head: Annotated[
+        str | None, typer.Option(help="Of a model of several heads, the further one to write; default: the first.")
+    ] = None,
     overwrite: OverwriteOption = False,
     trust: TrustOption = None,
 ) -> None:
@@ -44,14 +50,28 @@ def export(
 
     import_from_here(*(trust or ()))
     network, config = load_network(model, trust=trust or ())
-    tell_heads(network)
-    source = Source(network, config.classes, config.preprocess, find_model(model), config.temperature)
+    classes, temperature = config.classes, config.temperature
+    if head is None:
+        tell_heads(network, "--head NAME")
+    else:
+        network, classes, temperature = _further(network, config, head)
+    source = Source(network, classes, config.preprocess, find_model(model), temperature)
     inside = Inside(with_preprocessing, labels, probabilities)
     made = write(source, out_, to=to, inside=inside, overwrite=overwrite, progress=_print)
     worst = max(each.apart for each in made.agreements)
     out.print(f"input: {made.input}")
     out.print(f"output: {made.output}")
     out.print(f"{made.path}: agrees with the model at {len(made.agreements)} sizes to {worst:.1e} of the largest score")
+
+
+def _further(network: FCN, config: Config, head: str) -> tuple[FCN, ClassSet, float]:
+    """Return the network of a further head, its classes and its temperature."""
+    from fullyconv.networks.heads import ManyHeads
+
+    if not isinstance(network, ManyHeads) or head not in network.tasks:
+        known = f"its further heads are {', '.join(network.tasks)}" if network.tasks else "it has one head"
+        raise ValueError(f"--head {head}: the model has no further head of that name, {known}")
+    return network.task_network(head), config.heads[head].classes, config.heads[head].temperature
 
 
 def _print(found: Agreement) -> None:

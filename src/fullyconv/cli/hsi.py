@@ -169,26 +169,38 @@ class ScoreFiles:
     That they may be written is checked before the scoring.
     """
 
-    def __init__(self, json_file: Path | None, *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        json_file: Path | None,
+        *,
+        inputs: Iterable[Path] = (),
+        overwrite: bool = False,
+        heads: Sequence[str] = (),
+    ) -> None:
         from fullyconv.outputs import single_output
 
         self._json = json_file
         if json_file is not None:
             if json_file.suffix == ".png":
                 raise ValueError(f"--json {json_file}: the confusion matrix takes that name: end it in .json")
-            self._picture = json_file.with_suffix(".png")
-            self._outputs = single_output(json_file, self._picture, inputs=inputs, overwrite=overwrite, by="evaluate")
+            names = {head: f"{json_file.stem}_{head}.png" if head else f"{json_file.stem}.png" for head in ("", *heads)}
+            self._pictures = {head: json_file.with_name(name) for head, name in names.items()}
+            files = self._pictures.values()
+            self._outputs = single_output(json_file, *files, inputs=inputs, overwrite=overwrite, by="evaluate")
 
-    def write(self, document: Mapping[str, Any], evaluation: Evaluation) -> None:
-        """Write both."""
+    def write(self, document: Mapping[str, Any], evaluations: Mapping[str, Evaluation]) -> None:
+        """Write the figures and the matrix of each head by its name, that of the first by ``""``."""
         from fullyconv.files import write_json
         from fullyconv.report import plot_confusion, save_figure
 
         if self._json is not None:
-            with self._outputs.writing(self._json.name, self._picture.name):
+            with self._outputs.writing(self._json.name, *(each.name for each in self._pictures.values())):
                 write_json(self._json, document)
-                save_figure(plot_confusion(evaluation), self._picture)
-            out.print(f"figures {self._json}\nconfusion matrix {self._picture}")
+                for head, picture in self._pictures.items():
+                    save_figure(plot_confusion(evaluations[head]), picture)
+            out.print(f"figures {self._json}")
+            for picture in self._pictures.values():
+                out.print(f"confusion matrix {picture}")
 
 
 def evaluate_on_scene(
@@ -208,7 +220,7 @@ def evaluate_on_scene(
     scene = SceneFiles(data, labels, zero="class" if 0 in segmenter.classes.values else "unlabelled").open()
     evaluation = evaluate_scene(model, segmenter, scene, masks=masks)
     _print_scene(evaluation)
-    figures.write(evaluation.document(), evaluation.evaluation)
+    figures.write(evaluation.document(), {"": evaluation.evaluation})
 
 
 def _labels_of(recipe: SceneRecipe, scene: Path) -> tuple[np.ndarray, ClassSet]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from fullyconv.cli.console import out
+from fullyconv.cli.console import complain, out
 from fullyconv.cli.crf import with_crf
 from fullyconv.cli.opening import with_doubt, with_views
 from fullyconv.cli.progress import follow, paint_films
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fullyconv.predict.beside import Beside
     from fullyconv.predict.image import Segmenter
     from fullyconv.predict.ray import Choices
-    from fullyconv.predict.work import Outcome
+    from fullyconv.predict.work import Outcome, Task
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,26 @@ def label_scenes(segmenter: SceneSegmenter, inputs: list[str], asked: Asked) -> 
     return bad > 0
 
 
-def label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked) -> bool:
-    """Label films and pictures; returns whether some were bad."""
+def label_by_heads(segmenter: Segmenter, model: Path, inputs: list[str], asked: Asked) -> bool:
+    """Label films and pictures by the first head, then by each further one into a folder of its name."""
+    heads = segmenter.heads
+    bad = label_pictures(looking(segmenter, model, asked), inputs, asked, apart=list(heads))
+    for name, head in heads.items():
+        own = replace(asked, folder=asked.folder / name)
+        bad = label_pictures(looking(head, model, own), inputs, own) or bad
+    return bad
+
+
+def _refuse_folders(tasks: list[Task], apart: Sequence[str]) -> None:
+    """Refuse pictures whose labels by the first head would lie where those by another belong."""
+    mixed = {task.target.parts[0] for task in tasks if len(task.target.parts) > 1} & set(apart)
+    if mixed:
+        name = min(mixed)
+        raise ValueError(f"the folder {name}/ among the inputs is called as a head of the model: predict it by itself")
+
+
+def label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked, *, apart: Sequence[str] = ()) -> bool:
+    """Label films and pictures, none of them into the folders ``apart``; returns whether some were bad."""
     from fullyconv.data.rows import refuse_level
     from fullyconv.outputs import Outputs
     from fullyconv.predict.folder import find_images, predict_files, sight_of
@@ -87,6 +105,7 @@ def label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked) -> boo
     others = {"--probabilities": asked.probabilities, **asked.of_pictures, "--uncertainty": None}
     bad_films, inputs = paint_films(segmenter, inputs, place, asked=others, overwrite=overwrite)
     tasks, pace = find_images(inputs, out=place, levels=segmenter.preprocess.levels), Pace()
+    _refuse_folders(tasks, apart)
     if segmenter.level:
         refuse_level((task.image for task in tasks), sight_of(segmenter))
     outputs = Outputs(place, overwrite=overwrite)
@@ -106,9 +125,13 @@ def label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked) -> boo
 
 def predict_on_cluster(model: Path, inputs: list[str], place: str, choices: Choices, *, column: str) -> None:
     """Predict with a progress bar on a Ray cluster; exits with status 1 where files are bad."""
+    from fullyconv.checkpoint import read_config
     from fullyconv.predict.ray import RayJob
     from fullyconv.predict.remote import list_images
 
+    if heads := read_config(model).heads:
+        what = f"a model of {1 + len(heads)} heads: on a cluster labels are those of the first"
+        complain("careful", f"{what}; predict without --engine ray has those of {', '.join(heads)}")
     images = list_images(inputs, place, column=column)
     job = RayJob(model, images, place, choices)
     if job.before:

@@ -146,37 +146,38 @@ def pairs_to_score(
     Images are read by the model's range of numbers.
     """
     from fullyconv.data.folder import evaluation_split
-    from fullyconv.data.matching import match_classes
+    from fullyconv.data.matching import match_classes, match_heads
     from fullyconv.files import BadFile
     from fullyconv.hsi.formats.by_suffix import is_scene
 
     if data.is_file() and is_scene(data):
         raise BadFile(data, "a scene's file, and this model labels pictures", "name a folder of pictures with masks")
     folder = _open(data, segmenter.network, mask_suffix)
-    if note := match_classes(folder, segmenter.classes):
+    notes = [match_classes(folder, segmenter.classes)]
+    notes += match_heads(folder, {name: head.classes for name, head in segmenter.heads.items()})
+    for note in filter(None, notes):
         complain("careful", note)
     folder.splits = {name: segmenter.seen(pairs) for name, pairs in folder.splits.items()}
     return folder, evaluation_split(folder, split)
 
 
 def _open(data: Path, network: FCN, mask_suffix: str | None) -> Folder:
-    """Open a data set with all that a network sees and learns of it; what only a second head learns may be missing."""
+    """Open a data set with all that a network sees and learns of it; what only further heads learn may be missing."""
     from fullyconv.data.folder import open_folder
     from fullyconv.data.published import open_for
     from fullyconv.data.siftflow import is_siftflow
 
     name = "" if network.architecture is None else network.architecture.name
-    if hasattr(network, "geometric") and not is_siftflow(data):
-        complain("careful", f"{data} is not SIFT Flow, so the second head of {name} is not scored")
+    if network.tasks and not is_siftflow(data):  # the nets of SIFT Flow, on other pictures
         name = ""
     return open_for(name, data) or open_folder(data, mask_suffix)
 
 
-def tell_heads(network: object, name: str = "this model") -> None:
-    """Say of a network with two heads that labels are those of the first."""
-    if hasattr(network, "geometric"):
-        second = "the second is model.network.geometric_network() in Python, and evaluate scores both"
-        complain("careful", f"{name} has two heads: labels are those of the first (semantic); {second}")
+def tell_heads(network: FCN, option: str) -> None:
+    """Say of a network of several heads that labels are those of the first, and which option has the others."""
+    if network.tasks:
+        what = f"a model of {1 + len(network.tasks)} heads: labels are those of the first"
+        complain("careful", f"{what}; {option} has those of {', '.join(network.tasks)}")
 
 
 def with_views(segmenter: Segmenter, tta: str | None) -> Segmenter:

@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from fullyconv.cli.labelling import Asked, label_pictures, label_scenes, looking, predict_on_cluster
-from fullyconv.cli.opening import tell_heads
+from fullyconv.cli.labelling import Asked, label_by_heads, label_scenes, predict_on_cluster
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
@@ -138,6 +137,7 @@ def predict(
     `curl -s https://example.org/a.jpg | fullyconv predict camvid -`,
     `fullyconv predict runs/photos/model photos/ "scans/*.tif" --out labelled --probabilities`.
     A bad file is reported and skipped; exit status 1 then.
+    Of a model with several heads the first one's pictures lie in DIR, those of a further one in DIR/HEAD.
     `--uncertainty` writes NAME_entropy.png and NAME_spread.png, 0 certain to 255: dropout samples where the network has
     dropout, else mirrored and resized views.
 
@@ -193,8 +193,7 @@ def predict(
         bad = label_scenes(segmenter, inputs, asked)
     else:
         _refuse(asked.of_scenes, OTHERS.format("scenes"))
-        tell_heads(segmenter.network)
-        bad = label_pictures(looking(segmenter, model, asked), inputs, asked)
+        bad = label_by_heads(segmenter, model, inputs, asked)
     if bad:
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fullyconv.recipes.published import Published
     from fullyconv.train.assemble import Prepared
 
+GEOMETRIC = "geometric"  # the further head of SIFT Flow's nets
 SCORES = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
 
 
@@ -76,16 +77,14 @@ def reproduce(
 
 
 def _print_comparison(ours: dict[str, Any], published: dict[str, Published]) -> None:
-    from fullyconv.train.tasks import SECOND
-
     images = next(iter(ours.values()))["images"]
     columns = [key.replace("_iu", " IU").replace("_", " ") for key in SCORES]
-    two = any(SECOND in document for document in ours.values())
+    two = any(GEOMETRIC in document for document in ours.values())
     columns += ["geometric pixel accuracy"] * two
     table = Table("network", *columns, "from", title=f"ours on {images} images beside the paper's, %")
     for stage, document in ours.items():
         theirs = published[stage]
-        found = [100 * document[key] for key in SCORES] + ([100 * document[SECOND]["pixel_accuracy"]] if two else [])
+        found = [100 * document[key] for key in SCORES] + ([100 * document[GEOMETRIC]["pixel_accuracy"]] if two else [])
         table.add_row(stage, *(f"{value:.1f}" for value in found), "ours")
         figures = [getattr(theirs, key) for key in SCORES] + [theirs.geometric_accuracy] * two
         table.add_row("", *("-" if value is None else f"{value:.1f}" for value in figures), theirs.source)

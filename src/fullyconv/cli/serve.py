@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fullyconv.cli.console import complain, out
-from fullyconv.cli.opening import tell_heads
 from fullyconv.cli.options import DeviceOption, EngineOption, PrecisionOption, TrustOption, import_from_here
+
+if TYPE_CHECKING:
+    from fullyconv.hsi.segmenter import SceneSegmenter
+    from fullyconv.predict.image import Segmenter
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -44,6 +47,7 @@ def serve(
 
     Example: `fullyconv serve runs/photos/model`, then open http://127.0.0.1:8000, or
     `curl --data-binary @photo.jpg "http://127.0.0.1:8000/predict?output=overlay" > overlay.jpg`.
+    Of a model with several heads every further one is a model of its own, called NAME-HEAD.
     """
     missing = [name for name in ("fastapi", "uvicorn", "python_multipart") if find_spec(name) is None]
     if missing:
@@ -58,15 +62,16 @@ def serve(
 
     import_from_here(*(trust or ()))
     keep_freed_memory()
-    opened = {}
+    opened: dict[str, Segmenter | SceneSegmenter] = {}
     for model in models:
         segmenter = load(model, device=device, precision=arithmetic(precision), engine=engine, trust=trust or ())
         segmenter.soon = True
         name = model_name(find_model(model))
-        if name in opened:
-            raise ValueError(f"two models are called {name!r}: rename the folder of one")
+        names = {name, *(f"{name}-{head}" for head in segmenter.heads)}
+        if twice := sorted(names & opened.keys()):
+            raise ValueError(f"two models are called {twice[0]!r}: rename the folder of one")
         opened[name] = segmenter
-        tell_heads(segmenter.network, name)
+        opened |= {f"{name}-{head}": further for head, further in segmenter.heads.items()}
     settings = Settings(
         upload_bytes=int(max_upload * (1 << 20)), pixels=int(max_pixels * 1e6), waiting=waiting, batch=batch,
         seconds=timeout, rate=max(1, int(upload_rate * 1024)), key=api_key, hosts=_hosts(host, allow_host or []),

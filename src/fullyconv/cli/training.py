@@ -16,12 +16,12 @@ from fullyconv.cli.console import (
     Bars,
     TrainingBars,
     err,
-    inferred_in_words,
     out,
     print_choices,
     print_evaluation,
     print_fit,
     print_folds,
+    print_inferred,
     print_report,
     print_warnings,
     stopped_in_words,
@@ -147,8 +147,7 @@ def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) ->
         print_report(bad.report)
         err.print("Training refuses this data set: correct it, or leave the bad pairs out with --skip-problems.")
         raise typer.Exit(1) from None
-    if prepared.report.inferred:
-        err.print(inferred_in_words(prepared.report))
+    print_inferred(prepared.report)
     print_warnings(prepared.report.warnings)
     if prepared.report.folder.note:
         err.print(prepared.report.folder.note)
@@ -191,6 +190,9 @@ def train_recipe(
         f"{recipe.network_name}, {len(job.classes)} classes, {len(prepared.train)} training and {len(prepared.val)} "
         f"validation pairs, {job.fabric.device.type}, {precision_of(job.fabric)}{shared}"
     )
+    if job.heads:
+        named = ", ".join(f"{name} ({len(classes)} classes)" for name, classes in job.heads.items())
+        err.print(f"further heads: {named}; the best model is that of the first head's best mean IU")
     with Bars() as bars, stopped_in_words(again):
         Run(job, folder, TrainingBars(bars, recipe.epochs)).train()
     segmenter = load(run / BEST, device=recipe.device, trust=foreign_trunk(recipe.network_name) or ())
@@ -209,11 +211,12 @@ def _write_scores(folder: RunFolder, segmenter: Segmenter, evaluation: Evaluatio
     from fullyconv.train.folder import BEST, REPORT
 
     with Bars() as bars:
-        confidence, second = write_scores(
+        confidence, further = write_scores(
             folder, segmenter, evaluation, prepared, progress=lambda n, total: bars("calibrating", n, total)
         )
     print_evaluation(evaluation)
-    if second is not None:
-        print_evaluation(second)
+    for name, scores in further.items():
+        out.print(f"head {name}:")
+        print_evaluation(scores)
     print_fit(confidence)
     out.print(f"model {folder.path / BEST}\nreport {folder.path / REPORT}")

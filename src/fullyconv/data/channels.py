@@ -65,10 +65,10 @@ def channel_files(image: Path, beside: Sequence[str]) -> list[Path]:
 
 def _channel_file(image: Path, name: str) -> Path:
     if not CHANNEL_ENDING.fullmatch(name):
-        files = (_of_stem(place, image.suffix) for place in _places(image, name))
+        files = (of_stem(place, image.suffix) for place in places_beside(image, name))
         found = next((file for file in files if file is not None and file != image), None)
     elif image.stem.endswith(FIRST):
-        found = _of_stem(image.with_name(image.stem.removesuffix(FIRST) + name), image.suffix)
+        found = of_stem(image.with_name(image.stem.removesuffix(FIRST) + name), image.suffix)
     else:
         what = f"no first channel of a picture: its others are called {name}"
         raise BadFile(image, what, f"take the file that ends with {FIRST}; the others are found beside it")
@@ -78,8 +78,8 @@ def _channel_file(image: Path, name: str) -> Path:
     return found
 
 
-def _places(image: Path, name: str) -> Iterator[Path]:
-    """Yield where a picture's channel may lie, without its suffix: in a folder in one of its own, or in its place."""
+def places_beside(image: Path, name: str) -> Iterator[Path]:
+    """Yield where what belongs to a picture may lie, without its suffix: in a folder in one of its own, or instead."""
     stem = image.with_suffix("")
     for folder in image.parents[: DEEPEST + 1]:
         for place in (folder / name, folder.parent / name):
@@ -87,7 +87,8 @@ def _places(image: Path, name: str) -> Iterator[Path]:
                 yield place / stem.relative_to(folder)
 
 
-def _of_stem(stem: Path, usual: str) -> Path | None:
+def of_stem(stem: Path, usual: str) -> Path | None:
+    """Return the picture of a stem, if there is one: of the usual suffix before all others."""
     return next((file for suffix in (usual, *SUFFIXES) if (file := Path(f"{stem}{suffix}")).is_file()), None)
 
 

@@ -65,6 +65,7 @@ class Report:
     digests: dict[Path, str]  # of the pixels and labels of every pair that can be read, by its image
     pictures: dict[Path, bytes]  # the digests of the pixels alone
     levels: Levels | None = None  # the range that images are read by
+    heads: dict[str, Report] = field(default_factory=dict)  # what the masks of further heads hold
 
 
 def find_classes(folder: Folder, *, instances: bool = False, progress: Progress | None = None) -> tuple[ClassSet, bool]:
@@ -90,6 +91,10 @@ def find_classes(folder: Folder, *, instances: bool = False, progress: Progress 
         return stated, False
     if instances:
         return THINGS, True
+    return _infer(folder, progress), True
+
+
+def _infer(folder: Folder, progress: Progress | None) -> ClassSet:
     guess = ClassGuess()
     pairs = [pair for pairs in folder.splits.values() for pair in pairs]
     unusable = []
@@ -99,7 +104,7 @@ def find_classes(folder: Folder, *, instances: bool = False, progress: Progress 
         else:
             guess.see(raw)
     try:
-        return guess.classes(), True
+        return guess.classes()
     except ValueError as error:
         if unusable:
             first = unusable[0]
@@ -142,17 +147,41 @@ def check_folder(
     inferred = False
     if classes is None:
         classes, inferred = find_classes(folder, instances=instances, progress=progress)
-    known = classes
     levels, channels = fit_levels(folder.splits.get("train") or [*chain(*folder.splits.values())], pages, folder.beside)
     folder.read_as(levels, channels)
     folder.say(_said(levels, channels))
+    report = _read_all(folder, classes, inferred, channels, progress)
+    report.levels = levels
+    for name in folder.heads:
+        _check_head(report, name, channels, progress)
+    return report
+
+
+def _check_head(report: Report, name: str, channels: int, progress: Progress | None) -> None:
+    """Read the masks of a further head; what is wrong with them is wrong with the data set."""
+    folder = report.folder.head(name)
+    classes = folder.stated or _infer(folder, progress)
+    report.folder.name_classes(name, classes)
+    found = _read_all(folder, classes, folder.stated is None, channels, progress)
+    report.heads[name] = found
+    for own, others in ((report.problems, found.problems), (report.warnings, found.warnings)):
+        known = set(map(str, own))  # of the images, which were read before
+        own += [each for each in others if str(each) not in known]
+    report.bad_pairs |= found.bad_pairs
+    if folder.note:
+        report.folder.say(f"head {name}: {folder.note}")
+
+
+def _read_all(folder: Folder, classes: ClassSet, inferred: bool, channels: int, progress: Progress | None) -> Report:
+    """Read every pair of a folder whose images are read by known levels."""
     blank = (0.0,) * channels
     problems = list(folder.problems)
-    report = Report(folder, classes, inferred, {}, blank, blank, problems, [], set(), {}, {}, {}, levels)
+    report = Report(folder, classes, inferred, {}, blank, blank, problems, [], set(), {}, {}, {})
     tally = _Tally(report)
+    of = f" of {folder.task}" if folder.task else ""
     for split, pairs in folder.splits.items():
         report.splits[split] = SplitFigures(pixels=np.zeros(len(classes), np.int64))
-        for seen in _ahead(lambda pair: see(pair, known), pairs, f"reading {split}", progress):
+        for seen in _ahead(lambda pair: see(pair, classes), pairs, f"reading {split}{of}", progress):
             tally.take(split, seen)
     report.problems[:0] = _binary_masks(folder, classes, report.splits)  # before the lines that follow from it
     for problem, image in _copies_across_splits(tally.copies):
@@ -166,7 +195,7 @@ def check_folder(
     report.warnings += _merged_classes(folder) if classes.instances else []
     report.warnings += [*_several_whites(tally.whites), *_absent_classes(folder, classes, report.splits)]
     report.mean, report.std = tally.mean_and_deviation()
-    if tally.hollow:
+    if tally.hollow and not folder.task:
         folder.say(
             f"{counted(tally.hollow, 'picture')} with pixels of 'no data' or NaN: neither trained on nor scored there"
         )
@@ -207,7 +236,9 @@ class _Tally:
         self.hollow += seen.missing > 0
         if not (report.inferred or report.classes.colour_masks):  # else palettes decide, and were compared before
             self.palettes.see(seen.painted, seen.pair.mask)
-        if seen.problem is not None:
+        if seen.problem is not None and seen.blank and report.folder.task:
+            report.warnings.append(BadFile(seen.pair.mask, seen.problem.what, "its picture teaches the other heads"))
+        elif seen.problem is not None:
             report.problems.append(seen.problem)
             report.bad_pairs.add(image)
         if seen.digest:
@@ -306,7 +337,8 @@ def _absent_classes(folder: Folder, classes: ClassSet, splits: dict[str, SplitFi
         if classes == folder.classes:  # worth no more than a note in a data set that is as published
             folder.say(f"never in {split}: {', '.join(missing)}")
         else:
-            what = f"{len(missing)} of {len(classes)} classes never occur in split {split!r}: {listed(missing)}"
+            of = f" of head {folder.task!r}" if folder.task else ""
+            what = f"{len(missing)} of {len(classes)} classes{of} never occur in split {split!r}: {listed(missing)}"
             found.append(BadFile(folder.root, what, _without(split, missing, classes, splits)))
     return found
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from fullyconv.data.raster import Refused
 from fullyconv.data.things import THINGS, Things
 from fullyconv.documents import format_yaml, read_yaml
 from fullyconv.files import BadFile, whole_file
-from fullyconv.types import MOST_CLASSES, MOST_VALUE, PLAIN_NAME, ClassSet, palette_colour
+from fullyconv.types import MOST_CLASSES, MOST_VALUE, PLAIN_NAME, ClassSet, check_head, palette_colour
 
 FILE_NAME = "classes.yaml"
 FEW, SPARSE, MOST_SPREAD = 32, 4, 16  # up to 16 numbers, fewer than a quarter of those up to the largest, 32 or more
@@ -33,7 +34,7 @@ ELSEWHERE = {
     "color": "colour", "palette": "colour", "rgb": "colour", "id": "value", "index": "value", "label": "value",
     "names": "classes", "labels": "classes", "categories": "classes", "ignore_index": "ignore",
     "ignore_label": "ignore", "ignore_value": "ignore", "void": "ignore", "modalities": "channels",
-    "channel_names": "channels", "ignore_colors": "ignore_colours",
+    "channel_names": "channels", "ignore_colors": "ignore_colours", "tasks": "heads", "targets": "heads",
 }  # fmt: skip
 """What other tools call our keys."""
 
@@ -44,6 +45,7 @@ HEADER = """\
 #   masks: instances  each thing has a number (or colour) of its own: 0 is the first class, all else the second
 #   ignore         the mask value of pixels that are neither trained nor scored; several: [0, 255]
 #   channels       folders beside the images' that hold further channels of the same names, say [depth, nir]
+#   heads          further masks of each picture, in folders of these names, each with classes of its own
 """
 
 
@@ -67,13 +69,53 @@ def _class(entry: Any) -> Any:
     return entry
 
 
-class _File(BaseModel):
+FolderName = Annotated[str, Field(pattern=f"^{PLAIN_NAME.pattern}$")]
+
+
+class _Masks(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    classes: list[Annotated[_Class, BeforeValidator(_class)]]
     ignore: Annotated[list[Value], BeforeValidator(_listed), Field(min_length=1)] = [255]
     masks: str = Field(default="index", pattern="^(index|colour|instances)$")
     ignore_colours: list[Colour] = []
-    channels: list[Annotated[str, Field(pattern=f"^{PLAIN_NAME.pattern}$")]] = []
+
+
+class _Head(_Masks):
+    classes: list[Annotated[_Class, BeforeValidator(_class)]] = []
+    folder: FolderName | None = None
+    suffix: Annotated[str, Field(pattern=r"^[^/\\]+$")] | None = None
+
+
+def _heads(entry: Any) -> Any:
+    """Bring a list of names to a mapping, and heads of which nothing is said to ones that say nothing."""
+    if isinstance(entry, dict):
+        return {name: {} if said in NOTHING else said for name, said in entry.items()}
+    names = [entry] if isinstance(entry, str) else entry
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("write the names of folders, or a mapping of them to their classes")
+    if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+        raise ValueError(f"{twice[0]!r} is said twice")
+    return {name: {} for name in names}
+
+
+class _File(_Masks):
+    classes: list[Annotated[_Class, BeforeValidator(_class)]]
+    channels: list[FolderName] = []
+    heads: Annotated[dict[str, _Head], BeforeValidator(_heads)] = {}
+
+
+@dataclass(frozen=True)
+class StatedHead:
+    """What a ``classes.yaml`` says of the masks of a further task.
+
+    Attributes:
+        folder: The name of the folder that holds them, beside the first masks'; empty where ``suffix`` says it.
+        suffix: What their names have after the images', in the first masks' folder or the images'.
+        classes: What they hold; ``None``: to be inferred.
+    """
+
+    folder: str
+    suffix: str
+    classes: ClassSet | None
 
 
 def read_classes(path: Path) -> ClassSet:
@@ -85,7 +127,10 @@ def read_classes(path: Path) -> ClassSet:
         BadFile: Saying which entry is wrong.
 
     """
-    entries = _read(path)
+    return _class_set(_read(path), path)
+
+
+def _class_set(entries: _File | _Head, path: Path, of: str = "") -> ClassSet:
     classes, things = entries.classes, entries.masks == "instances"
     ignored = THINGS.ignored if things and "ignore" not in entries.model_fields_set else entries.ignore
     try:
@@ -100,14 +145,46 @@ def read_classes(path: Path) -> ClassSet:
             instances=things,
         )
     except ValueError as error:
-        raise BadFile(path, f"not usable ({error})", FIX) from None
+        raise BadFile(path, f"not usable ({of}{error})", FIX) from None
 
 
 def stated_channels(root: Path) -> tuple[str, ...]:
     """Return the folders whose pictures are further channels, as the ``classes.yaml`` in a folder or above it says."""
-    return next(
-        (tuple(_read(path).channels) for path in (root / FILE_NAME, root.parent / FILE_NAME) if path.is_file()), ()
-    )
+    place = stating(root)
+    return () if place is None else tuple(_read(place).channels)
+
+
+def stated_heads(root: Path) -> dict[str, StatedHead]:
+    """Return what the ``classes.yaml`` in a folder or above it says of further masks, by the names of their heads.
+
+    Raises:
+        BadFile: For a name that no head can have, and masks that would be found in the same place as others.
+    """
+    place = stating(root)
+    if place is None:
+        return {}
+    entries, found = _read(place), dict[str, StatedHead]()
+    used = dict.fromkeys(entries.channels, "under 'channels'")
+    for name, entry in entries.heads.items():
+        try:
+            check_head(name)
+        except ValueError as error:
+            raise BadFile(place, f"heads: {error}", "call it otherwise, and say its folder: 'folder: …'") from None
+        if entry.folder and entry.suffix:
+            raise BadFile(place, f"heads.{name}: both a folder and a suffix", "say where its masks are by one of both")
+        where = entry.suffix or entry.folder or name
+        if where in used:
+            what = f"heads.{name}: {where!r} stands {used[where]} already"
+            raise BadFile(place, what, "name a folder or a suffix of its own")
+        used[where] = f"for heads.{name}"
+        classes = _class_set(entry, place, f"heads.{name}: ") if entry.classes else None
+        found[name] = StatedHead("" if entry.suffix else where, entry.suffix or "", classes)
+    return found
+
+
+def stating(root: Path) -> Path | None:
+    """Return the ``classes.yaml`` in a folder or above it, if there is one."""
+    return next((path for path in (root / FILE_NAME, root.parent / FILE_NAME) if path.is_file()), None)
 
 
 def _read(path: Path) -> _File:
@@ -130,8 +207,16 @@ def _first_mistake(error: ValidationError) -> str:
     return f"{where}: {first['msg']}, not {str(first['input'])[:60]!r}"
 
 
-def write_classes(classes: ClassSet, path: Path) -> None:
-    """Write a ``classes.yaml`` that reads back to the same classes."""
+def write_classes(classes: ClassSet, path: Path, heads: Mapping[str, ClassSet] | None = None) -> None:
+    """Write a ``classes.yaml`` that reads back to the same classes, of further ``heads`` too (in folders so called)."""
+    document = _document(classes)
+    if heads:
+        document["heads"] = {name: _document(own) for name, own in heads.items()}
+    with whole_file(path) as draft:
+        draft.write_text(HEADER + format_yaml(document), "utf-8")
+
+
+def _document(classes: ClassSet) -> dict[str, object]:
     entries = [
         {"name": name, "value": value, "colour": list(colour)}
         for name, value, colour in zip(classes.names, classes.values, classes.colours, strict=True)
@@ -143,8 +228,7 @@ def write_classes(classes: ClassSet, path: Path) -> None:
     }
     if classes.ignore_colours:
         document["ignore_colours"] = [list(colour) for colour in classes.ignore_colours]
-    with whole_file(path) as draft:
-        draft.write_text(HEADER + format_yaml(document), "utf-8")
+    return document
 
 
 class ClassGuess:

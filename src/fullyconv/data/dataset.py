@@ -18,7 +18,7 @@ from fullyconv.data.images import picture_levels, rgb, warn_of
 from fullyconv.data.masks import RawMask, decode_mask, read_raw_mask
 from fullyconv.data.mat import read_mat
 from fullyconv.data.nyud import with_beside
-from fullyconv.data.pairs import Pair
+from fullyconv.data.pairs import OtherMask, Pair
 from fullyconv.data.raster import COLOURS
 from fullyconv.files import BadFile
 from fullyconv.machine import free_memory
@@ -32,28 +32,52 @@ def read_sample(pair: Pair, classes: ClassSet) -> Sample:
     """Read one pair.
 
     Args:
-        pair: An image and its mask.
+        pair: An image and its mask; masks of further tasks are left alone.
         classes: What the numbers or colours of the mask mean, where the pair does not say.
 
     Returns:
         The image, H x W x 3 uint8 RGB (or of more channels), its labels, H x W int16, and the stem. With pictures
-        beside it H x W x K numbers; with a second task H x W x 2 labels. Where the image holds nothing ("no data",
-        NaN), labels are ``VOID``.
+        beside it H x W x K numbers. Where the image holds nothing ("no data", NaN), labels are ``VOID``.
 
     Raises:
         BadFile: For a file that cannot be used, a label that is no class, or sizes that differ.
     """
+    return _read(pair.first, classes)
+
+
+def read_every(pair: Pair, classes: ClassSet) -> Sample:
+    """Read one pair with the masks of all its tasks: of T tasks labels are H x W x T; of one as ``read_sample``.
+
+    Raises:
+        BadFile: As ``read_sample``.
+        ValueError: Where the classes of a further mask are not known yet.
+    """
+    return _read(pair, classes) if pair.further else read_sample(pair, classes)
+
+
+def _read(pair: Pair, classes: ClassSet) -> Sample:
     image, missing = _read_picture(pair)
     labels = read_labels(pair, classes)
     if image.shape[:2] != labels.shape:
         raise size_mismatch(pair, image.shape[:2], labels.shape)
     if pair.beside:
         image = with_beside(image, pair)
-    if pair.second is not None:
-        labels = np.stack([labels, read_labels(pair.second, classes)], axis=2)
+    if pair.further:
+        labels = np.stack([labels, *(_read_further(pair, mask, labels.shape) for mask in pair.further)], axis=2)
     if missing is not None:
         labels[missing] = VOID
     return Sample(image, labels, pair.name)
+
+
+def _read_further(pair: Pair, target: OtherMask, size: tuple[int, ...]) -> np.ndarray:
+    """Read the mask of a further task; raises ``BadFile``, and ``ValueError`` where its classes are not known."""
+    if target.classes is None:
+        raise ValueError(f"{target.mask}: the classes of head {target.head!r} are not known before check_folder")
+    own = pair.of(target.head)
+    labels = read_labels(own, target.classes)
+    if labels.shape != size:
+        raise size_mismatch(own, size, labels.shape)
+    return labels
 
 
 def read_picture(pair: Pair) -> np.ndarray:
@@ -107,7 +131,7 @@ def trained_on(pairs: Sequence[Pair], notes: Mapping[str, Any]) -> list[Pair]:
 
 
 Reader = Callable[[Pair, ClassSet], Sample]
-"""``read_sample``, or what reads as it does."""
+"""``read_sample``, ``read_every``, or what reads as one of them does."""
 
 
 def read_stored(pair: Pair) -> RawMask:
@@ -156,7 +180,7 @@ def size_mismatch(pair: Pair, image: Sequence[int], mask: Sequence[int]) -> BadF
 
 
 class SampleCache:
-    """Reads pairs as ``read_sample`` does and keeps what it has decoded, as far as a number of bytes allows.
+    """Reads pairs as ``read_every`` does and keeps what it has decoded, as far as a number of bytes allows.
 
     What is first read is kept: where the pictures of an epoch do not all fit, dropping any for others would drop each
     before it is read again. A copy, in another process, starts empty. Nobody may write into a sample.
@@ -174,11 +198,11 @@ class SampleCache:
         self._lock = threading.Lock()
 
     def __call__(self, pair: Pair, classes: ClassSet) -> Sample:
-        """Return the sample of a pair; see ``read_sample``."""
+        """Return the sample of a pair; see ``read_every``."""
         kept = self._kept.get((pair, classes))
         if kept is not None:
             return kept
-        sample = read_sample(pair, classes)
+        sample = read_every(pair, classes)
         needed = sample.image.nbytes + sample.labels.nbytes
         with self._lock:  # batches are prepared in a thread while another validates
             if needed <= self.room and (pair, classes) not in self._kept:
@@ -210,7 +234,7 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         options: Augmentation,
         *,
         seed: int,
-        read: Reader = read_sample,
+        read: Reader = read_every,
     ) -> None:
         self.pairs, self.classes, self.preprocess, self.options = pairs, classes, preprocess, options
         self.seed, self._read = seed, read
@@ -222,7 +246,7 @@ class Views(Dataset[tuple[Tensor, Tensor]]):
         return self._read(self.pairs[index], self.classes)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return 3 (or more) x h x w float32 and h x w int64 (``VOID`` where not scored); of two tasks 2 x h x w."""
+        """Return 3 (or more) x h x w float32 and h x w int64 (``VOID`` where not scored); of T tasks T x h x w."""
         epoch, index = divmod(position, len(self.pairs))
         rng = sample_rng(seed=self.seed, epoch=epoch, index=index)
         view = augment(self._sample(index), self.options, fill=self.preprocess.fill, rng=rng)

@@ -38,7 +38,11 @@ class Match:
 
 
 def find_pairs(
-    root: Path, lists: Mapping[str, Listing], mask_suffix: str | None = None, *, beside: Sequence[str] = ()
+    root: Path,
+    lists: Mapping[str, Listing],
+    mask_suffix: str | None = None,
+    *,
+    left_out: Callable[[Path], bool] = lambda _: False,
 ) -> Folder:
     """Pair what lies in a folder.
 
@@ -46,7 +50,7 @@ def find_pairs(
         root: The folder.
         lists: The names of each split; without lists, splits are what the folders' names say, else all is ``all``.
         mask_suffix: What the masks' stems have after the images', instead of what is found by counting.
-        beside: Folders of further channels, which are no images by themselves.
+        left_out: Tells files that are neither images nor masks to pair: further channels, masks of further heads.
 
     Returns:
         Pairs, problems with what is left over, and in the note what was decided; no pair and no problem if the folder
@@ -55,11 +59,11 @@ def find_pairs(
     Raises:
         BadFile: If no mask ends with ``mask_suffix``.
     """
-    files = [found for found in look(root) if not set(found.path.relative_to(root).parts[:-1]) & set(beside)]
+    files = [found for found in look(root) if not left_out(found.path)]
     found = _find(root, files, lists, mask_suffix)
     if any(found.splits.values()):
         return found
-    arrays = [each for each in look(root, ARRAYS) if each.role != "image"]
+    arrays = [each for each in look(root, ARRAYS) if each.role != "image" and not left_out(each.path)]
     with_arrays = _find(root, [*files, *arrays], lists, mask_suffix) if arrays else found
     return with_arrays if any(with_arrays.splits.values()) else found
 

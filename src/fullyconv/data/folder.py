@@ -6,10 +6,11 @@ import hashlib
 from pathlib import Path
 
 from fullyconv.data.channels import channel_files
-from fullyconv.data.classes import stated_channels
+from fullyconv.data.classes import stated_channels, stated_heads
 from fullyconv.data.context import is_context, open_context
 from fullyconv.data.finding import find_pairs
 from fullyconv.data.foreign import unpaired
+from fullyconv.data.further import find_further, is_further
 from fullyconv.data.nyud import is_nyud, open_nyud
 from fullyconv.data.pairs import Folder, Pair, read_list
 from fullyconv.data.pascal import is_sbdd, is_voc, open_pascal, open_sbdd, open_voc, pair_voc
@@ -26,6 +27,7 @@ a data set is a folder with
   images and masks in one folder, told apart by a suffix (a.jpg, a_mask.png), or
   train/, val/ and test/ (or training, valid, …) around or inside these, or train/ and train_labels/, or
   any of these beside train.txt, val.txt, test.txt, each a list of stems, or
+  any of these with further masks of each picture in folders that classes.yaml names under 'heads', or
   PASCAL VOC's JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/*.txt, or
   one of the data sets VOC2007 to VOC2012, SBDD, PASCAL-Context, SIFT Flow or NYUDv2 as published"""
 
@@ -66,10 +68,15 @@ def open_folder(root: Path, mask_suffix: str | None = None) -> Folder:
         raise BadFile(root, "no such folder", LAYOUTS)
     folder = (_open_official(root) if mask_suffix is None else None) or _open_plain(root, mask_suffix)
     _find_channels(folder, stated_channels(root))
+    heads = stated_heads(root)
     if any(folder.splits.values()):
+        find_further(folder, heads)
         return folder
     if folder.problems:
         raise _nothing_paired(root, folder.problems)
+    if heads:
+        what = f"no image with a mask is left beside those of the heads {', '.join(heads)}"
+        raise BadFile(root, what, "keep each picture's first mask in a folder that no head names, say masks/")
     raise unpaired(root) or BadFile(root, "no image with a mask", LAYOUTS)
 
 
@@ -116,7 +123,12 @@ def _open_plain(root: Path, mask_suffix: str | None) -> Folder:
     files = sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
     if not (files and (root / "JPEGImages").is_dir() and (root / "SegmentationClass").is_dir()):
         lists = {split: read_list(file) for split in SPLITS for file in [_list_file(root, split)] if file}
-        return find_pairs(root, lists, mask_suffix, beside=stated_channels(root))
+        channels, heads = set(stated_channels(root)), stated_heads(root)
+
+        def left_out(path: Path) -> bool:
+            return bool(channels & set(path.relative_to(root).parts[:-1])) or is_further(path, root, heads)
+
+        return find_pairs(root, lists, mask_suffix, left_out=left_out)
     folder = Folder(root)
     pair_voc(folder, {file.stem: read_list(file) for file in files})
     return folder

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fullyconv.data.classes import FILE_NAME, read_classes
 from fullyconv.data.dataset import read_stored
 from fullyconv.data.masks import RawMask
-from fullyconv.data.pairs import Folder, Pair
+from fullyconv.data.pairs import Folder, OtherMask, Pair
 from fullyconv.data.tables import read_table
 from fullyconv.files import BadFile
 from fullyconv.types import ClassSet
@@ -23,11 +23,14 @@ def stated_classes(folder: Folder) -> ClassSet | None:
     """Return the classes that a data set states, ``None`` if it leaves them to be inferred.
 
     They are those of its ``classes.yaml``, here or one folder up; without one, the official ones of a published set,
-    or those of another tool's table (``fullyconv.data.tables``).
+    or those of another tool's table (``fullyconv.data.tables``). Of the masks of a further task they are those that
+    stand under its ``heads``.
 
     Raises:
         BadFile: For a ``classes.yaml`` or a table that is not usable.
     """
+    if folder.task:
+        return folder.stated
     for place in _stated_in(folder):
         if place.is_file():
             return read_classes(place)
@@ -41,8 +44,8 @@ def _stated_in(folder: Folder) -> tuple[Path, Path]:
 def files_read(folder: Folder) -> list[Path]:
     """List the pictures and masks of a data set, and where its classes may stand: no output replaces them."""
     pairs = [pair for found in folder.splits.values() for pair in found]
-    pairs += [pair.second for pair in pairs if pair.second is not None]
-    return [*_stated_in(folder), *(file for pair in pairs for file in (pair.image, pair.mask, *pair.beside))]
+    further = [target.mask for pair in pairs for target in pair.further]
+    return [*_stated_in(folder), *(file for pair in pairs for file in (pair.image, pair.mask, *pair.beside)), *further]
 
 
 def _first_mask(folder: Folder) -> RawMask:
@@ -82,6 +85,39 @@ def match_classes(folder: Folder, model: ClassSet) -> str:
         )
     _read_as(folder, own, range(len(own)))
     return f"the model's classes are named otherwise than those of {folder.root}: their order decides"
+
+
+def match_heads(folder: Folder, heads: Mapping[str, ClassSet]) -> list[str]:
+    """Let the masks of further tasks be read as a model's classes, each as ``match_classes`` does.
+
+    Args:
+        folder: The data set; its pairs are changed.
+        heads: The classes of the model's further heads.
+
+    Returns:
+        What the user should know of it: heads without masks here, names and orders that differ.
+
+    Raises:
+        BadFile: Where the names of a head's classes differ.
+    """
+    lacking = (name for name in heads if name not in folder.heads)
+    notes = [f"{folder.root} has no masks of the head {name!r}, which is not scored" for name in lacking]
+    for name in (name for name in heads if name in folder.heads):
+        own = folder.head(name)
+        notes.append(match_classes(own, heads[name]))
+        known = {(split, pair.image): pair for split, pairs in own.splits.items() for pair in pairs}
+        for split, pairs in folder.splits.items():
+            read = [known.get((split, pair.image)) for pair in pairs]
+            folder.splits[split] = [
+                pair if found is None else _with_mask(pair, name, found, heads[name])
+                for pair, found in zip(pairs, read, strict=True)
+            ]
+    return [note for note in notes if note]
+
+
+def _with_mask(pair: Pair, head: str, found: Pair, classes: ClassSet) -> Pair:
+    mask = OtherMask(head, found.mask, found.storage, found.classes or classes)
+    return replace(pair, further=tuple(mask if each.head == head else each for each in pair.further))
 
 
 def listed(names: Sequence[str], others: Collection[str] = ()) -> str:

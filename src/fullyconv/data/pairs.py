@@ -32,12 +32,22 @@ JUDGED = ("train", "val", "test", "trainval")  # lists that have to be whole
 
 
 @dataclass(frozen=True)
+class OtherMask:
+    """A further mask of a picture: that of the task ``head``, which has classes of its own."""
+
+    head: str
+    mask: Path
+    storage: Storage = PICTURES
+    classes: ClassSet | None = None  # known once the data set is checked, where it does not state them
+
+
+@dataclass(frozen=True)
 class Pair:
     """An image file and its mask file; ``classes`` are what the mask holds, where they are not the reader's.
 
     ``levels`` and ``channels`` say how the image's numbers become what a network sees (``fullyconv.data.levels``).
-    The pictures of ``beside`` (depth, HHA) are further channels behind the image's. ``second`` is the same image with
-    the mask of a second task, which brings its own classes.
+    The pictures of ``beside`` (depth, HHA) are further channels behind the image's. ``further`` are the masks of
+    further tasks, which a network of several heads learns from the same image.
     """
 
     image: Path
@@ -48,12 +58,22 @@ class Pair:
     levels: Levels | None = None
     channels: int = 3
     beside: tuple[Path, ...] = ()
-    second: Pair | None = None
+    further: tuple[OtherMask, ...] = ()
 
     @property
     def name(self) -> str:
         """The stem that pairs them; where several folders have it, with the folder."""
         return self.title or self.image.stem
+
+    @property
+    def first(self) -> Pair:
+        """The image with its first mask alone."""
+        return replace(self, further=()) if self.further else self
+
+    def of(self, head: str) -> Pair:
+        """Return the image with the mask of a further task alone."""
+        own = next(target for target in self.further if target.head == head)
+        return replace(self, mask=own.mask, storage=own.storage, classes=own.classes, further=())
 
 
 @dataclass
@@ -68,6 +88,33 @@ class Folder:
     note: str = ""  # what was decided that the folder does not say
     classes: ClassSet | None = None  # the official ones, where the folder is a data set we know
     preprocess: Preprocess | None = None  # the papers' for this data set; training measures its own
+    heads: dict[str, ClassSet | None] = field(default_factory=dict)  # further tasks, and the classes stated for them
+    task: str = ""  # of which further task these are the masks
+    stated: ClassSet | None = None  # the classes stated for that task
+
+    def head(self, name: str) -> Folder:
+        """Return the same pictures with the masks of a further task; raises ``BadFile`` if there is none of that name.
+
+        Pairs without such a mask are left out.
+        """
+        if name not in self.heads:
+            what = f"has no masks of the head {name!r}"
+            raise BadFile(self.root, what, "declare where they lie in classes.yaml, under 'heads'")
+        splits = {
+            split: [pair.of(name) for pair in pairs if any(target.head == name for target in pair.further)]
+            for split, pairs in self.splits.items()
+        }
+        official = None if self.classes is None else self.heads[name]
+        return Folder(self.root, splits, classes=official, task=name, stated=self.heads[name])
+
+    def name_classes(self, head: str, classes: ClassSet) -> None:
+        """Let the masks of a further task be read by these classes."""
+
+        def named(pair: Pair) -> Pair:
+            changed = (replace(own, classes=classes) if own.head == head else own for own in pair.further)
+            return replace(pair, further=tuple(changed))
+
+        self.splits = {split: [named(pair) for pair in pairs] for split, pairs in self.splits.items()}
 
     def read_as(self, levels: Levels | None, channels: int) -> None:
         """Let the images of all pairs be read so."""

@@ -44,7 +44,7 @@ def open_for(network: str, root: Path) -> Folder | None:
     reference = REFERENCES.get(network)
     if reference is None:
         return None
-    if reference.geometric:
+    if reference.tasks:
         if not is_siftflow(root):
             raise BadFile(root, f"not SIFT Flow, whose two tasks {network} learns", "name SiftFlowDataset")
         return open_both(root)

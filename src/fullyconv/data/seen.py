@@ -29,6 +29,7 @@ class Seen:
 
     pair: Pair
     problem: BadFile | None = None
+    blank: bool = False  # whether that is only that no pixel of the mask counts
     size: tuple[int, int] = (0, 0)
     counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     void: int = 0
@@ -66,7 +67,8 @@ def see(pair: Pair, classes: ClassSet) -> Seen:
             problem = BadFile(
                 pair.image, "holds nothing but 'no data'", "remove the pair: nothing can be learnt from it"
             )
-    if problem is None and (labels < 0).all():
+    blank = problem is None and bool((labels < 0).all())
+    if blank:
         problem = BadFile(
             pair.mask, "all pixels are void", "label it, or remove the pair: nothing can be learnt from it"
         )
@@ -75,6 +77,7 @@ def see(pair: Pair, classes: ClassSet) -> Seen:
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     void = labels.size - int(counts.sum())
     both = hashlib.blake2b(digest + labels.tobytes(), digest_size=8).hexdigest()
+    seen.blank = blank
     return replace(seen, problem=problem, size=labels.shape, counts=counts, void=void, sums=sums, both=both)
 
 

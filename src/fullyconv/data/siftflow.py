@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from fullyconv.data.images import SUFFIXES
-from fullyconv.data.pairs import Folder, Listing, Places, Storage, compare_counts, pair_listed, read_list
+from fullyconv.data.pairs import Folder, Listing, OtherMask, Places, Storage, compare_counts, pair_listed, read_list
 from fullyconv.facts import SIFTFLOW_GEOMETRIC, SIFTFLOW_SEMANTIC
 from fullyconv.files import BadFile
 from fullyconv.types import VOID
@@ -54,17 +54,19 @@ def open_siftflow(root: Path, target: Target | None = None) -> Folder:
 
 
 def open_both(root: Path) -> Folder:
-    """Open SIFT Flow for both tasks at once: semantic pairs, each with its geometric one as the second."""
+    """Open SIFT Flow for both tasks at once: semantic pairs, each with its geometric mask as a further one."""
     folder, geometric = open_siftflow(root, "semantic"), open_siftflow(root, "geometric")
-    seconds = {
-        (split, pair.image): replace(pair, classes=SIFTFLOW_GEOMETRIC.classes)
+    classes = SIFTFLOW_GEOMETRIC.classes
+    targets = {
+        (split, pair.image): OtherMask("geometric", pair.mask, pair.storage, classes)
         for split, pairs in geometric.splits.items()
         for pair in pairs
     }
     for split, pairs in folder.splits.items():
         folder.splits[split] = [
-            replace(pair, second=seconds[split, pair.image]) for pair in pairs if (split, pair.image) in seconds
+            replace(pair, further=(targets[split, pair.image],)) for pair in pairs if (split, pair.image) in targets
         ]
+    folder.heads = {"geometric": classes}
     folder.problems += [each for each in geometric.problems if each not in folder.problems]
     return folder
 

@@ -140,7 +140,7 @@ def evaluate(
     >>> evaluate(model, []).scores.frequency_weighted_iu
     0.0
     """
-    classes, pairs = segmenter.classes, segmenter.seen(pairs)
+    classes, pairs = segmenter.classes, [segmenter.own(pair) for pair in segmenter.seen(pairs)]
     counts = np.zeros((len(classes), len(classes)), np.int64)
     void, image_iu, counted = 0, {}, []
     examples: Examples = {}

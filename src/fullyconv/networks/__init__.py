@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple, overload
 
@@ -19,7 +20,7 @@ from fullyconv.networks.converted import from_classifier
 from fullyconv.networks.decoders import TRUNKS, decoded, family_names
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
-from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.heads import with_tasks
 from fullyconv.networks.pyramid import Pyramid
 from fullyconv.networks.reference import REFERENCES, Reference
 from fullyconv.networks.trunks import backbone, read_channels
@@ -153,10 +154,20 @@ def foreign_trunk(name: str) -> str | None:
 def build(name: ClassifierName, classes: int | None = None) -> Classifier: ...  # type: ignore[overload-overlap]
 @overload
 def build(
-    name: str, classes: int | None = None, *, upsampling: Upsampling | None = None, channels: int | None = None
+    name: str,
+    classes: int | None = None,
+    *,
+    upsampling: Upsampling | None = None,
+    channels: int | None = None,
+    tasks: Mapping[str, int] | None = None,
 ) -> FCN: ...
 def build(
-    name: str, classes: int | None = None, *, upsampling: Upsampling | None = None, channels: int | None = None
+    name: str,
+    classes: int | None = None,
+    *,
+    upsampling: Upsampling | None = None,
+    channels: int | None = None,
+    tasks: Mapping[str, int] | None = None,
 ) -> FCN | Classifier:
     """Build a network with fresh weights.
 
@@ -171,10 +182,12 @@ def build(
         upsampling: ``fixed`` bilinear kernels or ``learned`` ones; default: the named network's, else fixed.
         channels: Let a variant of a trunk read images of so many channels instead of 3; ``fcn1s-spectral4`` and its
             like are made for that.
+        tasks: Further tasks on the same maps, by their names, with their numbers of classes (pictures of several
+            masks); default: those of the named network (SIFT Flow's: ``{"geometric": 3}``), else none.
 
     Returns:
         A module of N x 3 (or ``channels``) x H x W -> N x ``classes`` x H x W scores, for any height and width from its
-        ``smallest_input`` on; of a classifier N x ``classes`` scores.
+        ``smallest_input`` on, with ``tasks`` a named tuple of such; of a classifier N x ``classes`` scores.
 
     Raises:
         ValueError: For an unknown name, no class, or choices that the named network does not leave open.
@@ -188,14 +201,13 @@ def build(
     classes = None if classes is None else class_count(classes)
     parts = split_name(name)
     if parts is not None and is_external(parts.trunk):
-        return rebuild(
-            Architecture(name, USUAL_CLASSES if classes is None else classes, upsampling or "fixed", channels)
-        )
+        wanted = Architecture(name, USUAL_CLASSES if classes is None else classes, upsampling or "fixed", channels)
+        return rebuild(replace(wanted, tasks=tuple((tasks or {}).items())))
     if channels is not None and (name in CLASSIFIERS or name in REFERENCES):
         raise ValueError(f"{name} reads the channels it was published with: leave channels out")
     if name in CLASSIFIERS:
-        if upsampling == "learned":
-            raise ValueError(f"{name} is a classifier and upsamples nothing: leave upsampling out")
+        if upsampling == "learned" or tasks:
+            raise ValueError(f"{name} is a classifier and upsamples nothing: leave upsampling and tasks out")
         known = CLASSIFIERS[name]
         network = Classifier(known.trunk(), classes=known.classes if classes is None else classes)
     elif name in REFERENCES:
@@ -207,7 +219,8 @@ def build(
     network.architecture = Architecture(
         name, network.classes, network.upsampling if isinstance(network, FCN) else "fixed", channels
     )
-    return network
+    published = dict(REFERENCES[name].tasks) if name in REFERENCES else {}
+    return with_tasks(network, published if tasks is None else tasks) if isinstance(network, FCN) else network
 
 
 def rebuild(architecture: Architecture) -> FCN:
@@ -228,9 +241,13 @@ def rebuild(architecture: Architecture) -> FCN:
     parts = split_name(architecture.name)
     if parts is None or not is_external(parts.trunk):
         return build(
-            architecture.name, architecture.classes, upsampling=architecture.upsampling, channels=architecture.channels
+            architecture.name,
+            architecture.classes,
+            upsampling=architecture.upsampling,
+            channels=architecture.channels,
+            tasks=dict(architecture.tasks) or None,
         )
-    return from_classifier(
+    network = from_classifier(
         parts.trunk,
         architecture.classes,
         parts.stride or 8,
@@ -240,6 +257,7 @@ def rebuild(architecture: Architecture) -> FCN:
         upsampling=architecture.upsampling,
         channels=architecture.channels,
     )
+    return with_tasks(network, dict(architecture.tasks))
 
 
 def _build_generic(name: str, classes: int | None, upsampling: Upsampling | None, channels: int | None) -> FCN:
@@ -271,9 +289,7 @@ def _build_reference(reference: Reference, classes: int | None, upsampling: Upsa
     upsampling = upsampling or reference.upsampling
     trunk, skips = backbone(reference.trunk), reference.skips
     network: FCN
-    if reference.geometric:
-        network = TwoHeads(trunk, classes=classes, geometric=reference.geometric, skips=skips, upsampling=upsampling)
-    elif reference.streams[1:] == ("hha",):
+    if reference.streams[1:] == ("hha",):
         second = backbone(reference.trunk)
         network = LateFusion(trunk, second, classes=classes, skips=skips, upsampling=upsampling)
     else:

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple, cast
 
 from torch import nn
 
+from fullyconv.types import check_head
+
 USUAL_CLASSES = 21
 
 Upsampling = Literal["fixed", "learned"]
@@ -53,9 +55,11 @@ class Architecture:
         channels: The channels of its input, where they are not those that its trunk is made for.
         taps: The modules whose maps are scored, of networks on classifiers from elsewhere; none: those found by itself.
         example: A size (C, H, W) that such a classifier takes; ``None``: the usual one.
+        tasks: Further tasks on the same maps, each with its name and its number of classes; none: those that a network
+            of the papers was published with.
 
     >>> Architecture("fcn8s-resnet18", classes=5)
-    Architecture(name='fcn8s-resnet18', classes=5, upsampling='fixed', channels=None, taps=(), example=None)
+    Architecture(name='fcn8s-resnet18', classes=5, upsampling='fixed', channels=None, taps=(), example=None, tasks=())
     """
 
     name: str
@@ -65,9 +69,13 @@ class Architecture:
     """Of its input, where they are not those that its trunk is made for."""
     taps: tuple[str, ...] = ()
     example: tuple[int, int, int] | None = None
+    tasks: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         class_count(self.classes)
+        for name, classes in self.tasks:
+            check_head(name)
+            class_count(classes)
 
 
 class Name(NamedTuple):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -78,6 +79,7 @@ class FCN(nn.Module):
     """
 
     architecture: Architecture | None = None
+    tasks: Mapping[str, int] = MappingProxyType({})  # further ones, by their names, with their numbers of classes
 
     def __init__(  # noqa: PLR0913 (the choices of one network)
         self,
@@ -168,7 +170,7 @@ class FCN(nn.Module):
             image: N x K x H x W, normalised; H and W from ``smallest_input`` on.
 
         Returns:
-            One N x C x h x w tensor per map, coarse to fine; of a network with two tasks those of the first.
+            One N x C x h x w tensor per map, coarse to fine; of a network with several tasks those of the first.
 
         Raises:
             ValueError: For an image of other channels or smaller than ``smallest_input``.
@@ -282,7 +284,7 @@ def continue_from(coarser: FCN, finer: FCN) -> Transplant:
 
     Trunk, score layers and intermediate upsampling move; the source's last upsampling, whose factor
     no longer fits, stays behind, and new score layers keep their zeros. Between networks of different
-    classes, or of different decoders, only the trunk moves.
+    classes, or of different decoders, only the trunk moves; likewise with the heads of further tasks.
     """
     given = coarser.state_dict()
     source, target = prefixes_of_trunks(given, finer.state_dict())
@@ -291,7 +293,10 @@ def continue_from(coarser: FCN, finer: FCN) -> Transplant:
             target + name.removeprefix(source): tensor for name, tensor in given.items() if name.startswith(source)
         }
         return transplant(named, finer)
-    if coarser.classes != finer.classes:
-        return transplant(coarser, finer, skip=[*coarser.score_layers, *coarser.ladders, "crf"])
-    same = len(coarser.upsamplers) == len(finer.upsamplers)
-    return transplant(coarser, finer, skip=() if same else (f"upsamplers.{len(coarser.upsamplers) - 1}",))
+    skip = [*coarser.score_layers, *coarser.ladders, "crf"] if coarser.classes != finer.classes else []
+    for name in coarser.tasks.keys() & finer.tasks.keys():
+        if coarser.tasks[name] != finer.tasks[name]:
+            skip += [f"{name}_heads", f"{name}_upsamplers"]
+    if len(coarser.upsamplers) != len(finer.upsamplers):
+        skip += [f"{ladder}.{len(coarser.upsamplers) - 1}" for ladder in coarser.ladders]
+    return transplant(coarser, finer, skip=skip)

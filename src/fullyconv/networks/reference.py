@@ -12,6 +12,8 @@ from fullyconv.types import Preprocess
 VOC, PASCAL_CONTEXT, SIFT_FLOW = facts.VOC.mean, facts.CONTEXT.mean, facts.SIFTFLOW_SEMANTIC.mean
 NYUD_COLOUR, NYUD_DEPTH, NYUD_HHA = facts.NYUD.mean, facts.NYUD_LOG_DEPTH, facts.NYUD_HHA.mean
 
+GEOMETRIC = (("geometric", len(facts.SIFTFLOW_GEOMETRIC.classes)),)
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -19,7 +21,7 @@ class Reference:
 
     ``mean`` is subtracted from the input's channels, 0..255, in their order: BGR colour, then log-depth
     or HHA where the network sees those. ``scales`` shrink the maps that the skips score, coarse to
-    fine; ``geometric`` is the number of classes of a second task; ``streams`` the blobs of a network
+    fine; ``tasks`` are further ones with their numbers of classes; ``streams`` the blobs of a network
     that sees several pictures; ``trains`` what is not frozen; ``fusion`` how scores are joined.
     """
 
@@ -28,7 +30,7 @@ class Reference:
     skips: int = 0
     trunk: str = "vgg16"
     scales: tuple[float, ...] = ()
-    geometric: int = 0
+    tasks: tuple[tuple[str, int], ...] = ()
     streams: tuple[str, ...] = ()
     upsampling: Upsampling = "fixed"
     trains: Literal["all", "score"] = "all"
@@ -44,9 +46,9 @@ REFERENCES: dict[str, Reference] = {
     "pascalcontext-fcn32s": Reference(PASCAL_CONTEXT, 60),
     "pascalcontext-fcn16s": Reference(PASCAL_CONTEXT, 60, skips=1),
     "pascalcontext-fcn8s": Reference(PASCAL_CONTEXT, 60, skips=2),
-    "siftflow-fcn32s": Reference(SIFT_FLOW, 33, geometric=3),
-    "siftflow-fcn16s": Reference(SIFT_FLOW, 33, skips=1, geometric=3),
-    "siftflow-fcn8s": Reference(SIFT_FLOW, 33, skips=2, geometric=3),
+    "siftflow-fcn32s": Reference(SIFT_FLOW, 33, tasks=GEOMETRIC),
+    "siftflow-fcn16s": Reference(SIFT_FLOW, 33, skips=1, tasks=GEOMETRIC),
+    "siftflow-fcn8s": Reference(SIFT_FLOW, 33, skips=2, tasks=GEOMETRIC),
     "nyud-fcn32s-color": Reference(NYUD_COLOUR, 40),
     "nyud-fcn32s-color-d": Reference(NYUD_COLOUR + NYUD_DEPTH, 40, trunk="vgg16-bgrd", streams=("color", "depth")),
     "nyud-fcn32s-hha": Reference(NYUD_HHA, 40),

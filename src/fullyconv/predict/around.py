@@ -24,10 +24,8 @@ class Around(Segmenter):
             precision=segmenter.precision,
             engine=segmenter.engine,
         )
-        self.folder, self.soon = segmenter.folder, segmenter.soon
-        self.memory, self.picture_memory = segmenter.memory, segmenter.picture_memory
-        self.approximate, self.level = segmenter.approximate, segmenter.level
-        self.temperature = segmenter.temperature
+        self.look_as(segmenter)
+        self.folder, self.temperature, self.head = segmenter.folder, segmenter.temperature, segmenter.head
 
     def labels(self, pixels: np.ndarray) -> np.ndarray:
         """Label N x H x W x K pictures of one size, each as ``predict`` does; N x H x W."""

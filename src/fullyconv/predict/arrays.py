@@ -50,7 +50,14 @@ class ArraySegmenter:
         self.approximate = False  # whether networks that see the whole image may be given tiles of it
         self.temperature = 1.0  # of the probabilities: fitted, it makes them mean what they say; labels stay
         self.soon = False  # whether much is to be predicted: see ``engines.Choice``
+        self.head = ""  # of a network of several tasks, which further one this is
+        self._others: dict[str, ArraySegmenter] = {}  # of such a network, the further ones
         self._made: tuple[Snapshot, Prepared] | None = None
+
+    def look_as(self, other: ArraySegmenter) -> None:
+        """Take over how another segmenter looks at pictures: memory, level, whether tiles may be approximate."""
+        self.soon, self.memory, self.picture_memory = other.soon, other.memory, other.picture_memory
+        self.approximate, self.level = other.approximate, other.level
 
     def labels(self, pixels: np.ndarray) -> np.ndarray:
         """Label pictures of one size.

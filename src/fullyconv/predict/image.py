@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -16,10 +16,11 @@ from fullyconv.data.matching import match_classes
 from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
 from fullyconv.draw import false_colours
+from fullyconv.networks.heads import ManyHeads
 from fullyconv.predict.arrays import ArraySegmenter
 from fullyconv.predict.inputs import Given, Order, Picture, Pixels, Span, pixels_of, split_batch
 from fullyconv.predict.prediction import Prediction
-from fullyconv.types import Sample
+from fullyconv.types import ClassSet, Sample
 
 if TYPE_CHECKING:
     from fullyconv.export import Exported
@@ -51,6 +52,33 @@ class Segmenter(ArraySegmenter):
     >>> model.predict(np.zeros((5, 7, 3), np.uint8)).labels.shape
     (5, 7)
     """
+
+    def name_heads(self, heads: Mapping[str, ClassSet]) -> None:
+        """Say what the labels of the network's further heads mean, by their names.
+
+        Raises ``ValueError`` for a network that has no such head.
+        """
+        if not isinstance(self.network, ManyHeads):
+            if heads:
+                raise ValueError(f"this network has one head, and none called {', '.join(heads)}")
+            return
+        for name, classes in heads.items():
+            other = Segmenter(
+                self.network.task_network(name), classes=classes, preprocess=self.preprocess, device=self.device,
+                precision=self.precision, engine=self.engine,
+            )  # fmt: skip
+            other.head = name
+            self._others[name] = other
+
+    @property
+    def heads(self) -> dict[str, Segmenter]:
+        """The further heads of a network of several tasks, by their names, each as a model that looks as this one does.
+
+        They share the trunk's weights; each computes it for itself. The calibration for 8 bits is the first head's.
+        """
+        for other in self._others.values():
+            other.look_as(self)
+        return cast("dict[str, Segmenter]", dict(self._others))
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # bytes are no several images
@@ -138,8 +166,12 @@ class Segmenter(ArraySegmenter):
             replace(pair, levels=levels, channels=len(self.preprocess.mean) if levels else COLOURS) for pair in pairs
         ]
 
+    def own(self, pair: Pair) -> Pair:
+        """Return of an image with several masks that with the one of this head alone."""
+        return pair.of(self.head) if any(each.head == self.head for each in pair.further) else pair.first
+
     def sample(self, pair: Pair) -> Sample:
-        """Read a pair as the network sees it.
+        """Read a pair as the network sees it, with the labels of this head.
 
         Args:
             pair: Of a data set.
@@ -147,7 +179,7 @@ class Segmenter(ArraySegmenter):
         Returns:
             Image and labels; raises ``BadFile`` as ``fullyconv.data.dataset.read_sample`` does.
         """
-        return read_sample(self.seen([pair])[0], self.classes)
+        return read_sample(self.own(self.seen([pair])[0]), self.classes)
 
     def evaluate(self, data: Path | str | Sequence[Pair], *, split: str | None = None) -> Any:
         """Score the model over a data set at native resolution, as ``fullyconv evaluate`` does.
@@ -164,6 +196,7 @@ class Segmenter(ArraySegmenter):
         """
         if isinstance(data, Path | str):
             folder = open_folder(Path(data))
+            folder = folder.head(self.head) if self.head else folder
             match_classes(folder, self.classes)
             data = evaluation_split(folder, split)
         # By name, as for the shell: scoring stands above prediction and uses it.

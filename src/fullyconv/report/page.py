@@ -16,9 +16,10 @@ from PIL import Image
 from fullyconv.draw import UNSCORED, Colour
 from fullyconv.evaluation import Evaluation
 from fullyconv.files import whole_file
+from fullyconv.train.folder import HEADS, REPORT
 from fullyconv.types import ClassSet
 
-FILE_NAME = "report.html"
+FILE_NAME = REPORT
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,19 @@ class ClassRow:
     accuracy: float
     f1: float
     iu: float
+
+
+def head_place(folder: Path, head: str = "") -> Path:
+    """Return where the page and the figures of a head lie, that of the first (``""``) in the folder itself; it is made.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     head_place(Path(place), "geometry").relative_to(place).as_posix()
+    'heads/geometry'
+    """
+    place = folder / HEADS / head if head else folder
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def class_rows(evaluation: Evaluation) -> list[ClassRow]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,10 @@ from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.predict.uncertainty import entropy
 from fullyconv.report.confusions import confusion_table
 from fullyconv.report.figures import MOST_NUMBERED, embed, plot_confusion, plot_curves, plot_reliability
-from fullyconv.report.page import FILE_NAME, Key, class_keys, class_rows, picture, write_page
+from fullyconv.report.page import FILE_NAME, Key, class_keys, class_rows, head_place, picture, write_page
 from fullyconv.scores.bounds import advise
 from fullyconv.scores.metrics import CONVENTION
-from fullyconv.train.folder import CHOICES, METRICS, RECIPE, read_metrics
+from fullyconv.train.folder import CHOICES, HEADS, METRICS, RECIPE, read_metrics
 
 SHOWN = 4  # best and worst pictures each
 ENTROPY = "uncertainty (entropy)"
@@ -51,7 +52,7 @@ def write_report(  # noqa: PLR0913 (what a page shows)
     confidence: Fit | None = None,
     kin: Sequence[str] = (),
 ) -> Path:
-    """Write ``out/report.html``.
+    """Write ``out/report.html``, of a further head ``out/heads/NAME/report.html``.
 
     Args:
         out: The run's folder; its ``metrics.jsonl``, if there is one, gives the curves, ``choices.json`` what ``auto``
@@ -80,6 +81,8 @@ def write_report(  # noqa: PLR0913 (what a page shows)
     'report.html'
     """
     epochs, damaged = read_metrics(out / METRICS)
+    if segmenter.head:
+        epochs = [_of_head(line, segmenter.head) for line in epochs]
     choices = parse_json((out / CHOICES).read_bytes()) if (out / CHOICES).is_file() else []
     scores = evaluation.scores
     worst, best = worst_and_best(evaluation.image_iu)
@@ -117,8 +120,14 @@ def write_report(  # noqa: PLR0913 (what a page shows)
         "choices": [{**choice, "value": json.dumps(choice["value"])} for choice in choices],
         "convention": CONVENTION,
         "intervals": evaluation.intervals,
+        "heads": {name: f"{HEADS}/{name}/{FILE_NAME}" for name in segmenter.heads},
     }
-    return write_page(out / FILE_NAME, "run.html", values)
+    return write_page(head_place(out, segmenter.head) / FILE_NAME, "run.html", values)
+
+
+def _of_head(figures: dict[str, Any], head: str) -> dict[str, Any]:
+    """Put the figures of a further head in the place of the first's."""
+    return figures | {key: figures[f"{head}_{key}"] for key in figures if f"{head}_{key}" in figures}
 
 
 def worst_and_best(image_iu: dict[str, float], *, most: int = SHOWN) -> tuple[list[str], list[str]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from fullyconv.machine import DeviceName, free_memory
 from fullyconv.networks import build
 from fullyconv.networks.crf import CRFLayer, WithCRF
 from fullyconv.networks.fcn import FCN
-from fullyconv.networks.heads import TwoHeads
+from fullyconv.networks.heads import ManyHeads
 from fullyconv.networks.reference import preprocess_of
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.refine import CRFSegmenter
@@ -42,7 +42,7 @@ from fullyconv.train.recipe import Recipe
 from fullyconv.train.share import Share, synchronised
 from fullyconv.train.smallest import check_views
 from fullyconv.train.start import start_crf, take_weights
-from fullyconv.train.tasks import BothJudges, FusedTasks, SummedLoss, for_tasks, second_segmenter
+from fullyconv.train.tasks import AllJudges, FusedTasks, SummedLoss
 from fullyconv.train.team import ALONE, Team
 from fullyconv.types import ClassSet, Preprocess
 from fullyconv.upsample import LastStep
@@ -67,7 +67,17 @@ class Prepared:
     report: Report
     train: list[Pair]
     val: list[Pair]
-    second: tuple[Pair, ...] = ()  # to validate a second task on
+    heads: Mapping[str, list[Pair]] = field(default_factory=dict)  # to validate further tasks on
+
+    @property
+    def head_classes(self) -> dict[str, ClassSet]:
+        """What the labels of further tasks mean, by their names."""
+        return {name: head.classes for name, head in self.report.heads.items()}
+
+    @property
+    def tasks(self) -> dict[str, int]:
+        """The number of classes of each further task, by its name."""
+        return {name: len(classes) for name, classes in self.head_classes.items()}
 
 
 def prepare(
@@ -91,8 +101,8 @@ def prepare(
         name: [pair for pair in pairs if pair.image not in report.bad_pairs] for name, pairs in folder.splits.items()
     }
     train, val = training_splits(folder)
-    val, second = for_tasks(val)
-    return Prepared(report, train, val, tuple(second))
+    heads = {name: [pair.of(name) for pair in val] for name in report.heads}
+    return Prepared(report, train, [pair.first for pair in val], heads)
 
 
 def assemble(
@@ -117,11 +127,9 @@ def assemble(
     share = _share(recipe, team)
     if folder is not None:
         folder.begin(recipe, data_print(prepared))
-        write_classes(prepared.report.classes, folder.path / CLASSES)
+        write_classes(prepared.report.classes, folder.path / CLASSES, prepared.head_classes)
     fabric = make_fabric(recipe.device, recipe.precision, team)
     network, preprocess = team.in_turn(lambda: _make_network(recipe, prepared, folder, trust))
-    if isinstance(network, TwoHeads) and team.size > 1:
-        raise ValueError(f"{recipe.network_name} has two heads, which train in one process: leave --devices out")
     optimizer = make_optimizer(network.to(fabric.device), recipe)
     average = Average(network, recipe.average) if recipe.average else None
     room = free_memory() // 4 if recipe.cache_gib is None else int(recipe.cache_gib * 2**30)
@@ -137,14 +145,15 @@ def assemble(
         schedule=Schedule(recipe.epochs * batching.updates, batching.updates, recipe.rate_at, recipe.minutes),
         seed=recipe.seed,
         batches=batching,
-        loss=_make_loss(recipe, prepared.report, fabric.device, network),
+        loss=_make_loss(recipe, prepared, fabric.device, network),
         form=partial(_form, recipe=recipe, preprocess=preprocess, team=team),
         classes=prepared.report.classes,
+        heads=prepared.head_classes,
         preprocess=preprocess,
         clip=recipe.clip,
         average=average,
         settle=_settling(recipe, delivered, batching, fabric),
-        validate=_make_judge(_segmenter(delivered, prepared.report.classes, preprocess, fabric), prepared, read, team),
+        validate=_make_judge(_segmenter(delivered, prepared, preprocess, fabric), prepared, read, team),
         validate_every=recipe.validate_every,
         patience=recipe.patience,
         notes={TRAINED_ON: remember(prepared.report.pictures[pair.image] for pair in prepared.train)},
@@ -160,7 +169,7 @@ def _share(recipe: Recipe, team: Team) -> Share:
 
 
 def _form(network: FCN, *, recipe: Recipe, preprocess: Preprocess, team: Team) -> nn.Module:
-    kind = FusedTasks if isinstance(network, TwoHeads) else FusedScores
+    kind = FusedTasks if isinstance(network, ManyHeads) else FusedScores
     formed: nn.Module = kind(network, checkpointing=recipe.checkpointing)
     if network.crf is not None:
         whole = WholeScores(network, checkpointing=recipe.checkpointing)
@@ -176,7 +185,19 @@ def _batches(recipe: Recipe) -> int:
 def data_print(prepared: Prepared) -> dict[str, Any]:
     """Describe a data set so that a change of it shows: its classes, and the content of every pair by its name."""
     report = prepared.report
-    classes = report.classes
+    found = {
+        **_said_of(report.classes),
+        "training pairs": {_name(pair, report): report.digests[pair.image] for pair in prepared.train},
+        "validation pairs": {_name(pair, report): report.digests[pair.image] for pair in prepared.val},
+    }
+    for name, head in report.heads.items():
+        found[f"head {name}"] = _said_of(head.classes)
+        both = [*prepared.train, *prepared.val]
+        found[f"masks of head {name}"] = {_name(pair, report): head.digests[pair.image] for pair in both}
+    return found
+
+
+def _said_of(classes: ClassSet) -> dict[str, Any]:
     known = zip(classes.names, classes.values, classes.colours, strict=True)
     return {
         "classes": {name: [value, list(colour)] for name, value, colour in known},
@@ -186,8 +207,6 @@ def data_print(prepared: Prepared) -> dict[str, Any]:
             [list(colour) for colour in classes.ignore_colours],
             *classes.also_ignored,
         ],
-        "training pairs": {_name(pair, report): report.digests[pair.image] for pair in prepared.train},
-        "validation pairs": {_name(pair, report): report.digests[pair.image] for pair in prepared.val},
     }
 
 
@@ -202,7 +221,8 @@ def _make_network(
     """Build the network with the weights it starts from; gives it and the normalisation that goes with them."""
     torch.manual_seed(recipe.seed)
     report = prepared.report
-    network = build(recipe.network_name, len(report.classes), upsampling=recipe.upsampling)
+    tasks = prepared.tasks
+    network = build(recipe.network_name, len(report.classes), upsampling=recipe.upsampling, tasks=tasks)
     _check_trainable(network, recipe, prepared)
     if recipe.crf:
         network.crf = CRFLayer(len(report.classes), start_crf(recipe))
@@ -226,7 +246,7 @@ def _widened(network: FCN, recipe: Recipe, channels: int) -> FCN:
     """Let a network see more than colours: its first layer's further weights are the mean of those of colours."""
     name = recipe.network_name
     try:
-        wider = build(name, network.classes, upsampling=recipe.upsampling, channels=channels)
+        wider = build(name, network.classes, upsampling=recipe.upsampling, channels=channels, tasks=network.tasks)
     except ValueError as error:
         raise ValueError(f"pictures of {channels} channels: {error}") from None
     (key,) = (key for key, tensor in wider.state_dict().items() if tensor.shape != network.state_dict()[key].shape)
@@ -272,19 +292,22 @@ def _make_batching(
     return Batching(views, recipe.batch, _batches(recipe), recipe.workers, share, recipe.repeat)
 
 
-def _make_loss(recipe: Recipe, report: Report, device: torch.device, network: FCN) -> PixelLoss | SummedLoss:
-    if isinstance(network, TwoHeads):
-        first, second = network.steps
-        own = _pixel_loss(recipe, report, device, first)
-        return SummedLoss((own, replace(own, keep=recipe.sampling, weights=None, step=second)))
-    return _pixel_loss(recipe, report, device, network.last_step if network.crf is None else None)
+def _make_loss(recipe: Recipe, prepared: Prepared, device: torch.device, network: FCN) -> PixelLoss | SummedLoss:
+    report = prepared.report
+    if unknown := recipe.head_weights.keys() - report.heads.keys():
+        heads = ", ".join(report.heads) or "no further ones: these pictures have one mask each"
+        raise ValueError(f"head_weights names {min(unknown)!r}, the heads are {heads}")
+    if not isinstance(network, ManyHeads):
+        return _pixel_loss(recipe, report, device, network.last_step if network.crf is None else None)
+    reports = (report, *(report.heads[name] for name in network.tasks))
+    losses = tuple(_pixel_loss(recipe, own, device, step) for own, step in zip(reports, network.steps, strict=True))
+    return SummedLoss(losses, (1.0, *(recipe.head_weights.get(name, 1.0) for name in network.tasks)))
 
 
-def _make_judge(segmenter: Segmenter, prepared: Prepared, read: Reader, team: Team) -> Judge | BothJudges:
-    judge, network = Judge(segmenter, prepared.val, read, team), segmenter.network
-    if not isinstance(network, TwoHeads):
-        return judge
-    return BothJudges(judge, Judge(second_segmenter(segmenter, prepared.second), prepared.second, read, team))
+def _make_judge(segmenter: Segmenter, prepared: Prepared, read: Reader, team: Team) -> Judge | AllJudges:
+    judge, heads = Judge(segmenter, prepared.val, read, team), segmenter.heads
+    others = {name: Judge(heads[name], pairs, read, team) for name, pairs in prepared.heads.items()}
+    return AllJudges(judge, others) if others else judge
 
 
 def _pixel_loss(recipe: Recipe, report: Report, device: torch.device, step: LastStep | None) -> PixelLoss:
@@ -301,17 +324,18 @@ def _pixel_loss(recipe: Recipe, report: Report, device: torch.device, step: Last
     )
 
 
-def _segmenter(network: FCN, classes: ClassSet, preprocess: Preprocess, fabric: Fabric) -> Segmenter:
+def _segmenter(network: FCN, prepared: Prepared, preprocess: Preprocess, fabric: Fabric) -> Segmenter:
     place: DeviceName = "cuda" if fabric.device.type == "cuda" else "cpu"
     # Its weights change from one validation to the next: converting them for another engine would not pay.
     segmenter = Segmenter(
         network,
-        classes=classes,
+        classes=prepared.report.classes,
         preprocess=preprocess,
         device=place,
         precision=precision_of(fabric),
         engine="pytorch",
     )
+    segmenter.name_heads(prepared.head_classes)
     return segmenter if network.crf is None else CRFSegmenter(segmenter)
 
 
@@ -320,17 +344,15 @@ def _check_trainable(network: FCN, recipe: Recipe, prepared: Prepared) -> None:
     name = recipe.network_name
     pair = prepared.train[0]
     first = read_sample(pair, prepared.report.classes)
-    channels, tasks, wanted = first.image.shape[2], first.labels.ndim - 1, 1 + isinstance(network, TwoHeads)
-    if wanted != tasks or (pair.beside and network.in_channels != channels):
+    channels = first.image.shape[2]
+    if pair.beside and network.in_channels != channels:
         raise ValueError(
-            f"{name} takes {network.in_channels} channels and learns {wanted} masks, these pictures have {channels} "
-            f"and {tasks}: choose another network, or the data set it was made for"
+            f"{name} takes {network.in_channels} channels, these pictures have {channels}: choose another network, or "
+            "the data set it was made for"
         )
-    if recipe.crf and (wanted > 1 or channels != COLOURS):
-        what = f"{wanted} tasks" if wanted > 1 else f"pictures of {channels} channels"
+    if recipe.crf and (network.tasks or channels != COLOURS):
+        what = f"{1 + len(network.tasks)} tasks" if network.tasks else f"pictures of {channels} channels"
         raise ValueError(f"crf=true is for networks of one task on colour pictures, not for {what}: leave it out")
-    if wanted > 1 and len(prepared.second) < max(1, len(prepared.val)):
-        raise ValueError(f"{name} learns two masks, and not all validation pictures have two")
     zoomed = recipe.crop is not None or recipe.scale != (1.0, 1.0) or recipe.rotation
     if pair.beside and (zoomed or recipe.colour or recipe.blur or recipe.noise):
         raise ValueError(

@@ -36,8 +36,9 @@ METRICS, RECIPE, DATA = "metrics.jsonl", "recipe.yaml", "data.json"
 CLASSES, TRANSPLANT = "classes.yaml", "transplant.json"
 EVALUATION, CONFUSION, REPORT = "evaluation.json", "confusion.png", "report.html"
 CHOICES = "choices.json"
+HEADS = "heads"  # pages and figures of further heads, in folders of their names
 FILES = (METRICS, RECIPE, DATA, CLASSES, TRANSPLANT, CHOICES, EVALUATION, CONFUSION, REPORT)
-NAMES = (BEST, LAST, BOARD, *FILES)
+NAMES = (BEST, LAST, BOARD, HEADS, *FILES)
 
 LOCK, MARK = ".lock", "a folder of fullyconv; a run in it: process "
 _held: set[Path] = set()
@@ -105,12 +106,13 @@ class RunFolder:
     def clear(self) -> None:
         """Remove what a run has written, and nothing else."""
         self.checkpoints.clear()
-        for folder, pattern in ((BEST, WEIGHTS), (BEST, CONFIG), (BOARD, "events.out.tfevents.*")):
+        written = (BEST, WEIGHTS), (BEST, CONFIG), (BOARD, "events.out.tfevents.*")
+        for folder, pattern in (*written, (HEADS, f"*/{CONFUSION}"), (HEADS, f"*/{REPORT}")):
             for file in (self.path / folder).glob(pattern):
                 file.unlink()
-        for name in (BEST, BOARD):
-            if (self.path / name).is_dir() and not any((self.path / name).iterdir()):
-                (self.path / name).rmdir()
+        for place in (*(self.path / HEADS).glob("*"), *(self.path / name for name in (BEST, BOARD, HEADS))):
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
 

@@ -109,6 +109,8 @@ class Job:
     """Of scores and labels; the generator draws whatever the loss leaves to chance."""
     classes: ClassSet
     preprocess: Preprocess | SpectralPreprocess
+    heads: Mapping[str, ClassSet] = field(default_factory=dict)
+    """What the labels of further tasks mean, by their names."""
     form: Callable[[nn.Module], nn.Module] = _as_it_is
     """Makes of the network what is run in training: the same tensors, whose output the loss takes."""
     clip: float | None = None

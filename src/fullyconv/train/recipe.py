@@ -125,6 +125,9 @@ class Recipe(Descent):
     """What divides a batch's summed loss: its labelled pixels, its images, all its pixels, or nothing."""
     sampling: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Keep each pixel's loss with this probability p, for 1/p times as many batches per update: patchwise training."""
+    head_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Of pictures with several masks: what the losses of further heads, by their names, are multiplied by before they
+    are added to the first head's, whose weight is 1; those not named weigh 1, too."""
     balance: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Class weights share ** -balance: 0 none, 1 inverse frequency."""
     balance_by: Literal["weighting", "sampling"] = "weighting"

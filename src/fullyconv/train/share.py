@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fullyconv.train.team import ALONE, Team
+
+Scores = TypeVar("Scores", Tensor, tuple[Tensor, ...])
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,12 @@ class Share:
         """Return which batch of the whole update the ``index``-th of ``count`` is that this process has."""
         return index if self.parts else self.team.rank * count + index
 
-    def whole(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the scores and labels of the whole batch, of which this process has computed a part."""
-        return (self.team.whole(scores), self.team.whole(labels)) if self.parts else (scores, labels)
+    def whole(self, scores: Scores, labels: Tensor) -> tuple[Scores, Tensor]:
+        """Return the scores (of several tasks: all) and labels of the whole batch, of which this process has a part."""
+        if not self.parts:
+            return scores, labels
+        found = self.team.whole(scores) if isinstance(scores, Tensor) else tuple(map(self.team.whole, scores))
+        return cast("Any", found), self.team.whole(labels)
 
 
 EVERYTHING = Share()

@@ -31,7 +31,8 @@ def run_bytes(job: Job) -> int:
 
 def write_network(job: Job, network: nn.Module, folder: Path, notes: Mapping[str, Any]) -> None:
     """Write the trained network, or the one that is delivered, as a model folder."""
-    save(network, folder, classes=job.classes, preprocess=job.preprocess, notes={**job.notes, **notes})
+    notes = {**job.notes, **notes}
+    save(network, folder, classes=job.classes, preprocess=job.preprocess, heads=job.heads, notes=notes)
 
 
 def write_state(job: Job, position: Position, folder: Path) -> None:
