@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 import fullyconv
 from fullyconv import ClassSet, build, load
-from fullyconv.checkpoint import read_tensors
 from fullyconv.cli import app
 from fullyconv.data.check import check_folder
 from fullyconv.data.classes import read_classes, stated_heads
@@ -27,6 +26,7 @@ from fullyconv.evaluation import evaluate
 from fullyconv.files import BadFile
 from fullyconv.networks.fcn import FCN, continue_from
 from fullyconv.networks.heads import ManyHeads, with_tasks
+from fullyconv.tensors import read_tensors
 from fullyconv.train.assemble import BadData, assemble, prepare
 from fullyconv.train.pictures import PixelLoss
 from fullyconv.train.recipe import Recipe
