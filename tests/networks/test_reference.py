@@ -213,6 +213,7 @@ def test_two_heads_are_two_networks_on_one_trunk(skips: int) -> None:
 
 
 def test_max_fusion_takes_the_larger_score_and_switches_its_gradient() -> None:
+    torch.manual_seed(0)
     net = wake(FCN(Tiny(), classes=3, skips=1, fusion="max"))
     image = torch.randn(2, 3, 22, 31)
     coarse, fine = net.score_maps(image)
