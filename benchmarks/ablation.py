@@ -1,6 +1,7 @@
 """What each ingredient of a training is worth: one changed at a time, equal views seen, scored on ``val``.
 
     python benchmarks/ablation.py camvid/ --weights tf_efficientnet_lite0.safetensors --epochs 6
+    python benchmarks/ablation.py camvid/ --weights tf_efficientnet_lite0.safetensors --epochs 36 --set crop=[240,320]
 
 Runs are kept in ``--out``; what is there already is not trained again, so a study that was cut off goes on.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 BASE: dict[str, str] = {"crop": "[180, 240]", "average": "0.99", "validate_every": "100", "minutes": "600"}
 CHANGES: dict[str, dict[str, str]] = {
-    "nothing: `fpn4s-lite0` from ImageNet's weights, views of 180 x 240": {},
+    "nothing: `fpn4s-lite0` from ImageNet's weights": {},
     "from fresh weights": {"start_from": ""},
     "scores at stride 8": {"network": "fpn8s-lite0"},
     "loss with Lovász-softmax": {"loss": "cross-entropy+lovasz"},
@@ -28,6 +29,11 @@ CHANGES: dict[str, dict[str, str]] = {
     "whole pictures, fewer epochs (equal pixels)": {"crop": "[360, 480]", "epochs": "1/4"},
     "loss with Dice": {"loss": "cross-entropy+dice"},
     "twice as long": {"epochs": "2"},
+    "zoom 0.9 to 1.2": {"scale": "[0.9, 1.2]"},
+    "zoom 0.5 to 2": {"scale": "[0.5, 2.0]"},
+    "twice the change of colours, blur, noise": {"colour": "0.8", "blur": "1.2", "noise": "8"},
+    "decoder: `unet-lite0`": {"network": "unet-lite0"},
+    "decoder: `deeplab-lite0`": {"network": "deeplab-lite0"},
 }
 SMALL = ("pole", "sign", "pedestrian")
 AFTERWARDS: dict[str, list[str]] = {
@@ -45,6 +51,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="what the trunk starts from")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, for all")
     parser.add_argument("--first", type=int, default=len(CHANGES), help="make only so many of the changes")
     options = parser.parse_args()
     plain = _train(options, 0, {})
@@ -64,7 +71,8 @@ def _train(options: argparse.Namespace, number: int, change: dict[str, str]) -> 
     run: Path = options.out / f"{number:02}"
     scores = run / "evaluation.json"
     if not scores.is_file():
-        settings = BASE | {"start_from": options.weights} | change
+        common = BASE | dict(each.split("=", 1) for each in options.set)
+        settings = common | {"start_from": options.weights} | change
         longer = settings.pop("epochs", "1").split("/")
         settings["epochs"] = str(max(1, round(options.epochs * int(longer[0]) / int((*longer, "1")[1]))))
         command = [sys.executable, "-m", "fullyconv", "train", options.recipe]
