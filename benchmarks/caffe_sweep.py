@@ -2,7 +2,7 @@
 
 The files are written from Caffe's documentation (tests/prototxts): every layer with each field in each spelling, and
 whole nets in the styles of the public repositories. --opencv computes those that OpenCV reads in both, with the same
-random weights (pip install opencv-python-headless): what differs is printed.
+random weights (pip install opencv-python-headless<5): what differs is printed, and why OpenCV does not read the others.
 """
 
 from __future__ import annotations
@@ -21,38 +21,45 @@ from fullyconv.caffe.wire import write_weights
 from prototxts.layers import Prototxt
 from prototxts.trial import loaded, prototxts, tried
 
-MOST = 30_000_000  # weights of a net that is computed twice
-
 
 def main() -> None:
     """Print the table, and whatever did not do what it must."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--opencv", action="store_true", help="compute in OpenCV, too")
+    parser.add_argument("--most", type=int, default=30_000_000, help="weights of a net that is computed twice")
+    parser.add_argument("--groups", nargs="*", help="only these")
     counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for case in prototxts():
+            if asked.groups and case.group not in asked.groups:
+                continue
             outcome, found = tried(case, Path(folder))
             counts[case.group][outcome] += 1
             if outcome == "wrong":
                 print(f"{case.group}: {case.name}: wanted {case.refused or case.tops}, found {found}")
             elif outcome == "loaded" and asked.opencv:
-                counts[case.group][compared(case, Path(folder))] += 1
+                counts[case.group][compared(case, Path(folder), asked.most)] += 1
     print("| prototxts | of them | load | refused, by name | wrong |", "|---|--:|--:|--:|--:|", sep="\n")
     for group, row in counts.items():
         whole = row["loaded"] + row["refused"] + row["wrong"]
         print(f"| {group} | {whole} | {row['loaded']} | {row['refused']} | {row['wrong']} |")
     if asked.opencv:
-        print({group: {key: row[key] for key in ("agree", "differ", "not read")} for group, row in counts.items()})
+        print(
+            {
+                group: {key: row[key] for key in ("agree", "differ", "not read", "too large")}
+                for group, row in counts.items()
+            }
+        )
 
 
-def compared(case: Prototxt, place: Path) -> str:
-    """Compute a net here and in OpenCV."""
+def compared(case: Prototxt, place: Path, most: int) -> str:
+    """Compute a net of at most so many weights here and in OpenCV."""
     import cv2
 
     with torch.device("meta"):
-        if sum(weights.numel() for weights in loaded(case, place).parameters()) > MOST:
-            return "not read"
+        if sum(weights.numel() for weights in loaded(case, place).parameters()) > most:
+            return "too large"
     net = loaded(case, place)
     net_file, weights = place / "net.prototxt", place / "net.caffemodel"
     write_weights(weights, "net", shaken(net))
@@ -65,7 +72,8 @@ def compared(case: Prototxt, place: Path) -> str:
             other.setInput(blob, name)
         tops = other.getUnconnectedOutLayersNames()
         theirs = dict(zip(tops, other.forward(tops), strict=True))
-    except cv2.error:
+    except cv2.error as error:
+        print(f"not read by OpenCV: {case.group}: {case.name}: {error.err}")
         return "not read"
     with torch.inference_mode():
         ours = {

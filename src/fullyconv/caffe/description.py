@@ -160,14 +160,12 @@ def describe_message(root: Message, state: State) -> Description:
     state = State(
         state.phase or top.state.phase or "TEST", state.level or top.state.level, state.stage or top.state.stage
     )
+    count = sum(map(len, entries.values()))
+    if not 1 <= count <= LIMITS.layers:
+        what, fix = f"describes {count} layers", f"give a prototxt with 1 to {LIMITS.layers} layer {{ … }} entries"
+        raise BadFile(root.path, what, fix)
     layers = [_layer(message) for message in entries["layer"]]
     layers += [_old_layer(message) for message in upgrade_oldest(entries["layers"])]
-    if not 1 <= len(layers) <= LIMITS.layers:
-        raise BadFile(
-            root.path,
-            f"describes {len(layers)} layers",
-            f"give a prototxt with 1 to {LIMITS.layers} layer {{ … }} entries",
-        )
     there = [_included(layer, rules, state) for layer, rules in layers]
     kept = [layer for (layer, _), is_there in zip(layers, there, strict=True) if is_there]
     absent = [(layer, _when(rules)) for (layer, rules), is_there in zip(layers, there, strict=True) if not is_there]

@@ -130,7 +130,7 @@ class InnerProduct(nn.Module):
     def settle(self, inputs: int) -> nn.Parameter:
         """Make the matrix, for so many inputs."""
         if inputs * self.outputs > LIMITS.weights:
-            raise ValueError(f"a matrix of {inputs} x {self.outputs}: {LIMITS.remedy('weights')}")
+            raise ValueError(f"a matrix of {inputs} x {self.outputs}; {LIMITS.remedy('weights')}")
         shape = (inputs, self.outputs) if self.transpose else (self.outputs, inputs)
         weight = nn.Parameter(torch.empty(shape), requires_grad=self.trains)
         for twin in self.twins:

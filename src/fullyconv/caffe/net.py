@@ -16,6 +16,7 @@ from fullyconv.caffe.fill import blobs_of
 from fullyconv.caffe.modules import InnerProduct, Pooling
 from fullyconv.caffe.reshaping import Concat
 from fullyconv.caffe.sources import USUAL_CHANNELS, source_shapes
+from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
 REFUSALS = (RuntimeError, IndexError, OverflowError, TypeError)  # PyTorch's, of sizes and axes that do not fit
@@ -105,10 +106,7 @@ class Net(nn.Module):
 
     def _add(self, layer: Layer, blobs: dict[str, Tensor]) -> None:
         """Make a layer's module and run it on sizes alone, which checks them."""
-        missing = [bottom for bottom in layer.bottoms if bottom not in blobs]
-        if missing:
-            fix = self._description.origin(missing[0])
-            raise layer.fail(f"its bottom {missing[0]!r} is no top of an earlier layer", fix)
+        self._check_names(layer, blobs)
         bottoms = [blobs[bottom] for bottom in layer.bottoms]
         is_open = not self._unsized.isdisjoint(layer.bottoms)
         try:
@@ -116,7 +114,9 @@ class Net(nn.Module):
             module = open_inner_product(layer) if is_matrix else make_module(layer, [b.shape for b in bottoms])
             if says_no_offset(layer):
                 module = aligned(layer, [self._lines[bottom] for bottom in layer.bottoms])
-        except REFUSALS as error:  # PyTorch's own, of a size
+        except BadFile:
+            raise
+        except (*REFUSALS, ValueError) as error:  # PyTorch's own, of a size; of a limit
             raise layer.fail(str(error), "correct its sizes") from None
         if is_open and not is_matrix:
             self._unsized.update(layer.tops)
@@ -133,6 +133,16 @@ class Net(nn.Module):
         elif isinstance(module, Unpool):
             module.find_places(self._pools.get(layer.bottoms[1]))
         blobs.update(self._sizes(layer, module, bottoms))
+
+    def _check_names(self, layer: Layer, blobs: Mapping[str, Tensor]) -> None:
+        """Refuse a bottom that is not there, and a top that is, unless the layer works in place."""
+        missing = [bottom for bottom in layer.bottoms if bottom not in blobs]
+        if missing:
+            fix = self._description.origin(missing[0])
+            raise layer.fail(f"its bottom {missing[0]!r} is no top of an earlier layer", fix)
+        for index, top in enumerate(layer.tops):
+            if top in [*blobs, *layer.tops[:index]] and top not in layer.bottoms[index : index + 1]:
+                raise layer.fail(f"its top {top!r} is there already", "give it a name of its own, as Caffe requires")
 
     def _sizes(self, layer: Layer, module: nn.Module, bottoms: Sequence[Tensor]) -> dict[str, Tensor]:
         """Run a layer on sizes alone."""

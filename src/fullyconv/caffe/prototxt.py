@@ -111,7 +111,7 @@ class Message:
         try:
             return _convert(entry, hint)
         except ValueError as error:
-            raise self.fail(f"{name} of {what} is {entry.text}", f"write {error}", entry.line) from None
+            raise self.fail(f"{name} of {what} is {entry.text[:80]}", f"write {error}", entry.line) from None
 
 
 @cache

@@ -234,7 +234,7 @@ class Tile(nn.Module):
 
     def forward(self, bottom: Tensor) -> Tensor:
         """Repeat a blob."""
-        return torch.cat([bottom] * self.tiles, self.axis)
+        return bottom.repeat([self.tiles if axis == self.axis % bottom.ndim else 1 for axis in range(bottom.ndim)])
 
 
 class ArgMax(nn.Module):

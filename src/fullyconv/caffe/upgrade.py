@@ -88,6 +88,9 @@ class OldHeader:
     loss_weight: tuple[float, ...] = ()
     param: tuple[str, ...] = ()
     blob_share_mode: tuple[Literal["STRICT", "PERMISSIVE"], ...] = ()
+    strict_dim: bool = (
+        True  # DeepLab's: whether weights of another shape are refused; here those of one count are taken
+    )
 
 
 def upgrade_oldest(messages: list[Message]) -> list[Message]:

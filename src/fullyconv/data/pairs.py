@@ -176,6 +176,10 @@ def read_list(file: Path) -> Listing:
         lines = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise BadFile(file, "a list that is not UTF-8 text", "save it as UTF-8, a name a line") from None
+    except FileNotFoundError:
+        raise BadFile(
+            file, "there is no such list", "name the data set's own folder, or write it, a name a line"
+        ) from None
     except OSError as error:
         raise BadFile(file, f"a list that cannot be read ({error})", "check its permissions") from None
     words = [line.split()[0].replace("\\", "/") for line in lines]

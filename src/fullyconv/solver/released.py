@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fullyconv import facts
-from fullyconv.caffe.description import Layer
+from fullyconv.caffe.description import Description, Layer
 from fullyconv.caffe.dialects import PythonLayer
 from fullyconv.data.context import open_context
 from fullyconv.data.dataset import read_labels, size_mismatch
@@ -86,6 +86,15 @@ def _values(layer: Layer, text: str) -> dict[str, Any]:
         fix = "write a dict of plain values with a split, \"{'split': 'train', 'seed': 1337}\""
         raise layer.fail(f"its param_str {text[:80]!r}", fix) from None
     return values
+
+
+def stated_roots(net: Description, roots: Roots) -> Roots:
+    """Add what the data layers of a net say of SBDD, since the list ``seg11valid`` is computed from it."""
+    for layer in net.layers:
+        given = layer.block("python_param", PythonLayer) if layer.is_source and layer.kind == "Python" else None
+        if roots.sbdd is None and given is not None and given.layer == "SBDDSegDataLayer":
+            roots = replace(roots, sbdd=_root(layer, None, _values(layer, given.param_str), "sbdd_dir"))
+    return roots
 
 
 class _Order:
@@ -160,10 +169,12 @@ def _voc(layer: Layer, values: Mapping[str, Any], roots: Roots) -> _Data:
     root = _inner(_root(layer, roots.voc, values, "voc_dir"), "VOC2011", "VOCdevkit/VOC2011", "VOC2012")
     split = values["split"]
     file = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-    if not file.is_file() and split in SEG11VALID and roots.sbdd is not None:
+    if file.is_file() or split not in SEG11VALID:
+        listing = read_list(file)
+    elif roots.sbdd is not None:
         listing = Listing(file, seg11valid(root, roots.sbdd))
     else:
-        listing = read_list(file)
+        raise BadFile(file, "there is no such list", "give --sbdd: it is val.txt without what SBDD trains on")
     folder = Folder(root, classes=facts.VOC.classes)
     pictures = _listed(folder, Places(root / "JPEGImages", root / "SegmentationClass"), listing)
     return _Data(pictures, (_colour(_mean(layer, values, facts.VOC.mean)), _label("image", facts.VOC.classes)))

@@ -19,10 +19,13 @@ Say = Callable[[str], None]
 
 def places(solver: Solver, out: Path | None) -> tuple[Path, str]:
     """Return the folder of snapshots and what their names begin with; raises ``BadFile`` where nobody says it."""
-    prefix = Path(solver.settings.snapshot_prefix)
-    if out is None and not solver.settings.snapshot_prefix:
+    stated = solver.settings.snapshot_prefix
+    if out is None and not stated:
         raise BadFile(solver.path, "has no snapshot_prefix", "add it, or give --out")
-    return out or prefix.parent, prefix.name or solver.path.stem
+    folder, slash, prefix = stated.rpartition(
+        "/"
+    )  # "snapshots/" has no name: Caffe writes snapshots/_iter_1.caffemodel
+    return out or Path(folder or slash or "."), prefix if stated else solver.path.stem
 
 
 class Run:

@@ -98,6 +98,8 @@ def read_solver(path: Path) -> Solver:
     Raises ``BadFile`` for a field, a method, a policy or a number of nets and tests that cannot be honoured.
     """
     root = parse(path)
+    if root.messages("layer") or root.messages("layers"):
+        raise root.fail("this describes a net, not its training", "give the solver.prototxt that names it")
     inline = {name: root.messages(name) for name in INLINE}
     rest = Message(root.path, 1, {name: found for name, found in root.fields.items() if name not in INLINE})
     settings = rest.read(Settings, "the solver")

@@ -16,7 +16,7 @@ from fullyconv.caffe.description import Description
 from fullyconv.caffe.loading import set_weights
 from fullyconv.scores.metrics import Scores, confusion, score
 from fullyconv.solver.feeds import Feed, feed_of
-from fullyconv.solver.released import Roots
+from fullyconv.solver.released import Roots, stated_roots
 from fullyconv.solver.settings import Solver
 from fullyconv.solver.updates import Update, Weight
 
@@ -58,6 +58,7 @@ class Training:
         self.settings, self.device, self.dtype = solver.settings, torch.device(device), dtype
         self.seed = max(solver.settings.random_seed, 0)
         torch.manual_seed(self.seed)
+        roots = stated_roots(solver.train, roots)
         self._train = self._open(solver.train, roots)
         self.net = self._train.net
         self.iteration, self.rate = 0, 0.0
