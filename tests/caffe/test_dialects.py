@@ -88,7 +88,7 @@ def test_the_number_of_blobs_tells_which_bn_it_is(tmp_path: Path) -> None:
 
 DEEPLAB = """
 input: "data" input_dim: 1 input_dim: 3 input_dim: 9 input_dim: 9
-layers { name: "fc6" type: CONVOLUTION bottom: "data" top: "fc6" convolution_param {
+layers { name: "fc6" type: CONVOLUTION bottom: "data" top: "fc6" strict_dim: false convolution_param {
   num_output: 2 kernel_size: 3 hole: 2 pad: 2 weight_filler { type: "gaussian" } } }
 layers { name: "crop" type: CROP bottom: "fc6" bottom: "data" top: "crop" }
 layers { name: "shrink" type: INTERP bottom: "crop" top: "shrink" interp_param { shrink_factor: 4 } }

@@ -89,6 +89,14 @@ def test_context_counts_its_rest_and_takes_pictures_in_order_where_nothing_train
             "write a dict of plain values with a split",
         ),
         (
+            python("voc_layers", "VOCSegDataLayer", {"split": "seg11valid", "voc_dir": "."}, "data"),
+            "seg11valid.txt: there is no such list: give --sbdd",
+        ),
+        (
+            python("voc_layers", "VOCSegDataLayer", {"split": "train", "voc_dir": "."}, "data"),
+            "train.txt: there is no such list: name the data set's own folder",
+        ),
+        (
             "type: 'Data' top: 'data' data_param { source: 'lmdb' }",
             "are not read: write the pictures as files",
         ),

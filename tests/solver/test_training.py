@@ -17,6 +17,7 @@ from fullyconv.caffe.wire import read_solverstate, read_weights
 from fullyconv.cli import app
 from fullyconv.files import BadFile
 from fullyconv.solver.released import Roots
+from fullyconv.solver.run import places
 from fullyconv.solver.settings import Settings, read_solver
 from fullyconv.solver.training import Training
 from fullyconv.solver.updates import learning_rate
@@ -204,6 +205,21 @@ def test_solvers_that_cannot_be_honoured(tmp_path: Path, solver: str, message: s
         read_solver(workplace(tmp_path, solver))
 
 
+def test_a_net_is_no_solver(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"describes a net.*give the solver\.prototxt"):
+        read_solver(workplace(tmp_path, "").with_name("net.prototxt"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "place"), [("a/b/train", ("a/b", "train")), ("a/", ("a", "")), ("/x", ("/", "x")), ("x", (".", "x"))]
+)
+def test_snapshots_lie_where_caffe_puts_them(tmp_path: Path, prefix: str, place: tuple[str, str]) -> None:
+    """What the prefix says comes before ``_iter_N``, even where it ends in a slash."""
+    solver = workplace(tmp_path, "")
+    solver.write_text(re.sub('snapshot_prefix: ".*?"', f'snapshot_prefix: "{prefix}"', solver.read_text()))
+    assert places(read_solver(solver), None) == (Path(place[0]), place[1])
+
+
 def test_a_net_in_the_solvers_file_and_tests_of_several_states(tmp_path: Path) -> None:
     path = workplace(tmp_path, 'test_iter: 1 test_iter: 2 test_state { stage: "a" } test_state { level: 2 }')
     assert [(test.state.phase, test.state.stage, test.state.level) for test in read_solver(path).tests] == [
@@ -282,7 +298,7 @@ def test_snapshots_of_another_net_or_damaged_are_refused(tmp_path: Path) -> None
 
 FCN = """
 layer { name: "data" type: "Python" top: "data" top: "label" python_param { module: "voc_layers" layer: "%s"
-  param_str: "{\\'%s\\': \\'../nowhere\\', \\'seed\\': 1337, \\'split\\': \\'%s\\', \\'mean\\': (104, 116, 122)}" } }
+  param_str: "{\\'%s\\': \\'nowhere\\', \\'seed\\': 1337, \\'split\\': \\'%s\\', \\'mean\\': (104, 116, 122)}" } }
 layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
   convolution_param { num_output: 4 pad: 10 kernel_size: 3 stride: 2 weight_filler { type: "msra" } } }
 layer { name: "score" type: "Convolution" bottom: "conv1" top: "score_fr"
@@ -303,7 +319,8 @@ def test_a_training_of_the_release_runs_on_its_data_sets(tmp_path: Path) -> None
         'lr_policy: "fixed" base_lr: 1e-6 momentum: 0.99 iter_size: 1 max_iter: 6 weight_decay: 0.0005 snapshot: 3\n'
         'snapshot_prefix: "snapshot/train" test_initialization: false average_loss: 20\n'
     )
-    data = ["--voc", voc(tmp_path), "--sbdd", sbdd(tmp_path)]
+    data = ["--voc", voc(tmp_path)]
+    sbdd(tmp_path).rename(tmp_path / "nowhere")  # beside the net, as the net says; seg11valid is computed from it, too
     output = run(tmp_path / "solver.prototxt", *data, "--out", tmp_path / "run", "--device", "cpu")
     assert "bilinear kernels: upscore" in output
     assert output.count("test net 0: loss = ") == 2  # in front of step 3, and at the end
