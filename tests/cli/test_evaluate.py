@@ -117,11 +117,9 @@ def test_intervals_are_over_groups_where_they_are_named(model: Path, tmp_path: P
     assert "does not match" in str(result.exception)
 
 
+@pytest.mark.usefixtures("narrow_vgg")
 @pytest.mark.parametrize("options", [[], ["--crf"], ["--tta=flip"]])
-def test_both_heads_are_scored_each_as_a_network_of_its_own(
-    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fullyconv.networks.trunks.vgg.HIDDEN", 16)
+def test_both_heads_are_scored_each_as_a_network_of_its_own(options: list[str], tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = build("siftflow-fcn32s")
     for head in (*network.heads, *network.geometric_heads):
@@ -146,10 +144,8 @@ def test_both_heads_are_scored_each_as_a_network_of_its_own(
         assert "geometric" not in found
 
 
-def test_networks_that_see_more_than_colour_find_it_beside_the_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fullyconv.networks.trunks.vgg.HIDDEN", 16)
+@pytest.mark.usefixtures("narrow_vgg")
+def test_networks_that_see_more_than_colour_find_it_beside_the_pictures(tmp_path: Path) -> None:
     name = "nyud-fcn32s-color-d"
     network, preprocess = build(name), preprocess_of(name)
     torch.nn.init.normal_(network.heads[0].weight)

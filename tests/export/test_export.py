@@ -174,7 +174,7 @@ def test_every_family_is_exact_at_every_size(name: str, to: str, tmp_path: Path)
     assert max(each.apart for each in found.agreements) <= (0 if to == "torch" else 1e-5)
 
 
-@pytest.mark.parametrize("name", ["fcn8s-vgg16-same", "fcn32s-vgg16"])
+@pytest.mark.parametrize("name", ["fcn8s-vgg16-same", pytest.param("fcn32s-vgg16", marks=pytest.mark.slow)])
 def test_vgg_as_openvinos_users_convert_it_is_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It once went on for ever, which shows as a test that does not end."""
     ov = pytest.importorskip("openvino")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,15 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# Others do what one of the rest does, too: grouped convolutions, branches that are folded, aggregation, narrow blocks.
+LONG = ("timm:regnety_002", "timm:repvgg_a0", "timm:dla46_c", "torchvision:mnasnet0_5")
+
+
+def families(*names: str) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in names]
+
+
+@pytest.fixture(scope="module", params=families(*FAMILIES))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -101,7 +110,7 @@ def test_it_trains_and_reloads_identically(name: str, fcn: fullyconv.FCN, tmp_pa
 LOCAL = ["timm:resnet18", "timm:convnext_atto", "timm:dla46_c", "timm:hrnet_w18_small", "torchvision:mnasnet0_5"]
 
 
-@pytest.mark.parametrize("name", LOCAL, indirect=True)
+@pytest.mark.parametrize("name", families(*LOCAL), indirect=True)
 def test_a_pixel_depends_on_no_more_than_its_reach(fcn: fullyconv.FCN) -> None:
     assert not [remark for remark in fcn.remarks if remark.kind == "global"]
     reach = fcn.plans[0].reach
@@ -114,7 +123,7 @@ def test_a_pixel_depends_on_no_more_than_its_reach(fcn: fullyconv.FCN) -> None:
     assert touched.min() < place < touched.max()
 
 
-@pytest.mark.parametrize("name", LOCAL, indirect=True)
+@pytest.mark.parametrize("name", families(*LOCAL), indirect=True)
 def test_a_tile_gives_what_the_whole_image_gives(fcn: fullyconv.FCN) -> None:
     plan = fcn.plans[0]
     length = 2 * plan.reach + 6 * plan.stride
@@ -209,7 +218,7 @@ def test_a_convolution_that_scores_positions_is_cut_off_too() -> None:
     assert not [name for name, _ in net.trunk.named_parameters() if "classifier.classifier" in name]
 
 
-@pytest.mark.parametrize("name", ["vgg16", "googlenet", "lenet", "caffenet"])
+@pytest.mark.parametrize("name", [pytest.param("vgg16", marks=pytest.mark.slow), "googlenet", "lenet", "caffenet"])
 def test_our_own_classifiers_go_through_the_same_door(name: str) -> None:
     torch.manual_seed(0)
     net = build(name).eval()

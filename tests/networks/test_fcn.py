@@ -36,21 +36,16 @@ def _no_grad() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def network(name: str) -> FCN:
     torch.manual_seed(0)
-    return slim(build(name, classes=3)).eval()
+    return wake(build(name, classes=3)).eval()
 
 
-def slim(net: FCN) -> FCN:
-    """Thin VGG's 4096-channel layers, which say nothing about geometry, to keep the suite fast."""
-    if hasattr(net.trunk, "fc6"):
-        old = net.trunk.fc6
-        net.trunk.fc6 = nn.Conv2d(512, 16, old.kernel_size, padding=old.padding)
-        net.trunk.fc7 = nn.Conv2d(16, 16, 1)
-        net.heads[0] = nn.Conv2d(16, net.classes, 1)
+def wake(net: FCN) -> FCN:
     for head in net.heads:
         nn.init.normal_(head.weight)
     return net
 
 
+@pytest.mark.usefixtures("narrow_vgg")
 @pytest.mark.parametrize("name", generic_names())
 def test_any_size_in_same_size_out(name: str) -> None:
     sizes = SIZES if name in SMALL or name.startswith("fcn8s") else SIZES[:3]
@@ -73,8 +68,9 @@ def test_random_sizes(name: str, height: int, width: int) -> None:
 def test_every_length_fits_by_arithmetic(name: str) -> None:
     with torch.device("meta"):
         net = build(name)
-    for plan, smallest in zip(net.plans, net.smallest_input, strict=True):
-        assert all(plan.fits(length, net.border) for length in range(smallest, 1500))
+    for plan, smallest in {*zip(net.plans, net.smallest_input, strict=True)}:  # most have one for both axes
+        # What fits repeats with the stride: lengths beyond the field of view, the largest is 404, show nothing new.
+        assert all(plan.fits(length, net.border) for length in range(smallest, 600))
 
 
 @pytest.mark.parametrize("name", generic_names())
@@ -124,9 +120,10 @@ def replace(module: nn.Module, kind: type[nn.Module], make: Callable[[nn.Module]
             replace(child, kind, make)
 
 
+@pytest.mark.usefixtures("narrow_vgg")  # all weights of a layer are one number: few channels see what many do
 @pytest.mark.parametrize("name", ["fcn8s-vgg16", "fcn32s-vgg16-same", "fcn8s-vgg16-same", "fcn8s-resnet18"])
 def test_responses_are_centred_on_their_cause(name: str) -> None:
-    net = linear(slim(build(name, classes=1)))
+    net = linear(build(name, classes=1))
     line, centre = axis_map(net.plans[0].taps[0]), 320
     # A pixel's response depends on where it falls on the coarsest grid; over pixels mirrored about
     # a unit's centre the responses are mirror images, so their sum is centred exactly.
@@ -139,9 +136,10 @@ def test_responses_are_centred_on_their_cause(name: str) -> None:
     assert abs(float((total * offsets).sum() / total.sum())) < 1e-6
 
 
+@pytest.mark.usefixtures("narrow_vgg")
 @pytest.mark.parametrize("name", ["fcn32s-vgg16-same", "fcn8s-vgg16-same", "fcn8s-resnet18", "fcn16s-resnet18"])
 def test_nothing_beyond_the_reach_matters_and_something_near_it_does(name: str) -> None:
-    net = linear(slim(build(name, classes=1)))
+    net = linear(build(name, classes=1))
     reach, stride = net.plans[0].reach, net.plans[0].stride
     seen = torch.zeros(961, dtype=torch.bool)
     for phase in range(0, stride, 5):
@@ -155,7 +153,7 @@ def test_nothing_beyond_the_reach_matters_and_something_near_it_does(name: str) 
 def test_learned_upsampling_is_one_kernel_per_class_and_starts_bilinear(name: str) -> None:
     if name in SMALL:
         torch.manual_seed(0)
-        fixed, learned = slim(build(name, 3)).eval(), build(name, 3, upsampling="learned").eval()
+        fixed, learned = wake(build(name, 3)).eval(), build(name, 3, upsampling="learned").eval()
         learned.load_state_dict(fixed.state_dict(), strict=False)
         image = torch.randn(1, 3, 70, 45)
         torch.testing.assert_close(learned(image), fixed(image), rtol=1e-4, atol=1e-5)

@@ -25,7 +25,7 @@ from fullyconv.networks.fcn import FCN
 from fullyconv.networks.fusion import LateFusion
 from fullyconv.networks.heads import ManyHeads
 from fullyconv.networks.reference import preprocess_of
-from fullyconv.networks.trunks import backbone, vgg
+from fullyconv.networks.trunks import backbone
 from fullyconv.recipes import RECIPES
 from fullyconv.recipes.published import PUBLISHED, REPRODUCTIONS
 from fullyconv.train.assemble import prepare
@@ -74,9 +74,8 @@ def test_the_geometric_network_is_the_second_head_on_the_same_layers() -> None:
 
 
 @pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ManyHeads:
+def narrow(narrow_vgg: None, tmp_path: Path) -> ManyHeads:
     """SIFT Flow's network with few channels, saved as ``model``."""
-    monkeypatch.setattr("fullyconv.networks.trunks.vgg.BLOCKS", [(count, 4) for count, _ in vgg.BLOCKS])
     network = build("siftflow-fcn32s").eval()
     for bank in network.score_layers.values():
         torch.nn.init.normal_(bank[0].weight)  # type: ignore[arg-type]
