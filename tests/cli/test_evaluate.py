@@ -159,7 +159,11 @@ def test_networks_that_see_more_than_colour_find_it_beside_the_pictures(tmp_path
 
 
 def test_folds_score_every_picture_once_by_a_model_that_has_not_seen_it(shapes: Path, tmp_path: Path) -> None:
-    small = [word for key in ("epochs=1", "crop=[64,64]", "network=fcn32s-resnet18") for word in ("--set", key)]
+    small = [
+        word
+        for key in ("epochs=1", "crop=[32,32]", "network=fcn4s", "trunk=teams:classifier")
+        for word in ("--set", key)
+    ]
     words = ["train", "default", "--data", str(shapes), "--out", str(tmp_path / "run"), "--folds", "2", *small]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output

@@ -119,7 +119,7 @@ def _scores(batch: int, classes: int, size: Pair, smooth: bool) -> Tensor:
 
 
 @given(heads())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_labels_and_bands_are_those_of_any_head(drawn: tuple[Head, list[Tensor], Pair]) -> None:
     head, maps, size = drawn
     check_labels(cast("FCN", head), maps, size)
