@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,22 @@ def free_memory() -> int:
         limit, used = (Path("/sys/fs/cgroup", name).read_text().strip() for name in ("memory.max", "memory.current"))
         return min(found, max(0, int(limit) - int(used)))
     except (OSError, ValueError, StopIteration):
+        return found
+
+
+def whole_memory() -> int:
+    """Return the bytes of memory that the machine has, or a container's limit (cgroup version 2) where it is lower.
+
+    >>> whole_memory() > 1 << 20
+    True
+    """
+    try:
+        found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 1 << 62
+    try:
+        return min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
         return found
 
 

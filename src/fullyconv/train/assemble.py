@@ -40,7 +40,7 @@ from fullyconv.train.optim import make_optimizer, trunk_of
 from fullyconv.train.pictures import Judge, PixelLoss
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.share import Share, synchronised
-from fullyconv.train.smallest import check_views
+from fullyconv.train.smallest import check_room, check_views
 from fullyconv.train.start import start_crf, take_weights
 from fullyconv.train.tasks import AllJudges, FusedTasks, SummedLoss
 from fullyconv.train.team import ALONE, Team
@@ -125,6 +125,8 @@ def assemble(
     """
     recipe = recipe.model_copy(update={"classes": prepared.report.classes})
     share = _share(recipe, team)
+    sizes = {pair.image: prepared.report.sizes[pair.image] for pair in prepared.train}
+    check_room(recipe, sizes.values())
     if folder is not None:
         folder.begin(recipe, data_print(prepared))
         write_classes(prepared.report.classes, folder.path / CLASSES, prepared.head_classes)
@@ -135,7 +137,6 @@ def assemble(
     room = free_memory() // 4 if recipe.cache_gib is None else int(recipe.cache_gib * 2**30)
     read = SampleCache(room // team.local)
     batching = _make_batching(recipe, prepared, preprocess, read, share, augment)
-    sizes = {pair.image: prepared.report.sizes[pair.image] for pair in prepared.train}
     check_views(network, sizes, batching.views.options, recipe.batch)
     delivered = network if average is None else cast("FCN", average.network)
     return Job(

@@ -106,7 +106,7 @@ class Recipe(Descent):
 
     epochs: Positive = 60
     """Passes over the training pairs."""
-    repeat: Positive = 1
+    repeat: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Views of every picture in an epoch: above 1 where pictures are few, so that an epoch is worth a validation."""
     patience: Positive | None = None
     """End the run after so many epochs without a better validation; ``None``: it goes on to the end. The best model is
@@ -115,7 +115,7 @@ class Recipe(Descent):
     """A budget: the schedule is shortened where the machine would need longer than this."""
     batch: Positive = 8
     """Views per batch."""
-    accumulate: Positive = 1
+    accumulate: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Batches before each update, which follows the mean of their losses (Caffe's ``iter_size``)."""
     loss: Literal["cross-entropy", "cross-entropy+dice", "cross-entropy+lovasz"] = "cross-entropy"
     """The softmax cross-entropy of pixels, alone or with a loss of regions: soft Dice, or Lovász-softmax (the IU)."""

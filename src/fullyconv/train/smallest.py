@@ -1,7 +1,8 @@
-"""Views so small that a normalisation would see one value per channel: found before training, not after epochs."""
+"""Views so small that a normalisation would see one value per channel, or too large: found before, not after epochs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,16 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fullyconv.augment import Augmentation
 from fullyconv.files import BadFile
+from fullyconv.machine import whole_memory
 from fullyconv.trace import input_channels
+from fullyconv.train.recipe import Recipe
 
 LARGEST_PX = 512  # a larger view is tried at this size: no trunk shrinks it to one value
 Size = tuple[int, int]
+
+
+BYTES = 50  # of each pixel of a view at the least: itself, its label, the first maps, their gradient
+CROWD = 8  # processes per core
 
 
 class _Starved(Exception):
@@ -48,6 +55,33 @@ def check_views(network: nn.Module, sizes: Mapping[Path, Size], options: Augment
             raise ValueError(f"crop={list(options.crop)}, batch={batch}: {what}: set a larger crop, or batch=2 or more")
         fix = f"zoom out less (scale={list(options.scale)}), set a crop and batch=2, or leave small images out"
         raise BadFile(views[size], what, fix)
+
+
+def check_room(recipe: Recipe, sizes: Iterable[Size]) -> None:
+    """Refuse batches that no machine like this one can hold, and more processes than it has any use for.
+
+    Args:
+        recipe: How views are made, how many are in a batch, and how many processes prepare them.
+        sizes: Height and width of every training image.
+
+    Raises:
+        ValueError: With what to set.
+
+    >>> check_room(Recipe(crop=(10**6, 10**6)), [(9, 9)])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: crop=[1000000, 1000000], batch=8: one batch takes 372529 GiB or more, and this machine has ...
+    """
+    most = CROWD * (os.cpu_count() or 1)
+    if recipe.workers > most:
+        raise ValueError(f"workers={recipe.workers}: this machine has {os.cpu_count()} cores: set at most {most}")
+    zoom = recipe.scale[1]
+    height, width = recipe.crop or max(sizes, key=lambda size: size[0] * size[1], default=(1, 1))
+    area = height * width * (1 if recipe.crop else zoom**2)
+    needed, have = area * recipe.batch * BYTES / 2**30, whole_memory() / 2**30
+    if needed > have:
+        said = f"crop={list(recipe.crop)}" if recipe.crop else f"whole pictures, to {zoom:g} times their size"
+        what = f"one batch takes {needed:.0f} GiB or more, and this machine has {have:.0f}"
+        raise ValueError(f"{said}, batch={recipe.batch}: {what}: set a smaller crop, or a smaller batch")
 
 
 def smallest_view(size: Size, options: Augmentation) -> Size:
