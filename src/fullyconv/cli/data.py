@@ -101,17 +101,15 @@ def _check_pictures(
     with Bars() as bars:
         report = check_folder(folder, pages=pages, instances=instances, progress=bars)
         kin = find_kin(report.folder.splits, progress=bars)
-        bounds = sample_bounds(usable_pairs(report), report.classes, progress=bars)
-        others = {
-            name: sample_bounds(usable_pairs(head), head.classes, progress=bars) for name, head in report.heads.items()
-        }
+        masks = {"": report} | report.heads
+        bounds = {name: sample_bounds(usable_pairs(own), own.classes, progress=bars) for name, own in masks.items()}
     print_report(report)
     for split, found in kin.items():
         out.print("\n".join(found.lines(split)))
-    print_bounds(bounds, report.classes)
-    for name, own in others.items():
-        out.print(f"head {name}:")
-        print_bounds(own, report.heads[name].classes)
+    for name, own in masks.items():
+        if name:
+            out.print(f"head {name}:")
+        print_bounds(bounds[name], own.classes)
     if written is not None:
         with written.writing(FILE_NAME):
             out.print(f"report {write_data_report(written.folder, report, kin, bounds, title=str(folder.root))}")

@@ -69,6 +69,8 @@ def train(
     `fullyconv train voc-staged --data voc/ --out runs/staged --set start_from=vgg16.safetensors --set fcn16s.epochs=6`.
     `--set split=group --set group='^[^_]+'` validates on whole groups (drives, patients), `--folds 5` on each of five
     parts in turn: RUN/fold-K, and their mean in RUN/folds.json.
+    Of pictures with several masks ('heads' in classes.yaml) one network learns all, a head each; losses are added,
+    weighed by `--set 'head_weights={geometry: 0.5}'`; the best model is that of the first head's best mean IU.
     Ctrl-C saves the run; `--resume` continues it. One hyperspectral scene: `fullyconv train hsi --data scene.mat
     --set labels=gt.mat --out runs/scene --runs 5`.
     `--devices 4` trains in four processes; on several machines, `torchrun --nnodes 2 --nproc-per-node 8 … -m fullyconv

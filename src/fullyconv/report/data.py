@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,7 @@ class Pictured:
 
 
 def write_data_report(
-    out: Path, report: Report, kin: Mapping[str, Kinship], bounds: Bounds, *, title: str = "data set"
+    out: Path, report: Report, kin: Mapping[str, Kinship], bounds: Mapping[str, Bounds], *, title: str = "data set"
 ) -> Path:
     """Write ``out/report.html`` of a data set.
 
@@ -38,7 +39,7 @@ def write_data_report(
         out: The folder, which is made.
         report: What ``check_folder`` found.
         kin: What ``find_kin`` found.
-        bounds: What ``sample_bounds`` counted.
+        bounds: What ``sample_bounds`` counted, of the first masks (``""``) and of those of further heads, by name.
         title: The page's heading.
 
     Returns:
@@ -51,18 +52,14 @@ def write_data_report(
     >>> from fullyconv.data.synthetic import write_dataset
     >>> with tempfile.TemporaryDirectory() as place:
     ...     found = check_folder(open_folder(write_dataset(Path(place, "shapes"), train=1, val=1)))
-    ...     write_data_report(Path(place), found, {}, sample_bounds([], found.classes)).name
+    ...     write_data_report(Path(place), found, {}, {"": sample_bounds([], found.classes)}).name
     'report.html'
     """
     out.mkdir(parents=True, exist_ok=True)
     values = {
         "title": title,
         "recipe": "",
-        "splits": report.splits,
-        "classes": [
-            (key, [figures.shares[index] for figures in report.splits.values()])
-            for index, key in enumerate(class_keys(report.classes))
-        ],
+        "parts": [_part(report if not head else report.heads[head], counted, head) for head, counted in bounds.items()],
         "problems": [*report.problems, *report.warnings],
         "kin": [
             {
@@ -73,15 +70,22 @@ def write_data_report(
             }
             for split, found in kin.items()
         ],
+    }
+    return write_page(out / FILE_NAME, "data.html", values)
+
+
+def _part(report: Report, bounds: Bounds, head: str) -> dict[str, Any]:
+    """Return what the page shows of one kind of masks."""
+    keys = class_keys(report.classes)
+    return {
+        "head": head,
+        "splits": report.splits,
+        "classes": [(key, [own.shares[index] for own in report.splits.values()]) for index, key in enumerate(keys)],
         "strides": bounds.strides,
-        "bounds": [
-            (key, [max(both) for both in bounds.class_iu(index).values()])
-            for index, key in enumerate(class_keys(report.classes))
-        ],
+        "bounds": [(key, [max(both) for both in bounds.class_iu(index).values()]) for index, key in enumerate(keys)],
         "means": [bounds.mean_iu[stride] for stride in bounds.strides] if bounds.pictures else [],
         "advice": advise(bounds, report.classes.names) if bounds.pictures else "",
     }
-    return write_page(out / FILE_NAME, "data.html", values)
 
 
 def _pictured(kin: tuple[Kin, ...]) -> list[Pictured]:
