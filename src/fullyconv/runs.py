@@ -186,7 +186,7 @@ def write_scores(
     first = documents.pop("")
     write_json(run / EVALUATION, first | documents)
     for name, (model, scores, pairs) in scored.items():
-        save_figure(plot_confusion(scores), head_place(run, name) / CONFUSION)
         title = f"fullyconv: {run.name}" + (f", head {name}" if name else "")
         write_report(run, model, scores, pairs, title=title, confidence=found[name], kin=kin)
+        save_figure(plot_confusion(scores), head_place(run, name) / CONFUSION)
     return found[""], further

@@ -302,6 +302,12 @@ def test_heads_are_trained_scored_written_and_resumed(tmp_path: Path) -> None:
     assert (tmp_path / "page/heads/shade/report.html").is_file()
     assert model.heads["shade"].evaluate(data / "val").counts.tolist() == found["shade"]["confusion"]  # type: ignore[union-attr]
 
+    page = command("data", "check", data, "--report", tmp_path / "checked")
+    assert "head shade" in page
+    assert "Splits: head geometry" in (tmp_path / "checked/report.html").read_text()
+    converted = command("data", "convert", data, "--out", tmp_path / "plain")
+    assert "left out: the masks of the further heads geometry, shade" in converted
+
     command("predict", run / "model", data / "val/images", "--out", tmp_path / "out", "--probabilities", "--areas")
     pixels = np.asarray(Image.open(data / "val/images/val1.png"))
     for place, head in ((".", model), ("geometry", model.heads["geometry"]), ("shade", model.heads["shade"])):  # type: ignore[union-attr]

@@ -220,6 +220,8 @@ class _Writer:
         classes, _ = find_classes(folder, progress=self._progress)
         plain = ClassSet(classes.names, classes.colours, 255 if len(classes) < 255 else 65_535)
         self.done.classes, self.done.notes = plain, [folder.note] if folder.note else []
+        if folder.heads:
+            self.done.notes.append(f"left out: the masks of the further heads {', '.join(folder.heads)}")
         self.done.problems += folder.problems
         placed = list(_targets(folder))
         for number, (pair, target) in enumerate(placed, start=1):

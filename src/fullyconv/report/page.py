@@ -42,16 +42,12 @@ class ClassRow:
 
 
 def head_place(folder: Path, head: str = "") -> Path:
-    """Return where the page and the figures of a head lie, that of the first (``""``) in the folder itself; it is made.
+    """Return where the page and the figures of a head lie, that of the first (``""``) in the folder itself.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as place:
-    ...     head_place(Path(place), "geometry").relative_to(place).as_posix()
-    'heads/geometry'
+    >>> head_place(Path("run"), "geometry").as_posix()
+    'run/heads/geometry'
     """
-    place = folder / HEADS / head if head else folder
-    place.mkdir(parents=True, exist_ok=True)
-    return place
+    return folder / HEADS / head if head else folder
 
 
 def class_rows(evaluation: Evaluation) -> list[ClassRow]:

@@ -122,7 +122,9 @@ def write_report(  # noqa: PLR0913 (what a page shows)
         "intervals": evaluation.intervals,
         "heads": {name: f"{HEADS}/{name}/{FILE_NAME}" for name in segmenter.heads},
     }
-    return write_page(head_place(out, segmenter.head) / FILE_NAME, "run.html", values)
+    place = head_place(out, segmenter.head)
+    place.mkdir(parents=True, exist_ok=True)
+    return write_page(place / FILE_NAME, "run.html", values)
 
 
 def _of_head(figures: dict[str, Any], head: str) -> dict[str, Any]:

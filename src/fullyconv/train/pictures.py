@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,10 +78,14 @@ class Judge:
 
     def __call__(self) -> Validation:
         """Score every pair and show the first few."""
-        scores = evaluate_together(self.segmenter, self.pairs, self.team, read=self.read).scores
-        figures = without_nan({key: getattr(scores, key) for key in FIGURES})
+        score, figures = self.score()
         picture = self._picture() if self.team.first else None
-        return Validation(scores.mean_iu, figures, picture, "validation: image, truth, prediction")
+        return Validation(score, figures, picture, "validation: image, truth, prediction")
+
+    def score(self) -> tuple[float, dict[str, Any]]:
+        """Score every pair; gives the mean IU and all figures."""
+        scores = evaluate_together(self.segmenter, self.pairs, self.team, read=self.read).scores
+        return scores.mean_iu, without_nan({key: getattr(scores, key) for key in FIGURES})
 
     def _picture(self) -> np.ndarray:
         """Put image, truth and prediction side by side, one row per pair, all as large as the smallest."""

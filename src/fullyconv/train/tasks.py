@@ -57,5 +57,5 @@ class AllJudges:
         found = self.first()
         figures = dict(found.figures)
         for name, judge in self.others.items():
-            figures |= {f"{name}_{key}": value for key, value in judge().figures.items()}
+            figures |= {f"{name}_{key}": value for key, value in judge.score()[1].items()}
         return replace(found, figures=figures)
