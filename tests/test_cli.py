@@ -84,7 +84,7 @@ def test_predict_skips_a_bad_file_and_says_so(run: Path, shapes: Path, tmp_path:
 def test_a_scene_is_no_folder_of_pictures(run: Path, tmp_path: Path, suffix: str) -> None:
     scene = tmp_path / f"x{suffix}"
     scene.write_bytes(b"ENVI")
-    trained = CliRunner().invoke(app, ["train", "default", "--data", str(scene), "--out", str(tmp_path / "out")])
+    trained = CliRunner().invoke(app, ["train", "camvid", "--data", str(scene), "--out", str(tmp_path / "out")])
     assert "for a scene the recipe is hsi" in str(trained.exception)
     scored = CliRunner().invoke(app, ["evaluate", str(run / "model"), str(scene)])
     assert "this model labels pictures" in str(scored.exception)

@@ -72,7 +72,7 @@ def train(
     Of pictures with several masks ('heads' in classes.yaml) one network learns all, a head each; losses are added,
     weighed by `--set 'head_weights={geometry: 0.5}'`; the best model is that of the first head's best mean IU.
     Ctrl-C saves the run; `--resume` continues it. One hyperspectral scene: `fullyconv train hsi --data scene.mat
-    --set labels=gt.mat --out runs/scene --runs 5`.
+    --set labels=gt.mat --out runs/scene --runs 5` (`default` and `auto` take `hsi` for a scene's file).
     `--devices 4` trains in four processes; on several machines, `torchrun --nnodes 2 --nproc-per-node 8 … -m fullyconv
     train …`. The recipe means the same whatever their number: they share the batches of every update.
     """
@@ -83,7 +83,7 @@ def train(
     settings = parse_settings(set_ or [])
     words = [*map(str, settings.values()), *(trust or ())]
     import_from_here(*words)
-    scene_recipe = find_scene_recipe(recipe)
+    scene_recipe = find_scene_recipe(_for_scene(recipe, data))
     if scene_recipe is not None:
         if devices > 1 or launched():
             raise ValueError("several processes are for pictures: a scene trains in one")
@@ -133,12 +133,27 @@ def _check_trust(source: str, networks: Sequence[str], words: Sequence[str]) -> 
         check_trust(network, source, typed, doing="training with it")
 
 
+def _for_scene(recipe: str, data: Path) -> str:
+    """Return the recipe that learns from a scene, where the data are one and it was left open; else the one named."""
+    from fullyconv.recipes import RECIPES
+
+    if recipe not in RECIPES or not RECIPES[recipe].auto or not _is_scene(data):
+        return recipe
+    out.print(f"{data} is a scene: it trains by recipe hsi, whose network, split and steps hold for every scene")
+    return "hsi"
+
+
+def _is_scene(data: Path) -> bool:
+    from fullyconv.hsi.formats.by_suffix import is_scene
+
+    return data.is_file() and is_scene(data)
+
+
 def _check_pictures(recipe: str, data: Path) -> None:
     """Refuse a scene's file where a recipe learns from pictures."""
     from fullyconv.files import BadFile
-    from fullyconv.hsi.formats.by_suffix import is_scene
 
-    if data.is_file() and is_scene(data):
+    if _is_scene(data):
         what = f"a scene's file, and recipe {recipe} learns from a folder of pictures with masks"
         raise BadFile(data, what, f"for a scene the recipe is hsi: fullyconv train hsi --data {data}")
 
