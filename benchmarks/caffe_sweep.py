@@ -62,6 +62,7 @@ def compared(case: Prototxt, place: Path, most: int) -> str:
             return "too large"
     net = loaded(case, place)
     net_file, weights = place / "net.prototxt", place / "net.caffemodel"
+    net_file.write_text(case.text.replace("hole:", "dilation:"))  # DeepLab's word is not known there
     write_weights(weights, "net", shaken(net))
     generator = np.random.default_rng(0)
     sizes = {name: case.feeds.get(name, shape) for name, shape in net.inputs.items()}

@@ -28,6 +28,11 @@ PROTOTXT, CAFFEMODEL = "deploy.prototxt", "weights.caffemodel"
 SIDE = 500  # the height and width written as the input's default
 FIRST_OF_FOUR = {"conv1_1": "conv1_1_bgrd"}  # renamed, for its weights no longer fit the three-channel net's
 
+INSTEAD = (
+    "fullyconv export writes it as ONNX; to Caffe go the papers' FCNs (on vgg16, caffenet, googlenet), and SegNet, "
+    "DeconvNet and U-Net on VGG-16"
+)
+
 # The layer of each classifier that scores its classes.
 CLASSIFIER_SCORES = {
     "vgg16": "fc8", "caffenet": "fc8", "alexnet": "fc8", "googlenet": "loss3/classifier", "lenet": "ip2"
@@ -167,13 +172,10 @@ def network_layers(net: FCN | Classifier) -> list[Written]:
         raise ValueError(f"{writer.name} was trained with a CRF, for which Caffe has no layer: {WITHOUT_CRF}")
     if isinstance(net, Classifier):
         _classifier(writer, net)
-    elif net.border != "zero" and not _is_whole(net):
-        raise ValueError(
-            f"{writer.name} repeats the border while upsampling, which no Caffe layer does: "
-            "fullyconv export writes it as ONNX, and FCNs over vgg16, caffenet and googlenet go to Caffe"
-        )
     elif any(plan.margin for plan in net.plans):
-        raise ValueError(f"{writer.name} puts a margin around its input, for which Caffe has no layer")
+        raise ValueError(f"{writer.name} puts a margin around its input, for which Caffe has no layer: {INSTEAD}")
+    elif net.border != "zero" and not _is_whole(net):
+        raise ValueError(f"{writer.name} repeats the border while upsampling, which no Caffe layer does: {INSTEAD}")
     elif isinstance(net, LateFusion):
         _late_fusion(writer, net)
     else:
