@@ -156,13 +156,51 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path, narrow: None, monkey
     assert not list((tmp_path / "out").glob(".*.part"))
 
 
+@pytest.mark.parametrize("runs", [((1200, True),), ((700, True), (1200, False))])
+def test_probabilities_after_runs_that_died_are_those_of_one_pass(
+    tmp_path: Path, narrow: None, monkeypatch: pytest.MonkeyPatch, runs: tuple[tuple[int, bool], ...]
+) -> None:
+    pixels = RNG.integers(0, 256, (1300, 40, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    model = segmenter()
+    expected = model.predict(pixels, probabilities=True)
+    model.picture_memory, model.memory = 1, 8 << 20
+    bands = model.prepared().bands
+    assert bands is not None
+    maps, seen = bands.maps, [0, 0]
+
+    def dying(rows: np.ndarray, *given: object) -> list[torch.Tensor]:
+        seen[0] += rows.shape[1]
+        if seen[0] > seen[1]:
+            raise KeyboardInterrupt
+        return maps(rows, *given)
+
+    def run(*, probabilities: bool) -> None:
+        tasks = find_images([tmp_path / "x.png"])
+        (done,) = predict_files(model, tasks, tmp_path / "out", probabilities=probabilities)
+        assert done.problem is None
+
+    monkeypatch.setattr(bands, "maps", dying)
+    for most, probabilities in runs:
+        seen[:] = 0, most
+        with pytest.raises(KeyboardInterrupt):
+            run(probabilities=probabilities)
+    seen[:] = 0, 1 << 20
+    run(probabilities=True)
+    assert (seen[0] < 1300) == (len(runs) == 1 and runs[0][1])  # only such a run is gone on with
+    np.testing.assert_allclose(np.load(tmp_path / "out/x.npy"), expected.probabilities, atol=2e-3)
+    assert not list((tmp_path / "out").glob(".*.part"))
+
+
 @pytest.mark.slow
-def test_a_killed_command_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("chances", [False, True])
+def test_a_killed_command_goes_on_where_it_was(tmp_path: Path, chances: bool) -> None:
     model = segmenter()
     save(model.network, tmp_path / "model", classes=model.classes, preprocess=model.preprocess)
     pixels = RNG.integers(0, 256, (9000, 1500, 3)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "x.tif", pixels, tile=(256, 256), photometric="rgb")
     command = [sys.executable, "-m", "fullyconv", "predict", "model", "x.tif", "--out", "out", "--memory", "800MiB"]
+    command += ["--probabilities"] * chances
     running = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
     manifest, part = tmp_path / "out" / MANIFEST, ".x.labels.part"
     deadline = time.monotonic() + 300
@@ -174,7 +212,11 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path: Path) -> None:
     assert 0 < [line["rows"] for line in lines if line["file"] == part][-1] < 9000
     subprocess.run(command, cwd=tmp_path, check=True, timeout=600)
     mask = np.asarray(Image.open(tmp_path / "out" / "x.png"))
-    expected = model.predict(read_image(tmp_path / "x.tif")).labels
+    whole = model.predict(read_image(tmp_path / "x.tif"), probabilities=chances)
+    expected = whole.labels
+    if chances:
+        apart = np.abs(np.load(tmp_path / "out" / "x.npy").astype(np.float32) - whole.probabilities)
+        assert apart.max() < 0.01
     assert (mask == np.array([3, 5, 9])[expected]).mean() > 0.9999
 
 

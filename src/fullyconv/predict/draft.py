@@ -133,6 +133,6 @@ class Draft:
             sync(self.folder / self.part(what))
 
     def remove(self) -> None:
-        """Remove the files."""
-        for what in self.parts:
+        """Remove the files, those of a run that found probabilities, too."""
+        for what in ("labels", "view", "data", "chances"):
             (self.folder / self.part(what)).unlink(missing_ok=True)

@@ -78,21 +78,17 @@ def label_large(
         BadFile: For a picture that ends too early, and probabilities for which the disk has no room.
         ValueError: For segmenters whose labels are no matter of some rows (views, CRF, uncertainty).
     """
-    if type(segmenter) is not Segmenter:
-        what = f"{rows.shape[1]} x {rows.shape[0]} pixels are labelled in bands, by the network alone"
-        if segmenter.network.crf is not None:
-            raise ValueError(
-                f"{what}, and the CRF trained with it sees whole pictures: cut this one, or allow more memory"
-            )
-        raise ValueError(f"{what}: leave --crf, --tta and --uncertainty out, cut the picture, or allow more memory")
+    _refuse_lookers(segmenter, rows)
     height, width = rows.shape[:2]
     kind = np.min_scalar_type(len(segmenter.classes) - 1)
     chances = len(segmenter.classes) if probabilities else 0
     draft = Draft(outputs.folder, target.as_posix(), (height, width), kind, rows.holes, chances)
-    key = _key(segmenter, rows)
+    key = _key(segmenter, rows, chances)
     noted = outputs.noted(draft.part("labels"))
     done = int(noted.get("rows", 0)) if noted.get("key") == key and _whole(draft) else 0
     plan = segmenter.network.plans[0]
+    if not done:
+        draft.remove()  # of a run that was another
     start = max(0, done - plan.reach - plan.stride) // plan.stride * plan.stride
     _check_room(draft, rows.path)
     draft.begin()
@@ -117,6 +113,16 @@ def label_large(
     return draft
 
 
+def _refuse_lookers(segmenter: Segmenter, rows: Rows) -> None:
+    """Refuse segmenters that look at whole pictures."""
+    if type(segmenter) is Segmenter:
+        return
+    what = f"{rows.shape[1]} x {rows.shape[0]} pixels are labelled in bands, by the network alone"
+    if segmenter.network.crf is not None:
+        raise ValueError(f"{what}, and the CRF trained with it sees whole pictures: cut this one, or allow more memory")
+    raise ValueError(f"{what}: leave --crf, --tta and --uncertainty out, cut the picture, or allow more memory")
+
+
 def _check_room(draft: Draft, picture: Path) -> None:
     """Refuse probabilities that the disk has no room for, before hours are spent."""
     path, (height, width) = draft.folder / draft.part("chances"), draft.size
@@ -135,11 +141,11 @@ def _whole(draft: Draft) -> bool:
     return all((draft.folder / draft.part(what)).is_file() for what in draft.parts)
 
 
-def _key(segmenter: Segmenter, rows: Rows) -> str:
-    """Return what changes with the picture, the model and the arithmetic."""
+def _key(segmenter: Segmenter, rows: Rows, chances: int) -> str:
+    """Return what changes with the picture, the model, the arithmetic, and whether probabilities are found."""
     facts = [str(rows.path.resolve()), *state_of(rows.path), rows.sight.level, *rows.shape, rows.holes]
     facts += [weights_sum(segmenter.network), segmenter.prepared().engine.precision, repr(segmenter.preprocess)]
-    facts += [segmenter.temperature]
+    facts += [segmenter.temperature, chances]  # rows of a run without them have none
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
