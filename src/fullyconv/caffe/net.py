@@ -141,7 +141,8 @@ class Net(nn.Module):
             fix = self._description.origin(missing[0])
             raise layer.fail(f"its bottom {missing[0]!r} is no top of an earlier layer", fix)
         for index, top in enumerate(layer.tops):
-            if top in [*blobs, *layer.tops[:index]] and top not in layer.bottoms[index : index + 1]:
+            is_there = top in blobs or top in layer.tops[:index]
+            if is_there and top not in layer.bottoms[index : index + 1]:
                 raise layer.fail(f"its top {top!r} is there already", "give it a name of its own, as Caffe requires")
 
     def _sizes(self, layer: Layer, module: nn.Module, bottoms: Sequence[Tensor]) -> dict[str, Tensor]:
