@@ -57,6 +57,12 @@ def test_the_command_lists_network_labels_score_and_licence(home: Path) -> None:
         assert word in said
 
 
+def test_names_are_not_cut_short_where_the_terminal_is_narrow() -> None:
+    said = CliRunner().invoke(app, ["models"], env={"COLUMNS": "80"}).output
+    for name in models.packaged():
+        assert f"│ {name} " in said
+
+
 def test_every_model_of_this_package_opens_and_has_a_card() -> None:
     for name, folder in models.packaged().items():
         config = load(name)

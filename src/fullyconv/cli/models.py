@@ -11,7 +11,7 @@ def models() -> None:
     Example: `fullyconv models` prints their names, and `fullyconv predict camvid photo.jpg --out labelled` uses one: a
     name will do wherever a model's folder is asked for.
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from fullyconv.checkpoint import WEIGHTS, read_config
     from fullyconv.models import CARD, packaged
@@ -20,7 +20,8 @@ def models() -> None:
     if not found:
         out.print("no model came with this installation")
         return
-    table = Table("name", "network", "labels", "mean IU", "licence", "MB", title="models of the package")
+    typed = (Column(title, no_wrap=True) for title in ("name", "network"))  # what is typed is never cut short
+    table = Table(*typed, "labels", "mean IU", "licence", "MB", title="models of the package")
     for name, folder in found.items():
         config = read_config(folder)
         score = config.notes.get("mean_iu")
