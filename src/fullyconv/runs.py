@@ -185,7 +185,7 @@ def write_scores(
         documents[name] = scores.document() | {"confidence": found[name].document()}
     first = documents.pop("")
     write_json(run / EVALUATION, first | documents)
-    for name, (model, scores, pairs) in scored.items():
+    for name, (model, scores, pairs) in reversed(scored.items()):  # the first head's page leads to the others
         title = f"fullyconv: {run.name}" + (f", head {name}" if name else "")
         write_report(run, model, scores, pairs, title=title, confidence=found[name], kin=kin)
         save_figure(plot_confusion(scores), head_place(run, name) / CONFUSION)

@@ -170,8 +170,8 @@ def _evaluate_pictures(segmenter: Segmenter, model: Path, data: Path, asked: _As
     scored = {name: _score(each, own[name], groups, team, crf=asked.crf) for name, each in looking.items()}
     if not team.first:
         return
-    kin = kin_in_words({"train": folder.splits.get("train", []), "these pictures": pairs})
-    for name, (evaluation, document) in scored.items():
+    kin = kin_in_words({"train": folder.splits.get("train", []), "these pictures": pairs}) if pages else []
+    for name, (evaluation, document) in reversed(scored.items()):  # the first head's page leads to the others
         if name in fits:
             document["confidence"] = fits[name].document()
         if asked.calibration:

@@ -120,7 +120,7 @@ def write_report(  # noqa: PLR0913 (what a page shows)
         "choices": [{**choice, "value": json.dumps(choice["value"])} for choice in choices],
         "convention": CONVENTION,
         "intervals": evaluation.intervals,
-        "heads": {name: f"{HEADS}/{name}/{FILE_NAME}" for name in segmenter.heads},
+        "heads": [] if segmenter.head else [page.parent.name for page in sorted((out / HEADS).glob(f"*/{FILE_NAME}"))],
     }
     place = head_place(out, segmenter.head)
     place.mkdir(parents=True, exist_ok=True)
