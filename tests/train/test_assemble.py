@@ -103,6 +103,14 @@ def test_balancing_by_sampling_keeps_all_of_the_rarest_class(shapes: Path, tmp_p
     Run(sampled).train()
 
 
+def test_a_network_of_grey_pictures_learns_those_in_colour(shapes: Path, tmp_path: Path) -> None:
+    recipe = TINY.model_copy(update={"network": "fcn4s-lenet"})
+    train(recipe, shapes, tmp_path / "run")
+    found = load(tmp_path / "run" / BEST)
+    assert found.network.in_channels == 3
+    assert found.predict(np.zeros((31, 47, 3), np.uint8)).labels.shape == (31, 47)
+
+
 @pytest.mark.parametrize("name", ["siftflow-fcn32s", "nyud-fcn32s-color-d"])
 def test_networks_of_other_data_sets_are_refused_in_words(shapes: Path, tmp_path: Path, name: str) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match=rf"not (SIFT Flow|NYUDv2), .*{name}"):

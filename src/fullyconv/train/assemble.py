@@ -244,7 +244,7 @@ def _make_network(
 
 
 def _widened(network: FCN, recipe: Recipe, channels: int) -> FCN:
-    """Let a network see more than colours: its first layer's further weights are the mean of those of colours."""
+    """Let a network see more channels than its own (colours; LeNet's is grey): the further weights are their mean."""
     name = recipe.network_name
     try:
         wider = build(name, network.classes, upsampling=recipe.upsampling, channels=channels, tasks=network.tasks)
@@ -253,7 +253,7 @@ def _widened(network: FCN, recipe: Recipe, channels: int) -> FCN:
     (key,) = (key for key, tensor in wider.state_dict().items() if tensor.shape != network.state_dict()[key].shape)
     weights = network.state_dict()
     first = weights[key]
-    weights[key] = torch.cat([first, first.mean(1, keepdim=True).expand(-1, channels - COLOURS, -1, -1)], dim=1)
+    weights[key] = torch.cat([first, first.mean(1, keepdim=True).expand(-1, channels - first.shape[1], -1, -1)], dim=1)
     wider.load_state_dict(weights)
     return wider
 
