@@ -31,7 +31,7 @@ from fullyconv.hsi.synthetic import make_scene, random_map
 from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.report import plot_confusion, write_report
 from fullyconv.report.confusions import confusion_table
-from fullyconv.report.figures import embed
+from fullyconv.report.figures import embed, plot_curves
 from fullyconv.report.page import class_keys, picture, write_page
 from fullyconv.report.run import SHOWN, worst_and_best
 from fullyconv.scores.metrics import confusion
@@ -276,3 +276,11 @@ def test_the_page_of_a_data_set_shows_what_is_alike(tmp_path: Path) -> None:
     assert "Advice: stride" in said
     again = CliRunner().invoke(app, ["data", "check", str(tmp_path / "data"), "--report", str(tmp_path / "page")])
     assert again.exit_code == 0, again.output
+
+
+def test_a_loss_between_two_epochs_without_one_is_drawn() -> None:
+    losses = (None, 1.5, None)  # a line needs two of them in a row
+    epochs = [{"epoch": number, "loss": loss, "learning_rate": 0.1} for number, loss in enumerate(losses, start=1)]
+    line = plot_curves(epochs).axes[0].lines[0]
+    assert line.get_marker() not in ("", "None")
+    assert line.get_ydata()[1] == 1.5

@@ -26,7 +26,7 @@ def plot_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     x = [entry["epoch"] for entry in epochs]
-    left.plot(x, [entry["loss"] for entry in epochs], color="#d62839", label="training loss")
+    left.plot(x, [entry["loss"] for entry in epochs], color="#d62839", label="training loss", marker=".")
     left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     rate = left.twinx()
     rate.plot(x, [entry["learning_rate"] for entry in epochs], color="#999", linestyle=":", label="learning rate")
@@ -41,7 +41,9 @@ def plot_curves(epochs: Sequence[dict[str, Any]]) -> Figure:
     right.grid(alpha=0.3)
     right.legend()
     left.grid(alpha=0.3)
-    left.legend(handles=[*left.lines, *rate.lines], loc="upper right")
+    rate.legend(
+        handles=[*left.lines, *rate.lines], loc="upper right"
+    )  # of the upper axes, whose line it would lie under
     return figure
 
 
