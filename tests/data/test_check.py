@@ -267,3 +267,19 @@ def test_palettes_that_disagree_are_warned_of_where_classes_are_stated(root: Pat
     (warning,) = [each for each in report.warnings if "palette" in each.what]
     assert warning.path == str(root / "train" / "masks" / "p1.png")
     assert "the colour #0000ff is 2 in p0.png and 1 in p1.png" in warning.what
+
+
+def test_masks_that_hold_their_labels_in_alpha_and_circles_of_links_are_noticed(tmp_path: Path) -> None:
+    labels = np.kron([[0, 1], [1, 0]], np.ones((8, 8))).astype(np.uint8)
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "circle").symlink_to("..", target_is_directory=True)
+    for index in range(2):
+        picture = np.random.default_rng(index).integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(picture).save(tmp_path / "images" / f"{index}.png")
+        Image.fromarray(np.dstack([*[labels * 0] * 3, labels * 255])).save(tmp_path / "masks" / f"{index}.png")
+    report = check_folder(open_folder(tmp_path))
+    assert (report.problems, [len(pairs) for pairs in report.folder.splits.values()]) == ([], [2])
+    said = [odd.what for odd in report.warnings]
+    assert sum("its alpha is passed over" in what for what in said) == 2
+    assert sum("nothing to tell apart" in what for what in said) == 1

@@ -192,6 +192,7 @@ def _read_all(folder: Folder, classes: ClassSet, inferred: bool, channels: int, 
         report.warnings.append(
             BadFile(found[1] or folder.root, what, f"see whether they mean the same, or {PALETTE_FIX}")
         )
+    report.warnings += _single_class(folder, classes)
     report.warnings += _merged_classes(folder) if classes.instances else []
     report.warnings += [*_several_whites(tally.whites), *_absent_classes(folder, classes, report.splits)]
     report.mean, report.std = tally.mean_and_deviation()
@@ -300,6 +301,14 @@ def _binary_masks(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigu
             "give the object 'value: 255' in classes.yaml and set 'ignore: 254'",
         )
     ]
+
+
+def _single_class(folder: Folder, classes: ClassSet) -> list[BadFile]:
+    """Say that there is nothing to tell apart."""
+    if len(classes) > 1:
+        return []
+    what = f"all labelled pixels are of one class ({classes.names[0]}), so there is nothing to tell apart"
+    return [BadFile(folder.root, what, "see whether the masks hold their labels elsewhere, or give the rest a class")]
 
 
 def _merged_classes(folder: Folder) -> list[BadFile]:

@@ -109,7 +109,7 @@ class Found:
 def look(root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Found]:
     """Find the files of these suffixes below a folder, in the order of their paths; hidden ones are left out.
 
-    Links to folders are followed as far as ``DEEPEST``, so that a circle of them ends.
+    Links to folders are followed as far as ``DEEPEST``; those to a folder that they lie in are not.
     """
     return sorted(_walk(root, Found(root, "", "", "", ""), suffixes, DEEPEST), key=lambda found: found.path)
 
@@ -120,7 +120,7 @@ def _walk(folder: Path, said: Found, suffixes: tuple[str, ...], depth: int) -> I
     for entry in listed:
         path = folder / entry.name
         if entry.is_dir():
-            if depth:
+            if depth and not (entry.is_symlink() and folder.resolve().is_relative_to(path.resolve())):
                 yield from _walk(path, _with(said, entry.name), suffixes, depth - 1)
         elif path.suffix.lower() in suffixes:
             yield replace(said, path=path, stem=path.stem)

@@ -25,13 +25,15 @@ class RawMask:
 
     ``values`` are H x W (indices) or H x W x 3 (colours); ``palette`` is K x 3 uint8 if it has one; ``turned`` the
     EXIF orientation by which it was turned. ``missing``, H x W bool, are pixels that the file calls "no data" (or that
-    are NaN) and whose number no class can have: they are not scored.
+    are NaN) and whose number no class can have: they are not scored. ``transparent`` says that alpha, which is passed
+    over, is not full everywhere.
     """
 
     values: np.ndarray
     palette: np.ndarray | None = None
     turned: int = 1
     missing: np.ndarray | None = None
+    transparent: bool = False
 
 
 def read_raw_mask(path: Path) -> RawMask:
@@ -53,12 +55,13 @@ def read_raw_mask(path: Path) -> RawMask:
         what = "mode CMYK" if raster.kind == "cmyk" else f"{raster.values.shape[2]} bands of {raster.values.dtype}"
         raise BadFile(path, f"a mask of {what}", SAVE_AS_INDEX)
     if raster.kind == "rgb":
-        return RawMask(_eight_bits(raster, path), turned=raster.turned)
+        return RawMask(_eight_bits(raster, path), turned=raster.turned, transparent=raster.transparent)
     values, missing = raster.values[..., 0], raster.missing
     if missing is not None:  # NaN is not among the numbers that are compared
         missing &= ~((values >= 0) & (values <= MOST_VALUE))
         values = np.where(missing, values.dtype.type(0), values)
-    return RawMask(_whole(values, path), raster.palette, raster.turned, missing)
+    clear = raster.transparent and raster.kind == "grey"  # a palette has its alpha by colours, which say all
+    return RawMask(_whole(values, path), raster.palette, raster.turned, missing, clear)
 
 
 def _eight_bits(raster: Raster, path: Path) -> np.ndarray:

@@ -58,6 +58,9 @@ def see(pair: Pair, classes: ClassSet) -> Seen:
     except BadFile as bad:
         return replace(seen, problem=bad)
     seen.painted = painted(raw)
+    if raw.transparent:
+        what = "transparent pixels of a mask are taken in their stored colours or numbers: its alpha is passed over"
+        seen.warnings += (BadFile(pair.mask, what, "save it without alpha, as index PNG, if alpha holds the labels"),)
     problem = _misfit(pair, raster, raw, labels)
     if problem is not None and image.shape[:2] != labels.shape:
         return replace(seen, problem=problem)
