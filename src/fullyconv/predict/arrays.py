@@ -55,7 +55,11 @@ class ArraySegmenter:
         self._made: tuple[Snapshot, Prepared] | None = None
 
     def look_as(self, other: ArraySegmenter) -> None:
-        """Take over how another segmenter looks at pictures: memory, level, whether tiles may be approximate."""
+        """Take over how another segmenter looks at pictures: memory, level, whether tiles may be approximate.
+
+        Args:
+            other: The other one.
+        """
         self.soon, self.memory, self.picture_memory = other.soon, other.memory, other.picture_memory
         self.approximate, self.level = other.approximate, other.level
 

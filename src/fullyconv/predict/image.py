@@ -54,9 +54,13 @@ class Segmenter(ArraySegmenter):
     """
 
     def name_heads(self, heads: Mapping[str, ClassSet]) -> None:
-        """Say what the labels of the network's further heads mean, by their names.
+        """Say what the labels of the network's further heads mean.
 
-        Raises ``ValueError`` for a network that has no such head.
+        Args:
+            heads: The classes of each, by its name.
+
+        Raises:
+            ValueError: For a network of one head.
         """
         if not isinstance(self.network, ManyHeads):
             if heads:
@@ -75,6 +79,9 @@ class Segmenter(ArraySegmenter):
         """The further heads of a network of several tasks, by their names, each as a model that looks as this one does.
 
         They share the trunk's weights; each computes it for itself. The calibration for 8 bits is the first head's.
+
+        Returns:
+            A segmenter of each; none for a network of one head.
         """
         for other in self._others.values():
             other.look_as(self)
@@ -167,7 +174,14 @@ class Segmenter(ArraySegmenter):
         ]
 
     def own(self, pair: Pair) -> Pair:
-        """Return of an image with several masks that with the one of this head alone."""
+        """Choose of an image with several masks the one of this head.
+
+        Args:
+            pair: Of a data set.
+
+        Returns:
+            The image with that mask alone.
+        """
         return pair.of(self.head) if any(each.head == self.head for each in pair.further) else pair.first
 
     def sample(self, pair: Pair) -> Sample:

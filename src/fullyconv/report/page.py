@@ -42,7 +42,14 @@ class ClassRow:
 
 
 def head_place(folder: Path, head: str = "") -> Path:
-    """Return where the page and the figures of a head lie, that of the first (``""``) in the folder itself.
+    """Choose where the page and the figures of a head lie, those of the first in the folder itself.
+
+    Args:
+        folder: Of a run or a report.
+        head: The head's name, empty of the first.
+
+    Returns:
+        The folder; it is not made here.
 
     >>> head_place(Path("run"), "geometry").as_posix()
     'run/heads/geometry'
