@@ -254,7 +254,7 @@ def _schedule(made: _Made) -> None:
     updates = max(1, MOST_UPDATES if limited else int(possible))
     rounds = ceil(updates * together / (EPOCHS * pictures))
     what = f"{pictures} pictures, {updates} updates of {together} views"
-    repeat = made.take("repeat", rounds, f"{what}: a {EPOCHS}th of the run at least is an epoch")
+    repeat = made.take("repeat", rounds, f"{what}: {EPOCHS} epochs at most, each as long as to be worth a validation")
     epochs = ceil((1 if limited else SLACK) * updates / max(1, repeat * pictures // together))
     if limited:
         made.take("epochs", epochs, f"{MOST_UPDATES} updates, where nobody said how long")
