@@ -28,9 +28,10 @@ from fullyconv.evaluation import evaluate
 from fullyconv.networks.reference import preprocess_of
 from fullyconv.predict.image import Segmenter
 from fullyconv.recipes import find_recipe
-from fullyconv.train.assemble import assemble, prepare
+from fullyconv.train.assemble import assemble
 from fullyconv.train.folder import BEST, finished, open_run
 from fullyconv.train.job import Quiet
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import change, parse_settings
 from fullyconv.train.run import Run
 

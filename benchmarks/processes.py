@@ -21,8 +21,9 @@ from torch import distributed as dist
 from fullyconv.data.synthetic import write_dataset
 from fullyconv.predict.folder import write_prediction
 from fullyconv.predict.predictor import Predictor
-from fullyconv.train.assemble import assemble, prepare
+from fullyconv.train.assemble import assemble
 from fullyconv.train.job import Quiet
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.run import Run
 from fullyconv.train.team import joined

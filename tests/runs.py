@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fullyconv.train.assemble import assemble, prepare
+from fullyconv.train.assemble import assemble
 from fullyconv.train.folder import LAST, open_run
 from fullyconv.train.job import Job, Quiet
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.run import Run
 

@@ -17,10 +17,11 @@ from fullyconv.networks.fcn import FCN
 from fullyconv.recipes.demo import DEMO_STAGED
 from fullyconv.surgery import conv_to_linear
 from fullyconv.trace import outputs
-from fullyconv.train.assemble import assemble, prepare
+from fullyconv.train.assemble import assemble
 from fullyconv.train.chain import change_chain, place
 from fullyconv.train.folder import BEST, open_run
 from fullyconv.train.optim import CaffeSGD, Descent, make_optimizer
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.run import Run
 from fullyconv.types import VOID

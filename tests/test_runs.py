@@ -17,7 +17,7 @@ import fullyconv
 from fullyconv.cli import app
 from fullyconv.data.own import write_items
 from fullyconv.data.synthetic import write_dataset
-from fullyconv.train.assemble import BadData
+from fullyconv.train.prepare import BadData
 from webserver import serving
 
 SMALL: dict[str, Any] = {"network": "fcn32s-resnet18", "crop": (32, 32), "batch": 2, "device": "cpu", "workers": 0}

@@ -25,9 +25,10 @@ from fullyconv.opening import load
 from fullyconv.predict.image import Segmenter
 from fullyconv.recipes import find_recipe
 from fullyconv.report import head_place, plot_confusion, save_figure, write_report
-from fullyconv.train.assemble import Prepared, assemble, prepare
+from fullyconv.train.assemble import assemble
 from fullyconv.train.configure import configure
 from fullyconv.train.folder import BEST, CONFUSION, EVALUATION, REPORT, RunFolder, open_run
+from fullyconv.train.prepare import Prepared, prepare
 from fullyconv.train.recipe import Recipe, change
 from fullyconv.train.run import Run
 from fullyconv.train.told import Callback, tell

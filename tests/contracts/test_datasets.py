@@ -18,7 +18,7 @@ from fullyconv.data.folder import evaluation_split, open_folder
 from fullyconv.data.pairs import Folder
 from fullyconv.draw import palette_image
 from fullyconv.recipes import RECIPES
-from fullyconv.train.assemble import prepare
+from fullyconv.train.prepare import prepare
 from fullyconv.types import VOID, ClassSet, Preprocess, palette_colour
 
 

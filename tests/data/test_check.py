@@ -17,7 +17,7 @@ from fullyconv.data.images import ORIENTATION
 from fullyconv.data.problems import group
 from fullyconv.files import BadFile
 from fullyconv.recipes import RECIPES
-from fullyconv.train.assemble import BadData, prepare
+from fullyconv.train.prepare import BadData, prepare
 from fullyconv.types import Levels
 
 CLASSES = "classes: [ground, tree]\n"

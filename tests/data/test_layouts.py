@@ -22,7 +22,7 @@ from fullyconv.data.classes import read_classes
 from fullyconv.data.folder import open_folder, training_splits
 from fullyconv.data.layout import folder_meaning
 from fullyconv.files import BadFile
-from fullyconv.train.assemble import prepare
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import Recipe
 from runs import train
 

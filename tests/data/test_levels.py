@@ -22,7 +22,7 @@ from fullyconv.data.folder import open_folder
 from fullyconv.data.images import read_image, read_raster
 from fullyconv.data.levels import fit_range
 from fullyconv.files import BadFile
-from fullyconv.train.assemble import prepare
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import Recipe
 from fullyconv.types import ClassSet, Levels
 

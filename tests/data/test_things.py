@@ -17,7 +17,7 @@ from fullyconv.data.masks import RawMask, decode_mask
 from fullyconv.data.raster import Refused
 from fullyconv.data.things import THINGS, euler_numbers
 from fullyconv.files import BadFile
-from fullyconv.train.assemble import prepare
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import Recipe
 from fullyconv.types import VOID, ClassSet
 

@@ -11,9 +11,10 @@ from fullyconv import build, load, save
 from fullyconv.files import BadFile
 from fullyconv.networks.trunks.external import build_classifier
 from fullyconv.tensors import read_tensors, shrink, write_tensors
-from fullyconv.train.assemble import assemble, prepare
+from fullyconv.train.assemble import assemble
 from fullyconv.train.folder import BEST, open_run
 from fullyconv.train.job import Job
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.run import Run
 from runs import train

@@ -19,10 +19,10 @@ from fullyconv.data.fingerprint import Fingerprint, measure_thickness, take_fing
 from fullyconv.data.pairs import Pair
 from fullyconv.recipes import RECIPES
 from fullyconv.scores.bounds import count_bounds
-from fullyconv.train.assemble import prepare
 from fullyconv.train.auto import GIVEN, MOST_UPDATES, Machine, choose
 from fullyconv.train.configure import configure
 from fullyconv.train.folder import CHOICES, RECIPE, open_run
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import Recipe, change, read_recipe
 from fullyconv.types import ClassSet
 

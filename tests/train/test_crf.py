@@ -28,8 +28,9 @@ from fullyconv.predict.image import Segmenter
 from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.recipes import RECIPES
 from fullyconv.scores.calibration import temper
-from fullyconv.train.assemble import _check_trainable, _form, prepare
+from fullyconv.train.assemble import _check_trainable, _form
 from fullyconv.train.optim import make_optimizer
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import Recipe, change
 from fullyconv.train.start import start_crf, take_weights
 from fullyconv.train.team import ALONE

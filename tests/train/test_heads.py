@@ -27,8 +27,9 @@ from fullyconv.files import BadFile
 from fullyconv.networks.fcn import FCN, continue_from
 from fullyconv.networks.heads import ManyHeads, with_tasks
 from fullyconv.tensors import read_tensors
-from fullyconv.train.assemble import BadData, assemble, prepare
+from fullyconv.train.assemble import assemble
 from fullyconv.train.pictures import PixelLoss
+from fullyconv.train.prepare import BadData, prepare
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.run import Run
 from fullyconv.train.tasks import FusedTasks, SummedLoss

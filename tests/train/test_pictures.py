@@ -8,9 +8,10 @@ import torch
 
 from fullyconv import Recipe
 from fullyconv.losses import Normalization, dice_loss, hardest_terms, lovasz_loss, pixel_loss
-from fullyconv.train.assemble import assemble, prepare
+from fullyconv.train.assemble import assemble
 from fullyconv.train.folder import open_run
 from fullyconv.train.pictures import PixelLoss
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import change
 from fullyconv.types import VOID
 from fullyconv.upsample import LastStep, Upsample

@@ -20,10 +20,11 @@ from fullyconv.data.pairs import Pair
 from fullyconv.data.synthetic import write_dataset
 from fullyconv.files import BadFile, without_nan
 from fullyconv.tensors import read_tensors
-from fullyconv.train.assemble import assemble, prepare
+from fullyconv.train.assemble import assemble
 from fullyconv.train.folder import open_run
 from fullyconv.train.job import Validation
 from fullyconv.train.pictures import PixelLoss
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import change
 from fullyconv.train.run import Run
 from fullyconv.train.stop import StopRequest

@@ -28,9 +28,9 @@ from fullyconv.networks.reference import preprocess_of
 from fullyconv.networks.trunks import backbone
 from fullyconv.recipes import RECIPES
 from fullyconv.recipes.published import PUBLISHED, REPRODUCTIONS
-from fullyconv.train.assemble import prepare
 from fullyconv.train.chain import change_chain, place
 from fullyconv.train.pictures import PixelLoss
+from fullyconv.train.prepare import prepare
 from fullyconv.train.tasks import FusedTasks, SummedLoss
 from fullyconv.types import Preprocess
 

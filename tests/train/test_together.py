@@ -26,9 +26,10 @@ from fullyconv.evaluation.scoring import merge
 from fullyconv.networks import build
 from fullyconv.predict.image import Segmenter
 from fullyconv.tensors import read_tensors
-from fullyconv.train.assemble import assemble, prepare
+from fullyconv.train.assemble import assemble
 from fullyconv.train.folder import open_run
 from fullyconv.train.job import Quiet
+from fullyconv.train.prepare import prepare
 from fullyconv.train.recipe import change
 from fullyconv.train.run import Run
 from fullyconv.train.share import Share, synchronised

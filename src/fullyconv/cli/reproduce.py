@@ -15,7 +15,7 @@ from fullyconv.cli.training import Way, prepare_data, train_stages
 
 if TYPE_CHECKING:
     from fullyconv.recipes.published import Published
-    from fullyconv.train.assemble import Prepared
+    from fullyconv.train.prepare import Prepared
 
 GEOMETRIC = "geometric"  # the further head of SIFT Flow's nets
 SCORES = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from fullyconv.evaluation import Evaluation
     from fullyconv.evaluation.folds import Folds
     from fullyconv.predict.image import Segmenter
-    from fullyconv.train.assemble import Prepared
     from fullyconv.train.chain import Chain
     from fullyconv.train.folder import RunFolder
+    from fullyconv.train.prepare import Prepared
     from fullyconv.train.recipe import Recipe
     from fullyconv.train.team import Team
 
@@ -137,7 +137,7 @@ def _prepared(recipe: Recipe, way: Way) -> Prepared:
 def prepare_data(recipe: Recipe, data: Path | Folder, *, skip_problems: bool) -> Prepared:
     """Check a data set with progress bars; prints what is wrong with it and exits if training refuses it."""
     from fullyconv.machine import keep_freed_memory
-    from fullyconv.train.assemble import BadData, prepare
+    from fullyconv.train.prepare import BadData, prepare
 
     keep_freed_memory()
     try:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from fullyconv.augment import Augmentation, Change
-from fullyconv.data.check import Progress, Report, check_folder
+from fullyconv.data.check import Report
 from fullyconv.data.classes import write_classes
 from fullyconv.data.dataset import TRAINED_ON, Reader, SampleCache, Views, read_sample, remember
-from fullyconv.data.folder import open_folder, training_splits
-from fullyconv.data.groups import EACH, regroup
-from fullyconv.data.pairs import Folder, Pair
-from fullyconv.data.published import open_for
 from fullyconv.files import write_json
 from fullyconv.losses import class_weights, dice_loss, lovasz_loss
 from fullyconv.machine import DeviceName, free_memory
@@ -38,71 +33,19 @@ from fullyconv.train.form import FusedScores, WholeScores
 from fullyconv.train.job import Job, Schedule, make_fabric, precision_of
 from fullyconv.train.optim import make_optimizer, trunk_of
 from fullyconv.train.pictures import Judge, PixelLoss
+from fullyconv.train.prepare import Prepared, data_print
 from fullyconv.train.recipe import Recipe
 from fullyconv.train.share import Share, synchronised
 from fullyconv.train.smallest import check_room, check_views
 from fullyconv.train.start import start_crf, take_weights
 from fullyconv.train.tasks import AllJudges, FusedTasks, SummedLoss
 from fullyconv.train.team import ALONE, Team
-from fullyconv.types import ClassSet, Preprocess
+from fullyconv.types import Preprocess
 from fullyconv.upsample import LastStep
 
 COLOURS = 3
 OVERLAP = {"cross-entropy": None, "cross-entropy+dice": dice_loss, "cross-entropy+lovasz": lovasz_loss}
 SETTLING_VIEWS = 64  # training views that batch statistics are measured on
-
-
-class BadData(ValueError):
-    """A data set that training refuses; ``report`` says why, in the words of ``fullyconv data check``."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__("\n".join(str(problem) for problem in report.problems))
-        self.report = report
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A checked data set: what to train on, what to validate on."""
-
-    report: Report
-    train: list[Pair]
-    val: list[Pair]
-    heads: Mapping[str, list[Pair]] = field(default_factory=dict)  # to validate further tasks on
-
-    @property
-    def head_classes(self) -> dict[str, ClassSet]:
-        """What the labels of further tasks mean, by their names."""
-        return {name: head.classes for name, head in self.report.heads.items()}
-
-    @property
-    def tasks(self) -> dict[str, int]:
-        """The number of classes of each further task, by its name."""
-        return {name: len(classes) for name, classes in self.head_classes.items()}
-
-
-def prepare(
-    recipe: Recipe, data: Path | Folder, *, skip_problems: bool = False, progress: Progress | None = None
-) -> Prepared:
-    """Check a data set, given by its path or already opened, and choose its splits.
-
-    Raises ``BadData`` if anything is wrong with it; with ``skip_problems`` the pairs at fault are left
-    out instead.
-    """
-    folder = open_for(recipe.network, data) if isinstance(data, Path) else data
-    folder = folder or open_folder(cast("Path", data), recipe.mask_suffix)
-    # What is never trained or validated on need not be in order.
-    folder.keep(("train", "val", "all"))
-    if recipe.split == "group" or recipe.fold is not None:
-        regroup(folder, recipe.group if recipe.split == "group" else EACH, hold_out=recipe.hold_out, fold=recipe.fold)
-    report = check_folder(folder, recipe.classes, pages=recipe.pages, instances=recipe.instances, progress=progress)
-    if report.problems and not skip_problems:
-        raise BadData(report)
-    folder.splits = {
-        name: [pair for pair in pairs if pair.image not in report.bad_pairs] for name, pairs in folder.splits.items()
-    }
-    train, val = training_splits(folder)
-    heads = {name: [pair.of(name) for pair in val] for name in report.heads}
-    return Prepared(report, train, [pair.first for pair in val], heads)
 
 
 def assemble(
@@ -181,39 +124,6 @@ def _form(network: FCN, *, recipe: Recipe, preprocess: Preprocess, team: Team) -
 def _batches(recipe: Recipe) -> int:
     """Return the batches of an update; a loss of which a share is sampled takes as many more to see as many terms."""
     return max(1, round(recipe.accumulate / recipe.sampling))
-
-
-def data_print(prepared: Prepared) -> dict[str, Any]:
-    """Describe a data set so that a change of it shows: its classes, and the content of every pair by its name."""
-    report = prepared.report
-    found = {
-        **_said_of(report.classes),
-        "training pairs": {_name(pair, report): report.digests[pair.image] for pair in prepared.train},
-        "validation pairs": {_name(pair, report): report.digests[pair.image] for pair in prepared.val},
-    }
-    for name, head in report.heads.items():
-        found[f"head {name}"] = _said_of(head.classes)
-        both = [*prepared.train, *prepared.val]
-        found[f"masks of head {name}"] = {_name(pair, report): head.digests[pair.image] for pair in both}
-    return found
-
-
-def _said_of(classes: ClassSet) -> dict[str, Any]:
-    known = zip(classes.names, classes.values, classes.colours, strict=True)
-    return {
-        "classes": {name: [value, list(colour)] for name, value, colour in known},
-        "void": [
-            classes.ignore_index,
-            "instances" if classes.instances else classes.colour_masks,
-            [list(colour) for colour in classes.ignore_colours],
-            *classes.also_ignored,
-        ],
-    }
-
-
-def _name(pair: Pair, report: Report) -> str:
-    root = report.folder.root
-    return pair.image.relative_to(root).as_posix() if pair.image.is_relative_to(root) else str(pair.image)
 
 
 def _make_network(

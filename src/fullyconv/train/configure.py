@@ -13,10 +13,10 @@ from fullyconv.data.fingerprint import take_fingerprint
 from fullyconv.files import write_json
 from fullyconv.networks import PYRAMIDS, build
 from fullyconv.surgery.layers import without_weights
-from fullyconv.train.assemble import Prepared
 from fullyconv.train.auto import Choice, choose
 from fullyconv.train.folder import CHOICES, RECIPE, RunFolder
 from fullyconv.train.pace import find_machine, measure_pace
+from fullyconv.train.prepare import Prepared
 from fullyconv.train.recipe import Recipe, change, read_recipe
 from fullyconv.train.start import named_as_in, read_named
 
