@@ -22,7 +22,7 @@ from fullyconv import build, save
 from fullyconv.cli import app
 from fullyconv.files import BadFile, draft_file, whole_file
 from fullyconv.outputs import MANIFEST, Outputs
-from fullyconv.predict.folder import find_images
+from fullyconv.predict.finding import find_images
 
 
 @pytest.fixture(scope="module")

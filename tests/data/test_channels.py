@@ -22,7 +22,7 @@ from fullyconv.data.dataset import read_picture
 from fullyconv.data.folder import open_folder
 from fullyconv.data.raster import levels_of
 from fullyconv.files import BadFile
-from fullyconv.predict.folder import find_images
+from fullyconv.predict.finding import find_images
 from fullyconv.predict.image import Segmenter
 from fullyconv.types import ClassSet, Levels, Preprocess
 

@@ -19,7 +19,8 @@ from fullyconv.data.nothing import find_lone
 from fullyconv.data.rows import open_rows
 from fullyconv.networks import build
 from fullyconv.predict.beside import Beside
-from fullyconv.predict.folder import find_images, predict_files
+from fullyconv.predict.finding import find_images
+from fullyconv.predict.folder import predict_files
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.predictor import Predictor
 from fullyconv.predict.refine import CRFSegmenter

@@ -11,7 +11,8 @@ from PIL import Image
 
 from fullyconv import ClassSet, Preprocess, Segmenter, build
 from fullyconv.files import BadFile
-from fullyconv.predict.folder import find_images, predict_files
+from fullyconv.predict.finding import find_images
+from fullyconv.predict.folder import predict_files
 
 
 def picture(path: Path, size: tuple[int, int] = (12, 17)) -> Path:

@@ -26,7 +26,8 @@ from fullyconv.data.place import read_place
 from fullyconv.files import BadFile
 from fullyconv.outputs import MANIFEST
 from fullyconv.predict.beside import Beside
-from fullyconv.predict.folder import find_images, predict_files
+from fullyconv.predict.finding import find_images
+from fullyconv.predict.folder import predict_files
 
 RNG = np.random.default_rng(0)
 GEO = [(33550, 12, 3, (2.0, 2.0, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 500000.0, 4600000.0, 0.0), True)]

@@ -16,7 +16,7 @@ from PIL import Image as Pictures
 
 import fullyconv
 from fullyconv.files import BadFile
-from fullyconv.predict.folder import find_images
+from fullyconv.predict.finding import find_images
 from fullyconv.predict.ray import AT_ONCE, Choices, RayJob
 from fullyconv.predict.remote import Manifest, list_images
 

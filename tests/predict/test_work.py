@@ -18,7 +18,8 @@ from fullyconv import ClassSet, Preprocess, Segmenter, build
 from fullyconv.files import BadFile, whole_file
 from fullyconv.outputs import MANIFEST, Outputs
 from fullyconv.predict.ahead import Room, reading_ahead
-from fullyconv.predict.folder import find_images, predict_files
+from fullyconv.predict.finding import find_images
+from fullyconv.predict.folder import predict_files
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
 
 

@@ -23,7 +23,8 @@ from fullyconv.data.folder import open_folder
 from fullyconv.evaluation import evaluate
 from fullyconv.networks.crf import CRFLayer, WithCRF
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.folder import find_images, predict_files
+from fullyconv.predict.finding import find_images
+from fullyconv.predict.folder import predict_files
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.recipes import RECIPES

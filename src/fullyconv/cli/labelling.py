@@ -97,7 +97,8 @@ def label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked, *, apa
     """Label films and pictures, none of them into the folders ``apart``; returns whether some were bad."""
     from fullyconv.data.rows import refuse_level
     from fullyconv.outputs import Outputs
-    from fullyconv.predict.folder import find_images, predict_files, sight_of
+    from fullyconv.predict.finding import find_images
+    from fullyconv.predict.folder import predict_files, sight_of
     from fullyconv.predict.work import Pace
     from fullyconv.report.sheet import SHEET, write_sheet
 

@@ -168,7 +168,7 @@ def demo(
     """
     from fullyconv.data.synthetic import write_dataset
     from fullyconv.opening import load
-    from fullyconv.predict.folder import find_images
+    from fullyconv.predict.finding import find_images
     from fullyconv.recipes import RECIPES
     from fullyconv.train.folder import NAMES, RunFolder, hold
     from fullyconv.train.recipe import change, parse_settings

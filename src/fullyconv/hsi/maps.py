@@ -14,7 +14,8 @@ from fullyconv.hsi.pictures import RGB_NM, false_colour
 from fullyconv.hsi.scene import Scene
 from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.outputs import PREDICTIONS, Outputs, Predictions
-from fullyconv.predict.folder import find_files, write_mask, write_probabilities
+from fullyconv.predict.finding import find_files
+from fullyconv.predict.folder import write_mask, write_probabilities
 from fullyconv.predict.prediction import Prediction
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fullyconv.data.images import SUFFIXES
 from fullyconv.files import BadFile, parse_json
 from fullyconv.outputs import Predictions
-from fullyconv.predict.folder import name_outputs
+from fullyconv.predict.finding import name_outputs
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

@@ -12,7 +12,7 @@ import numpy as np
 from fullyconv.draw import overlay
 from fullyconv.files import BadFile, whole_file
 from fullyconv.outputs import PREDICTIONS, Outputs
-from fullyconv.predict.folder import find_files
+from fullyconv.predict.finding import find_files
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.work import Outcome, Task
 
