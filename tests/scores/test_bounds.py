@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fullyconv.data.masks import read_raw_mask
-from fullyconv.scores.bounds import STRIDES, count_bounds, predict_coarsely
+from fullyconv.scores.bounds import STRIDES, advise, count_bounds, predict_coarsely
 from fullyconv.scores.metrics import confusion, score
 
 
@@ -21,6 +21,15 @@ def blobs(seed: int, height: int, width: int, classes: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(-1, classes, (height // 5 + 1, width // 5 + 1))
     return coarse.repeat(5, 0).repeat(5, 1)[:height, :width]
+
+
+def test_masks_without_a_labelled_pixel_bound_nothing_and_advise_nothing() -> None:
+    void, lines = np.full((16, 16), -1), np.arange(16)[None].repeat(16, 0) % 2
+    assert count_bounds(void, classes=2).pictures == 0
+    assert advise(count_bounds(void, classes=2), ("sky", "floor")).startswith("advice: none")
+    both = count_bounds(void, classes=2) + count_bounds(lines, classes=2)
+    assert both.pictures == 1
+    assert "1 mask looked at" in advise(both, ("sky", "floor"))
 
 
 def by_hand(labels: np.ndarray, *, stride: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

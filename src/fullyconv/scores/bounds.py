@@ -169,6 +169,8 @@ def advise(bounds: Bounds, names: Sequence[str], stride: int | None = None) -> s
     >>> print(advise(count_bounds(lines, classes=2), ("road", "pole")))
     advice: stride 2; at stride 4 'pole' reaches an IU of 0.00 at most, the mean 0.47 (1 mask looked at)
     """
+    if not bounds.blocks.any():
+        return "advice: none, for no pixel that was looked at has a label"
     chosen = bounds.advice if stride is None else stride
     coarser = min((stride for stride in bounds.strides if stride > chosen), default=None)
     looked = f"({counted(bounds.pictures, 'mask')} looked at)"
@@ -195,7 +197,7 @@ def count_bounds(
             paper's table comes out with background. ``None``: void counts nowhere.
 
     Returns:
-        Counts that add up over pictures.
+        Counts that add up over pictures; one without a labelled pixel counts as none.
 
     >>> count_bounds(np.array([[0, 0, 1, 1]]), classes=2, strides=(2, 4)).mean_iu
     {2: 1.0, 4: 0.25}
@@ -207,4 +209,4 @@ def count_bounds(
         for stride in strides
     ]
     blocks, bilinear = np.swapaxes(np.asarray(counts, np.int64).reshape(len(strides), 2, classes, classes), 0, 1)
-    return Bounds(tuple(strides), blocks, bilinear, 1)
+    return Bounds(tuple(strides), blocks, bilinear, int((known >= 0).any()))
