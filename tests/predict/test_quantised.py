@@ -94,6 +94,20 @@ def test_no_file_says_which_command_makes_it(tmp_path: Path) -> None:
         Predictor(build("fcn1s-spectral2", 2, channels=3), "int8", device="cpu")
 
 
+def test_further_heads_compute_as_usual_where_the_first_does_in_eight_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = build("fpn8s-resnet18", 3, tasks={"geometry": 2}).eval()
+    folder = save(network, tmp_path / "model")
+    images = list(np.random.default_rng(1).integers(0, 256, (2, 48, 64, 3), np.uint8))
+    task = load(folder, device="cpu").network
+    store_quantisation(folder, find_quantisation(frozen(task), Preprocess(), images))
+    segmenter = load(folder, device="cpu", precision="int8")
+    plain = load(folder, device="cpu").heads["geometry"].predict(images[0])
+    assert segmenter.predict(images[0]).labels.shape == (48, 64)
+    found = segmenter.heads["geometry"].predict(images[0])
+    assert (found.labels == plain.labels).mean() > 0.99
+
+
 def test_damaged_files_are_refused_in_a_sentence(calibrated: Path, tmp_path: Path) -> None:
     folder = _copy(calibrated, tmp_path / "model")
     whole, tensors = (folder / INT8).read_bytes(), load_file(calibrated / INT8)  # mapped: not the file to be cut

@@ -69,7 +69,7 @@ class Segmenter(ArraySegmenter):
         for name, classes in heads.items():
             other = Segmenter(
                 self.network.task_network(name), classes=classes, preprocess=self.preprocess, device=self.device,
-                precision=self.precision, engine=self.engine,
+                precision="auto" if self.precision == "int8" else self.precision, engine=self.engine,
             )  # fmt: skip
             other.head = name
             self._others[name] = other
@@ -78,7 +78,8 @@ class Segmenter(ArraySegmenter):
     def heads(self) -> dict[str, Segmenter]:
         """The further heads of a network of several tasks, by their names, each as a model that looks as this one does.
 
-        They share the trunk's weights; each computes it for itself. The calibration for 8 bits is the first head's.
+        They share the trunk's weights; each computes it for itself. The calibration for 8 bits is the first head's:
+        with ``int8`` the others compute as with ``auto``.
 
         Returns:
             A segmenter of each; none for a network of one head.
