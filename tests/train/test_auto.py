@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -93,6 +93,7 @@ def test_thin_classes_get_a_fine_stride_and_what_is_given_a_trunk_of_its_weights
     side=st.integers(8, 5000),
     machine=st.sampled_from((LAPTOP, GPU, Machine("cpu", 1, 1 << 29, bf16=False))),
 )
+@example(minutes=1.0, pace=0.002, pictures=1, side=8, machine=LAPTOP)  # more repeats than a recipe takes
 def test_the_schedule_fills_the_minutes_whatever_the_set(
     minutes: float, pace: float, pictures: int, side: int, machine: Machine
 ) -> None:

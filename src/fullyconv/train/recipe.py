@@ -21,6 +21,7 @@ from fullyconv.train.elsewhere import ELSEWHERE
 from fullyconv.train.optim import Descent
 from fullyconv.types import ClassSet, Preprocess
 
+MOST_REPEAT = 1_000_000
 Positive = Annotated[int, Field(ge=1)]
 Choices = TypeVar("Choices", bound=BaseModel)
 """A ``Recipe``, or another frozen value of choices."""
@@ -106,7 +107,7 @@ class Recipe(Descent):
 
     epochs: Positive = 60
     """Passes over the training pairs."""
-    repeat: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    repeat: Annotated[int, Field(ge=1, le=MOST_REPEAT)] = 1
     """Views of every picture in an epoch: above 1 where pictures are few, so that an epoch is worth a validation."""
     patience: Positive | None = None
     """End the run after so many epochs without a better validation; ``None``: it goes on to the end. The best model is
