@@ -139,9 +139,9 @@ FIRST_HEAD = "semantic"  # what the first task of a network of several is called
 HEAD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")  # of a further task
 TAKEN_NAMES = frozenset({
     FIRST_HEAD, "absent_classes", "after", "before", "boundary_convention", "boundary_f", "calibration", "classes",
-    "confidence", "confusion", "convention", "crf", "image_mean_iu", "images", "intervals", "trimap_iu", "void_share",
-    "per_class_boundary_f", "pixel_accuracy", "mean_accuracy", "mean_iu", "mean_iu_present", "frequency_weighted_iu",
-    "kappa", "per_class_accuracy", "per_class_iu", "per_class_f1", "count", "index",
+    "confidence", "confusion", "convention", "crf", "image", "image_mean_iu", "images", "intervals", "trimap_iu",
+    "void_share", "per_class_boundary_f", "pixel_accuracy", "mean_accuracy", "mean_iu", "mean_iu_present",
+    "frequency_weighted_iu", "kappa", "per_class_accuracy", "per_class_iu", "per_class_f1", "count", "index",
 })  # fmt: skip
 """What no further task can be called: its scores stand under its name beside these."""
 PLAIN_NAME = re.compile(r"[^./\\][^/\\]{0,199}")  # of a folder: leads nowhere else
@@ -154,7 +154,7 @@ def check_head(name: str) -> str:
     'geometry'
     """
     if not HEAD_NAME.fullmatch(name) or iskeyword(name):
-        raise ValueError(f"a head is called by a word of letters, digits and _, not {name[:60]!r}")
+        raise ValueError(f"a head's name is letters, digits and _ and begins with a letter, not {name[:60]!r}")
     if name in TAKEN_NAMES:
         raise ValueError(f"no head can be called {name!r}, which stands for something else beside its scores")
     return name

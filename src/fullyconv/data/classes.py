@@ -204,7 +204,10 @@ def _first_mistake(error: ValidationError) -> str:
         return f"unknown key {where!r}" + (f": here it is called {ours!r}" if ours else "")
     if first["type"] == "missing":
         return f"no {where!r} in it"
-    return f"{where}: {first['msg']}, not {str(first['input'])[:60]!r}"
+    wanted = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch" and where.endswith((".folder", ".suffix")):
+        wanted = "a name without / or .. (folders lie beside the masks' or the images')"
+    return f"{where}: {wanted}, not {str(first['input'])[:60]!r}"
 
 
 def write_classes(classes: ClassSet, path: Path, heads: Mapping[str, ClassSet] | None = None) -> None:
