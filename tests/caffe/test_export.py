@@ -88,7 +88,7 @@ def test_descriptions_of_the_release_load_with_its_parameters_crops_and_sizes(na
     }
     scores = net({blob: torch.zeros(1, shape[1], 97, 131, device="meta") for blob, shape in net.inputs.items()})
     classes = REFERENCES[name].classes
-    expected = {"score_sem": 33, "score_geo": 3} if REFERENCES[name].geometric else {"score": classes}
+    expected = {"score_sem": 33, "score_geo": 3} if REFERENCES[name].tasks else {"score": classes}
     assert {key: tuple(value.shape) for key, value in scores.items()} == {
         key: (1, count, 97, 131) for key, count in expected.items()
     }

@@ -70,7 +70,7 @@ def find_files(
 
     >>> from pathlib import Path
     >>> [str(task.target) for task in find_files([__file__], lambda file: True, "file", [".py"])]
-    ['folder']
+    ['finding']
     """
     ours, predictions = None if out is None else Outputs(out), Predictions()
 
