@@ -230,3 +230,19 @@ class LastStep:
         """Upsample N x C x h x w scores to H x W."""
         upsampled: Tensor = self.layer(scores, self.offset, size)
         return upsampled
+
+
+GPU_SCORES = 1 << 26  # at once, of a GPU, which wants few large operations: 256 MiB
+
+
+def gpu_rows(scores: int, least: int) -> int:
+    """Return how many rows of a picture are upsampled at once on a GPU.
+
+    Args:
+        scores: Of a row, of all pictures and classes.
+        least: Rows, however many scores they have.
+
+    >>> gpu_rows(1 << 20, least=16), gpu_rows(1 << 24, least=16)
+    (64, 16)
+    """
+    return max(least, GPU_SCORES // max(1, scores))

@@ -22,13 +22,12 @@ from fullyconv.losses.pixel import (
 )
 from fullyconv.threads import Team, shares
 from fullyconv.types import VOID
-from fullyconv.upsample import AxisUpsampling, LastStep
+from fullyconv.upsample import AxisUpsampling, LastStep, gpu_rows
 
 if TYPE_CHECKING:
     from fullyconv.losses.kernels import Axis
 
 BAND_ROWS = 16  # of the picture, whose scores exist at once where there is no compiled loop
-BAND_SCORES = 1 << 26  # on a GPU, which wants few large operations: 256 MiB
 
 
 def upsampled_loss(
@@ -161,7 +160,8 @@ class _InBands(torch.autograd.Function):
         down, across = (matrix.to(units) for matrix in matrices)
         gradient = torch.zeros_like(units) if ctx.needs_input_grad[0] else None
         total = pixel_weights.new_zeros(())
-        height = _band_rows(units, targets.shape[2])
+        on_cpu, row = units.device.type == "cpu", units.shape[0] * units.shape[1] * targets.shape[2]
+        height = BAND_ROWS if on_cpu else gpu_rows(row, BAND_ROWS)
         for top in range(0, targets.shape[1], height):
             rows = slice(top, top + height)
             with torch.enable_grad():
@@ -180,10 +180,3 @@ class _InBands(torch.autograd.Function):
     def backward(ctx: Any, output_gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return (gradient * output_gradient).to(ctx.kind), None, None, None
-
-
-def _band_rows(units: Tensor, width: int) -> int:
-    """Choose how many rows of the picture are scored at once."""
-    if units.device.type == "cpu":
-        return BAND_ROWS
-    return max(BAND_ROWS, BAND_SCORES // max(1, units.shape[0] * units.shape[1] * width))

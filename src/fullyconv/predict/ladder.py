@@ -18,10 +18,9 @@ from torch import Tensor
 
 from fullyconv.networks.fcn import FCN
 from fullyconv.predict.rungs import Pair, Rung, Units
-from fullyconv.upsample import Upsample
+from fullyconv.upsample import Upsample, gpu_rows
 
 BAND_ROWS = 64
-BAND_SCORES = 1 << 26  # on a GPU, which wants few large operations: 256 MiB
 NOT_FINITE = "the network's scores are not finite (NaN or infinity)"
 
 
@@ -86,7 +85,7 @@ class Ladder:
         shapes = self._check(maps, size)
         labels = torch.empty(len(maps[0]), *size, dtype=label_type(self.classes), device=maps[0].device)
         if labels.device.type != "cpu":
-            height = max(BAND_ROWS, BAND_SCORES // max(1, len(labels) * self.classes * size[1]))
+            height = gpu_rows(len(labels) * self.classes * size[1], BAND_ROWS)
             for rows, scores in self.bands(maps, size, rows=height):
                 labels[:, rows] = scores.argmax(1).to(labels.dtype)
             return labels
