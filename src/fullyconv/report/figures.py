@@ -76,7 +76,7 @@ def plot_confusion(evaluation: Evaluation) -> Figure:
             value = percent[row, column]
             shade = "white" if value > 50 else "black"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=shade, size=8)
-    figure.colorbar(cells, ax=axes, shrink=0.8, label="share of the true class's pixels, %")
+    figure.colorbar(cells, ax=axes, shrink=0.8, label="share of the true\nclass's pixels, %")
     return figure
 
 
