@@ -7,22 +7,25 @@ READY_DOCS := $(VENV)/.ready-docs
 # Tests that send signals to their own process: in one that thousands of others ran in before, a signal ended the process.
 INTERRUPTED := tests/train tests/hsi/test_fitting.py tests/predict/test_work.py
 
+# A file's tests stay together (loadfile): its fixtures are made once, and two processes do not compile the same kernels.
+# A process that crashes ends the suite: xdist waits without end where a test crashes the next one, too.
+WORKERS := -n 2 --dist loadfile --max-worker-restart 0
+
 .PHONY: bench coverage demo test test-all kills mutants check clean smoke docs
 
 demo: $(READY)  ## generate pictures, train FCN-8s on them, score, predict, report: runs/demo
 	$(BIN)/fullyconv demo --out runs/demo
 
-# A file's tests stay together (loadfile): its fixtures are made once, and two processes do not compile the same kernels.
 test: $(READY)  ## the fast suite
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(INTERRUPTED)
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" $(addprefix --ignore=,$(INTERRUPTED))
+	$(BIN)/pytest $(WORKERS) -m "not slow" $(INTERRUPTED)
+	$(BIN)/pytest $(WORKERS) -m "not slow" $(addprefix --ignore=,$(INTERRUPTED))
 
 coverage: $(READY)  ## the fast suite, with the share of lines that it runs: a third slower, for being watched
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --cov --cov-report= $(INTERRUPTED)
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --cov --cov-append --cov-report=term $(addprefix --ignore=,$(INTERRUPTED))
+	$(BIN)/pytest $(WORKERS) -m "not slow" --cov --cov-report= $(INTERRUPTED)
+	$(BIN)/pytest $(WORKERS) -m "not slow" --cov --cov-append --cov-report=term $(addprefix --ignore=,$(INTERRUPTED))
 
 test-all: $(READY) $(READY_DOCS)  ## the fast suite and the long tests, notebooks too: once a week
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --max-worker-restart 0
 
 kills: $(READY)  ## kill runs 200 times at random instants and resume them: all must end with the same weights
 	KILLS=200 $(BIN)/pytest tests/train/test_kills.py --log-cli-level=WARNING

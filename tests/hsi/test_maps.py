@@ -20,11 +20,11 @@ from fullyconv.hsi.files import SceneFiles
 from fullyconv.hsi.formats.by_suffix import save_scene
 from fullyconv.hsi.labels import class_set
 from fullyconv.hsi.maps import MapOptions, find_scenes, predict_scenes
-from fullyconv.hsi.memory import PeakMemory
 from fullyconv.hsi.normalise import fit_spectral
 from fullyconv.hsi.scene import Georeference, Scene
 from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.hsi.synthetic import make_scene, random_map, write_large
+from fullyconv.memory import PeakMemory
 from fullyconv.networks import build
 from fullyconv.networks.fcn import FCN
 from fullyconv.types import SpectralPreprocess

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from fullyconv.hsi.memory import PeakMemory
 from fullyconv.machine import ArithmeticName, EngineName
+from fullyconv.memory import PeakMemory
 from fullyconv.networks import rebuild
 from fullyconv.networks.architecture import architecture_of
 from fullyconv.predict.image import Segmenter

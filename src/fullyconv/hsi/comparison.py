@@ -14,7 +14,6 @@ import torch
 
 from fullyconv.hsi.baselines import PATCH_PX, Labeller, fit_forest, fit_patches, fit_svm
 from fullyconv.hsi.fitting import fit
-from fullyconv.hsi.memory import PeakMemory
 from fullyconv.hsi.normalise import missing_pixels
 from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.hsi.scene import Scene
@@ -31,6 +30,7 @@ from fullyconv.hsi.segmenter import SceneSegmenter
 from fullyconv.hsi.splits import Windows, within
 from fullyconv.hsi.trial import SceneTrial, make_trial, network_windows
 from fullyconv.machine import choose_device
+from fullyconv.memory import PeakMemory
 from fullyconv.types import VOID, ClassSet
 
 FCN, PATCH = "FCN", f"patch CNN {PATCH_PX}×{PATCH_PX}"

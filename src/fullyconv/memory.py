@@ -13,10 +13,13 @@ class PeakMemory:
 
     Use as a context manager and read ``taken`` afterwards, and ``before`` for what was held: of the device where that
     is CUDA, else of the process. Only Linux can measure one block after another; elsewhere ``taken`` is NaN.
+
+    What libraries take without Python is counted, too. ``tracemalloc`` counts none of it, and stopping it while another
+    thread unpacks a file ends the process (CPython before 3.12.9).
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._cuda = device is not None and device.type == "cuda"
         self.taken = self.before = float("nan")
 
     def __enter__(self) -> PeakMemory:
