@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv import build
-from fullyconv.hsi.memory import PeakMemory
 from fullyconv.losses import upsampled_loss
+from fullyconv.memory import PeakMemory
 from fullyconv.networks.fcn import FCN
 from fullyconv.train.form import FusedScores
 from fullyconv.train.job import make_fabric

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fullyconv.hsi.memory import PeakMemory
 from fullyconv.machine import choose_device
+from fullyconv.memory import PeakMemory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells the peak of a block")
