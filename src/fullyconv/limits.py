@@ -29,7 +29,7 @@ class Limits:
     unpacked_bytes: int = 512 << 20  # of a compressed MATLAB file of labels
     text_bytes: int = 16 << 20  # of a file of text: JSON, YAML, prototxt, lists
     annotation_bytes: int = 1 << 30  # of a document of outlines (COCO's largest: 450 MB)
-    nodes: int = 1_000_000  # of a YAML or JSON document, its aliases counted as often as they are used
+    nodes: int = 1_000_000  # of a YAML or JSON document, its aliases counted as often as used; fields of a prototxt
     depth: int = 100  # of brackets in brackets in such a document
     layers: int = 10_000  # of a prototxt
     weights: int = 280_000_000  # of a network, or as many as its file of weights holds (NYUDv2's: 275 million)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fullyconv.caffe.prototxt import parse, parse_text
 from fullyconv.files import BadFile
+from fullyconv.limits import LIMITS
 
 
 @dataclass(frozen=True)
@@ -108,3 +109,15 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path) -> None:
         file.truncate(1 << 30)
     with pytest.raises(BadFile, match="larger than"):
         parse(path)
+
+
+def test_a_file_of_too_much_is_refused_before_the_rest_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LIMITS, "layers", 3)
+    monkeypatch.setattr(LIMITS, "nodes", 50)
+    assert len(parse_text("layer { dim: 1 }" * 3, "net").messages("layer")) == 3
+    with pytest.raises(BadFile, match=r"more than 3 layers: give a prototxt with 1 to 3 layer"):
+        parse_text("layers { dim: 1 }" * 4 + "name ?", "net")  # what comes after is not even looked at
+    assert len(parse_text("dim: 1 " * 49, "net").fields["dim"]) == 49
+    for text in ("dim: 1 " * 51, f"dim: [{'1,' * 51}]", "a {} " * 51, "a { dim: 1 }" * 26):
+        with pytest.raises(BadFile, match="has more than 50 fields: raise FULLYCONV_MAX_NODES"):
+            parse_text(text + "name ?", "net")

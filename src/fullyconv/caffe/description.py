@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from fullyconv.caffe.fields import Shape
-from fullyconv.caffe.prototxt import Message, Token, parse, parse_text
+from fullyconv.caffe.prototxt import LAYERS, Message, Token, parse, parse_text, too_many_layers
 from fullyconv.caffe.states import ParamSpec, Phase, State, StateRule
 from fullyconv.caffe.upgrade import OLD_TYPES, OldHeader, upgrade_oldest
 from fullyconv.files import BadFile
@@ -154,7 +154,7 @@ def describe_text(text: str, path: str) -> Description:
 
 def describe_message(root: Message, state: State) -> Description:
     """Read a net that is parsed."""
-    entries = {name: root.messages(name) for name in ("layer", "layers")}
+    entries = {name: root.messages(name) for name in LAYERS}
     rest = Message(root.path, 1, {name: found for name, found in root.fields.items() if name not in entries})
     top = rest.read(_Top, "the net")
     state = State(
@@ -162,8 +162,7 @@ def describe_message(root: Message, state: State) -> Description:
     )
     count = sum(map(len, entries.values()))
     if not 1 <= count <= LIMITS.layers:
-        what, fix = f"describes {count} layers", f"give a prototxt with 1 to {LIMITS.layers} layer {{ … }} entries"
-        raise BadFile(root.path, what, fix)
+        raise too_many_layers(root.path, count)
     layers = [_layer(message) for message in entries["layer"]]
     layers += [_old_layer(message) for message in upgrade_oldest(entries["layers"])]
     there = [_included(layer, rules, state) for layer, rules in layers]

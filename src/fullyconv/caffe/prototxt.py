@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 
 DEEPEST = 32  # Caffe's own messages nest four deep
+LAYERS = ("layer", "layers")  # what a net's layers stand in, in the form of today and in the old ones
 LARGEST_INT = 2**31 - 1
 
 T = TypeVar("T")
@@ -38,8 +39,7 @@ _CLOSING = {"{": "}", "<": ">"}
 _BOOLS = {"true": True, "True": True, "t": True, "1": True, "false": False, "False": False, "f": False, "0": False}
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """A string, a word (number, name) or a mark, and its line."""
 
     kind: str
@@ -181,20 +181,20 @@ _SCALARS: dict[Any, Any] = {int: _integer, float: _real, bool: _boolean, str: _s
 
 def _tokens(text: str, path: str) -> Iterator[Token]:
     line, at = 1, 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if match is None:
-            raise _unexpected(text[at : at + 20].splitlines()[0], f"{path}:{line}")
-        kind, found = match.lastgroup or "", match.group()
-        at = match.end()
+    for match in _TOKEN.finditer(text):
+        if match.start() != at:  # something between two tokens is none
+            break
+        kind, found, at = match.lastgroup or "", match.group(), match.end()
         if kind == "newline":
             line += 1
         elif kind == "string":
-            if _is_coded(found):
+            if not found.isascii() and _is_coded(found):
                 raise _unexpected(found, f"{path}:{line}")
             yield Token(kind, _unescape(found[1:-1], f"{path}:{line}"), line)
         elif kind != "blank":
             yield Token(kind, found, line)
+    if at < len(text):
+        raise _unexpected(text[at : at + 20].splitlines()[0], f"{path}:{line}")
 
 
 def _is_coded(text: str) -> bool:
@@ -220,11 +220,11 @@ def _unescape(raw: str, where: str) -> str:
 
 
 class _Parser:
-    """Recursive descent over the tokens; ``DEEPEST`` bounds the recursion."""
+    """Recursive descent over the tokens; ``DEEPEST`` bounds the recursion, ``LIMITS`` the fields and the layers."""
 
     def __init__(self, text: str, path: str) -> None:
         self.path, self.tokens = path, _tokens(text, path)
-        self.line = 1
+        self.line, self.count = 1, 0
         self.ahead = next(self.tokens, None)
 
     def take(self, what: str) -> Token:
@@ -239,17 +239,26 @@ class _Parser:
         """Read fields up to ``closing`` (or the end of the file)."""
         if depth > DEEPEST:
             raise BadFile(f"{self.path}:{line}", f"messages nested over {DEEPEST} deep", "this is no Caffe network")
+        self.one_more()
         message = Message(self.path, line)
         while not (self.ahead is None and not closing):
             token = self.take(closing or "a field")
             if token.text == closing and token.kind == "mark":
                 break
-            if token.kind != "word" or not re.match("[A-Za-z_]", token.text):
+            if token.kind != "word" or not (token.text[0].isalpha() or token.text[0] == "_"):
                 raise BadFile(f"{self.path}:{token.line}", f"{token.text!r} in the place of a field name", "correct it")
             values = self.values(depth)
             if values:  # an empty list is an absent field
                 message.fields.setdefault(token.text, []).extend(values)
+            if depth == 0 and token.text in LAYERS and len(message.fields.get(token.text, ())) > LIMITS.layers:
+                raise too_many_layers(self.path, f"more than {LIMITS.layers}")
         return message
+
+    def one_more(self) -> None:
+        """Count a value or a message; raises ``BadFile`` where a file has more of them than are read."""
+        self.count += 1
+        if self.count > LIMITS.nodes:
+            raise BadFile(self.path, f"has more than {LIMITS.nodes} fields", LIMITS.remedy("nodes"))
 
     def values(self, depth: int) -> list[Token | Message]:
         """Read what follows a field's name."""
@@ -279,10 +288,18 @@ class _Parser:
     def scalar(self, token: Token) -> Token:
         if token.kind == "mark":
             raise BadFile(f"{self.path}:{token.line}", f"{token.text!r} in the place of a value", "correct it")
+        self.one_more()
         text = token.text
         while token.kind == "string" and self.ahead is not None and self.ahead.kind == "string":
             text += self.take("a string").text  # adjacent strings are one, as in C
         return Token(token.kind, text, token.line)
+
+
+def too_many_layers(path: str, count: int | str) -> BadFile:
+    """Make the error for a net of no layer, or of more than ``LIMITS`` allows."""
+    return BadFile(
+        path, f"describes {count} layers", f"give a prototxt with 1 to {LIMITS.layers} layer {{ … }} entries"
+    )
 
 
 def parse(path: Path | str) -> Message:
