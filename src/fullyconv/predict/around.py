@@ -25,7 +25,8 @@ class Around(Segmenter):
             engine=segmenter.engine,
         )
         self.look_as(segmenter)
-        self.folder, self.temperature, self.head = segmenter.folder, segmenter.temperature, segmenter.head
+        self.temperature, self.head = segmenter.temperature, segmenter.head
+        self.making, self.place = segmenter.making, segmenter.place
 
     def labels(self, pixels: np.ndarray) -> np.ndarray:
         """Label N x H x W x K pictures of one size, each as ``predict`` does; N x H x W."""

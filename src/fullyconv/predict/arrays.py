@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fullyconv.machine import ArithmeticName, DeviceName, EngineName, arithmetic, choose_device, out_of_memory
 from fullyconv.networks.fcn import FCN
-from fullyconv.predict.engines import Choice, Snapshot
-from fullyconv.predict.prepared import Labelled, Look, Piece, Prepared, prepare
+from fullyconv.predict.engines import Choice
+from fullyconv.predict.prepared import Labelled, Look, Making, Piece, Prepared
 from fullyconv.predict.trusted import trusted_precision
 from fullyconv.scores.calibration import probabilities_of
 from fullyconv.types import ClassSet, Preprocess
@@ -52,14 +52,15 @@ class ArraySegmenter:
         self.soon = False  # whether much is to be predicted: see ``engines.Choice``
         self.head = ""  # of a network of several tasks, which further one this is
         self._others: dict[str, ArraySegmenter] = {}  # of such a network, the further ones
-        self._made: tuple[Snapshot, Prepared] | None = None
+        self.making, self.place = Making(self.network), 0  # heads of one network share it
 
     def look_as(self, other: ArraySegmenter) -> None:
-        """Take over how another segmenter looks at pictures: memory, level, whether tiles may be approximate.
+        """Take over how another segmenter looks at pictures: arithmetic, memory, level, whether by tiles.
 
         Args:
             other: The other one.
         """
+        self.precision, self.engine, self.folder = other.precision, other.engine, other.folder
         self.soon, self.memory, self.picture_memory = other.soon, other.memory, other.picture_memory
         self.approximate, self.level = other.approximate, other.level
 
@@ -107,24 +108,17 @@ class ArraySegmenter:
                 from the top to the bottom, and has their ``shape``.
             probabilities: Also find those of every class.
 
-        Yields:
+        Returns:
             Rows and columns, their labels, and their probabilities: bands of rows, each from the left to the right.
 
         Raises:
             ValueError: Where a score is NaN or infinite.
         """
-        for rows, columns, found in self._looked(
-            pixels, Prepared.find_scores if probabilities else Prepared.find_labels
-        ):
-            if not probabilities:
-                yield rows, columns, found.cpu().numpy(), None
-                continue
-            chances = probabilities_of(found, self.temperature).half().cpu().numpy()
-            yield rows, columns, found.max(0).indices.cpu().numpy(), chances
+        return (piece for _, piece in pieces_by_heads([self], pixels, probabilities=probabilities))
 
-    def _looked(self, pixels: np.ndarray, look: Look) -> Iterator[Piece]:
-        """Return what ``look`` finds, in one pass or part by part: where it belongs, and ... x h x w."""
-        return self.prepared().looked(pixels, look, self._area(pixels), read=self._read, approximate=self.approximate)
+    def _looked(self, pixels: Any, *looks: Look) -> Iterator[tuple[int, Piece]]:
+        """Return what ``looks`` find, in one pass or part by part; see ``Prepared.looked``."""
+        return self.prepared().looked(pixels, looks, self._area(pixels), read=self._read, approximate=self.approximate)
 
     def _area(self, pixels: np.ndarray) -> int:
         """Choose how many pixels are computed at a time; 0: all."""
@@ -164,7 +158,7 @@ class ArraySegmenter:
             C x H x W float32.
         """
         found = np.empty((len(self.classes), *pixels.shape[:2]), np.float32)
-        for rows, columns, scores in self._looked(pixels, Prepared.find_scores):
+        for _, (rows, columns, scores) in self._looked(pixels, self.prepared().find_scores):
             found[:, rows, columns] = scores.float().log_softmax(0).cpu().numpy()
         return found
 
@@ -176,14 +170,36 @@ class ArraySegmenter:
         Returns:
             Its engine, and its last steps to labels.
         """
-        made = self._made
-        if made is None or not made[0].holds(self.network):
-            preprocess = self.preprocess if isinstance(self.preprocess, Preprocess) else None
-            self._made = made = prepare(self.network, preprocess, self._choice())
-        return made[1]
+        if self.making.heads[self.place] is not self.network:  # which has been replaced
+            self.making, self.place = Making(self.network), 0
+        preprocess = self.preprocess if isinstance(self.preprocess, Preprocess) else None
+        return self.making.prepared(preprocess, self._choice)[self.place]
 
     def _choice(self) -> Choice:
         precision = self.precision
         if precision == "auto" and self.folder is not None:
             precision = trusted_precision(self.folder, self.network, self.device)
         return Choice(precision, self.engine, self.device, soon=self.soon, folder=self.folder)
+
+
+def pieces_by_heads(
+    models: Sequence[ArraySegmenter], pixels: Any, *, probabilities: bool = False
+) -> Iterator[tuple[int, Labelled]]:
+    """Label a picture of any size by several heads of one network, which computes each part of it once.
+
+    Args:
+        models: One, or heads of one network, which share its ``making``.
+        pixels: As ``ArraySegmenter.pieces`` takes them.
+        probabilities: Also find those of every class.
+
+    Yields:
+        Which model it is of, and what its ``pieces`` returns.
+    """
+    ready = [each.prepared() for each in models]
+    looks = [each.find_scores if probabilities else each.find_labels for each in ready]
+    for index, (rows, columns, found) in models[0]._looked(pixels, *looks):
+        if not probabilities:
+            yield index, (rows, columns, found.cpu().numpy(), None)
+            continue
+        chances = probabilities_of(found, models[index].temperature).half().cpu().numpy()
+        yield index, (rows, columns, found.max(0).indices.cpu().numpy(), chances)

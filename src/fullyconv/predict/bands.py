@@ -102,11 +102,12 @@ def _up(number: int, step: int) -> int:
 class _Strip:
     """One strip of columns on its way through the network, with the rows of its maps that are still needed."""
 
-    def __init__(self, columns: Span, plans: tuple[AxisPlan, AxisPlan], bands: Bands) -> None:
+    def __init__(self, columns: Span, plans: tuple[AxisPlan, AxisPlan], bands: Bands, tasks: int) -> None:
         self.columns, self._plan, self._bands = columns, plans[0], bands
         self._sides = plans[1].padding(columns.stop - columns.start)
         self._flow = Flow()
-        self._strides = [int(line.scale) for line in self._plan.lines]
+        self._tasks = tasks
+        self._strides = [int(line.scale) for line in self._plan.lines] * tasks
         self._maps: list[Tensor | None] = [None] * len(self._strides)
         self._starts = [0] * len(self._strides)
 
@@ -125,7 +126,7 @@ class _Strip:
         )
 
     def window(self, span: Span) -> list[Tensor]:
-        """Return the maps that a picture of just these rows has, coarse to fine."""
+        """Return the maps that a picture of just these rows has."""
         return [
             kept[:, :, unit - start : unit - start + count]
             for kept, start, (unit, count) in zip(self._maps, self._starts, self._units(span), strict=True)
@@ -139,18 +140,18 @@ class _Strip:
                 self._maps[index], self._starts[index] = kept[:, :, gone:].clone(), row // stride
 
     def _units(self, span: Span) -> list[tuple[int, int]]:
-        counts = map_sizes(self._plan, span.stop - span.start)
+        counts = map_sizes(self._plan, span.stop - span.start) * self._tasks
         return [(span.start // stride, count) for stride, count in zip(self._strides, counts, strict=True)]
 
 
 def flow_through(
-    bands: Bands, plans: tuple[AxisPlan, AxisPlan], pixels: Any, read: Read, layout: Layout
+    bands: Bands, network: FCN, pixels: Any, read: Read, layout: Layout
 ) -> Iterator[tuple[Tile, list[Tensor]]]:
     """Compute a picture's score maps, from the top to the bottom.
 
     Args:
         bands: The network in bands.
-        plans: Those of the network.
+        network: The same.
         pixels: H x W x K, whatever can be sliced; rows are read once, in order (of several strips: band by band).
         read: What is done to each piece.
         layout: How the picture is cut.
@@ -160,9 +161,9 @@ def flow_through(
         labels of maps can do so tile by tile, and keeps the cores.
     """
     height, width = pixels.shape[:2]
-    rows, columns = plans
+    rows, columns = network.plans
     spans = plan_axis(width, core=layout.columns, reach=columns.reach, align=columns.stride)
-    strips = [_Strip(span, plans, bands) for span in spans]
+    strips = [_Strip(span, network.plans, bands, len(network.ladders)) for span in spans]
     margin, after = rows.padding(height)
     end = margin + height + after
     parts = layout.cuts(end, bands.align)

@@ -48,7 +48,8 @@ class Engine(Protocol):
             pixels: N x H x W x K: uint8 pictures, or numbers for networks of other channels. They are normalised here.
 
         Returns:
-            One N x C x h x w float32 tensor per map of the first task, coarse to fine.
+            One N x C x h x w float32 tensor per map, coarse to fine; of a network of several tasks one task's maps
+            behind the other's, as ``FCN.every_scored`` has them.
 
         Raises:
             ValueError: For pictures of other channels or smaller than the network's ``smallest_input``.
@@ -86,7 +87,7 @@ class Bands(Protocol):
             sides: The zeros around the rows: left, right, above the first and below the last.
 
         Returns:
-            One N x C x h x w float32 tensor of new rows per map, coarse to fine.
+            One N x C x h x w float32 tensor of new rows per map, in the order of ``Engine.score_maps``.
         """
         ...
 
@@ -256,11 +257,8 @@ class PyTorchEngine:
         short = self.kind == torch.bfloat16
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=short):
             image = self.laid(pixels)
-            if self.packed is None:
-                maps = self.network.score_maps(image)
-            else:
-                self.network.check(image)
-                maps = self.packed(self.network.padded(image))
+            self.network.check(image)
+            maps = (self.packed or self.network.every_scored)(self.network.padded(image))
         return [each if each.dtype == torch.float64 else each.float() for each in maps]
 
     def laid(self, pixels: np.ndarray) -> Tensor:

@@ -17,9 +17,10 @@ from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
 from fullyconv.draw import false_colours
 from fullyconv.networks.heads import ManyHeads
-from fullyconv.predict.arrays import ArraySegmenter
+from fullyconv.predict.arrays import ArraySegmenter, pieces_by_heads
 from fullyconv.predict.inputs import Given, Order, Picture, Pixels, Span, pixels_of, split_batch
 from fullyconv.predict.prediction import Prediction
+from fullyconv.predict.prepared import Making
 from fullyconv.types import ClassSet, Sample
 
 if TYPE_CHECKING:
@@ -66,20 +67,19 @@ class Segmenter(ArraySegmenter):
             if heads:
                 raise ValueError(f"this network has one head, and none called {', '.join(heads)}")
             return
+        views = {name: self.network.task_network(name) for name in self.network.tasks}
+        self.making = Making(self.network, *views.values())
         for name, classes in heads.items():
-            other = Segmenter(
-                self.network.task_network(name), classes=classes, preprocess=self.preprocess, device=self.device,
-                precision="auto" if self.precision == "int8" else self.precision, engine=self.engine,
-            )  # fmt: skip
-            other.head = name
+            other = Segmenter(views[name], classes=classes, preprocess=self.preprocess, device=self.device)
+            other.head, other.making, other.place = name, self.making, 1 + list(views).index(name)
+            other.look_as(self)
             self._others[name] = other
 
     @property
     def heads(self) -> dict[str, Segmenter]:
         """The further heads of a network of several tasks, by their names, each as a model that looks as this one does.
 
-        They share the trunk's weights; each computes it for itself. The calibration for 8 bits is the first head's:
-        with ``int8`` the others compute as with ``auto``.
+        They share the trunk and what computes it; ``predict_heads`` looks at a picture once for all of them.
 
         Returns:
             A segmenter of each; none for a network of one head.
@@ -131,11 +131,38 @@ class Segmenter(ArraySegmenter):
             return [self._predicted(each, given, probabilities=probabilities) for each in several]
         return self._predicted(cast("Picture", image), given, probabilities=probabilities)
 
+    def predict_heads(
+        self, image: Picture, *, probabilities: bool = False, order: Order = "rgb", span: Span = None
+    ) -> dict[str, Prediction]:
+        """Label every pixel of an image by all heads of the network, which computes what they share once.
+
+        Args:
+            image: One, as ``predict`` takes it.
+            probabilities: As for ``predict``.
+            order: Likewise.
+            span: Likewise.
+
+        Returns:
+            What ``predict`` returns, of the first head under ``""``, of the further ones under their names.
+
+        Raises:
+            BadFile: For a file that cannot be read.
+            ValueError: For what is no image.
+
+        >>> from fullyconv.networks import build
+        >>> from fullyconv.types import ClassSet, Preprocess
+        >>> network, classes = build("fcn4s-lenet", 2, tasks={"shade": 3}), ClassSet(("a", "b"))
+        >>> model = Segmenter(network, classes=classes, preprocess=Preprocess((0.5,), (0.5,)), device="cpu")
+        >>> model.name_heads({"shade": ClassSet(("dark", "grey", "light"))})
+        >>> list(model.predict_heads(np.zeros((30, 40, 3), np.uint8)))
+        ['', 'shade']
+        """
+        given, models = Given(order, span, level=self.level), {"": self, **self.heads}
+        return predict_by_heads(models, self.read(image, given), probabilities=probabilities)
+
     def _predicted(self, image: Picture, given: Given, *, probabilities: bool) -> Prediction:
         """Label the pixels of one picture."""
-        found = self.read(image, given)
-        seen = found.values if self.network.in_channels == COLOURS else false_colours(found.values)
-        return self._label(found.values, seen, probabilities=probabilities).without(found.missing)
+        return predict_by_heads({"": self}, self.read(image, given), probabilities=probabilities)[""]
 
     def pixels(self, image: Picture) -> np.ndarray:
         """Return the numbers of a picture as the network sees them; see ``read``.
@@ -249,10 +276,47 @@ class Segmenter(ArraySegmenter):
 
     def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:
         """Label H x W x K pixels, which are shown as the H x W x 3 picture ``seen``."""
-        if not probabilities:
-            return Prediction(seen, self._labels(pixels), self.classes)
-        labels = np.empty(pixels.shape[:2], np.min_scalar_type(len(self.classes) - 1))
-        chances = np.empty((len(self.classes), *pixels.shape[:2]), np.float16)
-        for rows, columns, found, own in self.pieces(pixels, probabilities=True):
-            labels[rows, columns], chances[:, rows, columns] = found, own
-        return Prediction(seen, labels, self.classes, chances)
+        return _label_by_heads([self], pixels, seen, probabilities=probabilities)[0]
+
+
+def predict_by_heads(
+    models: Mapping[str, Segmenter], picture: Pixels, *, probabilities: bool = False
+) -> dict[str, Prediction]:
+    """Label every pixel of a picture by several heads of one network, which computes what they share once.
+
+    Those that look in another way (several views, a CRF behind the network) look one after the other.
+
+    Args:
+        models: A model of one head, or a model and its further heads, by names.
+        picture: As ``read`` of any of them reads it.
+        probabilities: Also find those of every class.
+
+    Returns:
+        What each finds, by the same names.
+    """
+    each = list(models.values())
+    values = picture.values
+    seen = values if each[0].network.in_channels == COLOURS else false_colours(values)
+    if looks_once(each):
+        found = _label_by_heads(each, values, seen, probabilities=probabilities)
+    else:
+        found = [model._label(values, seen, probabilities=probabilities) for model in each]
+    return {name: own.without(picture.missing) for name, own in zip(models, found, strict=True)}
+
+
+def looks_once(models: Sequence[Segmenter]) -> bool:
+    """Return whether one pass through a network is enough for several models: heads of it, nothing around them."""
+    return all(type(each) is Segmenter and each.making is models[0].making for each in models)
+
+
+def _label_by_heads(
+    models: Sequence[Segmenter], pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool
+) -> list[Prediction]:
+    size = pixels.shape[:2]
+    labels = [np.empty(size, np.min_scalar_type(len(each.classes) - 1)) for each in models]
+    chances = [np.empty((len(each.classes), *size), np.float16) if probabilities else None for each in models]
+    for index, (rows, columns, found, own) in pieces_by_heads(models, pixels, probabilities=probabilities):
+        labels[index][rows, columns] = found
+        if (kept := chances[index]) is not None:
+            kept[:, rows, columns] = own
+    return [Prediction(seen, *own) for own in zip(labels, (each.classes for each in models), chances, strict=True)]

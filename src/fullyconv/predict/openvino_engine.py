@@ -142,7 +142,7 @@ class OpenVINOEngine:
             pixels: N x H x W x K: uint8 pictures, or numbers for networks of other channels.
 
         Returns:
-            One N x C x h x w float32 tensor per map of the first task, coarse to fine, channels last in memory.
+            One N x C x h x w float32 tensor per map (``FCN.every_scored``), channels last in memory.
 
         Raises:
             ValueError: For images of other channels or smaller than the network's ``smallest_input``.
@@ -171,7 +171,8 @@ class OpenVINOEngine:
         number, height, width, _ = shape
         rows, columns = self._sizes(height, width)
         maps = [
-            np.empty((number, high, wide, self.network.classes), np.float32)
+            np.empty((number, high, wide, classes), np.float32)
+            for classes in (self.network.classes, *self.network.tasks.values())
             for high, wide in zip(rows, columns, strict=True)
         ]
         for each in maps:
@@ -228,7 +229,7 @@ class OpenVINOEngine:
     def _by_pytorch(self, pixels: np.ndarray) -> list[Tensor]:
         images = [each.transpose(2, 0, 1) if self.preprocess is None else self.preprocess(each) for each in pixels]
         with torch.inference_mode():
-            return self.network.score_maps(torch.from_numpy(np.stack(images)))
+            return self.network.every_scored(self.network.padded(torch.from_numpy(np.stack(images))))
 
 
 class _Form:

@@ -36,7 +36,7 @@ class _Maps(nn.Module):
         self.network, self.covers = network, _covers(network)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.network.scored(image) if self.covers else self.network.score_maps(image))
+        return tuple(self.network.every_scored(image if self.covers else self.network.padded(image)))
 
 
 def _covers(network: FCN) -> bool:
@@ -52,7 +52,7 @@ def make_graph(network: FCN, preprocess: Preprocess | None) -> Any:
 
     Returns:
         An ``openvino.Model`` of N x H x W x K pixels (uint8 of networks that see colours alone, else float32) to one
-        N x h x w x C map per scale, coarse to fine; N, H and W are free.
+        N x h x w x C map per scale and task, in the order of ``FCN.every_scored``; N, H and W are free.
 
     Raises:
         ValueError: For a network that OpenVINO cannot convert.

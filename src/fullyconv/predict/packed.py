@@ -34,7 +34,7 @@ SAME = 1e-4  # of a map's largest score: how far rounding may carry
 
 
 class Scored(nn.Module):
-    """The score maps of a network's first task, of pictures that have their margin; what is recorded."""
+    """The score maps of a network, of pictures that have their margin; what is recorded."""
 
     def __init__(self, network: FCN) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class Scored(nn.Module):
         return [self._padded(height + 13, width + 6), self._padded(height + 70, width + 133)]
 
     def forward(self, padded: Tensor) -> tuple[Tensor, ...]:
-        """Score the maps, coarse to fine."""
-        return tuple(self.network.scored(padded))
+        """Score the maps of all tasks."""
+        return tuple(self.network.every_scored(padded))
 
 
 def pack(network: FCN, kind: torch.dtype) -> nn.Module | None:
@@ -66,7 +66,7 @@ def pack(network: FCN, kind: torch.dtype) -> nn.Module | None:
         kind: float32, or bfloat16; the score layers compute in float32.
 
     Returns:
-        N x K x H x W pictures with their margin -> the maps of ``FCN.scored``, coarse to fine; ``None`` where the
+        N x K x H x W pictures with their margin -> the maps of ``FCN.every_scored``; ``None`` where the
         network must run as it is: the machine lacks the kernels, hooks want to see every layer, or what it does
         changes with the size of the pictures.
     """
@@ -108,7 +108,7 @@ def flowing(network: FCN, kind: torch.dtype) -> Streamed:
         kind: As for ``pack``.
 
     Returns:
-        (N x K x h x w rows of pictures with their margin, ``Flow``) -> the rows of each map, coarse to fine.
+        (N x K x h x w rows of pictures with their margin, ``Flow``) -> the rows of each map of ``FCN.every_scored``.
 
     Raises:
         NotStreamed: For what sees the whole picture, or otherwise cannot be computed in bands.
@@ -132,7 +132,7 @@ def _check_bands(network: FCN, streamed: Streamed) -> None:
     picture = torch.randn(1, network.in_channels, height, width, generator=noise).to(like)
     with torch.inference_mode():
         padded = network.padded(picture)
-        wanted = network.scored(padded)
+        wanted = network.every_scored(padded)
         try:
             found = streamed.run(padded, 1)
         except (RuntimeError, ValueError) as error:

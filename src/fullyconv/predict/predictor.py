@@ -17,6 +17,7 @@ from fullyconv.networks.fcn import FCN
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.inputs import Picture, Pixels
 from fullyconv.predict.prediction import void_where
+from fullyconv.predict.prepared import Making
 from fullyconv.types import ClassSet, Preprocess
 
 
@@ -73,6 +74,8 @@ class Predictor:
         )
         self.segmenter.soon, self.segmenter.folder = True, model.folder
         self.segmenter.memory, self.segmenter.approximate = model.memory, model.approximate
+        # Prepared anew, perhaps for another engine; a further head with the whole network, as int8 is calibrated.
+        self.segmenter.making, self.segmenter.place = Making(*model.making.heads), model.place
         self.segmenter.prepared()
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,20 +34,28 @@ Piece = tuple[slice, slice, Tensor]
 Labelled = tuple[slice, slice, np.ndarray, np.ndarray | None]
 """Rows and columns of a picture, their labels, h x w, and their probabilities, C x h x w float16, if asked for."""
 
-Look = Callable[["Prepared", list[Tensor], tuple[int, int]], Iterator[tuple[slice, Tensor]]]
+Look = Callable[[list[Tensor], tuple[int, int]], Iterator[tuple[slice, Tensor]]]
 """Finds something of every pixel of a size from its score maps: some rows at a time, ... x rows x W.
 
-``Prepared.find_labels`` and ``Prepared.find_scores`` do.
+``find_labels`` and ``find_scores`` of a ``Prepared`` do.
 """
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network as predictions use it: what gives its score maps, and what makes labels of these."""
+    """A network as the predictions of one of its heads use it.
+
+    Attributes:
+        network: The network, with all its heads.
+        engine: Gives its score maps, of every task one behind the other.
+        ladder: Makes labels of those of the head.
+        place: Which task is the head's.
+    """
 
     network: FCN
     engine: Engine
     ladder: Ladder
+    place: int = 0
 
     @cached_property
     def per_pixel(self) -> int:
@@ -76,7 +84,12 @@ class Prepared:
     def labels(self, maps: list[Tensor], size: tuple[int, ...]) -> Tensor:
         """Label the pixels of images of a size, N x H x W; PyTorch's threads are left asleep if they are."""
         with self._explained():
-            return self.ladder.labels(maps, (size[0], size[1]), own=self.engine.name == "openvino")
+            return self.ladder.labels(self._own(maps), (size[0], size[1]), own=self.engine.name == "openvino")
+
+    def _own(self, maps: list[Tensor]) -> list[Tensor]:
+        """Choose the head's own score maps among those of all tasks."""
+        count = len(self.ladder.rungs)
+        return maps[self.place * count : (self.place + 1) * count]
 
     def find_labels(self, maps: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
         """Label the pixels of one image, h x w: a ``Look``."""
@@ -85,23 +98,25 @@ class Prepared:
     def find_scores(self, maps: list[Tensor], size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
         """Score the pixels of one image, C x rows x W: a ``Look``."""
         with self._explained():
-            for rows, scores in self.ladder.bands(maps, size):
+            for rows, scores in self.ladder.bands(self._own(maps), size):
                 yield rows, scores[0]
 
-    def looked(self, pixels: Any, look: Look, area: int, *, read: Read, approximate: bool) -> Iterator[Piece]:
-        """Return what ``look`` finds, in one pass or part by part.
+    def looked(
+        self, pixels: Any, looks: Sequence[Look], area: int, *, read: Read, approximate: bool
+    ) -> Iterator[tuple[int, Piece]]:
+        """Return what ``looks`` find, in one pass or part by part; the network computes each part once for all of them.
 
         Where memory runs out, it begins again in smaller parts, where the same is found.
 
         Args:
             pixels: H x W x K, whatever can be sliced.
-            look: What it finds.
+            looks: What they find; each may be that of another head.
             area: As for ``parts``.
             read: Likewise.
             approximate: Likewise.
 
         Yields:
-            Where it belongs, and ... x h x w.
+            Which of them found it; where it belongs, and ... x h x w.
 
         Raises:
             MemoryError: Where the smallest parts take too much.
@@ -111,7 +126,8 @@ class Prepared:
             try:
                 for tile, maps in self.parts(pixels, area, read=read, approximate=approximate):
                     size = tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start
-                    yield from cores(tile, look(self, maps, size))
+                    for index, look in enumerate(looks):
+                        yield from ((index, piece) for piece in cores(tile, look(maps, size)))
                 return
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -132,14 +148,14 @@ class Prepared:
             approximate: Whether a network that sees the whole image may be given tiles of it.
 
         Yields:
-            A tile and its maps.
+            A tile and the maps of all tasks.
         """
         height, width = pixels.shape[:2]
         rows, columns = self.network.plans
         bands = self.bands if area and not self.sees_all else None
         if bands is not None:
             layout = Layout.choose(bands, self.network, width, area=area)
-            yield from flow_through(bands, self.network.plans, pixels, read, layout)
+            yield from flow_through(bands, self.network, pixels, read, layout)
             return
         if area and self.sees_all and not approximate:
             raise ValueError(self._too_wide(height, width))
@@ -189,17 +205,35 @@ def cores(tile: Tile, found: Iterator[tuple[slice, Tensor]]) -> Iterator[Piece]:
             yield slice(first, last), slice(x.core_start, x.core_stop), values[..., down, across]
 
 
-def prepare(network: FCN, preprocess: Preprocess | None, choice: Choice) -> tuple[Snapshot, Prepared]:
-    """Prepare a network as it is now; what changes meanwhile is noticed by the next prediction.
+class Making:
+    """A network, prepared when one of its heads first predicts, and anew when something of it has changed.
 
     Args:
-        network: It may be trained on, and its mode changed: what is prepared has modules of its own.
-        preprocess: Its normalisation; ``None`` for numbers that are normalised already.
-        choice: What shall compute, and how.
-
-    Returns:
-        What the network consisted of, and the network prepared.
+        heads: The network as each of its heads has it, the first being the network itself. It may be trained on, and
+            its mode changed: what is prepared has modules of its own.
     """
-    with PREPARING:
-        snapshot, still = Snapshot(network), frozen(network)
-        return snapshot, Prepared(still, make_engine(still, preprocess, choice), Ladder(still))
+
+    def __init__(self, *heads: FCN) -> None:
+        self.heads = heads
+        self._made: tuple[Snapshot, tuple[Prepared, ...]] | None = None
+
+    def prepared(self, preprocess: Preprocess | None, choose: Callable[[], Choice]) -> tuple[Prepared, ...]:
+        """Prepare the network as it is now; what changes meanwhile is noticed by the next prediction.
+
+        Args:
+            preprocess: Its normalisation; ``None`` for numbers that are normalised already.
+            choose: Says what shall compute, and how.
+
+        Returns:
+            The network as each head uses it, with one engine for all.
+        """
+        network, made = self.heads[0], self._made
+        if made is None or not made[0].holds(network):
+            choice = choose()
+            with PREPARING:
+                snapshot, still = Snapshot(network), frozen(network)
+                engine = make_engine(still, preprocess, choice)
+                ladders = [Ladder(still, name) for name in still.ladders]
+                ready = [Prepared(still, engine, ladder, place) for place, ladder in enumerate(ladders)]
+                self._made = made = snapshot, tuple(ready)
+        return made[1]
