@@ -15,9 +15,9 @@ from fullyconv.data.folder import open_folder
 from fullyconv.data.kinship import kin_in_words
 from fullyconv.data.levels import Pages
 from fullyconv.data.own import Items, write_items
-from fullyconv.data.pairs import Folder
+from fullyconv.data.pairs import Folder, Pair
 from fullyconv.data.problems import group
-from fullyconv.evaluation import Evaluation, evaluate
+from fullyconv.evaluation import Evaluation, evaluate_heads
 from fullyconv.evaluation.confidence import Fit, fit
 from fullyconv.files import write_json
 from fullyconv.networks import foreign_trunk
@@ -133,9 +133,9 @@ def train(  # noqa: PLR0913 (a run has as many sides as the command has options)
         model = load(folder.path / BEST, device=chosen.device, trust=foreign_trunk(chosen.network_name) or ())
         if not isinstance(model, Segmenter):
             raise ValueError(f"{folder.path / BEST} labels no pictures")
-        evaluation = evaluate(model, prepared.val)
-        write_scores(folder, model, evaluation, prepared)
-    return Trained(folder.path, model, evaluation, folder.path / REPORT)
+        evaluations = evaluate_heads(*heads_to_score(model, prepared))
+        write_scores(folder, model, evaluations, prepared)
+    return Trained(folder.path, model, evaluations[0], folder.path / REPORT)
 
 
 def _source(data: Any, folder: RunFolder, classes: ClassSet | Sequence[str] | None) -> Path | Folder:
@@ -152,32 +152,37 @@ def _source(data: Any, folder: RunFolder, classes: ClassSet | Sequence[str] | No
     return place
 
 
+def heads_to_score(segmenter: Segmenter, prepared: Prepared) -> tuple[list[Segmenter], list[list[Pair]]]:
+    """Return a run's model and its further heads, and the validation pairs of each."""
+    heads = [segmenter.heads[name] for name in prepared.heads]
+    return [segmenter, *heads], [prepared.val, *prepared.heads.values()]
+
+
 def write_scores(
     folder: RunFolder,
     segmenter: Segmenter,
-    evaluation: Evaluation,
+    evaluations: Sequence[Evaluation],
     prepared: Prepared,
     *,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Fit, dict[str, Evaluation]]:
+) -> list[Fit]:
     """Write the scores of a run's best model and its report.
 
     Args:
         folder: The run's.
         segmenter: Its best model; gets the temperature at which its probabilities mean most.
-        evaluation: Its scores.
+        evaluations: The scores of its heads, in the order of ``heads_to_score``.
         prepared: The data set.
         progress: Called with (done, total) while probabilities are calibrated.
 
     Returns:
-        What the model's probabilities mean, and the scores of further heads, by their names.
+        What the probabilities of each head mean.
     """
-    run, further = folder.path, {}
+    run = folder.path
     kin = kin_in_words({"train": prepared.train, "validation": prepared.val})
-    scored = {"": (segmenter, evaluation, prepared.val)}
-    for name, head in segmenter.heads.items():
-        further[name] = evaluate(head, prepared.heads[name])
-        scored[name] = head, further[name], prepared.heads[name]
+    models, pairs_of = heads_to_score(segmenter, prepared)
+    names = [model.head for model in models]
+    scored = dict(zip(names, zip(models, evaluations, pairs_of, strict=True), strict=True))
     found, documents = {}, {}
     for name, (model, scores, pairs) in scored.items():
         found[name] = fit(model, pairs, progress=progress)
@@ -190,4 +195,4 @@ def write_scores(
         title = f"fullyconv: {run.name}" + (f", head {name}" if name else "")
         write_report(run, model, scores, pairs, title=title, confidence=found[name], kin=kin)
         save_figure(plot_confusion(scores), head_place(run, name) / CONFUSION)
-    return found[""], further
+    return list(found.values())

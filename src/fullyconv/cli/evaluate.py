@@ -167,7 +167,7 @@ def _evaluate_pictures(segmenter: Segmenter, model: Path, data: Path, asked: _As
     fits = {name: _fit(each, model, own[name]) for name, each in models.items() if asked.fit_temperature}
     looking = {name: with_views(each, asked.tta) for name, each in models.items()}
     looking = {name: with_crf(each, model) for name, each in looking.items()} if asked.crf else looking
-    scored = {name: _score(each, own[name], groups, team, crf=asked.crf) for name, each in looking.items()}
+    scored = _score_all(looking, own, groups, team, crf=asked.crf)
     if not team.first:
         return
     kin = kin_in_words({"train": folder.splits.get("train", []), "these pictures": pairs}) if pages else []
@@ -231,22 +231,24 @@ def _unseen(model: Path, pairs: list[Pair], *, everything: bool) -> list[Pair]:
     return left
 
 
-def _score(
-    segmenter: Segmenter, pairs: list[Pair], groups: list[str], team: Team, *, crf: bool
-) -> tuple[Evaluation, dict[str, Any]]:
-    """Score a task and print its figures, with ``crf`` those before and after it; gives them, and their document."""
+def _score_all(
+    models: Mapping[str, Segmenter], pairs: Mapping[str, list[Pair]], groups: list[str], team: Team, *, crf: bool
+) -> dict[str, tuple[Evaluation, dict[str, Any]]]:
+    """Score each head and print its figures, with ``crf`` those before and after it; gives them, and documents."""
     from fullyconv.train.pictures import evaluate_together
 
     if crf:
-        return _compare(cast("CRFSegmenter", segmenter), pairs, groups)
+        return {name: _compare(cast("CRFSegmenter", each), pairs[name], groups) for name, each in models.items()}
     with Bars() as bars:
-        evaluation = evaluate_together(
-            segmenter, pairs, team, groups=groups, progress=lambda n, total: bars("evaluating", n, total)
-        )
-    if segmenter.head:
-        out.print(f"head {segmenter.head}:")
-    print_evaluation(evaluation)
-    return evaluation, evaluation.document()
+        found = evaluate_together(
+            [*models.values()], [*pairs.values()], team, groups=groups,
+            progress=lambda n, total: bars("evaluating", n, total),
+        )  # fmt: skip
+    for name, evaluation in zip(models, found, strict=True):
+        if name:
+            out.print(f"head {name}:")
+        print_evaluation(evaluation)
+    return {name: (each, each.document()) for name, each in zip(models, found, strict=True)}
 
 
 def _compare(segmenter: CRFSegmenter, pairs: list[Pair], groups: list[str]) -> tuple[Evaluation, dict[str, Any]]:
@@ -255,5 +257,7 @@ def _compare(segmenter: CRFSegmenter, pairs: list[Pair], groups: list[str]) -> t
 
     with Bars() as bars:
         comparison = compare(segmenter, pairs, groups=groups, progress=lambda n, total: bars("evaluating", n, total))
+    if segmenter.head:
+        out.print(f"head {segmenter.head}:")
     print_comparison(comparison)
     return comparison.after.evaluation, comparison.document()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,25 +76,21 @@ def label_scenes(segmenter: SceneSegmenter, inputs: list[str], asked: Asked) -> 
 
 
 def label_by_heads(segmenter: Segmenter, model: Path, inputs: list[str], asked: Asked) -> bool:
-    """Label films and pictures by the first head, then by each further one into a folder of its name."""
-    heads = segmenter.heads
-    bad = label_pictures(looking(segmenter, model, asked), inputs, asked, apart=list(heads))
-    for name, head in heads.items():
-        own = replace(asked, folder=asked.folder / name)
-        bad = label_pictures(looking(head, model, own), inputs, own) or bad
-    return bad
+    """Label films and pictures by the first head, and by each further one into a folder of its name."""
+    models = {"": segmenter, **segmenter.heads}
+    return label_pictures({name: looking(each, model, asked) for name, each in models.items()}, inputs, asked)
 
 
-def _refuse_folders(tasks: list[Task], apart: Sequence[str]) -> None:
+def _refuse_folders(tasks: list[Task], heads: Collection[str]) -> None:
     """Refuse pictures whose labels by the first head would lie where those by another belong."""
-    mixed = {task.target.parts[0] for task in tasks if len(task.target.parts) > 1} & set(apart)
+    mixed = {task.target.parts[0] for task in tasks if len(task.target.parts) > 1} & set(heads)
     if mixed:
         name = min(mixed)
         raise ValueError(f"the folder {name}/ among the inputs is called as a head of the model: predict it by itself")
 
 
-def label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked, *, apart: Sequence[str] = ()) -> bool:
-    """Label films and pictures, none of them into the folders ``apart``; returns whether some were bad."""
+def label_pictures(models: Mapping[str, Segmenter], inputs: list[str], asked: Asked) -> bool:
+    """Label films and pictures by the heads of a model, each in the folder of its name; returns if some were bad."""
     from fullyconv.data.rows import refuse_level
     from fullyconv.outputs import Outputs
     from fullyconv.predict.finding import find_images
@@ -102,24 +98,31 @@ def label_pictures(segmenter: Segmenter, inputs: list[str], asked: Asked, *, apa
     from fullyconv.predict.work import Pace
     from fullyconv.report.sheet import SHEET, write_sheet
 
-    place, overwrite = asked.folder, asked.overwrite
+    place, overwrite, segmenter = asked.folder, asked.overwrite, next(iter(models.values()))
     others = {"--probabilities": asked.probabilities, **asked.of_pictures, "--uncertainty": None}
-    bad_films, inputs = paint_films(segmenter, inputs, place, asked=others, overwrite=overwrite)
-    tasks, pace = find_images(inputs, out=place, levels=segmenter.preprocess.levels), Pace()
-    _refuse_folders(tasks, apart)
+    bad_films, rest = 0, inputs
+    for name, each in models.items():
+        bad, rest = paint_films(each, inputs, place / name, asked=others, overwrite=overwrite)
+        bad_films += bad
+    if inputs and not rest:
+        return bad_films > 0
+    tasks, pace = find_images(rest, out=place, levels=segmenter.preprocess.levels), Pace()
+    _refuse_folders(tasks, models.keys())
     if segmenter.level:
         refuse_level((task.image for task in tasks), sight_of(segmenter))
-    outputs = Outputs(place, overwrite=overwrite)
-    outputs.check([SHEET] if asked.sheet else [])
+    folders = {name: Outputs(place / name, overwrite=overwrite) for name in models}
+    for outputs in folders.values():
+        outputs.check([SHEET] if asked.sheet else [])
     chances, beside = asked.probabilities, asked.beside
-    outcomes = predict_files(
-        segmenter, tasks, place, probabilities=chances, overwrite=overwrite, pace=pace, beside=beside
-    )
+    outcomes = predict_files(models, tasks, place, probabilities=chances, overwrite=overwrite, pace=pace, beside=beside)
     done: list[Outcome] = []
     bad = follow("predicting", _noted(outcomes, done), len(tasks))
     if asked.sheet and bad < len(tasks):
-        out.print(f"{write_sheet(outputs, done, segmenter.classes)}")
-    out.print(f"{len(tasks) - bad} of {len(tasks)} images labelled in {place}")
+        for name, each in models.items():
+            out.print(f"{write_sheet(folders[name], done, each.classes)}")
+    heads = ", ".join(name for name in models if name)
+    below = f", by the first head; by the others in its folders {heads}" if heads else ""
+    out.print(f"{len(tasks) - bad} of {len(tasks)} images labelled in {place}{below}")
     out.print(pace.words("image"))
     return bool(bad or bad_films)
 

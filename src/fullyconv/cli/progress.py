@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from fullyconv.cli.console import Bars, complain, out
 from fullyconv.data.problems import group
 
@@ -58,10 +56,7 @@ def follow(what: str, outcomes: Iterator[Outcome], total: int) -> int:
 def paint_films(
     segmenter: Segmenter, inputs: list[str], folder: Path, *, asked: Mapping[str, object], overwrite: bool
 ) -> tuple[int, list[str]]:
-    """Label the films among inputs with a progress bar; gives the number of bad ones, and the inputs that are none.
-
-    Ends the command where there is nothing else.
-    """
+    """Label the films among inputs with a progress bar; gives the number of bad ones, and the inputs that are none."""
     from fullyconv.predict.video import find_films, is_film, predict_films
 
     films, rest, bad = find_films(inputs, out=folder), [each for each in inputs if not is_film(each)], 0
@@ -79,6 +74,4 @@ def paint_films(
                 complain("skipped", outcome.problem)
                 bad += 1
     out.print(f"{len(films) - bad} of {len(films)} films painted in {folder}")
-    if not rest:
-        raise typer.Exit(1 if bad else 0)
     return bad, rest

@@ -112,12 +112,16 @@ def train_folds(recipe: Recipe, way: Way, *, folds: int) -> Folds:
             prepared = _prepared(one, way)
             with _by_first(team, partial(_open_begun, run, resume=way.resume)) as folder:
                 evaluations.append(train_recipe(one, prepared, folder, trust=way.trust, team=team))
-        found = Folds(tuple(evaluations))
+        found = {name: Folds(tuple(each[name] for each in evaluations)) for name in evaluations[0]}
         if team.first:
-            write_json(way.out / FOLDS, found.document())
-    print_folds(found)
+            first, *further = (each.document() for each in found.values())
+            write_json(way.out / FOLDS, first | dict(zip([*found][1:], further, strict=True)))
+    for name, each in found.items():
+        if name:
+            out.print(f"head {name}:")
+        print_folds(each)
     out.print(f"scores {way.out / FOLDS}")
-    return found
+    return found[""]
 
 
 def _open_begun(run: Path, *, resume: bool) -> AbstractContextManager[RunFolder]:
@@ -162,13 +166,14 @@ def train_recipe(
     trust: Sequence[str] = (),
     again: str = AGAIN,
     team: Team | None = None,
-) -> Evaluation:
-    """Train with progress bars, score the best model, write the report.
+) -> dict[str, Evaluation]:
+    """Train with progress bars, score the best model, write the report; gives the scores by heads, the first's "".
 
     Of several processes the first has the folder, which all must see: a disk that their machines share.
     """
     from fullyconv.networks import foreign_trunk
     from fullyconv.opening import load
+    from fullyconv.runs import heads_to_score
     from fullyconv.train.assemble import assemble
     from fullyconv.train.configure import configure
     from fullyconv.train.folder import BEST
@@ -197,26 +202,28 @@ def train_recipe(
         Run(job, folder, TrainingBars(bars, recipe.epochs)).train()
     segmenter = load(run / BEST, device=recipe.device, trust=foreign_trunk(recipe.network_name) or ())
     with Bars() as bars:
-        evaluation = evaluate_together(
-            segmenter, prepared.val, team, progress=lambda n, total: bars("evaluating", n, total)
-        )
+        models, pairs = heads_to_score(segmenter, prepared)
+        scores = evaluate_together(models, pairs, team, progress=lambda n, total: bars("evaluating", n, total))
+    found = dict(zip(("", *prepared.heads), scores, strict=True))
     if folder is not None:
-        _write_scores(folder, segmenter, evaluation, prepared)
-    return evaluation
+        _write_scores(folder, segmenter, found, prepared)
+    return found
 
 
-def _write_scores(folder: RunFolder, segmenter: Segmenter, evaluation: Evaluation, prepared: Prepared) -> None:
+def _write_scores(
+    folder: RunFolder, segmenter: Segmenter, scores: Mapping[str, Evaluation], prepared: Prepared
+) -> None:
     """Write the scores of a run's best model and its report, and print them."""
     from fullyconv.runs import write_scores
     from fullyconv.train.folder import BEST, REPORT
 
     with Bars() as bars:
-        confidence, further = write_scores(
-            folder, segmenter, evaluation, prepared, progress=lambda n, total: bars("calibrating", n, total)
+        fits = write_scores(
+            folder, segmenter, [*scores.values()], prepared, progress=lambda n, total: bars("calibrating", n, total)
         )
-    print_evaluation(evaluation)
-    for name, scores in further.items():
-        out.print(f"head {name}:")
-        print_evaluation(scores)
-    print_fit(confidence)
+    for (name, evaluation), confidence in zip(scores.items(), fits, strict=True):
+        if name:
+            out.print(f"head {name}:")
+        print_evaluation(evaluation)
+        print_fit(confidence)
     out.print(f"model {folder.path / BEST}\nreport {folder.path / REPORT}")

@@ -11,12 +11,11 @@ import numpy as np
 
 from fullyconv.crf import CRFParameters, image_crf
 from fullyconv.data.pairs import Pair
-from fullyconv.evaluation.scoring import Evaluation, Progress
+from fullyconv.evaluation.scoring import Evaluation, Progress, Tally
 from fullyconv.predict.refine import CRFSegmenter
 from fullyconv.scores.boundary import CONVENTION, BoundaryCounts, count_boundaries
-from fullyconv.scores.intervals import margins
 from fullyconv.scores.metrics import confusion, score
-from fullyconv.types import Sample
+from fullyconv.types import ClassSet, Sample
 
 GRID = {
     "smoothness_weight": (0.0, 3.0),
@@ -72,40 +71,32 @@ def compare(
     progress: Progress | None = None,
 ) -> Comparison:
     """Score every pair before and after the CRF, as ``evaluate``; raises ``BadFile`` for a pair that cannot be read."""
-    tallies = [_Tally(segmenter, groups), _Tally(segmenter, groups)]
+    tallies = [_Tally(segmenter.classes, groups), _Tally(segmenter.classes, groups)]
     for done, pair in enumerate(pairs, start=1):
         sample = segmenter.sample(pair)
         for tally, prediction in zip(tallies, segmenter.predict_both(sample.image), strict=True):
-            tally.add(sample, prediction.labels)
+            tally.add(sample.name, sample.labels, prediction.labels)
         if progress is not None:
             progress(done, len(pairs))
     return Comparison(segmenter.parameters, *(tally.scored() for tally in tallies))
 
 
-class _Tally:
-    """Adds up the counts of one side of a comparison."""
+class _Tally(Tally):
+    """Adds up the counts of one side of a comparison, those of boundaries, too."""
 
-    def __init__(self, segmenter: CRFSegmenter, groups: Sequence[str]) -> None:
-        self._classes, self._groups = segmenter.classes, tuple(groups)
-        self._margins: list[np.ndarray] = []
-        self._counts = np.zeros((len(self._classes),) * 2, np.int64)
-        self._void, self._image_iu = 0, dict[str, float]()
+    def __init__(self, classes: ClassSet, groups: Sequence[str]) -> None:
+        super().__init__(classes, groups)
         self._boundaries: BoundaryCounts | None = None
 
-    def add(self, sample: Sample, guess: np.ndarray) -> None:
-        counts = confusion(sample.labels, guess, classes=len(self._classes))
-        self._counts += counts
-        self._void += sample.labels.size - int(counts.sum())
-        self._image_iu[sample.name] = score(counts).mean_iu
-        self._margins.append(margins(counts))
-        found = count_boundaries(sample.labels, guess, classes=len(self._classes))
+    def add(self, name: str, truth: np.ndarray, guess: np.ndarray) -> None:
+        super().add(name, truth, guess)
+        found = count_boundaries(truth, guess, classes=len(self.classes))
         self._boundaries = found if self._boundaries is None else self._boundaries + found
 
     def scored(self) -> Scored:
         if self._boundaries is None:
             raise ValueError("nothing to compare: name a split with pairs")
-        counted = (self._classes, self._counts, self._void, self._image_iu, tuple(self._margins), self._groups)
-        return Scored(Evaluation(*counted), self._boundaries)
+        return Scored(self.evaluation(), self._boundaries)
 
 
 @dataclass(frozen=True)

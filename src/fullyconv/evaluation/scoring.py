@@ -12,7 +12,7 @@ import numpy as np
 from fullyconv.data.dataset import Reader, read_sample
 from fullyconv.data.pairs import Pair
 from fullyconv.predict.ahead import reading_ahead
-from fullyconv.predict.image import Segmenter
+from fullyconv.predict.image import Segmenter, predict_by_heads
 from fullyconv.scores.intervals import Intervals, bootstrap, margins
 from fullyconv.scores.metrics import CONVENTION, Scores, confusion, score
 from fullyconv.types import ClassSet, Sample
@@ -110,6 +110,36 @@ class Evaluation:
         }
 
 
+class Tally:
+    """Adds up what is counted in the pictures of a data set.
+
+    Args:
+        classes: What the labels mean.
+        groups: What each picture belongs to, as ``Evaluation`` has them.
+    """
+
+    def __init__(self, classes: ClassSet, groups: Sequence[str] = ()) -> None:
+        self.classes, self._groups = classes, tuple(groups)
+        self._counts = np.zeros((len(classes), len(classes)), np.int64)
+        self._void, self._image_iu = 0, dict[str, float]()
+        self._margins: list[np.ndarray] = []
+        self._examples: Examples = {}
+
+    def add(self, name: str, truth: np.ndarray, guess: np.ndarray) -> None:
+        """Count the pixels of a picture, H x W labels each."""
+        counts = confusion(truth, guess, classes=len(self.classes))
+        self._counts += counts
+        self._void += truth.size - int(counts.sum())
+        self._image_iu[name] = score(counts).mean_iu
+        self._margins.append(margins(counts))
+        self._examples = _with_examples(self._examples, _examples(counts, name))
+
+    def evaluation(self) -> Evaluation:
+        """Return what follows from all of them."""
+        counted = self._counts, self._void, self._image_iu, tuple(self._margins), self._groups, self._examples
+        return Evaluation(self.classes, *counted)
+
+
 def evaluate(
     segmenter: Segmenter,
     pairs: Sequence[Pair],
@@ -140,24 +170,50 @@ def evaluate(
     >>> evaluate(model, []).scores.frequency_weighted_iu
     0.0
     """
-    classes, pairs = segmenter.classes, [segmenter.own(pair) for pair in segmenter.seen(pairs)]
-    counts = np.zeros((len(classes), len(classes)), np.int64)
-    void, image_iu, counted = 0, {}, []
-    examples: Examples = {}
-    reading = reading_ahead(pairs, lambda pair: read(pair, classes), size=_bytes)
-    with reading as samples:
-        for done, (pair, each) in enumerate(zip(pairs, samples, strict=True), start=1):
-            sample = each.value()
-            image_counts = confusion(sample.labels, segmenter.predict(sample.image).labels, classes=len(classes))
+    return evaluate_heads([segmenter], [pairs], groups=groups, progress=progress, read=read)[0]
+
+
+def evaluate_heads(
+    models: Sequence[Segmenter],
+    pairs: Sequence[Sequence[Pair]],
+    *,
+    groups: Sequence[str] = (),
+    progress: Progress | None = None,
+    read: Reader = read_sample,
+) -> list[Evaluation]:
+    """Score several heads of one model on the same pictures; the network computes what they share once for each.
+
+    Args:
+        models: The model and its further heads.
+        pairs: For each of them images with its masks: the same images in the same order.
+        groups: As for ``evaluate``.
+        progress: Likewise.
+        read: Likewise.
+
+    Returns:
+        What ``evaluate`` returns of each.
+
+    Raises:
+        BadFile: For a pair that cannot be read.
+    """
+    own = [[model.own(pair) for pair in model.seen(each)] for model, each in zip(models, pairs, strict=True)]
+    pictures = list(zip(*own, strict=True))
+    tallies = [Tally(model.classes, groups) for model in models]
+
+    def read_all(picture: Sequence[Pair]) -> tuple[Sample, list[np.ndarray]]:
+        samples = [read(pair, model.classes) for pair, model in zip(picture, models, strict=True)]
+        return samples[0], [sample.labels for sample in samples]
+
+    with reading_ahead(pictures, read_all, size=_bytes) as carried:
+        for done, (picture, each) in enumerate(zip(pictures, carried, strict=True), start=1):
+            sample, truths = each.value()
+            found = predict_by_heads(models, models[0].read(sample.image))
+            for tally, truth, guess in zip(tallies, truths, found, strict=True):
+                tally.add(picture[0].name, truth, guess.labels)
             each.arrived()
-            counts += image_counts
-            void += sample.labels.size - int(image_counts.sum())
-            image_iu[pair.name] = score(image_counts).mean_iu
-            counted.append(margins(image_counts))
-            examples = _with_examples(examples, _examples(image_counts, pair.name))
             if progress is not None:
-                progress(done, len(pairs))
-    return Evaluation(classes, counts, void, image_iu, tuple(counted), tuple(groups), examples)
+                progress(done, len(pictures))
+    return [tally.evaluation() for tally in tallies]
 
 
 def merge(parts: Sequence[Evaluation], pairs: Sequence[Pair], groups: Sequence[str] = ()) -> Evaluation:
@@ -181,5 +237,6 @@ def merge(parts: Sequence[Evaluation], pairs: Sequence[Pair], groups: Sequence[s
     return Evaluation(parts[0].classes, counts, void, image_iu, tuple(counted), tuple(groups), examples)
 
 
-def _bytes(sample: Sample) -> int:
-    return sample.image.nbytes + sample.labels.nbytes
+def _bytes(read: tuple[Sample, list[np.ndarray]]) -> int:
+    sample, labels = read
+    return sample.image.nbytes + sum(each.nbytes for each in labels)

@@ -100,7 +100,7 @@ class Written:
     """
 
     def __init__(self, beside: Beside, classes: ClassSet, outputs: Outputs, tasks: Sequence[Task]) -> None:
-        self._beside, self._classes, self._outputs = beside, classes, outputs
+        self.beside, self.classes, self._outputs = beside, classes, outputs
         self._images = {outputs.folder / task.target: task.image for task in tasks}
         self._coco = Coco(classes)
         self._rows: list[dict[str, Any]] = []
@@ -108,7 +108,7 @@ class Written:
     def write(self, prediction: Prediction, target: Path) -> None:
         """Write what is wanted of one picture."""
         image, labels = self._images[target], prediction.labels
-        beside, classes = self._beside, self._classes
+        beside, classes = self.beside, self.classes
         place = read_place(image, beside.level)
         if is_store(image):
             bands = [labels[top : top + TILE] for top in range(0, len(labels), TILE)]
@@ -122,7 +122,7 @@ class Written:
 
     def write_large(self, draft: Draft, target: Path) -> None:
         """Write what is wanted of a picture that is too large to be held: its regions, as they are finished."""
-        beside, classes, image = self._beside, self._classes, self._images[target]
+        beside, classes, image = self.beside, self.classes, self._images[target]
         if is_store(image):
             bands = (draft.labels(top, min(top + TILE, draft.size[0])) for top in range(0, draft.size[0], TILE))
             write_store(target.with_name(target.name + STORE), bands, draft.size, classes, like=image)
@@ -147,7 +147,7 @@ class Written:
     @contextmanager
     def _taking(self, target: Path, place: Place | None, picture: str) -> Iterator[list[Callable[[Polygon], None]]]:
         """Open the files that polygons are written to one by one; yields what takes them."""
-        beside, classes = self._beside, self._classes
+        beside, classes = self.beside, self.classes
         with ExitStack() as files:
             takers = []
             if beside.polygons:
@@ -160,7 +160,7 @@ class Written:
     def _write_polygons(
         self, every: list[Polygon], labels: np.ndarray, image: Path, target: Path, place: Place | None
     ) -> None:
-        beside, classes = self._beside, self._classes
+        beside, classes = self.beside, self.classes
         name = target.relative_to(self._outputs.folder).as_posix()
         kept = [simplify(each, beside.tolerance) for each in every if each.pixels >= beside.least]
         height, width = labels.shape
@@ -187,11 +187,11 @@ class Written:
         """Write what is of all pictures together."""
         texts: dict[str, Callable[[Path], None]] = {
             COCO: lambda path: _write(path, self._coco.document()),
-            CLASSES: lambda path: write_text(path, yaml.safe_dump(yolo_classes(self._classes), allow_unicode=True)),
-            LABELS: lambda path: write_text(path, "".join(f"{name}\n" for name in self._classes.names)),
+            CLASSES: lambda path: write_text(path, yaml.safe_dump(yolo_classes(self.classes), allow_unicode=True)),
+            LABELS: lambda path: write_text(path, "".join(f"{name}\n" for name in self.classes.names)),
             AREAS: lambda path: write_text(path, _csv(self._rows)),
         }
-        for name in self._beside.once():
+        for name in self.beside.once():
             with self._outputs.writing(name):
                 texts[name](self._outputs.folder / name)
 

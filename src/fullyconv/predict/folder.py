@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from fullyconv.machine import free_memory
 from fullyconv.outputs import PREDICTIONS, Outputs
 from fullyconv.predict.beside import Beside, Written
 from fullyconv.predict.draft import Draft
-from fullyconv.predict.image import Segmenter
+from fullyconv.predict.image import Segmenter, looks_once, predict_by_heads
 from fullyconv.predict.inputs import Pixels
 from fullyconv.predict.large import label_large, refuse_beside, write_large
 from fullyconv.predict.prediction import Prediction
@@ -25,11 +25,11 @@ from fullyconv.predict.uncertainty import Doubter
 from fullyconv.predict.work import Outcome, Pace, Task, Work, work_through
 
 NOTHING = Beside()
-BYTES_PER_PIXEL = 8  # of a picture on its way: itself, its labels, the overlay and the mask's numbers
+PICTURE, LABELLED = 3, 5  # bytes a pixel of a picture on its way; of its labels, the overlay and the mask's numbers
 
 
 def predict_files(  # noqa: PLR0913 (the choices of one command)
-    segmenter: Segmenter,
+    segmenter: Segmenter | Mapping[str, Segmenter],
     tasks: Sequence[Task],
     out: Path,
     *,
@@ -46,7 +46,8 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
     computing.
 
     Args:
-        segmenter: The model.
+        segmenter: The model; or several heads of one, which computes what they share once, by the folders below
+            ``out`` that each fills: ``""`` is ``out`` itself.
         tasks: What to predict, as ``find_images`` gives it.
         out: The output folder.
         probabilities: Write ``STEM.npz`` as well.
@@ -56,36 +57,41 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
             ``STEM_classes.tif``.
 
     Yields:
-        One outcome per input, in their order.
+        One outcome per input, in their order; its labels are those of the first head.
 
     Raises:
         BadFile: Before the first prediction if an output would replace an input, a file that is not ours or one
             made of another input, or if the folder takes no files; after some if the disk has become full.
     """
-    per_pixel = BYTES_PER_PIXEL + (2 * len(segmenter.classes) if probabilities else 0)
-    extras = (".npz", ".npy") * probabilities + ("_entropy.png", "_spread.png") * isinstance(segmenter, Doubter)
-    outputs = Outputs(out, inputs=(task.image for task in tasks), overwrite=overwrite, by=PREDICTIONS)
-    written = Written(beside, segmenter.classes, outputs, tasks)
-    refused = [*beside.at_once(), *(["--uncertainty"] * isinstance(segmenter, Doubter))]
-    by_rows = ByRows(segmenter, outputs, tasks, refused, probabilities=probabilities)
+    models = segmenter if isinstance(segmenter, Mapping) else {"": segmenter}
+    each = list(models.values())
+    doubts = isinstance(each[0], Doubter)
+    per_pixel = PICTURE + LABELLED * len(each) + probabilities * _chances_bytes(each)
+    extras = (".npz", ".npy") * probabilities + ("_entropy.png", "_spread.png") * doubts
+    inputs = [task.image for task in tasks]
+    folders = [Outputs(out / name, inputs=inputs, overwrite=overwrite, by=PREDICTIONS) for name in models]
+    written = [Written(beside, model.classes, outputs, tasks) for model, outputs in zip(each, folders, strict=True)]
+    refused = [*beside.at_once(), *(["--uncertainty"] * doubts)]
+    by_rows = ByRows(each, folders, tasks, refused, probabilities=probabilities)
 
-    def write(prediction: Prediction | Draft, target: Path) -> Path:
-        if isinstance(prediction, Draft):
-            mask = by_rows.write(prediction, target, legend=beside.legend)
-            written.write_large(prediction, target)
-            prediction.remove()  # now that nothing is made of it any more
-            return mask
-        mask = write_prediction(prediction, target, legend=beside.legend)
-        written.write(prediction, target)
-        return mask
+    def write(found: Sequence[Prediction | Draft], target: Path) -> Path:
+        stem = target.relative_to(out)
+        masks = [
+            _write(one, outputs.folder / stem, by_rows.place_of(stem), own)
+            for one, outputs, own in zip(found, folders, written, strict=True)
+        ]
+        return masks[0]
 
-    def predict(picture: Pixels | Rows) -> Prediction | Draft:
+    def predict(picture: Pixels | Rows) -> Sequence[Prediction | Draft]:
         if isinstance(picture, Rows):
             return by_rows.predict(picture)
-        found: Prediction = segmenter.predict(picture, probabilities=probabilities)
-        return found
+        return predict_by_heads(each, picture, probabilities=probabilities)
 
-    work: Work[Pixels | Rows, Prediction | Draft] = Work(
+    def finish() -> None:
+        for own in written:
+            own.finish()
+
+    work: Work[Pixels | Rows, Sequence[Prediction | Draft]] = Work(
         suffixes=(".png", "_overlay.jpg", *extras),
         read=by_rows.read,
         predict=predict,
@@ -93,7 +99,24 @@ def predict_files(  # noqa: PLR0913 (the choices of one command)
         more=beside.suffixes,
         size=lambda picture: picture.values.size // COLOURS * per_pixel if isinstance(picture, Pixels) else 0,
     )
-    yield from work_through(tasks, outputs, work, pace=pace, once=beside.once(), finish=written.finish)
+    yield from work_through(tasks, folders, work, pace=pace, once=beside.once(), finish=finish)
+
+
+def _chances_bytes(models: Sequence[Segmenter]) -> int:
+    """Return the bytes that the probabilities of a pixel take."""
+    return 2 * sum(len(each.classes) for each in models)
+
+
+def _write(found: Prediction | Draft, target: Path, place: Place | None, written: Written) -> Path:
+    """Write what one head found in one picture; returns the mask's path."""
+    if isinstance(found, Draft):
+        mask = write_large(found, target, written.classes, place, legend=written.beside.legend)
+        written.write_large(found, target)
+        found.remove()  # now that nothing is made of it any more
+        return mask
+    mask = write_prediction(found, target, legend=written.beside.legend)
+    written.write(found, target)
+    return mask
 
 
 def sight_of(segmenter: Segmenter) -> Sight:
@@ -105,8 +128,8 @@ class ByRows:
     """Pictures that are too large to be held, among others.
 
     Args:
-        segmenter: The model; its ``picture_memory`` says what is too large.
-        outputs: The folder.
+        models: The heads of a model; the first one's ``picture_memory`` says what is too large.
+        folders: That of each.
         tasks: All pictures.
         refused: What was asked for that is made of all labels at once.
         probabilities: Whether they are wanted.
@@ -114,39 +137,43 @@ class ByRows:
 
     def __init__(
         self,
-        segmenter: Segmenter,
-        outputs: Outputs,
+        models: Sequence[Segmenter],
+        folders: Sequence[Outputs],
         tasks: Sequence[Task],
         refused: Sequence[str],
         *,
         probabilities: bool = False,
     ) -> None:
-        self._segmenter, self._outputs, self._refused = segmenter, outputs, refused
+        self._models, self._folders, self._refused = models, folders, refused
         self._probabilities = probabilities
         self._tasks = {task.image: task for task in tasks}
-        self._places: dict[str, Place | None] = {}
+        self._places: dict[Path, Place | None] = {}
 
     def read(self, task: Task) -> Pixels | Rows:
         """Read a picture, or open one that is too large."""
-        memory = self._segmenter.picture_memory
+        first = self._models[0]
+        memory = first.picture_memory
         budget = free_memory() // 4 if memory is None else memory
-        sight = sight_of(self._segmenter)
-        per_pixel = 16 + (2 * len(self._segmenter.classes) if self._probabilities else 0)
+        sight = sight_of(first)
+        per_pixel = 11 + LABELLED * len(self._models) + self._probabilities * _chances_bytes(self._models)
         found = open_rows(task.image, budget, sight, per_pixel=per_pixel) if sight.by_rows else None
         if found is None:
-            return self._segmenter.read(task.image)
+            return first.read(task.image)
         refuse_beside(found, *self._refused)
-        self._places[task.target.as_posix()] = read_place(task.image, sight.level)
+        self._places[task.target] = read_place(task.image, sight.level)
         return found
 
-    def predict(self, rows: Rows) -> Draft:
-        """Label it."""
-        target = self._tasks[rows.path].target
-        return label_large(self._segmenter, rows, self._outputs, target, probabilities=self._probabilities)
+    def predict(self, rows: Rows) -> list[Draft]:
+        """Label it by each head."""
+        target, wanted = self._tasks[rows.path].target, self._probabilities
+        if looks_once(self._models):
+            return label_large(self._models, rows, self._folders, target, probabilities=wanted)
+        pairs = zip(self._models, self._folders, strict=True)
+        return [label_large([each], rows, [folder], target, probabilities=wanted)[0] for each, folder in pairs]
 
-    def write(self, draft: Draft, target: Path, *, legend: bool = False) -> Path:
-        """Write its labels."""
-        return write_large(draft, target, self._segmenter.classes, self._places[draft.name], legend=legend)
+    def place_of(self, target: Path) -> Place | None:
+        """Return where a picture lies that is read by rows, by the stem of what is written of it."""
+        return self._places.get(target)
 
 
 def write_prediction(prediction: Prediction, target: Path, *, legend: bool = False) -> Path:

@@ -157,12 +157,13 @@ class Segmenter(ArraySegmenter):
         >>> list(model.predict_heads(np.zeros((30, 40, 3), np.uint8)))
         ['', 'shade']
         """
-        given, models = Given(order, span, level=self.level), {"": self, **self.heads}
-        return predict_by_heads(models, self.read(image, given), probabilities=probabilities)
+        models = {"": self, **self.heads}
+        found = self.read(image, Given(order, span, level=self.level))
+        return dict(zip(models, predict_by_heads([*models.values()], found, probabilities=probabilities), strict=True))
 
     def _predicted(self, image: Picture, given: Given, *, probabilities: bool) -> Prediction:
         """Label the pixels of one picture."""
-        return predict_by_heads({"": self}, self.read(image, given), probabilities=probabilities)[""]
+        return predict_by_heads([self], self.read(image, given), probabilities=probabilities)[0]
 
     def pixels(self, image: Picture) -> np.ndarray:
         """Return the numbers of a picture as the network sees them; see ``read``.
@@ -279,29 +280,26 @@ class Segmenter(ArraySegmenter):
         return _label_by_heads([self], pixels, seen, probabilities=probabilities)[0]
 
 
-def predict_by_heads(
-    models: Mapping[str, Segmenter], picture: Pixels, *, probabilities: bool = False
-) -> dict[str, Prediction]:
+def predict_by_heads(models: Sequence[Segmenter], picture: Pixels, *, probabilities: bool = False) -> list[Prediction]:
     """Label every pixel of a picture by several heads of one network, which computes what they share once.
 
     Those that look in another way (several views, a CRF behind the network) look one after the other.
 
     Args:
-        models: A model of one head, or a model and its further heads, by names.
+        models: One, or several heads of one.
         picture: As ``read`` of any of them reads it.
         probabilities: Also find those of every class.
 
     Returns:
-        What each finds, by the same names.
+        What each finds.
     """
-    each = list(models.values())
     values = picture.values
-    seen = values if each[0].network.in_channels == COLOURS else false_colours(values)
-    if looks_once(each):
-        found = _label_by_heads(each, values, seen, probabilities=probabilities)
+    seen = values if models[0].network.in_channels == COLOURS else false_colours(values)
+    if looks_once(models):
+        found = _label_by_heads(models, values, seen, probabilities=probabilities)
     else:
-        found = [model._label(values, seen, probabilities=probabilities) for model in each]
-    return {name: own.without(picture.missing) for name, own in zip(models, found, strict=True)}
+        found = [each._label(values, seen, probabilities=probabilities) for each in models]
+    return [each.without(picture.missing) for each in found]
 
 
 def looks_once(models: Sequence[Segmenter]) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from shutil import disk_usage
@@ -20,6 +20,7 @@ from fullyconv.data.rows import Rows
 from fullyconv.draw import false_colours, overlay, palette_image, with_legend
 from fullyconv.files import BadFile, state_of, whole_file
 from fullyconv.outputs import Outputs
+from fullyconv.predict.arrays import pieces_by_heads
 from fullyconv.predict.draft import Draft
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.quantised import weights_sum
@@ -32,8 +33,8 @@ NOTE_ROWS = 512  # labelled rows after which the manifest is told
 class _Below:
     """A picture from some row on; what is shown of it, and where it holds nothing, is noted as it is read."""
 
-    def __init__(self, rows: Rows, first: int, draft: Draft, reader: Executor) -> None:
-        self._rows, self._first, self._draft = rows, first, draft
+    def __init__(self, rows: Rows, first: int, drafts: Sequence[Draft], reader: Executor) -> None:
+        self._rows, self._first, self._drafts = rows, first, drafts
         self.shape = rows.shape[0] - first, *rows.shape[1:]
         self._read = (0, 0)
         self._reader, self._coming = reader, Future[None]()
@@ -48,69 +49,87 @@ class _Below:
         piece = self._rows[first:last, index[1]]
         if first < last:
             self._read = first, last
-            step = self._draft.step
+            step = self._drafts[0].step
             shown = self._rows[first:last, 0 : self.shape[1]][-first % step :: step, ::step]
-            self._draft.put("view", -(-first // step), false_colours(shown))
             empty = self._rows.empty(first, last)
-            if empty is not None:
-                self._draft.put("data", first, ~empty)
+            for draft in self._drafts:
+                draft.put("view", -(-first // step), false_colours(shown))
+                if empty is not None:
+                    draft.put("data", first, ~empty)
             # The next band, probably of as many rows, is decoded while this one is computed.
             self._coming = self._reader.submit(self._rows.fetch, last, min(2 * last - first, self._rows.shape[0]))
         return piece
 
 
+class _Growing:
+    """The labels of a large picture by one head on their way, and how many of their rows are finished."""
+
+    def __init__(self, segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path, chances: int) -> None:
+        size = rows.shape[0], rows.shape[1]
+        kind = np.min_scalar_type(len(segmenter.classes) - 1)
+        self.draft, self._outputs = Draft(outputs.folder, target.as_posix(), size, kind, rows.holes, chances), outputs
+        self._key = _key(segmenter, rows, chances)
+        noted = outputs.noted(self.draft.part("labels"))
+        self.done = int(noted.get("rows", 0)) if noted.get("key") == self._key and _whole(self.draft) else 0
+        if not self.done:
+            self.draft.remove()  # of a run that was another
+        self._noted = self.done
+        _check_room(self.draft, rows.path)
+
+    def put(self, last: int, across: slice, found: np.ndarray, own: np.ndarray | None) -> None:
+        """Take the labels of rows before ``last``, and their probabilities; rows that are finished stay."""
+        (height, width), skip = self.draft.size, max(0, self.done - last + len(found))
+        if last <= self.done:
+            return  # was seen again for the sake of what is below it
+        if own is not None and self.draft.holes:
+            own[:, ~self.draft.get("data", last - len(found), last)[:, across]] = 0
+        self.draft.put_labels(last, across.start, found[skip:], None if own is None else own[:, skip:])
+        if across.stop == width and (last == height or last >= self._noted + NOTE_ROWS):
+            self._noted = last
+            self.draft.settle()
+            self._outputs.note(self.draft.part("labels"), rows=last, of_rows=height, key=self._key)
+
+
 def label_large(
-    segmenter: Segmenter, rows: Rows, outputs: Outputs, target: Path, *, probabilities: bool = False
-) -> Draft:
+    models: Sequence[Segmenter], rows: Rows, outputs: Sequence[Outputs], target: Path, *, probabilities: bool = False
+) -> list[Draft]:
     """Label a picture that is read by rows; what an earlier run has finished is not done again.
 
     Args:
-        segmenter: The model.
+        models: One, or several heads of one, which computes what they share once.
         rows: The picture.
-        outputs: The folder; its manifest says how many rows are finished.
-        target: The stem of what will be written, relative to the folder.
+        outputs: The folder of each; its manifest says how many rows are finished.
+        target: The stem of what will be written, relative to the folders.
         probabilities: Also find those of every class.
 
     Returns:
-        The labels.
+        The labels of each.
 
     Raises:
         BadFile: For a picture that ends too early, and probabilities for which the disk has no room.
         ValueError: For segmenters whose labels are no matter of some rows (views, CRF, uncertainty).
     """
-    _refuse_lookers(segmenter, rows)
-    height, width = rows.shape[:2]
-    kind = np.min_scalar_type(len(segmenter.classes) - 1)
-    chances = len(segmenter.classes) if probabilities else 0
-    draft = Draft(outputs.folder, target.as_posix(), (height, width), kind, rows.holes, chances)
-    key = _key(segmenter, rows, chances)
-    noted = outputs.noted(draft.part("labels"))
-    done = int(noted.get("rows", 0)) if noted.get("key") == key and _whole(draft) else 0
-    plan = segmenter.network.plans[0]
-    if not done:
-        draft.remove()  # of a run that was another
+    for each in models:
+        _refuse_lookers(each, rows)
+    growing = [
+        _Growing(each, rows, folder, target, len(each.classes) if probabilities else 0)
+        for each, folder in zip(models, outputs, strict=True)
+    ]
+    drafts, plan = [each.draft for each in growing], models[0].network.plans[0]
+    done = min(each.done for each in growing)
     start = max(0, done - plan.reach - plan.stride) // plan.stride * plan.stride
-    _check_room(draft, rows.path)
-    draft.begin()
-    noted_row = start
+    for draft in drafts:
+        draft.begin()
     try:
         with ThreadPoolExecutor(1, "reading") as reader:
-            below = _Below(rows, start, draft, reader)
-            for down, across, found, own in segmenter.pieces(below, probabilities=probabilities):
-                last, skip = down.stop + start, max(0, done - down.start - start)
-                if last <= done:
-                    continue  # was seen again for the sake of what is below it
-                if own is not None and draft.holes:
-                    own[:, ~draft.get("data", last - len(found), last)[:, across]] = 0
-                draft.put_labels(last, across.start, found[skip:], None if own is None else own[:, skip:])
-                if across.stop == width and (last == height or last >= noted_row + NOTE_ROWS):
-                    noted_row = last
-                    draft.settle()
-                    outputs.note(draft.part("labels"), rows=last, of_rows=height, key=key)
+            below = _Below(rows, start, drafts, reader)
+            for index, (down, across, found, own) in pieces_by_heads(models, below, probabilities=probabilities):
+                growing[index].put(down.stop + start, across, found, own)
     except ValueError:  # a picture that ends too early, scores that are no numbers: a second run would end the same way
-        draft.remove()
+        for draft in drafts:
+            draft.remove()
         raise
-    return draft
+    return drafts
 
 
 def _refuse_lookers(segmenter: Segmenter, rows: Rows) -> None:

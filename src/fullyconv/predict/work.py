@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -124,7 +124,7 @@ class Pace:
 
 def work_through(
     tasks: Sequence[Task],
-    outputs: Outputs,
+    outputs: Outputs | Sequence[Outputs],
     work: Work[Read, Found],
     *,
     pace: Pace | None = None,
@@ -135,7 +135,8 @@ def work_through(
 
     Args:
         tasks: The inputs.
-        outputs: Where they are written; it keeps the list of what is ours.
+        outputs: Where they are written; it keeps the list of what is ours. Of several folders ``write``, which is told
+            of the first, writes files of the same names into each.
         work: What is done with each.
         pace: Takes the seconds of computing and waiting.
         once: Names of what is written of all inputs together, relative to the output folder.
@@ -150,10 +151,12 @@ def work_through(
     """
     # A list, for names that are needed twice would be one key.
     names = [(name, task.image) for task in tasks for name in work.names(task)]
-    outputs.check([*once, *(name for name, _ in names)], made_of=dict(names))
-    line = _Line(outputs, work, len(tasks), pace or Pace())
+    folders = [outputs] if isinstance(outputs, Outputs) else outputs
+    for each_folder in folders:
+        each_folder.check([*once, *(name for name, _ in names)], made_of=dict(names))
+    line = _Line(folders, work, len(tasks), pace or Pace())
     reading = reading_ahead(tasks, work.read, size=work.size, room=Room(most=work.most))
-    with outputs.alone(), line.writing(), reading as carried:
+    with _all(each_folder.alone() for each_folder in folders), line.writing(), reading as carried:
         for task in tasks:
             with line.pace._waits():
                 each = next(carried)
@@ -169,11 +172,20 @@ def work_through(
             finish()
 
 
+@contextmanager
+def _all(contexts: Iterable[AbstractContextManager[object]]) -> Iterator[None]:
+    """Enter several contexts one after the other, and leave them in the end."""
+    with ExitStack() as stack:
+        for each in contexts:
+            stack.enter_context(each)
+        yield
+
+
 class _Line(Generic[Read, Found]):
     """The inputs between reading and the end of writing."""
 
-    def __init__(self, outputs: Outputs, work: Work[Read, Found], total: int, pace: Pace) -> None:
-        self._outputs, self._work, self._total, self.pace = outputs, work, total, pace
+    def __init__(self, folders: Sequence[Outputs], work: Work[Read, Found], total: int, pace: Pace) -> None:
+        self._folders, self._work, self._total, self.pace = folders, work, total, pace
         self._writer = ThreadPoolExecutor(1, "writing")  # one, for the list of what is ours has one end
         self._written: deque[Future[Outcome]] = deque()  # or being written, or bad; in order
         self._full: BadFile | None = None
@@ -229,12 +241,12 @@ class _Line(Generic[Read, Found]):
         try:
             if self._full is not None:
                 raise self._full
-            with self._outputs.writing(*names, made_of=task.image):
-                return Outcome(task, self._work.write(found, self._outputs.folder / task.target))
+            with _all(each_folder.writing(*names, made_of=task.image) for each_folder in self._folders):
+                return Outcome(task, self._work.write(found, self._folders[0].folder / task.target))
         except OSError as error:
             if out_of_room(error):
                 what = f"no more room after {before} of {self._total} ({error.strerror})"
-                self._full = BadFile(self._outputs.folder, what, "make room and run the same command again")
+                self._full = BadFile(self._folders[0].folder, what, "make room and run the same command again")
                 raise self._full from None
             return Outcome(task, problem=said_of(task, error))
         except (BadFile, MemoryError) as error:

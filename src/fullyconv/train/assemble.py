@@ -38,7 +38,7 @@ from fullyconv.train.recipe import Recipe
 from fullyconv.train.share import Share, synchronised
 from fullyconv.train.smallest import check_room, check_views
 from fullyconv.train.start import start_crf, take_weights
-from fullyconv.train.tasks import AllJudges, FusedTasks, SummedLoss
+from fullyconv.train.tasks import FusedTasks, SummedLoss
 from fullyconv.train.team import ALONE, Team
 from fullyconv.types import Preprocess
 from fullyconv.upsample import LastStep
@@ -97,7 +97,7 @@ def assemble(
         clip=recipe.clip,
         average=average,
         settle=_settling(recipe, delivered, batching, fabric),
-        validate=_make_judge(_segmenter(delivered, prepared, preprocess, fabric), prepared, read, team),
+        validate=Judge(_segmenter(delivered, prepared, preprocess, fabric), prepared.val, read, team, prepared.heads),
         validate_every=recipe.validate_every,
         patience=recipe.patience,
         notes={TRAINED_ON: remember(prepared.report.pictures[pair.image] for pair in prepared.train)},
@@ -213,12 +213,6 @@ def _make_loss(recipe: Recipe, prepared: Prepared, device: torch.device, network
     reports = (report, *(report.heads[name] for name in network.tasks))
     losses = tuple(_pixel_loss(recipe, own, device, step) for own, step in zip(reports, network.steps, strict=True))
     return SummedLoss(losses, (1.0, *(recipe.head_weights.get(name, 1.0) for name in network.tasks)))
-
-
-def _make_judge(segmenter: Segmenter, prepared: Prepared, read: Reader, team: Team) -> Judge | AllJudges:
-    judge, heads = Judge(segmenter, prepared.val, read, team), segmenter.heads
-    others = {name: Judge(heads[name], pairs, read, team) for name, pairs in prepared.heads.items()}
-    return AllJudges(judge, others) if others else judge
 
 
 def _pixel_loss(recipe: Recipe, report: Report, device: torch.device, step: LastStep | None) -> PixelLoss:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from fullyconv.data.dataset import Reader, read_sample
 from fullyconv.data.pairs import Pair
 from fullyconv.draw import colourise, false_colours
-from fullyconv.evaluation.scoring import Evaluation, Progress, evaluate, merge
+from fullyconv.evaluation.scoring import Evaluation, Progress, evaluate_heads, merge
 from fullyconv.files import without_nan
 from fullyconv.losses import Normalization, hardest_terms, pixel_loss, sample_terms, upsampled_loss
 from fullyconv.predict.image import Segmenter
@@ -68,24 +67,28 @@ class PixelLoss:
 class Judge:
     """Validates the network of ``segmenter`` on pairs, as it is whenever it is asked; the best has most mean IU.
 
-    Each process of the ``team`` scores other pairs; the counts are added.
+    Each process of the ``team`` scores other pairs; the counts are added. ``further`` are the pairs of further heads,
+    of the same pictures: their figures begin with their names, and the best model is the best of the first head.
     """
 
     segmenter: Segmenter
     pairs: Sequence[Pair]
     read: Reader = read_sample
     team: Team = ALONE
+    further: Mapping[str, Sequence[Pair]] = field(default_factory=dict)
 
     def __call__(self) -> Validation:
         """Score every pair and show the first few."""
-        score, figures = self.score()
+        models = [self.segmenter, *(self.segmenter.heads[name] for name in self.further)]
+        found = evaluate_together(models, [self.pairs, *self.further.values()], self.team, read=self.read)
+        figures = {
+            (f"{name}_" if name else "") + key: getattr(own.scores, key)
+            for name, own in zip(("", *self.further), found, strict=True)
+            for key in FIGURES
+        }
         picture = self._picture() if self.team.first else None
-        return Validation(score, figures, picture, "validation: image, truth, prediction")
-
-    def score(self) -> tuple[float, dict[str, Any]]:
-        """Score every pair; gives the mean IU and all figures."""
-        scores = evaluate_together(self.segmenter, self.pairs, self.team, read=self.read).scores
-        return scores.mean_iu, without_nan({key: getattr(scores, key) for key in FIGURES})
+        score = found[0].scores.mean_iu
+        return Validation(score, without_nan(figures), picture, "validation: image, truth, prediction")
 
     def _picture(self) -> np.ndarray:
         """Put image, truth and prediction side by side, one row per pair, all as large as the smallest."""
@@ -100,19 +103,19 @@ class Judge:
 
 
 def evaluate_together(
-    segmenter: Segmenter,
-    pairs: Sequence[Pair],
+    models: Sequence[Segmenter],
+    pairs: Sequence[Sequence[Pair]],
     team: Team,
     *,
     groups: Sequence[str] = (),
     progress: Progress | None = None,
     read: Reader = read_sample,
-) -> Evaluation:
-    """Score pairs as ``evaluate`` does, each process of a team every so-manieth; all get the same evaluation.
+) -> list[Evaluation]:
+    """Score pictures as ``evaluate_heads`` does, each process of a team every so-manieth; all get the same evaluations.
 
     Raises:
         BadFile: For a pair that cannot be read, in the first process; ``Elsewhere`` in the others.
     """
-    own = pairs[team.rank :: team.size]
-    found = team.each(lambda: evaluate(segmenter, own, progress=progress, read=read))
-    return merge(found, pairs, groups)
+    own = [each[team.rank :: team.size] for each in pairs]
+    found = team.each(lambda: evaluate_heads(models, own, progress=progress, read=read))
+    return [merge(parts, each, groups) for parts, each in zip(zip(*found, strict=True), pairs, strict=True)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fullyconv.networks.heads import ManyHeads
 from fullyconv.train.form import FusedScores
-from fullyconv.train.job import Validation
-from fullyconv.train.pictures import Judge, PixelLoss
+from fullyconv.train.pictures import PixelLoss
 
 
 class FusedTasks(FusedScores):
@@ -43,19 +42,3 @@ class SummedLoss:
             for task, (weight, loss, each) in enumerate(zip(weights, self.losses, scores, strict=True))
         ]
         return torch.stack(parts).sum()
-
-
-@dataclass(frozen=True)
-class AllJudges:
-    """Validates every task; the best model is the best of the first."""
-
-    first: Judge
-    others: Mapping[str, Judge]
-
-    def __call__(self) -> Validation:
-        """Score every pair for every task; the figures of further ones begin with their names."""
-        found = self.first()
-        figures = dict(found.figures)
-        for name, judge in self.others.items():
-            figures |= {f"{name}_{key}": value for key, value in judge.score()[1].items()}
-        return replace(found, figures=figures)
