@@ -11,14 +11,14 @@ from torch import nn
 
 from fullyconv.caffe import export, load
 from fullyconv.networks import build
-from fullyconv.networks.trunks import caffenet
+from fullyconv.networks.trunks import caffenet, classic, vgg
 
 SIZES = ((61, 43), (97, 131), (64, 96))
 NETS = (
     "voc-fcn32s", "voc-fcn16s", "voc-fcn8s", "voc-fcn8s-atonce", "voc-fcn16s-max", "voc-fcn8s-learned",
     "voc-fcn-pool5", "voc-fcn-pool4", "voc-fcn-pool3", "pascalcontext-fcn16s", "siftflow-fcn8s",
     "nyud-fcn32s-color-d", "nyud-fcn32s-color-hha", "nyud-fcn16s-color-hha", "voc-fcn-alexnet",
-    "fcn8s-vgg16-same",
+    "fcn8s-vgg16-same", "fcn8s-resnet18", "fpn8s-vgg16-same", "deeplab-largefov-vgg16", "unet-original",
 )  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def shaken(name: str) -> nn.Module:
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.normal_(layer.bias, 0, 0.3)
+            layer.bias is None or nn.init.normal_(layer.bias, 0, 0.1)
     return net.eval()
 
 
@@ -41,8 +41,11 @@ def test_whole_fcns_are_what_opencv_computes(name: str, tmp_path: Path, monkeypa
     cv2 = pytest.importorskip("cv2", reason=reason).dnn
     monkeypatch.setattr(caffenet, "HIDDEN", 16)
     monkeypatch.setattr(caffenet.CaffeNet, "channels", (16,))
+    monkeypatch.setattr(vgg.HoleVGG16, "channels", (4,))
+    monkeypatch.setattr(classic.Contracting, "channels", (4, 6, 8, 8, 8))
     torch.manual_seed(0)
     files = export(shaken(name), tmp_path)
+    files[0].write_text(files[0].read_text().replace("round_mode: FLOOR", "ceil_mode: false"))  # OpenCV's word for it
     ours, theirs = load(*files), cv2.readNetFromCaffe(*map(str, files))
     for size in SIZES:
         blobs = {blob: torch.randn(1, shape[1], *size) for blob, shape in ours.inputs.items()}

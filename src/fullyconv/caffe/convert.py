@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from fullyconv.caffe.description import describe_text
-from fullyconv.caffe.export import CLASSIFIER_SCORES, PIXELS, bilinear_bank, network_layers
+from fullyconv.caffe.export import CLASSIFIER_SCORES, PIXELS, bilinear_bank, is_whole, network_layers
 from fullyconv.caffe.loading import load
 from fullyconv.caffe.net import Net
 from fullyconv.caffe.states import Phase
@@ -20,7 +21,6 @@ from fullyconv.caffe.structure import Numbering, differences
 from fullyconv.caffe.text import Written, to_text
 from fullyconv.files import BadFile
 from fullyconv.networks import (
-    BORDERS,
     CLASSIFIERS,
     architecture_of,
     build,
@@ -28,6 +28,8 @@ from fullyconv.networks import (
     family_names,
     foreign_trunk,
     generic_names,
+    pyramid_names,
+    rebuild,
 )
 from fullyconv.networks.architecture import Upsampling
 from fullyconv.networks.classifier import Classifier
@@ -40,6 +42,8 @@ from fullyconv.upsample import Upsample
 SCORES = ("score_fr", "score_fr_sem", "score_frcolor", *dict.fromkeys(CLASSIFIER_SCORES.values()))
 LONGEST = 10_000  # letters of a line that states a normalisation
 TOLERANCE = 1e-6  # on bilinear weights, which programs compute in float32 or in float64
+# The networks that do not normalise, among those that are no publication's; a file tells which of both it is.
+PLAIN = re.compile(r"fcn\d+s-(?!resnet|lite)|deeplab.*-vgg16|unet-original")
 
 
 def import_model(
@@ -84,14 +88,17 @@ def import_model(
     network, layers = recognise(net, str(prototxt), name)
     blobs = {layer.name: [tensor.detach() for _, tensor in net.blobs(layer)] for layer in net.described}
     if any(map(_is_bank, layers)):
-        network, layers = _settle_upsampling(network, blobs, str(caffemodel))
+        network, layers = _settle_upsampling(network, layers, blobs, str(caffemodel))
     state = {}
     for layer in layers:
         for blob, values in zip(layer.blobs, blobs.get(layer.name, []), strict=True):
-            if blob.key is not None:
+            if blob.fixed and blob.key is not None:  # a buffer that is in no state
+                place, _, buffer = blob.key.rpartition(".")
+                network.get_submodule(place).register_buffer(buffer, blob.values, persistent=False)
+            elif blob.key is not None:
                 kept = _diagonal(values) if _is_bank(layer) else values
                 state[blob.key] = kept.reshape(blob.values.shape)  # a matrix fills the convolution it stands for
-    _check_scales(layers, blobs, str(caffemodel))
+    _check_fixed(layers, blobs, str(caffemodel))
     counts = {name: torch.tensor(0) for name in network.state_dict() if name.endswith("num_batches_tracked")}
     network.load_state_dict(counts | state, assign=True)
     return network.eval()
@@ -129,8 +136,10 @@ def stated_pixels(prototxt: Path | str) -> Preprocess | None:
 
 def _is_bank(layer: Written) -> bool:
     """Return whether a layer is the upsampling of scores, one kernel per class; other deconvolutions mix channels."""
-    key = layer.blobs[0].key if layer.blobs else None
-    return layer.kind == "Deconvolution" and (key is None or key.partition(".")[0].endswith("upsamplers"))
+    if layer.kind != "Deconvolution" or layer.blobs[0].fixed:
+        return False
+    key = layer.blobs[0].key
+    return key is None or key.partition(".")[0].endswith("upsamplers")
 
 
 def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, list[Written]]:
@@ -148,20 +157,19 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
     numbering = Numbering()
     wanted = numbering.outputs(net)
     nearest: list[tuple[int, str]] = []
-    # Decoders that came after FCN normalise; it and the classifiers here do not.
-    family = family_names() if any(layer.kind == "BatchNorm" for layer in net.described) else []
-    for candidate in [name] if name else _candidates(net.name, classes.name, wide, family):
+    normalises = any(layer.kind == "BatchNorm" for layer in net.described)
+    for candidate in [name] if name else _candidates(net.name, classes.name, wide, normalises=normalises):
         with torch.device("meta"):
             try:
-                network: FCN | Classifier = build(candidate, wide)
-                layers = network_layers(network)
+                forms = list(_forms(_built(candidate, wide, net)))
             except ValueError:  # there is no such classifier, or Caffe has no layers for it
                 if name:
                     raise
                 continue
-        twin = Net(describe_text(to_text(candidate, layers), candidate), {})
-        if numbering.outputs(twin) == wanted:
-            return network, layers
+        for network, layers in forms:
+            twin = Net(describe_text(to_text(candidate, layers), candidate), {})
+            if numbering.outputs(twin) == wanted:
+                return network, layers
         apart = differences(net, twin) or ["it joins the same layers in another way"]
         nearest.append((len(apart), f"nearest is {candidate}, but {apart[0]} ({len(apart)} such differences)"))
     raise BadFile(
@@ -171,30 +179,50 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
     )
 
 
-def _candidates(stated: str, score: str, classes: int, family: Sequence[str]) -> Iterator[str]:
-    """Order the networks to compare with: the one stated, those with as many classes, the generic, the rest."""
+def _built(name: str, classes: int, net: Net) -> FCN | Classifier:
+    """Build a network that reads as many channels as a net's one input has."""
+    network: FCN | Classifier = build(name, classes)
+    channels = [shape[1] for shape in net.inputs.values() if len(shape) == 4]
+    if isinstance(network, FCN) and len(channels) == 1 and channels[0] != network.in_channels:
+        network = build(name, classes, channels=channels[0])
+    return network
+
+
+def _forms(network: FCN | Classifier) -> Iterator[tuple[FCN | Classifier, list[Written]]]:
+    """Write a network for sides of all lengths, and in the other forms that are its own: the usual one last.
+
+    Those are: only for multiples of its stride, where it needs no margin; and with kernels that learn, where those
+    that do not are left out.
+    """
+    if isinstance(network, FCN):
+        if any(plan.multiple > 1 for plan in network.plans) and not any(plan.margin for plan in network.plans):
+            yield network, network_layers(network, sized=True)
+        if is_whole(network):
+            learned = rebuild(replace(architecture_of(network), upsampling="learned"))
+            yield learned, network_layers(learned)
+    yield network, network_layers(network)
+
+
+def _candidates(stated: str, score: str, classes: int, *, normalises: bool) -> Iterator[str]:
+    """Order the networks to compare with: the one stated, those with as many classes, the others that come near."""
     if score in CLASSIFIER_SCORES.values():
         return (name for name in CLASSIFIERS if CLASSIFIER_SCORES[name] == score)
-    generic = [name for name in generic_names() if name.partition("-")[2] not in BORDERS]
+    ours = [*generic_names(), *family_names(), *pyramid_names()]
     fitting = [name for name, reference in REFERENCES.items() if reference.classes == classes]
-    stated_first = [stated] if stated in {*REFERENCES, *generic} else []
     # A file may state a library's classifier; it may not state a function that would be called.
     of_library = external_trunk(stated) is not None and foreign_trunk(stated) is None
-    stated_first += [stated] if stated in family or of_library else []
-    ordered: Iterable[str] = chain(stated_first, fitting, generic, family, REFERENCES)
+    first = [stated] if stated in {*REFERENCES, *ours} or of_library else []
+    near = [name for name in ours if bool(PLAIN.match(name)) != normalises]
+    ordered: Iterable[str] = chain(first, fitting, near, REFERENCES)
     return iter(dict.fromkeys(ordered))
 
 
 def _settle_upsampling(
-    network: FCN | Classifier, blobs: dict[str, list[Tensor]], path: str
+    network: FCN | Classifier, layers: list[Written], blobs: dict[str, list[Tensor]], path: str
 ) -> tuple[FCN | Classifier, list[Written]]:
     """Choose fixed or learned upsampling by the weights there are."""
-    architecture = architecture_of(network)
-    with torch.device("meta"):
-        fixed = build(architecture.name, architecture.classes, upsampling="fixed")
-        layers = network_layers(fixed)
     banks = [layer for layer in layers if _is_bank(layer)]
-    upsamplers = [module for module in fixed.modules() if isinstance(module, Upsample)]
+    upsamplers = [module for module in network.modules() if isinstance(module, Upsample)]
     bilinear = True
     for layer, upsampler in zip(banks, upsamplers, strict=True):
         weights = blobs[layer.name][0]
@@ -208,7 +236,7 @@ def _settle_upsampling(
         bilinear &= bool(torch.allclose(_diagonal(weights), kernel, rtol=0, atol=TOLERANCE))
     upsampling: Upsampling = "fixed" if bilinear and not _was_learned(blobs, banks) else "learned"
     with torch.device("meta"):
-        settled = build(architecture.name, architecture.classes, upsampling=upsampling)
+        settled = rebuild(replace(architecture_of(network), upsampling=upsampling))
         return settled, network_layers(settled)
 
 
@@ -230,16 +258,14 @@ def _is_diagonal(bank: Tensor) -> bool:
     return int(bank.count_nonzero()) == int(_diagonal(bank).count_nonzero())
 
 
-def _check_scales(layers: list[Written], blobs: dict[str, list[Tensor]], path: str) -> None:
-    """Refuse an at-once net whose constant scales are others."""
+def _check_fixed(layers: list[Written], blobs: dict[str, list[Tensor]], path: str) -> None:
+    """Refuse weights that are others than those by which a network does what it does."""
     for layer in layers:
-        if layer.kind != "Scale" or layer.blobs[0].key is not None:
-            continue
-        scale = cast("dict[str, float]", layer.fields["filler"])["value"]
-        found = blobs[layer.name][0]
-        if not torch.equal(found, torch.full_like(found, scale)):
-            raise BadFile(
-                path,
-                f"layer {layer.name!r} (Scale) does not scale all its channels by {scale}",
-                "run it with fullyconv.caffe.load; here this factor is fixed",
-            )
+        for blob, found in zip(layer.blobs, blobs.get(layer.name, []), strict=True):
+            fits = found.shape == blob.values.shape
+            if blob.fixed and not (fits and torch.allclose(found, blob.values, rtol=0, atol=TOLERANCE)):
+                raise BadFile(
+                    path,
+                    f"layer {layer.name!r} ({layer.kind}) has other weights than this network has there",
+                    "run it with fullyconv.caffe.load; here they are fixed",
+                )

@@ -9,8 +9,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fullyconv.caffe.text import Blob, Value, Written, to_text
-from fullyconv.caffe.trunk import TrunkWriter, convolution, sides
+from fullyconv.caffe.margins import covered, crop_fields, repeated
+from fullyconv.caffe.text import Blob, Value, Written, sides, to_text
+from fullyconv.caffe.trunk import TrunkWriter, convolution
 from fullyconv.caffe.wire import write_weights
 from fullyconv.files import write_text
 from fullyconv.networks import CLASSIFIERS, architecture_of
@@ -27,11 +28,6 @@ PIXELS = "# pixels: "  # before the normalisation, on a description's first line
 PROTOTXT, CAFFEMODEL = "deploy.prototxt", "weights.caffemodel"
 SIDE = 500  # the height and width written as the input's default
 FIRST_OF_FOUR = {"conv1_1": "conv1_1_bgrd"}  # renamed, for its weights no longer fit the three-channel net's
-
-INSTEAD = (
-    "fullyconv export writes it as ONNX; to Caffe go the papers' FCNs (on vgg16, caffenet, googlenet), and SegNet, "
-    "DeconvNet and U-Net on VGG-16"
-)
 
 # The layer of each classifier that scores its classes.
 CLASSIFIER_SCORES = {
@@ -56,10 +52,10 @@ def bilinear_bank(upsampler: Upsample) -> Tensor:
 
 
 class _Writer:
-    """Collects the layers of a network."""
+    """Collects the layers of a network; ``sized`` leaves out what makes its input whole multiples of a stride."""
 
-    def __init__(self, net: FCN | Classifier) -> None:
-        self.net, self.name = net, architecture_of(net).name
+    def __init__(self, net: FCN | Classifier, *, sized: bool = False) -> None:
+        self.net, self.name, self.sized = net, architecture_of(net).name, sized
         self.layers: list[Written] = []
         reference = REFERENCES.get(self.name)
         self.streams = reference.streams if reference else ()
@@ -73,6 +69,16 @@ class _Writer:
     def input(self, name: str, channels: int, side: int = SIDE) -> str:
         shape: dict[str, Value] = {"dim": [1, channels, side, side]}
         return self.add(name, "Input", (), {"shape": shape})
+
+    def covered(self, bottom: str, channels: int) -> str:
+        """Write the zeros that the trunk needs around a picture, if any."""
+        plans = cast("FCN", self.net).plans
+        margins = [plan.margin for plan in plans]
+        multiples = [1 if self.sized else plan.multiple for plan in plans]
+        if not any(margins) and max(multiples) == 1:
+            return bottom
+        self.layers += covered(f"{bottom}_covered", bottom, channels, margins, multiples)
+        return self.layers[-1].top
 
     def trunk(self, place: str, bottom: str, suffix: str = "") -> list[str]:
         """Write a trunk and give its maps, coarse to fine."""
@@ -106,20 +112,17 @@ class _Ladder:
 
     def _scale(self, features: str, scale: float, channels: int) -> str:
         name = f"scale_{features}"
-        blob = Blob(torch.full((channels,), scale), rate=0.0)
+        blob = Blob(torch.full((channels,), scale, device="cpu"), rate=0.0, fixed=True)
         fields: dict[str, Value] = {"filler": {"value": scale}}
         self.writer.layers.append(Written(name, "Scale", (features,), name, fields, (blob,)))
         return name
 
     def climb(self, scores: list[str], maps: list[str], place: str) -> None:
         """Write upsampling and fusion, coarse to fine, up to the crop to the image."""
-        upsamplers = self.net.ladders[place]
         stages, fused = self.net.plans[0].stages, scores[0]
         for index, fine in enumerate(scores[1:]):
-            factor = stages[index].factor
-            name = f"upscore_{maps[index]}" if index else f"upscore{factor}"
-            up = self._upsample(upsamplers, index, fused, name + self.suffix, place)
-            offsets = [plan.stages[index].offset for plan in self.net.plans]
+            name = f"upscore_{maps[index]}" if index else f"upscore{stages[index].factor}"
+            up, offsets = self._upsample(place, index, fused, name + self.suffix)
             if max(offsets) < 0:
                 fine = self._crop(f"{fine}c", fine, up, [-offset for offset in offsets])
             elif min(offsets) >= 0:
@@ -129,22 +132,27 @@ class _Ladder:
             name = f"fuse_{maps[index + 1]}{self.suffix}"
             fused = self.writer.add(name, "Eltwise", (up, fine), {"operation": self.net.fusion.upper()})
         last = len(scores) - 1
-        if _is_whole(self.net):
-            self._crop(f"score{self.suffix}", fused, self.reference, [0, 0])
+        if is_whole(self.net):
+            upsampler = cast("Upsample", self.net.ladders[place][0])
+            fused, offsets = self._repeated(fused, [plan.stages[0].offset for plan in self.net.plans], upsampler)
+            self._crop(f"score{self.suffix}", fused, self.reference, offsets)
             return
-        name = f"upscore{stages[last].factor}" if last else "upscore"
-        up = self._upsample(upsamplers, last, fused, name + self.suffix, place)
-        offsets = [plan.stages[last].offset for plan in self.net.plans]
+        name = f"upscore{stages[last].factor}" if last and stages[last].factor != stages[0].factor else "upscore"
+        up, offsets = self._upsample(place, last, fused, name + self.suffix)
         self._crop(f"score{self.suffix}", up, self.reference, offsets)
 
     def _crop(self, name: str, source: str, reference: str, offsets: list[int]) -> str:
         if min(offsets) < 0:
             raise ValueError(f"{source} starts after {reference}: Caffe cannot crop by {min(offsets)}")
-        offset: Value = offsets[0] if len(set(offsets)) == 1 else offsets
-        return self.writer.add(name, "Crop", (source, reference), {"axis": 2, "offset": offset})
+        return self.writer.add(name, "Crop", (source, reference), crop_fields(offsets))
 
-    def _upsample(self, upsamplers: nn.ModuleList, index: int, bottom: str, name: str, place: str) -> str:
-        upsampler = cast("Upsample", upsamplers[index])
+    def _upsample(self, place: str, index: int, bottom: str, name: str) -> tuple[str, list[int]]:
+        """Write a step up, and return its blob with the units of it that lie on the first of the finer map."""
+        upsampler = cast("Upsample", self.net.ladders[place][index])
+        stages = [plan.stages[index] for plan in self.net.plans]
+        offsets = [stage.offset for stage in stages]
+        if all(stage.crops for stage in stages):
+            bottom, offsets = self._repeated(bottom, offsets, upsampler)
         fields: dict[str, Value] = {"num_output": upsampler.channels, "bias_term": False}
         fields |= sides("kernel_size", upsampler.kernel) | sides("stride", upsampler.stride, 1)
         if upsampler.weight is None:
@@ -153,29 +161,37 @@ class _Ladder:
             fields["group"] = upsampler.channels
             blob = Blob(upsampler.weight.detach(), f"{place}.{index}.weight", 1.0)
         self.writer.layers.append(Written(name, "Deconvolution", (bottom,), name, fields, (blob,)))
-        return name
+        return name, offsets
+
+    def _repeated(self, bottom: str, offsets: list[int], upsampler: Upsample) -> tuple[str, list[int]]:
+        """Repeat a map's border where that matters; returns its blob, and offsets in its enlarged form with that."""
+        plans = self.net.plans
+        within = all(plan.fits(length, "zero") for plan in plans for length in range(1, plan.stride + 1))
+        if upsampler.border == "zero" or (max(upsampler.kernel) == 1 and within):
+            return bottom, offsets
+        self.writer.layers += repeated(f"{bottom}_repeated", bottom, upsampler.channels)
+        ends = [offset + step for offset, step in zip(offsets, upsampler.stride, strict=True)]
+        return self.writer.layers[-1].top, ends
 
 
-def _is_whole(net: FCN) -> bool:
-    """Return whether scores have the image's own size: decoders that go all the way up need no upsampling."""
+def is_whole(net: FCN) -> bool:
+    """Return whether scores lie on the image's own pixels: decoders that go all the way up need no upsampling."""
     stages = [stage for plan in net.plans for stage in plan.stages]
-    return net.upsampling == "fixed" and all((stage.kernel, stage.factor, stage.kept) == (1, 1, 0) for stage in stages)
+    finest = len(stages) == len(net.plans) and net.upsampling == "fixed"
+    return finest and all((stage.kernel, stage.factor) == (1, 1) for stage in stages)
 
 
-def network_layers(net: FCN | Classifier) -> list[Written]:
+def network_layers(net: FCN | Classifier, *, sized: bool = False) -> list[Written]:
     """Return the layers of a network built by name, in the form of a deploy file.
 
-    Raises ``ValueError`` for what Caffe has no layer for (a border that repeats, a negative crop).
+    With ``sized`` it takes only sides that are multiples of its stride, as SegNet's own files do.
+    Raises ``ValueError`` for what Caffe has no layer for.
     """
-    writer = _Writer(net)
+    writer = _Writer(net, sized=sized)
     if getattr(net, "crf", None) is not None:
         raise ValueError(f"{writer.name} was trained with a CRF, for which Caffe has no layer: {WITHOUT_CRF}")
     if isinstance(net, Classifier):
         _classifier(writer, net)
-    elif any(plan.margin for plan in net.plans):
-        raise ValueError(f"{writer.name} puts a margin around its input, for which Caffe has no layer: {INSTEAD}")
-    elif net.border != "zero" and not _is_whole(net):
-        raise ValueError(f"{writer.name} repeats the border while upsampling, which no Caffe layer does: {INSTEAD}")
     elif isinstance(net, LateFusion):
         _late_fusion(writer, net)
     else:
@@ -188,9 +204,9 @@ def _single(writer: _Writer, net: FCN) -> None:
         parts = (writer.input(writer.streams[0], net.in_channels - 1), writer.input(writer.streams[1], 1))
         data = writer.add("data", "Concat", parts, {})
     else:
-        multiple = max(plan.multiple for plan in net.plans)
+        multiple = max(plan.multiple for plan in net.plans) if writer.sized else 1
         data = writer.input("data", net.in_channels, -(-SIDE // multiple) * multiple)
-    maps = writer.trunk("trunk", data)
+    maps = writer.trunk("trunk", writer.covered(data, net.in_channels))
     suffixes = [""]
     if isinstance(net, ManyHeads):  # of the release: _sem, _geo
         names = (FIRST_HEAD, *net.tasks)
@@ -202,10 +218,10 @@ def _single(writer: _Writer, net: FCN) -> None:
 
 def _late_fusion(writer: _Writer, net: LateFusion) -> None:
     first, second = writer.streams
-    writer.input(first, net.first_channels)
-    writer.input(second, net.in_channels - net.first_channels)
-    maps = writer.trunk("trunk", first, first)
-    others = writer.trunk("second", second, second)
+    channels = (net.first_channels, net.in_channels - net.first_channels)
+    blobs = [writer.input(stream, wide) for stream, wide in zip(writer.streams, channels, strict=True)]
+    seen = [writer.covered(blob, wide) for blob, wide in zip(blobs, channels, strict=True)]
+    maps, others = writer.trunk("trunk", seen[0], first), writer.trunk("second", seen[1], second)
     ladder = _Ladder(writer, net, first)
     pairs = zip(ladder.scores(maps, "heads", first), ladder.scores(others, "second_heads", second), strict=True)
     names = [blob.removesuffix(first) for blob in maps]
@@ -227,8 +243,9 @@ def export(net: FCN | Classifier, folder: Path | str, preprocess: Preprocess | N
     """Write a network as Caffe's files.
 
     Layers have the names of the papers' release, fixed upsampling its dense bilinear weights, so the files serve Caffe
-    and come back through ``import_model`` bit for bit. SegNet, DeconvNet and U-Net are written with SegNet's layers
-    (``Upsample`` by places); Caffe pads nothing, so they take images whose sides are multiples of their stride.
+    and come back through ``import_model`` bit for bit. SegNet and DeconvNet are written with SegNet's layers
+    (``Upsample`` by places). Zeros around a picture and borders that repeat are written as layers that have no weights
+    to learn (``caffe.margins``), so images of every size give what they give here.
 
     Args:
         net: A network of ``build``.

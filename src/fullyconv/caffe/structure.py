@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from fullyconv.caffe.activations import Powers
 from fullyconv.caffe.build import kind_of
 from fullyconv.caffe.description import Layer
 from fullyconv.caffe.dialects import Unpool
@@ -82,6 +83,8 @@ TRAITS: dict[type[nn.Module], Callable[[Any, str], Traits]] = {
     BatchNorm: _batch_norm,
     Unpool: _unpool,
     nn.ReLU: lambda module, name: ("ReLU",),
+    Powers: lambda module, name: ("Power", module.power, module.scale, module.shift),
+    nn.Hardtanh: lambda module, name: ("Clip", module.min_val, module.max_val),
 }
 
 

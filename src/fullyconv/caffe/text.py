@@ -14,15 +14,17 @@ WORDS = frozenset({"pool", "operation", "round_mode"})  # fields whose values ar
 
 @dataclass(frozen=True)
 class Blob:
-    """Weights of a layer to write; ``key`` is their place in the network's state, if they have one.
+    """Weights of a layer to write; ``key`` is their place in the network, if they have one.
 
-    ``rate`` and ``decay`` are the factors on learning rate and weight decay.
+    ``rate`` and ``decay`` are the factors on learning rate and weight decay. ``fixed`` values belong to the
+    description: a file that has others describes another network.
     """
 
     values: Tensor = field(repr=False)
     key: str | None = None
     rate: float | None = None
     decay: float | None = None
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,19 @@ BLOCKS = {
     "Pooling": "pooling_param", "LRN": "lrn_param", "Dropout": "dropout_param", "Crop": "crop_param",
     "Eltwise": "eltwise_param", "Scale": "scale_param", "Concat": "concat_param",
     "InnerProduct": "inner_product_param", "BatchNorm": "batch_norm_param", "Upsample": "upsample_param",
+    "Power": "power_param", "Clip": "clip_param",
 }  # fmt: skip
+
+
+def sides(name: str, values: int | Sequence[int], default: int | None = None) -> dict[str, Value]:
+    """Write a number per axis: once if rows and columns agree; not at all where it is Caffe's default."""
+    pair = (values, values) if isinstance(values, int) else tuple(values)
+    if pair == (default, default):
+        return {}
+    if pair[0] == pair[1]:
+        return {name: pair[0]}
+    short = name.removesuffix("_size")
+    return {f"{short}_h": pair[0], f"{short}_w": pair[1]}
 
 
 def to_text(name: str, layers: Sequence[Written]) -> str:

@@ -138,7 +138,7 @@ ACTIVATIONS: tuple[tuple[str, type[nn.Module], activations.Reads | None], ...] =
     ("hardshrink", nn.Hardshrink, None), ("hardsigmoid", nn.Hardsigmoid, activations.plain("hardsigmoid")),
     ("hardswish", nn.Hardswish, activations.plain("hardswish")), ("hardtanh", nn.Hardtanh, activations.hardtanh),
     ("leaky_relu", nn.LeakyReLU, activations.leaky_relu), ("logsigmoid log_sigmoid", nn.LogSigmoid, None),
-    ("mish", nn.Mish, None), ("relu6", nn.ReLU6, activations.relu6), ("rrelu", nn.RReLU, None), ("selu", nn.SELU, None),
+    ("mish", nn.Mish, None), ("rrelu", nn.RReLU, None), ("selu", nn.SELU, None),
     ("sigmoid expit", nn.Sigmoid, activations.plain("sigmoid")), ("silu", nn.SiLU, activations.plain("swish")),
     ("softplus", nn.Softplus, None), ("softshrink", nn.Softshrink, None), ("softsign", nn.Softsign, None),
     ("tanh", nn.Tanh, activations.plain("tanh")), ("tanhshrink", nn.Tanhshrink, None),
@@ -149,10 +149,12 @@ PER_UNIT = (
     *map(_each, ELEMENTWISE),
     *(_each(name, layer, fused=fused) for name, layer, fused in ACTIVATIONS),
     _each("relu", nn.ReLU, caffe="ReLU", fused=activations.plain("relu")),
+    _each("relu6", nn.ReLU6, caffe="Clip", fused=activations.relu6),
+    _each("add iadd radd", affine="always", caffe="Eltwise"),
     *(
         _each(names, affine="always")
         for names in (
-            "add iadd radd", "sub subtract isub rsub", "neg negative", "positive pos", "clone", "detach", "contiguous",
+            "sub subtract isub rsub", "neg negative", "positive pos", "clone", "detach", "contiguous",
             "cpu", "cuda", "float", "double", "half", "bfloat16", "data", "real", "requires_grad",
         )
     ),
@@ -231,7 +233,7 @@ WINDOWS = (
     Operation(("max_unpool2d",), (nn.MaxUnpool2d,), windows.unpool, "", atrous="", caffe="Upsample"),
     Operation(
         ("avg_pool2d",), (nn.AvgPool2d,), _window(frames.average_pool), "reshape",
-        "always", "window", pools="mean", frame=frames.average_pool, stream="window",
+        "always", "window", pools="mean", frame=frames.average_pool, caffe="Pooling", stream="window",
     ),
     Operation(
         ("adaptive_avg_pool2d",), (nn.AdaptiveAvgPool2d,), windows.adaptive, "reshape", "always", "", pools="mean",
@@ -245,7 +247,7 @@ WINDOWS = (
         ("sliding_mean", "sliding_max"), (windows.SlidingWindow,), windows.sliding, "",
         atrous="", multiply_adds=products.windowed, stream="sliding",
     ),
-    Operation(("pad",), tuple(windows.PADDING), windows.pad, "", atrous="border", stream="border"),
+    Operation(("pad",), tuple(windows.PADDING), windows.pad, "", atrous="border", caffe="Crop", stream="border"),
     Operation(
         ("interpolate",), (nn.Upsample,),
         windows.resize, "", atrous="", stream="resize",

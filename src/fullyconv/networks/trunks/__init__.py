@@ -55,6 +55,7 @@ def read_channels(trunk: nn.Module, channels: int) -> None:
     if channels < 1:
         raise ValueError(f"an image has at least one channel, not {channels}")
     conv = next(layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d))
-    deviation = float(conv.weight.detach().std()) * (conv.in_channels / channels) ** 0.5
+    # A tensor, which may be on no device.
+    deviation = conv.weight.detach().std().double() * (conv.in_channels / channels) ** 0.5
     conv.weight = nn.Parameter(deviation * torch.randn(conv.out_channels, channels, *conv.kernel_size))
     conv.in_channels = channels
