@@ -44,11 +44,12 @@ AnyPreprocess = Annotated[
 
 
 class Head(BaseModel):
-    """What is said of a further head: what its labels mean, and what makes its probabilities mean what they say."""
+    """What is said of a further head: what its labels mean, the temperature of its probabilities, its CRF."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     classes: ClassSet
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    crf: CRFParameters | None = None
 
 
 class Config(BaseModel):
@@ -303,9 +304,9 @@ def read_config(folder: Path) -> Config:
     return config
 
 
-def store_crf(folder: Path, parameters: CRFParameters) -> None:
-    """Put CRF parameters into a model's ``config.json``; raises ``BadFile`` if there is none."""
-    _store(folder, {"crf": parameters})
+def store_crf(folder: Path, parameters: CRFParameters, head: str = "") -> None:
+    """Put CRF parameters (of a further ``head``) into a model's ``config.json``; raises ``BadFile`` without one."""
+    _store(folder, {"crf": parameters}, head)
 
 
 def store_temperature(folder: Path, temperature: float, head: str = "") -> None:
@@ -314,13 +315,12 @@ def store_temperature(folder: Path, temperature: float, head: str = "") -> None:
     Raises:
         BadFile: If there is none.
     """
-    if not head:
-        _store(folder, {"temperature": temperature})
-        return
-    heads = read_config(folder).heads
-    _store(folder, {"heads": heads | {head: heads[head].model_copy(update={"temperature": temperature})}})
+    _store(folder, {"temperature": temperature}, head)
 
 
-def _store(folder: Path, values: Mapping[str, Any]) -> None:
+def _store(folder: Path, values: Mapping[str, Any], head: str) -> None:
     folder = find_own_model(folder)
-    write_json(folder / CONFIG, read_config(folder).model_copy(update=values).document())
+    config = read_config(folder)
+    if head:
+        values = {"heads": config.heads | {head: config.heads[head].model_copy(update=values)}}
+    write_json(folder / CONFIG, config.model_copy(update=values).document())

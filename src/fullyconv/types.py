@@ -154,7 +154,7 @@ def check_head(name: str) -> str:
     'geometry'
     """
     if not HEAD_NAME.fullmatch(name) or iskeyword(name):
-        raise ValueError(f"a head's name is letters, digits and _ and begins with a letter, not {name[:60]!r}")
+        raise ValueError(f"a head's name is letters (a to z), digits and _ and begins with a letter, not {name[:60]!r}")
     if name in TAKEN_NAMES:
         raise ValueError(f"no head can be called {name!r}, which stands for something else beside its scores")
     return name

@@ -159,6 +159,30 @@ def test_it_describes_itself(client: TestClient) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
 
 
+def test_a_client_chooses_a_head() -> None:
+    network = build("fcn1s-spectral2", 2, channels=3, tasks={"shade": 3})
+    nn.init.normal_(network.score_layers["shade_heads"][0].weight)  # type: ignore[arg-type]
+    model = Segmenter(network, classes=ClassSet(("a", "b")), preprocess=Preprocess(), device="cpu")
+    model.name_heads({"shade": ClassSet(("dark", "grey", "light"))})
+    served = {"two": model, "two-shade": model.heads["shade"]}
+    pixels = picture()
+    with TestClient(make_app(served), base_url=BASE) as client:
+        described = client.get("/models").json()
+        assert [(each["name"], each["network"], each["head"]) for each in described] == [
+            ("two", "fcn1s-spectral2", ""), ("two-shade", "fcn1s-spectral2", "shade"),
+        ]  # fmt: skip
+        wanted = model.heads["shade"].predict(pixels).labels
+        for query in ("head=shade", "model=two&head=shade", "model=two-shade", "model=two-shade&head=shade"):
+            answer = client.post(f"/predict?{query}", content=png(pixels))
+            np.testing.assert_array_equal(read(answer.content), wanted)
+        first = client.post("/predict", content=png(pixels))
+        np.testing.assert_array_equal(read(first.content), model.predict(pixels).labels)
+        wrong = client.post("/predict?head=other", content=png(pixels))
+        assert wrong.status_code == 404
+        assert wrong.json()["detail"] == "no head of two is called 'other': its further heads are shade"
+        assert "grey" in client.post("/predict?head=shade&output=heat&class=x", content=png(pixels)).json()["detail"]
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG that claims to be huge."""
 

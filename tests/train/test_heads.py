@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -215,6 +216,38 @@ def test_wrong_declarations_are_told_in_one_sentence(
         assert each in sentence
 
 
+@pytest.mark.parametrize(("heads", "words"), [
+    ("heads:", "heads: nothing is said of it (leave the key out where there is nothing to say)"),
+    ("heads: 3", "begins with a letter, not '3': call it otherwise, and say its folder"),
+    ("heads: [[geometry]]", "heads: write the names of folders, or a mapping of them to their classes, not"),
+    ("heads: {geometry: 3}", "heads.geometry: write a mapping, {key: value}, not '3'"),
+    ("heads: {geometry: []}", "heads.geometry: a class set holds 1 to 32767 classes, not 0"),
+    ("heads: {geometry: {classes: }}", "heads.geometry.classes: nothing is said of it"),
+    ("heads: {geometry: {classes: 3}}", "heads.geometry.classes: write a list, [one, two], not '3'"),
+    ("heads: {geometry: {ignore: x}}", "heads.geometry.ignore.0: write a whole number, not 'x'"),
+    ("heads: [höhe]", "is letters (a to z), digits and _ and begins with a letter, not 'höhe'"),
+    ("heads: [a/b]", "and begins with a letter, not 'a/b'"),
+    ("heads: [Geometry, geometry]", "heads: 'Geometry' and 'geometry' are one name on file systems that ignore case"),
+])  # fmt: skip
+def test_what_heads_cannot_be_is_told_by_file_value_and_fix(heads: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.yaml").write_text(f"classes: [a, b]\n{heads}\n", "utf-8")
+    with pytest.raises(BadFile, match=re.escape(words)) as caught:
+        stated_heads(tmp_path)
+    assert caught.value.path == tmp_path / "classes.yaml"
+    assert caught.value.fix
+
+
+def test_heads_may_be_none_lists_of_classes_and_in_folders_of_any_name(tmp_path: Path) -> None:
+    def stated(heads: str) -> dict[str, tuple[str, ClassSet | None]]:
+        (tmp_path / "classes.yaml").write_text(f"classes: [a, b]\nheads: {heads}\n", "utf-8")
+        return {name: (head.folder, head.classes) for name, head in stated_heads(tmp_path).items()}
+
+    assert stated("[]") == stated("{}") == {}
+    assert stated("geometry") == stated("{geometry: }") == {"geometry": ("geometry", None)}
+    assert stated("{geometry: [up, down]}") == {"geometry": ("geometry", ClassSet(("up", "down")))}
+    assert stated("{height: {folder: höhe}}") == {"height": ("höhe", None)}
+
+
 def test_a_missing_mask_and_one_of_another_size_are_told_by_name(tmp_path: Path) -> None:
     root = pictures(tmp_path)
     (root / "train/geometry/train1.png").unlink()
@@ -341,6 +374,21 @@ def test_a_model_is_scored_on_other_data_head_by_head(tmp_path: Path) -> None:
     (data / "classes.yaml").write_text(CLASSES.replace("name: steep", "name: stair"))
     told = command("evaluate", model, data / "val", status=1)
     assert "its classes (stair, up, flat) are not the model's (steep, up, flat)" in told
+
+
+@pytest.mark.slow
+def test_each_head_is_scored_on_every_part_that_is_held_out(tmp_path: Path) -> None:
+    data, run = pictures(tmp_path / "data"), tmp_path / "run"
+    settings = {**SETTINGS, "epochs": 1, "auto": "false", "crop": "[24,24]"}
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    told = command("train", "default", "--data", data, "--out", run, "--folds", 2, *words)
+    assert "head geometry: each part scored by the model that has not seen it" in told
+    document = json.loads((run / "folds.json").read_text())
+    assert document["heads"].keys() == {"geometry", "shade"}
+    parts = [json.loads((run / f"fold-{part}/evaluation.json").read_text())["shade"] for part in (1, 2)]
+    assert document["heads"]["shade"]["mean"]["mean_iu"] == pytest.approx(np.mean([each["mean_iu"] for each in parts]))
+    summed = np.sum([each["confusion"] for each in parts], axis=0)
+    assert document["heads"]["shade"]["together"]["confusion"] == summed.tolist()
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument, Tru
 from fullyconv.files import counted
 
 if TYPE_CHECKING:
+    from fullyconv.crf import CRFParameters
+    from fullyconv.data.pairs import Pair
     from fullyconv.evaluation.refinement import Comparison
     from fullyconv.predict.image import Segmenter
     from fullyconv.predict.refine import CRFSegmenter
@@ -41,13 +43,12 @@ def tune(
     """Search for the CRF's weights and bandwidths on labelled images and save the best with the model.
 
     Example: `fullyconv crf tune runs/camvid/model camvid/ --images 20 --trials 40`
+    Of a model with several heads each gets a CRF of its own, found on its own masks.
     """
-    from fullyconv.checkpoint import store_crf
+    from fullyconv.checkpoint import CONFIG, find_model, store_crf
     from fullyconv.crf import CRFParameters
     from fullyconv.evaluation.refinement import grid_candidates, random_candidates
-    from fullyconv.evaluation.refinement import tune as score
     from fullyconv.opening import load
-    from fullyconv.predict.refine import CRFSegmenter
 
     import_from_here(*(trust or ()))
     opened = load(model, device=device, trust=trust or ())
@@ -55,14 +56,27 @@ def tune(
         raise ValueError(
             f"{model} has a CRF that was trained with it (crf=true), which predict and evaluate always apply"
         )
-    segmenter = CRFSegmenter(opened, CRFParameters())
-    _, pairs = pairs_to_score(data, split, segmenter)
+    folder, pairs = pairs_to_score(data, split, opened)
     pairs = [pairs[index * len(pairs) // min(images, len(pairs))] for index in range(min(images, len(pairs)))]
     base = CRFParameters(keep_diagonal=diagonal, exact_smoothness=exact)
     candidates = grid_candidates(base) if search == "grid" else random_candidates(base, count=trials, seed=seed)
+    for segmenter in (opened, *(head for name, head in opened.heads.items() if name in folder.heads)):
+        if segmenter.head:
+            out.print(f"head {segmenter.head}:")
+        store_crf(model, _search(segmenter, pairs, candidates), segmenter.head)
+    out.print(f"saved in {find_model(model) / CONFIG}: predict --crf and evaluate --crf use it")
+
+
+def _search(segmenter: Segmenter, pairs: list[Pair], candidates: list[CRFParameters]) -> CRFParameters:
+    """Try candidates on labelled pictures and print the best of them; returns the best."""
+    from fullyconv.evaluation.refinement import tune as score
+    from fullyconv.predict.refine import CRFSegmenter
+
     with Bars() as bars:
-        plain, found = score(segmenter, pairs, candidates, progress=lambda n, total: bars("trying", n, total))
-    names = [name for name, value in asdict(base).items() if not isinstance(value, bool)]
+        plain, found = score(
+            CRFSegmenter(segmenter), pairs, candidates, progress=lambda n, total: bars("trying", n, total)
+        )
+    names = [name for name, value in asdict(candidates[0]).items() if not isinstance(value, bool)]
     table = Table("mean IU", *(name.replace("_", " ") for name in names), title=f"best of {len(found)} trials")
     for trial in found[:10]:
         table.add_row(f"{trial.mean_iu:.4f}", *(f"{getattr(trial.parameters, name):g}" for name in names))
@@ -70,22 +84,22 @@ def tune(
     best = found[0]
     verdict = f"with the CRF, {'better' if best.mean_iu > plain else 'no better'}"
     out.print(f"mean IU on {counted(len(pairs), 'image')}: {plain:.4f} without, {best.mean_iu:.4f} {verdict}")
-    store_crf(model, best.parameters)
-    out.print(f"saved in {model / 'config.json'}: predict --crf and evaluate --crf use it")
+    return best.parameters
 
 
 def with_crf(segmenter: Segmenter, model: Path) -> CRFSegmenter:
-    """Put the CRF behind a segmenter: with the model's own parameters, or with the usual ones."""
+    """Put the CRF behind a segmenter: with the parameters of the model (of its head), or with the usual ones."""
     from fullyconv.checkpoint import read_config
-    from fullyconv.crf import CRFParameters
     from fullyconv.predict.refine import CRFSegmenter
 
     if isinstance(segmenter, CRFSegmenter):
         return segmenter  # trained with the network
-    stored = read_config(model).crf
+    config, head = read_config(model), segmenter.head
+    stored = config.heads[head].crf if head in config.heads else None if head else config.crf
     if stored is None:
-        out.print("the model holds no CRF parameters: the usual ones are taken (find better: fullyconv crf tune)")
-    return CRFSegmenter(segmenter, stored or CRFParameters())
+        whose = f"the head {head}" if head else "the model"
+        out.print(f"{whose} holds no CRF parameters: the usual ones are taken (find better: fullyconv crf tune)")
+    return CRFSegmenter(segmenter, stored)
 
 
 def print_comparison(comparison: Comparison) -> None:

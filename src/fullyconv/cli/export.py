@@ -42,7 +42,7 @@ def export(
     By default the graph is the network: normalised N x 3 x H x W float32 in, N x C x H x W scores out, N, H and W free.
     Classes, colours, mean and deviation are in the file. A file that does not compute what the model computes is not
     left. Example: `fullyconv export runs/photos/model --to onnx --out exported` writes exported/photos.onnx
-    (extras: `export` for ONNX, `openvino`).
+    (extras: `export` for ONNX, `openvino`). With `--head geometry` it is exported/photos-geometry.onnx.
     """
     from fullyconv.checkpoint import find_model, load_network
     from fullyconv.export import Inside, Source
@@ -55,7 +55,7 @@ def export(
         tell_heads(network, "--head NAME")
     else:
         network, classes, temperature = _further(network, config, head)
-    source = Source(network, classes, config.preprocess, find_model(model), temperature)
+    source = Source(network, classes, config.preprocess, find_model(model), temperature, head or "")
     inside = Inside(with_preprocessing, labels, probabilities)
     made = write(source, out_, to=to, inside=inside, overwrite=overwrite, progress=_print)
     worst = max(each.apart for each in made.agreements)

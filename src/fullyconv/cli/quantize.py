@@ -26,6 +26,7 @@ def quantize(
 
     The ranges go into the model's folder (int8.safetensors); `--precision int8` then uses them, with OpenVINO, on the
     CPU. Example: `fullyconv quantize runs/camvid/model camvid/`.
+    Of a model with several heads all are calibrated, and the price of each is said.
     """
     from fullyconv.data.folder import open_folder
     from fullyconv.machine import frozen
@@ -65,18 +66,24 @@ def pairs_to_compare(data: Path) -> list[Pair]:
 
 
 def print_prices(segmenter: Segmenter, pairs: list[Pair], *, store: bool = False) -> None:
-    """Print what each engine and arithmetic changes; with ``store`` keep with the model what ``auto`` may use."""
+    """Print what each engine and arithmetic changes of each head that ``pairs`` have masks of.
+
+    With ``store`` keep with the model what ``auto`` may use.
+    """
     from fullyconv.evaluation.precision import measure_prices, usable_variants
     from fullyconv.predict.trusted import store_changes
 
-    with Bars() as bars:
-        prices = measure_prices(
-            segmenter, pairs, usable_variants(segmenter.folder), progress=lambda n, total: bars("comparing", n, total)
-        )
-    out.print(f"against PyTorch in float32, over {counted(len(pairs), 'picture')}:")
-    for price in prices:
-        out.print(f"  {price.words()}")
+    variants, found = usable_variants(segmenter.folder), []
+    masks = {mask.head for pair in pairs for mask in pair.further}
+    for each in (segmenter, *(head for name, head in segmenter.heads.items() if name in masks)):
+        with Bars() as bars:
+            prices = measure_prices(each, pairs, variants, progress=lambda n, total: bars("comparing", n, total))
+        whose = f"head {each.head} " if each.head else ""
+        out.print(f"{whose}against PyTorch in float32, over {counted(len(pairs), 'picture')}:")
+        for price in prices:
+            out.print(f"  {price.words()}")
+        found += prices
     if store and segmenter.folder is not None:
-        worst = max(price.changed for price in prices if price.precision == "bfloat16")
+        worst = max(price.changed for price in found if price.precision == "bfloat16")
         store_changes(segmenter.folder, segmenter.network, {"bfloat16": worst})
         out.print(f"kept in {segmenter.folder}: precision auto goes by it")

@@ -114,8 +114,9 @@ def train_folds(recipe: Recipe, way: Way, *, folds: int) -> Folds:
                 evaluations.append(train_recipe(one, prepared, folder, trust=way.trust, team=team))
         found = {name: Folds(tuple(each[name] for each in evaluations)) for name in evaluations[0]}
         if team.first:
-            first, *further = (each.document() for each in found.values())
-            write_json(way.out / FOLDS, first | dict(zip([*found][1:], further, strict=True)))
+            documents = {name: each.document() for name, each in found.items()}
+            first = documents.pop("")
+            write_json(way.out / FOLDS, first | ({"heads": documents} if documents else {}))
     for name, each in found.items():
         if name:
             out.print(f"head {name}:")
@@ -197,7 +198,8 @@ def train_recipe(
     )
     if job.heads:
         named = ", ".join(f"{name} ({len(classes)} classes)" for name, classes in job.heads.items())
-        err.print(f"further heads: {named}; the best model is that of the first head's best mean IU")
+        chosen = "what was chosen went by the first masks alone; " if choices else ""
+        err.print(f"further heads: {named}; {chosen}the best model is that of the first head's best mean IU")
     with Bars() as bars, stopped_in_words(again):
         Run(job, folder, TrainingBars(bars, recipe.epochs)).train()
     segmenter = load(run / BEST, device=recipe.device, trust=foreign_trunk(recipe.network_name) or ())

@@ -38,6 +38,12 @@ ELSEWHERE = {
 }  # fmt: skip
 """What other tools call our keys."""
 
+WANTED = {
+    "list_type": "write a list, [one, two]", "model_type": "write a mapping, {key: value}", "string_type": "write a word",
+    "int_parsing": "write a whole number", "tuple_type": "write three numbers, [red, green, blue]",
+}  # fmt: skip
+"""What is said of values of a wrong kind, by pydantic's names of the mistakes."""
+
 HEADER = """\
 # The classes of this data set: edit names and colours freely.
 #   masks: index   the numbers in the mask files are classes ('value', default: position in this list)
@@ -86,9 +92,14 @@ class _Head(_Masks):
 
 
 def _heads(entry: Any) -> Any:
-    """Bring a list of names to a mapping, and heads of which nothing is said to ones that say nothing."""
+    """Bring a list of names to a mapping, heads of which nothing is said to ones that say nothing, lists to classes."""
     if isinstance(entry, dict):
-        return {name: {} if said in NOTHING else said for name, said in entry.items()}
+        return {
+            name: {} if said in NOTHING else {"classes": said} if isinstance(said, list) else said
+            for name, said in entry.items()
+        }
+    if entry in NOTHING:
+        raise ValueError("it names no masks")
     names = [entry] if isinstance(entry, str) else entry
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("write the names of folders, or a mapping of them to their classes")
@@ -164,12 +175,16 @@ def stated_heads(root: Path) -> dict[str, StatedHead]:
     if place is None:
         return {}
     entries, found = _read(place), dict[str, StatedHead]()
+    alike = dict[str, str]()  # names, by their spelling without case
     used = dict.fromkeys(entries.channels, "under 'channels'")
     for name, entry in entries.heads.items():
         try:
             check_head(name)
         except ValueError as error:
             raise BadFile(place, f"heads: {error}", "call it otherwise, and say its folder: 'folder: …'") from None
+        if (other := alike.setdefault(name.casefold(), name)) != name:
+            what = f"heads: {other!r} and {name!r} are one name on file systems that ignore case"
+            raise BadFile(place, what, "call one of them otherwise, and say its folder: 'folder: …'")
         if entry.folder and entry.suffix:
             raise BadFile(place, f"heads.{name}: both a folder and a suffix", "say where its masks are by one of both")
         where = entry.suffix or entry.folder or name
@@ -177,7 +192,7 @@ def stated_heads(root: Path) -> dict[str, StatedHead]:
             what = f"heads.{name}: {where!r} stands {used[where]} already"
             raise BadFile(place, what, "name a folder or a suffix of its own")
         used[where] = f"for heads.{name}"
-        classes = _class_set(entry, place, f"heads.{name}: ") if entry.classes else None
+        classes = _class_set(entry, place, f"heads.{name}: ") if "classes" in entry.model_fields_set else None
         found[name] = StatedHead("" if entry.suffix else where, entry.suffix or "", classes)
     return found
 
@@ -198,13 +213,15 @@ def _read(path: Path) -> _File:
 def _first_mistake(error: ValidationError) -> str:
     unknown_first = sorted(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     first = unknown_first[0]  # a key of another tool is why ours is missing
-    where = ".".join(map(str, first["loc"]))
+    where = ".".join(map(str, first["loc"])) or "as a whole"
     if first["type"] == "extra_forbidden":
         ours = ELSEWHERE.get(str(first["loc"][-1]))
         return f"unknown key {where!r}" + (f": here it is called {ours!r}" if ours else "")
     if first["type"] == "missing":
         return f"no {where!r} in it"
-    wanted = first["msg"].removeprefix("Value error, ")
+    if first["input"] in NOTHING:
+        return f"{where}: nothing is said of it (leave the key out where there is nothing to say)"
+    wanted = WANTED.get(first["type"], first["msg"].removeprefix("Value error, "))
     if first["type"] == "string_pattern_mismatch" and where.endswith((".folder", ".suffix")):
         wanted = "a name without / or .. (folders lie beside the masks' or the images')"
     return f"{where}: {wanted}, not {str(first['input'])[:60]!r}"

@@ -81,7 +81,7 @@ def measure_prices(
     """
     if not pairs:
         raise ValueError("no pictures to compare arithmetics on")
-    models = [_in(segmenter, variant) for variant in (REFERENCE, *variants)]
+    models = [segmenter.anew(*variant) for variant in (REFERENCE, *variants)]
     classes = len(segmenter.classes)
     counts, changed, pixels = [np.zeros((classes, classes), np.int64) for _ in models], np.zeros(len(models)), 0
     for done, pair in enumerate(pairs, start=1):
@@ -98,17 +98,3 @@ def measure_prices(
         Price(engine, precision, float(changed[index]) / pixels, means[index], means[index] - means[0])
         for index, (engine, precision) in enumerate(variants, start=1)
     ]
-
-
-def _in(segmenter: Segmenter, variant: Variant) -> Segmenter:
-    engine, precision = variant
-    model = Segmenter(
-        segmenter.network,
-        classes=segmenter.classes,
-        preprocess=segmenter.preprocess,
-        device="cpu",
-        precision=precision,
-        engine=engine,
-    )
-    model.folder = segmenter.folder
-    return model

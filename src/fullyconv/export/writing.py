@@ -94,6 +94,7 @@ class Source:
         preprocess: Its normalisation.
         folder: The model's folder, which gives the file its name.
         temperature: Of its probabilities.
+        head: Which further head of a model the network is; empty for the first.
 
     >>> from fullyconv.networks import build
     >>> Source(build("fcn4s-lenet", 2), ClassSet(("a", "b")), Preprocess(), Path("runs/photos/model")).name
@@ -105,11 +106,13 @@ class Source:
     preprocess: Preprocess | SpectralPreprocess
     folder: Path | None = None
     temperature: float = 1.0
+    head: str = ""
 
     @property
     def name(self) -> str:
-        """What the file is called, without its suffix: as the model's folder, or the run it lies in."""
-        return "model" if self.folder is None else model_name(self.folder)
+        """What the file is called, without its suffix: as the model's folder, or the run it lies in, with the head."""
+        model = "model" if self.folder is None else model_name(self.folder)
+        return f"{model}-{self.head}" if self.head else model
 
 
 def export(

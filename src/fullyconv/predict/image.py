@@ -16,6 +16,7 @@ from fullyconv.data.matching import match_classes
 from fullyconv.data.pairs import Pair
 from fullyconv.data.raster import COLOURS
 from fullyconv.draw import false_colours
+from fullyconv.machine import ArithmeticName, EngineName, arithmetic
 from fullyconv.networks.heads import ManyHeads
 from fullyconv.predict.arrays import ArraySegmenter, pieces_by_heads
 from fullyconv.predict.inputs import Given, Order, Picture, Pixels, Span, pixels_of, split_batch
@@ -130,6 +131,24 @@ class Segmenter(ArraySegmenter):
         if several is not None:
             return [self._predicted(each, given, probabilities=probabilities) for each in several]
         return self._predicted(cast("Picture", image), given, probabilities=probabilities)
+
+    def anew(self, engine: EngineName, precision: ArithmeticName) -> Segmenter:
+        """Return the same model, prepared anew for another engine or arithmetic.
+
+        Args:
+            engine: What computes.
+            precision: In which arithmetic.
+
+        Returns:
+            A model of the same head, by its network alone.
+        """
+        other = Segmenter(self.network, classes=self.classes, preprocess=self.preprocess, device=self.device)
+        other.look_as(self)
+        other.engine, other.precision = engine, arithmetic(precision)
+        other.temperature, other.head = self.temperature, self.head
+        # Of a further head the whole network is prepared, as for all: int8 is calibrated for that.
+        other.making, other.place = Making(*self.making.heads), self.place
+        return other
 
     def predict_heads(
         self, image: Picture, *, probabilities: bool = False, order: Order = "rgb", span: Span = None
@@ -272,7 +291,7 @@ class Segmenter(ArraySegmenter):
         """
         from fullyconv.export import Inside, Source, export
 
-        source = Source(self.network, self.classes, self.preprocess, self.folder, self.temperature)
+        source = Source(self.network, self.classes, self.preprocess, self.folder, self.temperature, self.head)
         return export(source, out, to=to, inside=Inside(with_preprocessing, labels, probabilities))
 
     def _label(self, pixels: np.ndarray, seen: np.ndarray, *, probabilities: bool) -> Prediction:

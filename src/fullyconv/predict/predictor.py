@@ -17,7 +17,6 @@ from fullyconv.networks.fcn import FCN
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.inputs import Picture, Pixels
 from fullyconv.predict.prediction import void_where
-from fullyconv.predict.prepared import Making
 from fullyconv.types import ClassSet, Preprocess
 
 
@@ -64,18 +63,10 @@ class Predictor:
                 f"a {type(model).__name__}" if type(model) is not Segmenter else "a model that was trained with a CRF"
             )
             raise ValueError(f"{what} does more than its network: open it with fullyconv.load and use its predict")
-        self.segmenter = Segmenter(
-            model.network,
-            classes=model.classes,
-            preprocess=model.preprocess,
-            device=model.device,
-            precision=model.precision if precision == "auto" else precision,
-            engine=model.engine if engine == "auto" else engine,
+        self.segmenter = model.anew(
+            model.engine if engine == "auto" else engine, model.precision if precision == "auto" else precision
         )
-        self.segmenter.soon, self.segmenter.folder = True, model.folder
-        self.segmenter.memory, self.segmenter.approximate = model.memory, model.approximate
-        # Prepared anew, perhaps for another engine; a further head with the whole network, as int8 is calibrated.
-        self.segmenter.making, self.segmenter.place = Making(*model.making.heads), model.place
+        self.segmenter.soon = True
         self.segmenter.prepared()
 
     @property

@@ -84,13 +84,18 @@ class Service:
         if self.settings.key and not hmac.compare_digest(given.encode(), self.settings.key.encode()):
             raise HTTPException(401, "send the key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"})
 
-    def model(self, name: str | None) -> Segmenter:
-        """Return a model; raises ``HTTPException`` for an unknown name."""
-        if name is None:
-            return next(iter(self.models.values()))
+    def model(self, name: str | None, head: str | None) -> Segmenter:
+        """Return a model, or a further head of it; raises ``HTTPException`` for an unknown name."""
+        name = next(iter(self.models)) if name is None else name
         if name not in self.models:
-            raise HTTPException(404, f"no model is called {name!r}: there are {', '.join(self.models)}")
-        return self.models[name]
+            raise HTTPException(404, f"no model is called {name[:80]!r}: there are {', '.join(self.models)}")
+        found = self.models[name]
+        if not head or head == found.head:
+            return found
+        if head not in found.heads:
+            known = f"its further heads are {', '.join(found.heads)}" if found.heads else "it has no further heads"
+            raise HTTPException(404, f"no head of {name} is called {head[:80]!r}: {known}")
+        return found.heads[head]
 
     def class_index(self, segmenter: Segmenter, wanted: str | None) -> int:
         """Return the number of a class that is given by name or number; raises ``HTTPException``."""
@@ -155,7 +160,8 @@ class Service:
         return [
             {
                 "name": name,
-                "network": getattr(each.network.architecture, "name", ""),
+                "network": getattr(each.making.heads[0].architecture, "name", ""),
+                "head": each.head,
                 "engine": each.prepared().engine.name,
                 "smallest_input": list(each.network.smallest_input),
                 "classes": [
@@ -221,16 +227,17 @@ KNOWN = ("/", "/predict", "/models", "/health", "/metrics", "/openapi.json")
 
 def _add_routes(app: FastAPI, service: Service, guarded: list[Any]) -> None:
     @app.post("/predict", dependencies=guarded, openapi_extra=BODY, response_class=Response)
-    async def predict(
+    async def predict(  # noqa: PLR0913 (the questions of one address)
         request: Request,
         output: Annotated[Output, Query(description="What to return; see docs/serve.md.")] = "mask",
         model: Annotated[str | None, Query(description="A name of /models; default: the first.")] = None,
+        head: Annotated[str | None, Query(description="Of a model with several: a further head's name.")] = None,
         alpha: Annotated[float, Query(ge=0, le=1, description="Of the overlay: the colours' share.")] = 0.5,
         simplify: Annotated[float, Query(ge=0, le=1000, description="Of polygons: pixels.")] = 0.0,
         cls: Annotated[str | None, Query(alias="class", description="Of heat: a class, by name or number.")] = None,
     ) -> Response:
         """Label every pixel of the picture in the body."""
-        segmenter = service.model(model)
+        segmenter = service.model(model, head)
         index = service.class_index(segmenter, cls) if output == "heat" else 0
         return await service.predict(request, segmenter, Wanted(output, alpha, simplify, index))
 
