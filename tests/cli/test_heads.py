@@ -100,6 +100,7 @@ def test_a_head_without_a_crf_says_so(model: Path, data: Path, tmp_path: Path) -
     assert "the model holds no CRF" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("nncf") is None, reason="NNCF is not installed")
 def test_all_heads_are_calibrated_for_8_bits(model: Path, data: Path, tmp_path: Path) -> None:
     told = command("quantize", model, data)
@@ -117,6 +118,7 @@ def test_all_heads_are_calibrated_for_8_bits(model: Path, data: Path, tmp_path: 
     assert (tmp_path / "out/geometry/0.png").is_file()
 
 
+@pytest.mark.slow
 def test_heads_are_exported_beside_each_other(model: Path, tmp_path: Path) -> None:
     command("export", model, "--out", tmp_path / "out", "--to", "torch")
     first = (tmp_path / "out/tiny.pt2").read_bytes()

@@ -67,7 +67,7 @@ def picture(height: int = 45, width: int = 70, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("name", "precision"), [
-    ("fcn8s-resnet18", "float32"), ("fpn8s-resnet18", "bfloat16"),
+    ("fcn8s-resnet18", "float32"), pytest.param("fpn8s-resnet18", "bfloat16", marks=pytest.mark.slow),
     *(pytest.param(each, "float32", marks=pytest.mark.slow) for each in ("fpn4s-lite0", "unet-lite0", "segnet-basic")),
 ])  # fmt: skip
 def test_heads_find_together_what_each_finds_with_a_trunk_of_its_own(name: str, precision: str) -> None:
@@ -228,6 +228,7 @@ def test_an_output_of_a_further_head_is_checked_before_anything_is_computed(tmp_
     assert not (tmp_path / "out/x.png").exists()
 
 
+@pytest.mark.slow
 def test_one_engine_serves_all_heads_in_openvino() -> None:
     pytest.importorskip("openvino")
     network, pixels = network_of("fcn32s-resnet18"), picture()

@@ -233,7 +233,7 @@ def test_what_heads_cannot_be_is_told_by_file_value_and_fix(heads: str, words: s
     (tmp_path / "classes.yaml").write_text(f"classes: [a, b]\n{heads}\n", "utf-8")
     with pytest.raises(BadFile, match=re.escape(words)) as caught:
         stated_heads(tmp_path)
-    assert caught.value.path == tmp_path / "classes.yaml"
+    assert Path(caught.value.path) == tmp_path / "classes.yaml"
     assert caught.value.fix
 
 

@@ -39,8 +39,9 @@ ELSEWHERE = {
 """What other tools call our keys."""
 
 WANTED = {
-    "list_type": "write a list, [one, two]", "model_type": "write a mapping, {key: value}", "string_type": "write a word",
-    "int_parsing": "write a whole number", "tuple_type": "write three numbers, [red, green, blue]",
+    "list_type": "write a list, [one, two]", "model_type": "write a mapping, {key: value}",
+    "string_type": "write a word", "int_parsing": "write a whole number",
+    "tuple_type": "write three numbers, [red, green, blue]",
 }  # fmt: skip
 """What is said of values of a wrong kind, by pydantic's names of the mistakes."""
 
