@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +190,62 @@ def test_snapshots_in_hdf5(tmp_path: Path) -> None:
         file["other"] = WEIGHTS
     with pytest.raises(BadFile, match="no group 'data'"):
         read_weights(path)
+
+
+LABELLED = """
+%(one)s { name: "data" type: %(data)s top: "data" top: "label" image_data_param { source: "x.lst" new_height: 0 } }
+%(one)s { name: "same" type: %(scale)s bottom: "data" top: "same" }
+%(one)s { name: "final" type: %(conv)s bottom: "same" top: "final" convolution_param { num_output: 3 kernel_size: 1
+  weight_filler { type: "identity" num_groups: 1 std: 0.01 } } }
+%(one)s { name: "mat" type: %(mat)s bottom: "final"
+  mat_write_param { prefix: "fc8/" source: "id.txt" strip: 0 period: 1 } }
+%(one)s { type: %(loss)s bottom: "final" bottom: "label" top: "loss" %(block)s { ignore_label: 255 } }
+"""
+TODAY = {"one": "layer", "scale": '"Scale"', "conv": '"Convolution"', "mat": '"MatWrite"', "loss": '"SoftmaxWithLoss"'}
+FIRST = {"one": "layers", "scale": "DROPOUT", "conv": "CONVOLUTION", "mat": "MAT_WRITE", "loss": "SOFTMAX_LOSS"}
+
+
+@pytest.mark.parametrize("words", [
+    {**TODAY, "data": '"ImageLabelmapData"', "block": "loss_param"},  # HED's
+    {**TODAY, "data": '"ImageLabelData"', "block": "loss_param"},  # the dilated nets'
+    {**FIRST, "data": "IMAGE_SEG_DATA", "block": "softmaxloss_param"},  # DeepLab's first version's
+])  # fmt: skip
+def test_files_that_train_segmenters_of_forks_load(tmp_path: Path, words: dict[str, str]) -> None:
+    path, image, label = tmp_path / "net.prototxt", torch.randn(1, 3, 4, 5), torch.randint(0, 3, (1, 1, 4, 5))
+    path.write_text(LABELLED % words)
+    weight, bias = np.random.default_rng(1).normal(size=(3, 3, 1, 1)).astype(np.float32), np.zeros(3, np.float32)
+    write_weights(tmp_path / "w", "n", {"final": ("Convolution", [weight, bias])})
+    label[0, 0, 0] = 255
+    found = load(path, tmp_path / "w")({"data": image, "label": label})
+    scores = functional.conv2d(image, torch.from_numpy(weight))
+    torch.testing.assert_close(found["final"], scores)  # what would be written to files is an output
+    torch.testing.assert_close(found["loss"], functional.cross_entropy(scores, label[:, 0], ignore_index=255))
+
+
+def test_a_template_is_told_by_its_placeholders(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text('layers { name: "fc8_${EXP}" type: CONVOLUTION convolution_param { num_output: ${NUM_LABELS} } }')
+    with pytest.raises(BadFile, match=r"net.prototxt:1: a template's \$\{NUM_LABELS\}: write its value there"):
+        load(path)
+
+
+EDGES = """
+input: "data" input_dim: 1 input_dim: 3 input_dim: 20 input_dim: 24
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
+  convolution_param { num_output: 1 kernel_size: 3 pad: %d } }
+layer { name: "crop" type: "Crop" bottom: "conv" bottom: "data" top: "edges" %s }
+"""
+
+
+def test_a_crop_without_fields_begins_at_0_and_says_where_a_fork_would_begin(tmp_path: Path) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(EDGES % (35, ""))
+    with pytest.warns(UserWarning, match=r"'crop' \(Crop\): says no offset, which is 0.* offset: 34 offset: 34 \}"):
+        net = load(path)
+    image = torch.randn(1, 3, 20, 24)
+    assert torch.equal(net({"data": image})["edges"], net.layers["conv"](image)[:, :, :20, :24])
+    for pad, fields in ((35, "crop_param { axis: 2 offset: 0 }"), (1, "")):
+        path.write_text(EDGES % (pad, fields))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            load(path)

@@ -105,3 +105,19 @@ def test_weights_that_say_what_a_layer_does_are_checked(tmp_path: Path) -> None:
         write_weights(tmp_path / "other", "n", {name: ("", blobs) for name, blobs in others.items()})
         with pytest.raises(BadFile, match=f"layer '{layer}' .* other weights than this network has there"):
             import_model(prototxt, tmp_path / "other")
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("name", ["unet-original", "deeplab-vgg16"])
+def test_networks_of_several_heads_come_back(name: str, tmp_path: Path) -> None:
+    net = build(name, 4, tasks={"depth": 3, "edges": 2}, channels=2).eval()
+    for head in (bank[0] for bank in net.score_layers.values()):
+        nn.init.normal_(head.weight)
+    files = export(net, tmp_path)
+    again, image = import_model(*files), torch.randn(1, 2, 33, 47)
+    assert_same(net, again)
+    assert again.architecture == net.architecture
+    with torch.inference_mode():
+        expected, found = net(image)._asdict(), load(*files)({"data": image})
+        for task, scores in expected.items():
+            assert (found[f"score_{task}"] - scores).abs().max() <= 1e-5 * scores.abs().max()

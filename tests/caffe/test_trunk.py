@@ -92,6 +92,7 @@ class Graph(Trunk):
     def __init__(self, after: Callable[[Graph, Tensor], Tensor]) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, CHANNELS, 3), nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+        self.computed = nn.utils.parametrizations.weight_norm(nn.Conv2d(CHANNELS, CHANNELS, 3))
         self.valid, self.pool, self.idle = nn.Conv2d(CHANNELS, CHANNELS, 3), nn.MaxPool2d(2, 2), nn.Identity()
         self.rectified, self.silent = Normed(nn.ReLU6()), Normed(nn.Identity())
         self.smooth, self.replicated = Normed(nn.SiLU()), nn.ReplicationPad2d(1)
@@ -124,6 +125,7 @@ REFUSED: dict[str, tuple[Callable[[Graph, Tensor], Tensor], str]] = {
     "borders": (lambda g, x: g.replicated(x), "something else than zeros"),
     "ones": (lambda g, x: functional.pad(x, (1, 1, 1, 1), value=1.0), "something else than zeros"),
     "averages": (lambda g, x: functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False), "count their padding"),
+    "weights": (lambda g, x: g.computed(x), "weights? (lie in a layer|that is computed)"),
     "activations": (lambda g, x: g.smooth(x), "holds an activation"),
 }  # fmt: skip
 

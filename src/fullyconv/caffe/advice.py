@@ -16,6 +16,8 @@ _CODE = (
     "it runs Python code of its own: take it out and do its work on the blobs before and after it; "
     "one that brings data is fed to the net"
 )
+_WEAK = "it trains with weak labels: for predictions take it out and connect what comes after it to its first bottom"
+_AUGMENTS = "it augments pictures while training: take it out and connect its bottom, or feed augmented pictures"
 
 ADVICE = {
     "Python": _CODE,
@@ -33,8 +35,9 @@ ADVICE = {
     "DetectionEvaluate": _BOXES,
     "MultiBoxLoss": _BOXES,
     "RegionLoss": _BOXES,
+    **dict.fromkeys(("UniqueLabel", "BiasChannel", "AdaptiveBiasChannel"), _WEAK),
+    **dict.fromkeys(("CreateDeformation", "ApplyDeformation", "ValueAugmentation", "ValueTransformation"), _AUGMENTS),
     "MatRead": "it reads a MATLAB file: feed its blob as an input of the net",
-    "MatWrite": "it writes a MATLAB file: remove the layer, the blob is an output of the net then",
     "BatchReduction": "it is a layer of one fork: write it as Pooling, Reduction or Eltwise",
     "GlobalPooling": "write Pooling with global_pooling: true",
     "Padding": "write the pad into the layer that comes after it",

@@ -154,10 +154,11 @@ KINDS: dict[str, Kind] = {
     "MVN": Kind(_mvn, ("mvn_param",)),
     "Softmax": Kind(_softmax, ("softmax_param",)),
     "Parameter": Kind(_parameter, ("parameter_param",), least=0, most=0),
-    # What it would write to a file stays an output of the net.
-    "HDF5Output": Kind(
-        lambda layer, shapes: reshaping.Silence(), ("hdf5_output_param",), most=None, tops=0, most_tops=0, observes=True
-    ),
+    # What they would write to files stays an output of the net.
+    **{
+        kind: Kind(lambda layer, shapes: reshaping.Silence(), (block,), most=None, tops=0, most_tops=0, observes=True)
+        for kind, block in (("HDF5Output", "hdf5_output_param"), ("MatWrite", "mat_write_param"))
+    },
     **windows.KINDS,
     **activations.KINDS,
     **reshaping.KINDS,

@@ -35,11 +35,14 @@ from fullyconv.networks.architecture import Upsampling
 from fullyconv.networks.classifier import Classifier
 from fullyconv.networks.fcn import FCN
 from fullyconv.networks.reference import REFERENCES
-from fullyconv.types import Preprocess
+from fullyconv.types import FIRST_HEAD, Preprocess
 from fullyconv.upsample import Upsample
 
+HEAD = "score_fr_"  # before the name of a task, in networks of several
 # The layers that say how many classes there are.
-SCORES = ("score_fr", "score_fr_sem", "score_frcolor", *dict.fromkeys(CLASSIFIER_SCORES.values()))
+SCORES = (
+    "score_fr", f"{HEAD}{FIRST_HEAD}", "score_fr_sem", "score_frcolor", *dict.fromkeys(CLASSIFIER_SCORES.values())
+)  # fmt: skip
 LONGEST = 10_000  # letters of a line that states a normalisation
 TOLERANCE = 1e-6  # on bilinear weights, which programs compute in float32 or in float64
 # The networks that do not normalise, among those that are no publication's; a file tells which of both it is.
@@ -174,17 +177,20 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
         nearest.append((len(apart), f"nearest is {candidate}, but {apart[0]} ({len(apart)} such differences)"))
     raise BadFile(
         path,
-        f"is no network of the papers: {min(nearest)[1]}",
+        f"is no network of the papers: {min(nearest, default=(0, 'none reads such inputs'))[1]}",
         "run it with fullyconv.caffe.load, which takes any net of these layers",
     )
 
 
 def _built(name: str, classes: int, net: Net) -> FCN | Classifier:
-    """Build a network that reads as many channels as a net's one input has."""
-    network: FCN | Classifier = build(name, classes)
+    """Build a network of a net's tasks that reads as many channels as its one input has."""
+    heads = [layer for layer in net.described if re.fullmatch(rf"{HEAD}\w+", layer.name) and net.blobs(layer)]
+    counts = {layer.name.removeprefix(HEAD): int(net.blobs(layer)[0][1].shape[0]) for layer in heads}
+    tasks = {task: wide for task, wide in counts.items() if task != FIRST_HEAD} if FIRST_HEAD in counts else None
+    network: FCN | Classifier = build(name, classes, tasks=tasks)
     channels = [shape[1] for shape in net.inputs.values() if len(shape) == 4]
     if isinstance(network, FCN) and len(channels) == 1 and channels[0] != network.in_channels:
-        network = build(name, classes, channels=channels[0])
+        network = build(name, classes, channels=channels[0], tasks=tasks)
     return network
 
 

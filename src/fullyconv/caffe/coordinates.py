@@ -6,6 +6,7 @@ of the top is the unit of the first that lies where unit 0 of the second does (f
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +19,7 @@ from fullyconv.caffe.dialects import Interp
 from fullyconv.caffe.modules import Pooling
 from fullyconv.caffe.prototxt import Token
 from fullyconv.caffe.reshaping import Crop
+from fullyconv.files import BadFile
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,26 @@ def _moved(module: nn.Conv2d | nn.ConvTranspose2d | Pooling, line: Line, axis: i
     return Line(line.start + middle * line.stride, line.stride * stride)
 
 
-def says_no_offset(layer: Layer) -> bool:
-    """Return whether a layer is a CROP of the old form without an offset, which the net gives it."""
+def placed_crop(layer: Layer, made: nn.Module, bottoms: Sequence[Lines | None]) -> nn.Module:
+    """Return a Crop as it was made, or, of the old form without an offset, laid on its second bottom.
+
+    Warns where one of today's form without fields begins elsewhere than its grids say: its offset is 0 in Caffe; in the
+    forks of HED, U-Net and CRF-RNN, older than Caffe's own Crop, it follows from the grids.
+    """
+    if layer.message.messages("crop_param"):
+        return made
     kind = layer.message.fields["type"][0]
-    is_old = isinstance(kind, Token) and kind.kind == "word"
-    return layer.kind == "Crop" and is_old and not layer.message.messages("crop_param")
+    if isinstance(kind, Token) and kind.kind == "word":
+        return aligned(layer, bottoms)
+    try:
+        offsets = aligned(layer, bottoms).offsets
+    except BadFile:
+        return made
+    if any(offsets):
+        said = " ".join(f"offset: {offset}" for offset in offsets)
+        fix = f"in a file of HED, U-Net or CRF-RNN, whose Caffe aligns by itself, write crop_param {{ axis: 2 {said} }}"
+        warnings.warn(f"{layer.fail('says no offset, which is 0 in Caffe', fix)}", stacklevel=2)
+    return made
 
 
 def aligned(layer: Layer, bottoms: Sequence[Lines | None]) -> Crop:

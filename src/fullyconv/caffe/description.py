@@ -84,8 +84,8 @@ class Layer:
 
     @property
     def is_source(self) -> bool:
-        """Whether it brings data, which is fed to the net instead."""
-        return self.kind in SOURCES and not self.bottoms
+        """Whether it brings data, which is fed to the net instead; those of forks end in Data, as Caffe's own do."""
+        return not self.bottoms and bool(self.tops) and (self.kind in SOURCES or self.kind.endswith("Data"))
 
     @property
     def is_loss(self) -> bool:

@@ -23,6 +23,7 @@ class Filler:
     mean: float = 0
     std: float = 1
     sparse: int = -1
+    num_groups: int = 1  # of "identity", the dilated nets' own
     variance_norm: Literal["FAN_IN", "FAN_OUT", "AVERAGE"] = "FAN_IN"
 
 

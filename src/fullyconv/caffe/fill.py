@@ -93,13 +93,13 @@ def assign(
 ) -> None:
     """Attach to a module the weights that a caffemodel holds under its layer's name; they leave ``weights``.
 
-    A Scale layer may be absent from the file, its filler then says its factors, and so may one whose weights belong to
-    another layer (``shared``). Raises ``BadFile`` for
-    any other layer that is absent, for a wrong number of blobs and for blobs of another shape.
+    A Scale layer may be absent from the file if its filler says its factors, or if it says nothing (they are 1 then),
+    and so may one whose weights belong to another layer (``shared``). Raises ``BadFile`` for any other layer that is
+    absent, for a wrong number of blobs and for blobs of another shape.
     """
     own = blobs_of(module)
     blobs = weights.pop(layer.name, None)
-    if blobs is None and (not own or shared or (isinstance(module, Scale) and _declares_filler(layer))):
+    if blobs is None and (not own or shared or (isinstance(module, Scale) and _says_its_factors(layer))):
         fill(layer, module)
         return
     if blobs is None:
@@ -122,8 +122,9 @@ def assign(
     module.load_state_dict(state, assign=True)
 
 
-def _declares_filler(layer: Layer) -> bool:
-    return any("filler" in block.fields for block in layer.message.messages("scale_param"))
+def _says_its_factors(layer: Layer) -> bool:
+    given = layer.message.messages("scale_param")
+    return not given or any("filler" in block.fields for block in given)
 
 
 def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:

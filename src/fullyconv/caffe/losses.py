@@ -240,7 +240,8 @@ def _normalization(given: _Loss, usual: Normalization) -> Normalization:
 
 
 def _softmax_loss(layer: Layer, shapes: Shapes) -> nn.Module:
-    given = layer.block("loss_param", _Loss)
+    own = "softmaxloss_param" in layer.blocks  # the word of DeepLab's first version, which counts labels the same way
+    given = layer.block("softmaxloss_param" if own else "loss_param", _Loss)
     axis = axis_of(layer, layer.block("softmax_param", fields.Softmax).axis, shapes[0])
     weights = given.class_weighting if given.weight_by_label_freqs else None
     if weights and len(weights) != shapes[0][axis]:
@@ -283,7 +284,7 @@ def _hinge(layer: Layer, shapes: Shapes) -> nn.Module:
 
 KINDS: dict[str, Kind] = {
     "SoftmaxWithLoss": Kind(
-        _softmax_loss, ("loss_param", "softmax_param"), least=2, most=2, most_tops=2, observes=True
+        _softmax_loss, ("loss_param", "softmaxloss_param", "softmax_param"), least=2, most=2, most_tops=2, observes=True
     ),
     "SigmoidCrossEntropyLoss": Kind(_sigmoid_loss, ("loss_param", "sigmoid_param"), least=2, most=2, observes=True),
     "EuclideanLoss": Kind(lambda layer, shapes: EuclideanLoss(), least=2, most=2, observes=True),

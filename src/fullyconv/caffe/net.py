@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from fullyconv.caffe.build import kind_of, make_module, open_inner_product
-from fullyconv.caffe.coordinates import ORIGIN, Lines, aligned, placed, says_no_offset
+from fullyconv.caffe.coordinates import ORIGIN, Lines, placed, placed_crop
 from fullyconv.caffe.description import Description, Layer
 from fullyconv.caffe.dialects import Unpool
 from fullyconv.caffe.fill import blobs_of
@@ -112,8 +112,8 @@ class Net(nn.Module):
         try:
             is_matrix = is_open and layer.kind == "InnerProduct"
             module = open_inner_product(layer) if is_matrix else make_module(layer, [b.shape for b in bottoms])
-            if says_no_offset(layer):
-                module = aligned(layer, [self._lines[bottom] for bottom in layer.bottoms])
+            if layer.kind == "Crop":
+                module = placed_crop(layer, module, [self._lines[bottom] for bottom in layer.bottoms])
         except BadFile:
             raise
         except (*REFUSALS, ValueError) as error:  # PyTorch's own, of a size; of a limit

@@ -203,6 +203,9 @@ def _is_coded(text: str) -> bool:
 
 
 def _unexpected(text: str, where: str) -> BadFile:
+    if text.startswith("${"):
+        name = text[: text.find("}") + 1] or text
+        return BadFile(where, f"a template's {name}", "write its value there, as the script beside it does")
     if _is_coded(text):
         return BadFile(where, "not text in UTF-8", "give the .prototxt here, the .caffemodel second, saved as UTF-8")
     return BadFile(where, f"unexpected {text!r}", "correct the line")

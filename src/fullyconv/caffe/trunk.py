@@ -197,9 +197,9 @@ class TrunkWriter:
         while alone and source in self._idle:
             alone, source = len(source.users) == 1, self._idle[source]
         layer = self._changed(kind, blob, fields)
-        return (
-            layer if alone and len(source.users) == 1 and source.op != "placeholder" else replace(layer, top=layer.name)
-        )
+        if alone and len(source.users) == 1 and source.op != "placeholder":
+            return layer
+        return replace(layer, top=layer.name)
 
     def _changed(self, kind: str, blob: str, fields: Mapping[str, Value]) -> Written:
         name = self._free(_after(PREFIXES[kind], blob, self.suffix).removesuffix(self.suffix)) + self.suffix
@@ -251,6 +251,8 @@ class TrunkWriter:
 
     def _convolution(self, call: Call, blob: str) -> Written:
         layer, path = self._layer(call, nn.Conv2d)
+        if f"{path}.weight" not in self._state:
+            raise call.refuse("has a weight that is computed: give the network with the weights it has in the end")
         name, where = self._short(path), f"{self.prefix}.{path}"
         return convolution(cast("nn.Conv2d", layer), name, blob, path=where, suffix=self.suffix, rated=self.rated)
 

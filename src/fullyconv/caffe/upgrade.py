@@ -28,6 +28,9 @@ OLD_TYPES = {
     "UPSAMPLE": "Upsample", "IMAGE_SEG_DATA": "ImageSegData", "DENSE_IMAGE_DATA": "DenseImageData",
     "SEG_ACCURACY": "SegAccuracy", "DENSE_CRF": "DenseCRF", "MAT_READ": "MatRead", "MAT_WRITE": "MatWrite",
     "MULTI_STAGE_MEANFIELD": "MultiStageMeanfield", "PYTHON": "Python", "ROI_POOLING": "ROIPooling",
+    "UNIQUE_LABEL": "UniqueLabel", "BIAS_CHANNEL": "BiasChannel", "ADAPTIVE_BIAS_CHANNEL": "AdaptiveBiasChannel",
+    "CREATE_DEFORMATION": "CreateDeformation", "APPLY_DEFORMATION": "ApplyDeformation",
+    "VALUE_AUGMENTATION": "ValueAugmentation", "VALUE_TRANSFORMATION": "ValueTransformation",
 }  # fmt: skip
 
 _SOURCE = {"source": "source", "batchsize": "batch_size", "rand_skip": "rand_skip"}

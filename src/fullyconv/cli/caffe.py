@@ -37,8 +37,8 @@ def import_(
 ) -> None:
     """Turn a Caffe net that is a network of this package into a model folder, to predict and train with.
 
-    FCNs, SegNet, DeconvNet, U-Net and the model zoo's classifiers are found by their layers; any other net runs as it
-    is in Python, by fullyconv.caffe.load. Pixels are normalised as the description's first line notes (caffe export
+    The networks of this package and the model zoo's classifiers are found by their layers; any other net runs as it is
+    in Python, by fullyconv.caffe.load. Pixels are normalised as the description's first line notes (caffe export
     writes it), else as for the papers' nets: the command prints which.
 
     Example: `fullyconv caffe import voc-fcn8s/deploy.prototxt fcn8s-heavy-pascal.caffemodel --out models/voc-fcn8s`
