@@ -159,7 +159,7 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
     wide = net.blobs(classes)[0][1].shape[0]
     numbering = Numbering()
     wanted = numbering.outputs(net)
-    nearest: list[tuple[int, str]] = []
+    nearest: list[tuple[int, str, list[Written]]] = []
     normalises = any(layer.kind == "BatchNorm" for layer in net.described)
     for candidate in [name] if name else _candidates(net.name, classes.name, wide, normalises=normalises):
         with torch.device("meta"):
@@ -170,16 +170,26 @@ def recognise(net: Net, path: str, name: str | None) -> tuple[FCN | Classifier, 
                     raise
                 continue
         for network, layers in forms:
-            twin = Net(describe_text(to_text(candidate, layers), candidate), {})
-            if numbering.outputs(twin) == wanted:
+            apart = len(weighted.keys() ^ {layer.name for layer in layers if layer.blobs})
+            if not apart and numbering.outputs(_twin(candidate, layers)) == wanted:
                 return network, layers
-        apart = differences(net, twin) or ["it joins the same layers in another way"]
-        nearest.append((len(apart), f"nearest is {candidate}, but {apart[0]} ({len(apart)} such differences)"))
-    raise BadFile(
-        path,
-        f"is no network of the papers: {min(nearest, default=(0, 'none reads such inputs'))[1]}",
-        "run it with fullyconv.caffe.load, which takes any net of these layers",
-    )
+        nearest.append((apart, candidate, layers))
+    raise _unknown(net, path, min(nearest, key=lambda each: each[0], default=None))
+
+
+def _twin(name: str, layers: list[Written]) -> Net:
+    return Net(describe_text(to_text(name, layers), name), {})
+
+
+def _unknown(net: Net, path: str, nearest: tuple[int, str, list[Written]] | None) -> BadFile:
+    """Make the error for a net that no network here computes."""
+    what = "none reads such inputs"
+    if nearest is not None:
+        _, name, layers = nearest
+        apart = differences(net, _twin(name, layers)) or ["it joins the same layers in another way"]
+        what = f"nearest is {name}, but {apart[0]} ({len(apart)} such differences)"
+    fix = "run it with fullyconv.caffe.load, which takes any net of these layers"
+    return BadFile(path, f"is no network of the papers: {what}", fix)
 
 
 def _built(name: str, classes: int, net: Net) -> FCN | Classifier:
@@ -195,17 +205,15 @@ def _built(name: str, classes: int, net: Net) -> FCN | Classifier:
 
 
 def _forms(network: FCN | Classifier) -> Iterator[tuple[FCN | Classifier, list[Written]]]:
-    """Write a network for sides of all lengths, and in the other forms that are its own: the usual one last.
+    """Write a network for sides of all lengths, after the other forms of decoders that go all the way up.
 
-    Those are: only for multiples of its stride, where it needs no margin; and with kernels that learn, where those
-    that do not are left out.
+    Those are: only for multiples of its stride, where it needs no margin; and with kernels that learn.
     """
-    if isinstance(network, FCN):
-        if any(plan.multiple > 1 for plan in network.plans) and not any(plan.margin for plan in network.plans):
+    if isinstance(network, FCN) and is_whole(network):
+        if not any(plan.margin for plan in network.plans):
             yield network, network_layers(network, sized=True)
-        if is_whole(network):
-            learned = rebuild(replace(architecture_of(network), upsampling="learned"))
-            yield learned, network_layers(learned)
+        learned = rebuild(replace(architecture_of(network), upsampling="learned"))
+        yield learned, network_layers(learned)
     yield network, network_layers(network)
 
 
