@@ -133,7 +133,7 @@ def test_a_sheet_of_each_head_and_a_folder_called_as_one(model: Path, data: Path
     images = data / "val/images"
     told = command("predict", model, images, "--out", tmp_path / "out", "--sheet", "--areas", "--device", "cpu")
     assert "2 of 2 images labelled in" in told
-    assert "by the others in its folders geometry" in told
+    assert f"by the further heads in {tmp_path / 'out/geometry'}" in told
     for place, name in (("", "c"), ("geometry", "flat")):
         assert f">{name}<" in (tmp_path / "out" / place / "index.html").read_text()
         assert (tmp_path / "out" / place / "areas.csv").is_file()

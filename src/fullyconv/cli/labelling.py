@@ -120,8 +120,8 @@ def label_pictures(models: Mapping[str, Segmenter], inputs: list[str], asked: As
     if asked.sheet and bad < len(tasks):
         for name, each in models.items():
             out.print(f"{write_sheet(folders[name], done, each.classes)}")
-    heads = ", ".join(name for name in models if name)
-    below = f", by the first head; by the others in its folders {heads}" if heads else ""
+    heads = ", ".join(str(place / name) for name in models if name)
+    below = f", by the further heads in {heads}" if heads else ""
     out.print(f"{len(tasks) - bad} of {len(tasks)} images labelled in {place}{below}")
     out.print(pace.words("image"))
     return bool(bad or bad_films)
