@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +250,18 @@ def test_a_crop_without_fields_begins_at_0_and_says_where_a_fork_would_begin(tmp
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             load(path)
+
+
+def test_snapshots_in_hdf5_take_no_more_than_a_network(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "w.caffemodel.h5"
+    with h5py.File(path, "w") as file:  # claims of zeros that no file holds
+        for number in range(9):
+            file.create_dataset(f"data/a/{number}", (1 << 26,), "f4", chunks=(1 << 20,))
+    with pytest.raises(BadFile, match=r"claims \d+ numbers: raise FULLYCONV_MAX_WEIGHTS"):
+        read_weights(path)
+    with h5py.File(path, "w") as file:
+        stored = file.create_dataset("data/a/0", (8, 8), "f4", chunks=(8, 8), compression="gzip")
+        stored.id.write_direct_chunk((0, 0), zlib.compress(bytes(100 << 20), 9))
+    with pytest.raises(BadFile, match="a chunk of a/0 unpacks to more than"):
+        read_weights(path)

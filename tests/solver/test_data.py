@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
@@ -252,6 +253,20 @@ def test_hdf5_files_that_are_none_are_refused_before_the_first_step(
     damage(tmp_path)
     with pytest.raises(BadFile, match=said):
         feed(tmp_path, HDF5 % "")
+
+
+def test_rows_of_hdf5_unpack_to_no_more_than_their_numbers(tmp_path: Path) -> None:
+    rows = hdf5_files(tmp_path)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["label"] = rows["label"][5:6]
+        file.create_dataset("data", data=rows["data"][5:6], chunks=(1, 3, 4, 5), compression="gzip")
+    found = feed(tmp_path, HDF5 % "")
+    np.testing.assert_array_equal(found.batch(1)["data"], rows["data"][4:8].astype(np.float32))
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        stored = file["data"]
+        stored.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(100 << 20), 9))
+    with pytest.raises(BadFile, match=r"b\.h5: a chunk of 'data' unpacks to more than"):
+        found.batch(1)
 
 
 def rewrite(path: Path, values: Mapping[str, object]) -> None:

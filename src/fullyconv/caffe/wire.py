@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fullyconv.data.hdf5 import read_whole
 from fullyconv.files import BadFile, whole_file
 from fullyconv.limits import LIMITS
 
@@ -213,7 +214,7 @@ def _hdf5_values(file: Any, path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Yield the numbered sets of numbers below ``data``; links and numbers kept in other files are not followed."""
     import h5py
 
-    open_groups, count = [("", file["data"])] if "data" in file else [], 0
+    open_groups, count, numbers = [("", file["data"])] if "data" in file else [], 0, 0
     while open_groups:
         prefix, group = open_groups.pop()
         for name in group:
@@ -226,9 +227,17 @@ def _hdf5_values(file: Any, path: Path) -> Iterator[tuple[str, np.ndarray]]:
             if isinstance(entry, h5py.Group):
                 open_groups.append((f"{prefix}{name}/", entry))
             elif name.isdecimal() and prefix:
-                if entry.size > MOST_BYTES // 4 or entry.external or entry.is_virtual or entry.dtype.kind != "f":
-                    raise BadFile(path, f"{prefix}{name} is no array of weights", "restore it from its source")
-                yield f"{prefix}{name}", np.asarray(entry, np.float32)
+                numbers += entry.size
+                yield f"{prefix}{name}", _hdf5_blob(entry, f"{prefix}{name}", path, numbers)
+
+
+def _hdf5_blob(entry: Any, name: str, path: Path, numbers: int) -> np.ndarray:
+    """Read one set of numbers, with which the file claims so many in all."""
+    if entry.external or entry.is_virtual or entry.dtype.kind != "f":
+        raise BadFile(path, f"{name} is no array of weights", "restore it from its source")
+    if numbers > max(LIMITS.weights, path.stat().st_size // 4):  # a few bytes may claim any number of zeros
+        raise BadFile(path, f"claims {numbers} numbers", LIMITS.remedy("weights"))
+    return read_whole(path, name, entry).astype(np.float32, copy=False)
 
 
 def _check_entries(content: bytes, path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fullyconv.caffe.description import Layer
+from fullyconv.data.hdf5 import read_rows
 from fullyconv.files import BadFile
 from fullyconv.limits import LIMITS
 from fullyconv.solver.lists import read_listing
@@ -52,7 +53,8 @@ class _Reader:
             with _opened(self.files[file]) as opened:
                 for top in self.layer.tops:
                     found = _of(opened, top, self.files[file])
-                    rows[top] += [np.asarray(found[row], np.float32) for _, row in places[at:end]]
+                    read = read_rows(self.files[file], repr(top), found, [row for _, row in places[at:end]])
+                    rows[top] += [np.asarray(row, np.float32) for row in read]
             at = end
         for top, each in rows.items():
             if len({row.shape for row in each}) > 1:

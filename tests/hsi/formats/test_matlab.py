@@ -302,6 +302,29 @@ def test_a_chunk_larger_than_its_array_is_refused(tmp_path: Path, monkeypatch: p
         SceneFiles(tmp_path / "x.mat").open()
 
 
+def test_chunks_of_version_7_3_unpack_to_no_more_than_their_numbers(tmp_path: Path) -> None:
+    bomb = zlib.compress(bytes(100 << 20), 9)
+    for name in ("cube", "class_names"):
+        path = save_v73(tmp_path / f"{name}.mat", gt=MAP)
+        with h5py.File(path, "r+") as file:
+            kind, packing = ("u2", {}) if name == "class_names" else ("f8", {"shuffle": True})
+            stored = file.create_dataset(name, (4, 4, 4), kind, chunks=(4, 4, 4), compression="gzip", **packing)
+            stored.id.write_direct_chunk((0, 0, 0), bomb)
+            if name == "class_names":
+                stored.attrs["MATLAB_class"] = np.bytes_("char")
+        with pytest.raises(BadFile, match=f"a chunk of {name} unpacks to more than"):
+            SceneFiles(path, label_key="gt").read() if name == "cube" else SceneFiles(path).open_labels()
+
+
+def test_values_of_any_length_are_listed_not_read(tmp_path: Path) -> None:
+    path = save_v73(tmp_path / "x.mat", img=CUBE, gt=MAP)
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("notes", data=["a" * 1000] * 9, dtype=h5py.string_dtype())
+    same(path)
+    with pytest.raises(BadFile, match=r"no array 'notes'.*notes .values of any length"):
+        SceneFiles(path, cube_key="notes").open()
+
+
 @pytest.mark.parametrize(
     ("rows", "starts", "values"),
     [([0, 9], [0, 1, 2], [1, 1]), ([0, -1], [0, 1, 2], [1, 1]), ([0], [0, 1, 2], [1, 1]), ([0, 1], [0, 2, 1], [1, 1]),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fullyconv.data.hdf5 import read_whole
 from fullyconv.hsi.formats.contents import NUMBERS, Contents, Stored, check_bytes, needs
 from fullyconv.hsi.formats.matlab5 import DEEPEST, MOST_PARTS, fill_sparse
 from fullyconv.hsi.formats.notes import LONGEST, contents_of, is_text
@@ -40,12 +41,16 @@ def read_v73(path: Path) -> Contents:
 
 
 def _opened(path: Path) -> Any:
-    return needs("h5py", to="read MATLAB files of version 7.3").File(path, "r")
+    return _h5py().File(path, "r")
+
+
+def _h5py() -> Any:
+    return needs("h5py", to="read MATLAB files of version 7.3")
 
 
 def _items(listing: _Listing, group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     """Return what a group itself holds, without what it links to."""
-    h5py = needs("h5py", to="read MATLAB files of version 7.3")
+    h5py = _h5py()
     for count, name in enumerate(group):
         if count >= MOST_PARTS:
             raise ValueError(f"more than {MOST_PARTS} arrays")
@@ -59,7 +64,7 @@ def _items(listing: _Listing, group: Any, prefix: str) -> Iterator[tuple[str, An
 
 def _note(listing: _Listing, file: Any, name: str, item: Any, depth: int = 0) -> None:
     """Sort a data set or a group into a listing."""
-    h5py = needs("h5py", to="read MATLAB files of version 7.3")
+    h5py = _h5py()
     if item.attrs.get("MATLAB_empty"):
         return  # what is stored is the array's size, not its elements
     if isinstance(item, h5py.Group):
@@ -72,7 +77,7 @@ def _note(listing: _Listing, file: Any, name: str, item: Any, depth: int = 0) ->
         _note_cells(listing, file, name, item, depth)
     elif item.attrs.get("MATLAB_class") == b"char":
         if is_text(name) and item.size <= LONGEST:
-            listing.texts[name] = _text(item)
+            listing.texts[name] = _text(listing.path, name, item)
     else:
         listing.arrays.append(Stored(name, item.shape[::-1], partial(_read_dataset, listing.path, name, item.name)))
 
@@ -85,6 +90,8 @@ def _unusable(item: Any) -> str:
         return "a table, string array or other object: save numbers"
     if item.dtype.names == ("real", "imag"):
         return "complex numbers"
+    if item.dtype.kind == "O" and _h5py().check_ref_dtype(item.dtype) is None:
+        return "values of any length"  # many may be one and the same, however long it is
     return "" if item.dtype.kind in (*NUMBERS, "O") else f"values of type {item.dtype}"
 
 
@@ -106,18 +113,18 @@ def _note_cells(listing: _Listing, file: Any, name: str, item: Any, depth: int) 
     if depth >= DEEPEST or item.size > MOST_PARTS:
         listing.others.append(f"{name} (cells in one another, or more than {MOST_PARTS})")
         return
-    cells = [file[reference] for reference in np.ravel(item[()]) if reference]
+    cells = [file[reference] for reference in np.ravel(read_whole(listing.path, name, item)) if reference]
     if is_text(name):
         texts = [cell for cell in cells if cell.attrs.get("MATLAB_class") == b"char" and cell.size <= LONGEST]
-        listing.texts[name] = "\n".join(map(_text, texts))
+        listing.texts[name] = "\n".join(_text(listing.path, name, text) for text in texts)
         return
     for number, cell in enumerate(cells, start=1):
         _note(listing, file, f"{name}.{number}", cell, depth + 1)
 
 
-def _text(stored: Any) -> str:
+def _text(path: Path, name: str, stored: Any) -> str:
     """Read characters, W x H codes of UTF-16: a line of text per row."""
-    codes = np.atleast_2d(stored[()]).T.astype("<u2")
+    codes = np.atleast_2d(read_whole(path, name, stored)).T.astype("<u2")
     return "\n".join(row.tobytes().decode("utf-16-le", "replace").rstrip("\0 ") for row in codes)
 
 
@@ -128,9 +135,7 @@ def _read_dataset(path: Path, name: str, place: str) -> np.ndarray:
         start, shape, kind = stored.id.get_offset(), stored.shape, stored.dtype
         if start is None or start + prod(shape) * kind.itemsize > path.stat().st_size:
             check_bytes(path, name, shape, kind.itemsize)
-            if stored.chunks:  # HDF5 unpacks a chunk whole, however little of it lies in the array
-                check_bytes(path, f"a chunk of {name}", stored.chunks, kind.itemsize)
-            return np.asarray(stored[()]).T
+            return read_whole(path, name, stored).T
     return np.memmap(path, kind, "r", start, shape).T
 
 
@@ -146,5 +151,5 @@ def _read_sparse(path: Path, name: str, place: str, shape: tuple[int, int]) -> n
             if stored.external or stored.is_virtual:
                 raise ValueError(f"{name} is kept in another file")
             check_bytes(path, name, stored.shape, stored.dtype.itemsize)
-            parts.append(stored[()])
+            parts.append(read_whole(path, name, stored))
     return fill_sparse(path, name, shape, (parts[0], parts[1], parts[2]))
