@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from typer.testing import CliRunner
@@ -64,3 +65,25 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["bench", str(tmp_path / "none")])
     assert isinstance(result.exception, ValueError)
     assert "none" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("size", "rounds", "said"),
+    [
+        (("1000000", "1000000"), 1, "1000000 x 1000000 is no size: a picture has 1 to 400000000 pixels"),
+        (("0", "5"), 1, "0 x 5 is no size"),
+        (("-3", "5"), 1, "-3 x 5 is no size"),
+        (
+            ("1001", "1000"),
+            10**7,
+            r"timing 1001 x 1000 pixels \d+ times takes about \d+ minutes here, more than 10: choose",
+        ),
+    ],
+)
+def test_sizes_that_nobody_means_are_refused_before_anything_is_timed(
+    size: tuple[str, str], rounds: int, said: str, tmp_path: Path
+) -> None:
+    model = save(build("fcn4s-lenet", 2), tmp_path / "model")
+    result = CliRunner().invoke(app, ["bench", str(model), "--size", *size, "--rounds", str(rounds)])
+    assert re.search(said, str(result.exception))
+    assert "this machine" not in result.output

@@ -8,13 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.table import Table
 from rich.text import Text
 
-from fullyconv import build, save
-from fullyconv.cli.console import _Plain, behind
+from fullyconv import ClassSet, build, save
+from fullyconv.cli.console import _Plain, behind, print_bounds, print_evaluation, print_fit
+from fullyconv.evaluation import Evaluation
+from fullyconv.evaluation.confidence import Fit
 from fullyconv.files import printable
+from fullyconv.scores.bounds import count_bounds
+from fullyconv.scores.calibration import count_calibration
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2J\x9b31m\x08\u202egnp\udcff\r\x00b"
 
@@ -62,3 +67,15 @@ def test_a_file_with_a_hostile_name_is_reported_and_the_rest_done(tmp_path: Path
     assert b"a\\x1b[2J.png" in run.stderr
     assert b"\\xff\\xfe.png" in run.stderr
     assert b"0 of 2 images labelled" in run.stdout
+
+
+def test_a_score_that_is_none_is_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = ClassSet(("a", "b"))
+    print_evaluation(Evaluation(classes, np.array([[4, 0], [0, 0]]), 0, {"x": 1.0}))
+    print_bounds(count_bounds(np.zeros((8, 8), int), classes=2), classes)
+    sure = count_calibration(np.array([[[0.9]], [[0.1]]]), np.array([[0]]))
+    print_fit(Fit(1.0, sure, sure, 1))
+    printed = capsys.readouterr().out
+    assert "nan" not in printed
+    assert "no pixel is wrong" in printed
+    assert printed.count("– –") == 5

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import miniatures
 from fullyconv import ClassSet, build, facts, save
+from fullyconv.checkpoint import read_config, store_temperature
 from fullyconv.cli import app
 from fullyconv.data.classes import write_classes
 from fullyconv.data.dataset import TRAINED_ON, picture_digest, remember
@@ -92,7 +93,7 @@ def scored(model: Path, data: str, *options: str) -> tuple[str, dict[str, Any]]:
 def test_pictures_that_were_trained_on_are_left_out_or_named(remembering: tuple[Path, str]) -> None:
     model, data = remembering
     said, scores = scored(model, data)
-    assert "trained on 1 of 2 pictures: they are left out, 1 are scored (--split all scores all)" in said
+    assert "trained on 1 of 2 pictures: they are left out, 1 is scored (--split all scores all)" in said
     assert (list(scores["image_mean_iu"]), scores["intervals"]) == (["b"], None)
     Path(data, "images/a.png").rename(Path(data, "images/c.png"))  # a new name does not make a new picture
     Path(data, "masks/a.png").rename(Path(data, "masks/c.png"))
@@ -176,3 +177,21 @@ def test_folds_score_every_picture_once_by_a_model_that_has_not_seen_it(shapes: 
     for part, evaluation in enumerate(found["parts"], start=1):
         data = json.loads((tmp_path / "run" / f"fold-{part}" / "data.json").read_text())
         assert not {Path(name).stem for name in data["training pairs"]} & evaluation["image_mean_iu"].keys()
+
+
+def test_a_temperature_of_one_picture_is_not_kept(remembering: tuple[Path, str]) -> None:
+    model, data = remembering
+    store_temperature(model, 1.7)
+    said, scores = scored(model, data, "--fit-temperature")
+    assert "nothing saved: one picture is too few, the model keeps its temperature 1.700" in said
+    assert read_config(model).temperature == 1.7
+    assert scores["confidence"]["pictures"] == 1
+
+
+def test_options_of_training_that_say_two_things_are_refused(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data", ClassSet(NAMES))
+    for words in (["split=group", "hold_out=a"], ["fold=[1,2]"]):
+        given = ["train", "default", "--data", data, "--out", str(tmp_path / "run"), "--folds", "2"]
+        done = CliRunner().invoke(app, [*given, *(word for each in words for word in ("--set", each))])
+        assert "--folds holds out each part in turn: leave hold_out and fold out" in str(done.exception)
+    assert not (tmp_path / "run").exists()

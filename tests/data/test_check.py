@@ -125,8 +125,9 @@ def test_what_an_absent_class_means_depends_on_where_it_is(root: Path) -> None:
     assert "not learnt, but" in warning.fix
     mask(root / "val/masks/c.png", np.zeros((20, 30)))
     warnings = check_folder(open_folder(root)).warnings
-    assert len(warnings) == 2
-    assert all("neither learnt nor scored: leave them out of classes.yaml?" in each.fix for each in warnings)
+    assert "all labelled pixels are of one class (ground)" in warnings[0].what
+    assert len(warnings) == 3
+    assert all("neither learnt nor scored: leave them out of classes.yaml?" in each.fix for each in warnings[1:])
 
 
 def test_0_255_masks_are_recognised(root: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fullyconv.data.folder import open_folder
-from fullyconv.data.groups import group_names, guess_groups, regroup
+from fullyconv.data.groups import EACH, group_names, guess_groups, regroup
 from fullyconv.data.pairs import Folder, Pair
 from fullyconv.files import BadFile
 
@@ -154,3 +154,12 @@ def test_one_group_can_be_held_out_by_its_name(tmp_path: Path) -> None:
         regroup(found, "(?=.)")
     with pytest.raises(BadFile, match="suggest no groups"):
         regroup(folder_of(tmp_path, {"a": 9}), None)
+
+
+def test_more_parts_than_there_are_name_what_to_ask_for(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"6 pictures .*, and 50 are needed: ask for at most 6 parts$"):
+        regroup(folder_of(tmp_path, {"a": 3, "b": 3}), EACH, fold=(1, 50))
+    with pytest.raises(
+        BadFile, match=r"2 groups of pictures \(a, b\), and 3 are needed: ask for at most 2 parts, or name"
+    ):
+        regroup(folder_of(tmp_path, {"a": 3, "b": 3}), "^.", fold=(1, 3))

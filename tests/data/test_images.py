@@ -196,14 +196,15 @@ def test_an_orientation_of_any_type_is_what_pillow_makes_of_it(tmp_path: Path, n
 def test_only_named_formats_are_opened_whatever_the_file_is_called(tmp_path: Path, suffix: str) -> None:
     """Pillow's reader of EPS starts Ghostscript."""
     path = tmp_path / f"photo{suffix}"
-    for content in (
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
-        b"8BPS" + bytes(50),
-        b"",
-        b"P6 1 1 255 abc",
+    for content, words in (
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "a PostScript drawing"),
+        (b"8BPS" + bytes(50), "a Photoshop document"),
+        (b"", "an empty file"),
+        (b"P6 1 1 255 abc", "a Netpbm picture"),
+        (b"what is this", "not PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000, AVIF or DICOM"),
     ):
         path.write_bytes(content)
-        with pytest.raises(BadFile, match="not PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000, AVIF or DICOM"):
+        with pytest.raises(BadFile, match=words):
             read_image(path)
     Image.fromarray(RGB).save(path, "PNG")  # by its content
     np.testing.assert_array_equal(read_image(path), RGB)

@@ -14,7 +14,7 @@ from fullyconv.crf import CRFParameters, dense_crf, unary_from_scores
 from fullyconv.data.classes import read_classes
 from fullyconv.data.folder import open_folder
 from fullyconv.evaluation import evaluate
-from fullyconv.evaluation.refinement import compare, grid_candidates, random_candidates, tune
+from fullyconv.evaluation.refinement import Trial, compare, grid_candidates, random_candidates, tune
 from fullyconv.networks import build
 from fullyconv.opening import load
 from fullyconv.predict.refine import CRFSegmenter
@@ -85,7 +85,7 @@ def test_the_commands(model: Path, shapes: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     done = runner.invoke(app, ["crf", "tune", str(model), str(shapes), "--images", "2", "--trials", "2"])
     assert done.exit_code == 0, done.output
-    assert read_config(model).crf is not None
+    assert (read_config(model).crf is None) == ("nothing saved, the model has none, as before" in done.output)
     scores, page = tmp_path / "scores.json", tmp_path / "page"
     given = ["evaluate", str(model), str(shapes), "--crf", "--json", str(scores), "--report", str(page)]
     done = runner.invoke(app, given)
@@ -98,3 +98,39 @@ def test_the_commands(model: Path, shapes: Path, tmp_path: Path) -> None:
     done = runner.invoke(app, ["predict", str(model), images, "--crf", "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("former", "plain", "scores", "kept", "said"),
+    [
+        (None, 0.5, (0.6, 0.4), 0, "saved in"),
+        (None, 0.6, (0.6, 0.4), None, "the model has none, as before: the CRF is no better than none: leave --crf out"),
+        (PARAMETERS, 0.5, (0.6, 0.4, 0.55), 0, "0.5500 with the parameters that the model has saved in"),
+        (PARAMETERS, 0.5, (0.6, 0.4, 0.6), 2, "nothing saved, the model keeps those it has: none is better than those"),
+        (PARAMETERS, 0.7, (0.6, 0.4, 0.5), 2, "nothing saved, the model keeps those it has: the CRF is no better than"),
+    ],
+)
+def test_tuning_saves_only_what_is_better(
+    former: CRFParameters | None, plain: float, scores: tuple[float, ...], kept: int | None, said: str,
+    model: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if former is not None:
+        store_crf(model, former)
+    tried: list[CRFParameters] = []
+
+    def scored(_: object, __: object, candidates: list[CRFParameters], **___: object) -> tuple[float, list[Trial]]:
+        tried.extend(each for each in candidates if each != former)
+        tried.extend(each for each in candidates if each == former)
+        found = (Trial(each, score) for each, score in zip(tried, scores, strict=True))
+        return plain, sorted(found, key=lambda trial: -trial.mean_iu)
+
+    monkeypatch.setattr("fullyconv.evaluation.refinement.tune", scored)
+    done = CliRunner().invoke(app, ["crf", "tune", str(model), str(shapes), "--images", "1", "--trials", "2"])
+    assert done.exit_code == 0, done.output
+    assert said in " ".join(done.output.split())
+    assert read_config(model).crf == (None if kept is None else tried[kept])
+
+
+def test_a_model_of_the_package_is_not_tuned_in_vain(shapes: Path) -> None:
+    done = CliRunner().invoke(app, ["crf", "tune", "camvid", str(shapes)])
+    assert "came with the package, whose files stay as they are: copy" in str(done.exception)

@@ -45,7 +45,8 @@ from fullyconv.recipes import find_chain, find_recipe, find_scene_recipe
 from fullyconv.tensors import read_weights
 from fullyconv.train.checkpoints import Checkpoints
 from fullyconv.train.folder import read_metrics
-from fullyconv.train.recipe import Recipe, change, parse_settings
+from fullyconv.train.recipe import Recipe, change
+from fullyconv.train.settings import parse_settings
 from fullyconv.train.state import read_position
 from fuzz import mutate
 from fuzz.mutate import Mutation

@@ -104,3 +104,12 @@ def test_a_crf_starts_from_the_views(model: Segmenter) -> None:
 def test_other_words_are_refused(words: str) -> None:
     with pytest.raises(ValueError, match=r"flip,scales=0\.75|from 1/16 to 16"):
         Views.read(words)
+
+
+def test_views_that_memory_cannot_hold_are_refused_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Segmenter(build("fcn8s-resnet18", 2), classes=ClassSet(("a", "b")), preprocess=Preprocess())
+    monkeypatch.setattr("fullyconv.predict.views.free_memory", lambda: 1 << 20)
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"16 times 200 x 100 pixels take 0\.1 GiB for 2 classes, and 0\.0 are free"):
+        ViewsSegmenter(model, Views(scales=(1, 16))).predict(pixels)
+    assert ViewsSegmenter(model, Views(scales=(0.5, 1))).predict(pixels).labels.shape == (100, 200)

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from fullyconv.files import BadFile
+from fullyconv.hsi.recipe import SceneRecipe
 from fullyconv.networks import build
 from fullyconv.recipes import RECIPES, find_recipe
 from fullyconv.surgery.layers import without_weights
 from fullyconv.train.elsewhere import ELSEWHERE
-from fullyconv.train.recipe import Recipe, change, parse_settings, read_recipe, write_recipe
+from fullyconv.train.recipe import Recipe, change, read_recipe, write_recipe
+from fullyconv.train.settings import parse_settings
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -124,3 +126,30 @@ def test_pairs_are_taken_however_they_are_written(word: str) -> None:
     assert Recipe(crop="64").crop == (64, 64)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="crop"):
         change(Recipe(), parse_settings(["crop=large"]), source="--set")
+
+
+@pytest.mark.parametrize("word", ["[^_]+", r"(\d+): x", "^a #b", "{2}", "*x", "0006", "no", "1e3", "a=b"])
+def test_text_is_what_is_written(word: str) -> None:
+    for key in ("hold_out", "mask_suffix", "start_from", "stage.hold_out"):
+        assert parse_settings([f"{key}={word}"]) == {key: word}
+        assert parse_settings([f"{key}='x: y'"]) == {key: "x: y"}
+        assert parse_settings([f"{key}=null"]) == {key: None}
+    assert parse_settings([f"group={word}", "group=2"]) == {"group": 2}
+    assert parse_settings([f"label_key={word}"], SceneRecipe) == {"label_key": word}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["group=^p"], "group=.* is about whole groups: set split=group with it"),
+        (["hold_out=p1"], "set split=group with it"),
+        (["split=group", "hold_out=p1", "fold=[1,2]"], "both say what is held out"),
+        (["learning_rate=.inf"], "learning_rate=.*finite"),
+        (["scale=[1,.inf]"], "scale.*finite"),
+        (["noise=1000"], "noise=.*less than or equal to 255"),
+        (["seed=99999999999999999999"], "seed=.*less than or equal to"),
+    ],
+)
+def test_what_would_be_passed_over_or_end_in_nothing_is_refused(words: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=f"--set: {said}"):
+        change(Recipe(), parse_settings(words), source="--set")

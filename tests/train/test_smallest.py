@@ -11,7 +11,8 @@ from torch import nn
 from fullyconv import build
 from fullyconv.augment import Augmentation
 from fullyconv.files import BadFile
-from fullyconv.train.smallest import check_views, minimal, smallest_view
+from fullyconv.train.recipe import Recipe
+from fullyconv.train.smallest import check_room, check_views, minimal, smallest_view
 
 SIZES = {Path("a.png"): (40, 60), Path("b.png"): (400, 300)}
 
@@ -100,3 +101,31 @@ def test_two_views_are_two_values_to_what_normalises_batches() -> None:
     check_views(nn.Sequential(nn.InstanceNorm2d(3), *pooled), SIZES, options, 2)
     with pytest.raises(ValueError, match="leave 1 one value per channel"):
         check_views(pooled, SIZES, options, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"accumulate": 10**9},
+            r"accumulate=1000000000, crop=.*, batch=8: .* of an update take .*: set accumulate to at",
+        ),
+        ({"sampling": 1e-9}, r"accumulate=1, sampling=1e-09, .*, or sampling nearer to 1"),
+        ({"repeat": 10**9}, "repeat=1000000000: epochs have at most 10000000 views: set at most 5000000"),
+        ({"cache_gib": 1e9}, r"cache_gib=1e\+09: this machine has \d+ GiB"),
+        ({"shift": 321}, "shift=321: leaves nothing of views that are 320 pixels wide or high"),
+        ({"blur": 400, "crop": None, "scale": (1, 1)}, "blur=400: leaves nothing of views that are 300 pixels"),
+    ],
+)
+def test_numbers_that_this_machine_or_a_view_cannot_take_are_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_room(Recipe(**settings), SIZES.values())  # type: ignore[arg-type]
+
+
+def test_the_most_batches_of_an_update_are_what_is_said() -> None:
+    with pytest.raises(ValueError, match=r"set accumulate to at most \d+") as refused:
+        check_room(Recipe(accumulate=10**9), SIZES.values())
+    most = int(str(refused.value).split()[-1])
+    check_room(Recipe(accumulate=most), SIZES.values())
+    with pytest.raises(ValueError, match="accumulate"):
+        check_room(Recipe(accumulate=most + 2), SIZES.values())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fullyconv.cli.console import complain, out
-from fullyconv.cli.options import DeviceOption, TrustOption, import_from_here
+from fullyconv.cli.options import DeviceOption, TrustOption, check_size, import_from_here
 from fullyconv.cli.quantize import open_pictures, pairs_to_compare, print_prices
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fullyconv.machine import Precision
     from fullyconv.predict.image import Segmenter
 
+LONGEST = 600.0  # seconds that a timing may take: who would wait longer meant another size
+TRIAL = 1000  # pixels a side: what a larger picture takes is judged by one of this size
 USUAL = "fcn8s-vgg16-same"  # the network that is timed where no model is named: its weights do not matter
 
 
@@ -24,7 +26,9 @@ def bench(
     model: Annotated[
         Path | None, typer.Argument(help=f"Model folder (RUN/model); default: {USUAL} of 21 classes, untrained.")
     ] = None,
-    size: Annotated[tuple[int, int], typer.Option(help="Height and width of the picture.")] = (500, 500),
+    size: Annotated[
+        tuple[int, int], typer.Option(metavar="HEIGHT WIDTH", help="Of the picture, in pixels: two numbers.")
+    ] = (500, 500),
     rounds: Annotated[int, typer.Option(min=1, help="How often each is timed.")] = 7,
     scaling: Annotated[
         Path | None,
@@ -54,7 +58,9 @@ def bench(
     Example: `fullyconv bench runs/camvid/model --size 360 480`. `make bench` compares with other libraries.
     """
     from fullyconv.bench import Watch
+    from fullyconv.checkpoint import find_own_model
 
+    check_size(*size)
     import_from_here(*(trust or ()))
     if scaling is not None:
         _scaling(_opened(model, device, trust), str(model or USUAL), scaling, seconds)
@@ -62,6 +68,8 @@ def bench(
     if accuracy is not None:
         if model is None:
             raise ValueError("--accuracy compares a trained model: name its folder")
+        if store:
+            find_own_model(model)  # to write into, known before anything is computed
         print_prices(open_pictures(model, trust), pairs_to_compare(accuracy), store=store)
         return
     watch = Watch()
@@ -95,13 +103,28 @@ def _speed(segmenter: Segmenter, size: tuple[int, int], rounds: int, watch: Watc
     from fullyconv.bench.speed import measure_speed
     from fullyconv.machine import fast_bf16
 
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if fast_bf16(segmenter.device) else ("fp32",)
+    _check_time(segmenter, size, rounds * len(precisions))
     limits = measure_limits(watch=watch, device=segmenter.device)
     rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in limits.operations.items())
     out.print(f"this machine: {rates}; memory {limits.bytes / 1e9:.0f} GB/s")
-    precisions: tuple[Precision, ...] = ("fp32", "bf16") if fast_bf16(segmenter.device) else ("fp32",)
     out.print(f"a picture of {size[0]} x {size[1]} (rows x columns), to labels:")
     for speed in measure_speed(segmenter, size, precisions, watch=watch, rounds=rounds):
         out.print(f"  {speed.words(limits)}")
+
+
+def _check_time(segmenter: Segmenter, size: tuple[int, int], calls: int) -> None:
+    """Refuse, before it begins, a timing that nobody would wait for, judged by a picture of a megapixel."""
+    from fullyconv.bench.speed import measure_speed
+
+    share = size[0] * size[1] / TRIAL**2
+    if share <= 1:
+        return
+    (found,) = measure_speed(segmenter, (TRIAL, TRIAL), ("fp32",), rounds=1)
+    seconds = found.timing.median * share * calls
+    if seconds > LONGEST:
+        what = f"timing {size[0]} x {size[1]} pixels {calls} times takes about {seconds / 60:.0f} minutes here"
+        raise ValueError(f"{what}, more than {LONGEST / 60:.0f}: choose a smaller --size, or fewer --rounds")
 
 
 def _scaling(segmenter: Segmenter, name: str, picture: Path, seconds: float) -> None:

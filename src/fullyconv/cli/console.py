@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from fullyconv.files import BadFile
     from fullyconv.hsi.files import SceneReport
     from fullyconv.scores.bounds import Bounds
+    from fullyconv.scores.calibration import Calibration
     from fullyconv.train.auto import Choice
     from fullyconv.types import ClassSet
 
@@ -186,7 +188,8 @@ def print_report(report: Report) -> None:
 
 
 def _print_masks(report: Report, of: str = "") -> None:
-    splits = Table("split", "pairs", "smallest", "largest", "void", title=f"pairs{of} (sizes are width x height)")
+    title = f"pairs{of} (sizes are width x height, each by itself)"
+    splits = Table("split", "pairs", "smallest", "largest", "void", title=title)
     for name, figures in report.splits.items():
         total = int(figures.pixels.sum()) + figures.void
         splits.add_row(
@@ -231,13 +234,14 @@ def print_bounds(bounds: Bounds, classes: ClassSet) -> None:
     if not bounds.pictures:
         return
     from fullyconv.scores.bounds import advise
+    from fullyconv.scores.metrics import shown
 
     heads = map(str, bounds.strides)
     table = Table("class", *heads, title="best IU of a prediction at stride …: by blocks, bilinear")
     for index, name in enumerate(classes.names):
-        cells = (f"{blocks:.2f} {smooth:.2f}" for blocks, smooth in bounds.class_iu(index).values())
+        cells = (f"{shown(blocks, 2)} {shown(smooth, 2)}" for blocks, smooth in bounds.class_iu(index).values())
         table.add_row(name, *cells)
-    table.add_row("mean IU", *(f"{blocks:.2f} {smooth:.2f}" for blocks, smooth in bounds.mean_ius.values()))
+    table.add_row("mean IU", *(f"{shown(blocks, 2)} {shown(smooth, 2)}" for blocks, smooth in bounds.mean_ius.values()))
     out.print(table)
     out.print(advise(bounds, classes.names))
 
@@ -291,7 +295,7 @@ def print_problems(problems: Sequence[BadFile]) -> None:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print scores per class and for the whole set."""
-    from fullyconv.scores.metrics import CONVENTION
+    from fullyconv.scores.metrics import CONVENTION, shown
 
     scores = evaluation.scores
     intervals = evaluation.intervals
@@ -300,13 +304,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
     table = Table("class", "IU", "95 %", "accuracy", "F1", title=title)
     figures = (scores.per_class_iu, scores.per_class_accuracy, scores.per_class_f1)
     for name, span, iu, *values in zip(evaluation.classes.names, spans, *figures, strict=True):
-        table.add_row(name, f"{iu:.3f}", span, *(f"{value:.3f}" for value in values))
+        table.add_row(name, shown(iu), span, *map(shown, values))
     out.print(table)
     for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
         span = "" if intervals is None else f"  ({_span(getattr(intervals, key))})"
-        out.print(f"{key.replace('_iu', ' IU').replace('_', ' ')} {getattr(scores, key):.4f}{span}")
+        out.print(f"{key.replace('_iu', ' IU').replace('_', ' ')} {shown(getattr(scores, key), 4)}{span}")
     if evaluation.absent:
-        out.print(f"mean IU of the classes in the truth {scores.mean_iu_present:.4f}")
+        out.print(f"mean IU of the classes in the truth {shown(scores.mean_iu_present, 4)}")
     absent = ", ".join(evaluation.absent) or "none"
     out.print(f"classes absent from the truth: {absent}; void share {evaluation.void_share:.1%}")
     out.print(f"convention: {CONVENTION}")
@@ -318,7 +322,15 @@ def print_fit(fit: Fit) -> None:
     """Print what a temperature does to a model's probabilities."""
     error = f"{fit.before.error:.4f} before, {fit.after.error:.4f} after (of {counted(fit.pictures, 'picture')})"
     out.print(f"temperature of the probabilities {fit.temperature:.3f}; expected calibration error {error}")
-    out.print(f"the 10 % least certain pixels hold {fit.after.caught:.1%} of all errors")
+    print_caught(fit.after)
+
+
+def print_caught(found: Calibration) -> None:
+    """Print which share of the errors the least certain pixels hold."""
+    if math.isnan(found.caught):
+        out.print("no pixel is wrong, so the least certain ones hold no errors")
+    else:
+        out.print(f"the 10 % least certain pixels hold {found.caught:.1%} of all errors")
 
 
 def print_folds(folds: Folds) -> None:
@@ -335,4 +347,4 @@ def print_folds(folds: Folds) -> None:
 
 
 def _span(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.3f}–{interval[1]:.3f}"
+    return "–" if math.isnan(interval[0]) else f"{interval[0]:.3f}–{interval[1]:.3f}"

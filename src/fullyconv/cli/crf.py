@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from fullyconv.cli.console import Bars, out
-from fullyconv.cli.opening import pairs_to_score
+from fullyconv.cli.opening import pairs_to_score, unseen
 from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument, TrustOption, import_from_here
 from fullyconv.files import counted
 
@@ -42,36 +42,46 @@ def tune(
 ) -> None:
     """Search for the CRF's weights and bandwidths on labelled images and save the best with the model.
 
+    Nothing is saved where no candidate is better than the model without a CRF, or than the parameters it has.
+
     Example: `fullyconv crf tune runs/camvid/model camvid/ --images 20 --trials 40`
     Of a model with several heads each gets a CRF of its own, found on its own masks.
     """
-    from fullyconv.checkpoint import CONFIG, find_model, store_crf
+    from fullyconv.checkpoint import CONFIG, find_own_model, store_crf
     from fullyconv.crf import CRFParameters
     from fullyconv.evaluation.refinement import grid_candidates, random_candidates
     from fullyconv.opening import load
 
     import_from_here(*(trust or ()))
+    saved = find_own_model(model) / CONFIG  # known before minutes are spent
     opened = load(model, device=device, trust=trust or ())
     if opened.network.crf is not None:
         raise ValueError(
             f"{model} has a CRF that was trained with it (crf=true), which predict and evaluate always apply"
         )
     folder, pairs = pairs_to_score(data, split, opened)
+    pairs = unseen(model, folder, pairs, split)
     pairs = [pairs[index * len(pairs) // min(images, len(pairs))] for index in range(min(images, len(pairs)))]
     base = CRFParameters(keep_diagonal=diagonal, exact_smoothness=exact)
     candidates = grid_candidates(base) if search == "grid" else random_candidates(base, count=trials, seed=seed)
     for segmenter in (opened, *(head for name, head in opened.heads.items() if name in folder.heads)):
         if segmenter.head:
             out.print(f"head {segmenter.head}:")
-        store_crf(model, _search(segmenter, pairs, candidates), segmenter.head)
-    out.print(f"saved in {find_model(model) / CONFIG}: predict --crf and evaluate --crf use it")
+        best = _search(segmenter, pairs, candidates, _stored(model, segmenter.head))
+        if best is not None:
+            store_crf(model, best, segmenter.head)
+            out.print(f"saved in {saved}: predict --crf and evaluate --crf use it")
 
 
-def _search(segmenter: Segmenter, pairs: list[Pair], candidates: list[CRFParameters]) -> CRFParameters:
-    """Try candidates on labelled pictures and print the best of them; returns the best."""
+def _search(
+    segmenter: Segmenter, pairs: list[Pair], candidates: list[CRFParameters], former: CRFParameters | None
+) -> CRFParameters | None:
+    """Try candidates and what the model has on labelled pictures and print the best; returns what is to be saved."""
     from fullyconv.evaluation.refinement import tune as score
     from fullyconv.predict.refine import CRFSegmenter
 
+    if former is not None and former not in candidates:
+        candidates = [former, *candidates]
     with Bars() as bars:
         plain, found = score(
             CRFSegmenter(segmenter), pairs, candidates, progress=lambda n, total: bars("trying", n, total)
@@ -82,20 +92,37 @@ def _search(segmenter: Segmenter, pairs: list[Pair], candidates: list[CRFParamet
         table.add_row(f"{trial.mean_iu:.4f}", *(f"{getattr(trial.parameters, name):g}" for name in names))
     out.print(table)
     best = found[0]
-    verdict = f"with the CRF, {'better' if best.mean_iu > plain else 'no better'}"
-    out.print(f"mean IU on {counted(len(pairs), 'image')}: {plain:.4f} without, {best.mean_iu:.4f} {verdict}")
-    return best.parameters
+    held = next((trial.mean_iu for trial in found if trial.parameters == former), None)
+    out.print(
+        f"mean IU on {counted(len(pairs), 'image')}: {plain:.4f} without, {best.mean_iu:.4f} with the best CRF"
+        + ("" if held is None else f", {held:.4f} with the parameters that the model has")
+    )
+    if best.mean_iu > plain and (held is None or best.mean_iu > held):
+        return best.parameters
+    kept = "the model has none, as before" if held is None else "the model keeps those it has"
+    why = "the CRF is no better than none: leave --crf out" if best.mean_iu <= plain else "none is better than those"
+    out.print(f"nothing saved, {kept}: {why}")
+    return None
+
+
+def _stored(model: Path, head: str) -> CRFParameters | None:
+    """Return the parameters that a model has for a head."""
+    from fullyconv.checkpoint import read_config
+
+    config = read_config(model)
+    if not head:
+        return config.crf
+    return config.heads[head].crf if head in config.heads else None
 
 
 def with_crf(segmenter: Segmenter, model: Path) -> CRFSegmenter:
     """Put the CRF behind a segmenter: with the parameters of the model (of its head), or with the usual ones."""
-    from fullyconv.checkpoint import read_config
     from fullyconv.predict.refine import CRFSegmenter
 
     if isinstance(segmenter, CRFSegmenter):
         return segmenter  # trained with the network
-    config, head = read_config(model), segmenter.head
-    stored = config.heads[head].crf if head in config.heads else None if head else config.crf
+    head = segmenter.head
+    stored = _stored(model, head)
     if stored is None:
         whose = f"the head {head}" if head else "the model"
         out.print(f"{whose} holds no CRF parameters: the usual ones are taken (find better: fullyconv crf tune)")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fullyconv.cli.console import Bars, complain, out, print_evaluation, print_fit
+from fullyconv.cli.console import Bars, complain, out, print_caught, print_evaluation, print_fit
 from fullyconv.cli.crf import print_comparison, with_crf
 from fullyconv.cli.hsi import ScoreFiles, evaluate_on_scene
-from fullyconv.cli.opening import pairs_to_score, with_views
+from fullyconv.cli.opening import pairs_to_score, unseen, with_views
 from fullyconv.cli.options import (
     CRFOption,
     DeviceOption,
@@ -146,11 +146,14 @@ def _pages(asked: _Asked, read: list[Path], heads: list[str]) -> dict[str, Outpu
 
 def _evaluate_pictures(segmenter: Segmenter, model: Path, data: Path, asked: _Asked, team: Team) -> None:
     """Score a model over a data set; the first of several processes writes and speaks."""
+    from fullyconv.checkpoint import find_own_model
     from fullyconv.data.groups import group_names
     from fullyconv.data.kinship import kin_in_words
     from fullyconv.data.matching import files_read
     from fullyconv.report import FILE_NAME, write_report
 
+    if asked.fit_temperature:
+        find_own_model(model)  # to write into, known before anything is computed
     alone = {"--crf": asked.crf, "--fit-temperature": asked.fit_temperature}
     team.told(lambda: _refuse(alone if team.size > 1 else {}, "is for one process, not for --devices"))
     folder, pairs = team.in_turn(lambda: pairs_to_score(data, asked.split, segmenter, mask_suffix=asked.mask_suffix))
@@ -160,7 +163,7 @@ def _evaluate_pictures(segmenter: Segmenter, model: Path, data: Path, asked: _As
     pages = team.told(lambda: _pages(asked, read, heads))
     for problem in folder.problems:
         complain("not scored", problem)
-    pairs = _unseen(model, pairs, everything=asked.split is None and pairs is folder.splits.get("all"))
+    pairs = unseen(model, folder, pairs, asked.split)
     groups = group_names(pairs, asked.group) if asked.group else []
     models = {"": segmenter} | {name: segmenter.heads[name] for name in heads}
     own = {name: [each.own(pair) for pair in pairs] for name, each in models.items()}
@@ -190,13 +193,16 @@ def _evaluate_pictures(segmenter: Segmenter, model: Path, data: Path, asked: _As
 def _fit(segmenter: Segmenter, model: Path, pairs: list[Pair]) -> Fit:
     """Fit the temperature of the network's probabilities and keep it with the model."""
     from fullyconv.checkpoint import store_temperature
-    from fullyconv.evaluation.confidence import fit
+    from fullyconv.evaluation.confidence import LEAST_FITTED, fit
 
     with Bars() as bars:
         found = fit(segmenter, pairs, progress=lambda n, total: bars("calibrating", n, total))
+    print_fit(found)
+    if found.pictures < LEAST_FITTED:
+        out.print(f"nothing saved: one picture is too few, the model keeps its temperature {segmenter.temperature:.3f}")
+        return found
     store_temperature(model, found.temperature, segmenter.head)
     segmenter.temperature = found.temperature
-    print_fit(found)
     return found
 
 
@@ -207,28 +213,8 @@ def _calibrate(segmenter: Segmenter, pairs: list[Pair]) -> dict[str, Any]:
     with Bars() as bars:
         found = calibrate(segmenter, pairs, progress=lambda n, total: bars("calibration", n, total))
     out.print(f"expected calibration error {found.error:.4f} (15 bins of the most probable class's probability)")
-    out.print(f"the 10 % least certain pixels hold {found.caught:.1%} of all errors")
+    print_caught(found)
     return found.document()
-
-
-def _unseen(model: Path, pairs: list[Pair], *, everything: bool) -> list[Pair]:
-    """Say which pictures the model was trained on; leave them out where nobody asked for them (``everything``)."""
-    from fullyconv.checkpoint import read_config
-    from fullyconv.data.dataset import trained_on
-    from fullyconv.files import BadFile
-
-    seen = {pair.image for pair in trained_on(pairs, read_config(model).notes)}
-    if not seen:
-        return pairs
-    what = f"the model was trained on {len(seen)} of {len(pairs)} pictures"
-    if not everything:
-        complain("careful", f"{what}: their scores flatter it")
-        return pairs
-    left = [pair for pair in pairs if pair.image not in seen]
-    if not left:
-        raise BadFile(pairs[0].image.parent, what, "score pictures that it has not seen, or these with --split all")
-    complain("careful", f"{what}: they are left out, {len(left)} are scored (--split all scores all)")
-    return left
 
 
 def _score_all(

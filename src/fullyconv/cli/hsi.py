@@ -241,14 +241,15 @@ def _labels_of(recipe: SceneRecipe, scene: Path) -> tuple[np.ndarray, ClassSet]:
 
 def _recipe(name: str, set_: list[str] | None, labels: Path | None, kind: str | None = None) -> SceneRecipe:
     from fullyconv.recipes import SCENE_RECIPES, find_scene_recipe
-    from fullyconv.train.recipe import change, nearest, parse_settings
+    from fullyconv.train.recipe import change, nearest
+    from fullyconv.train.settings import parse_settings
 
     recipe = find_scene_recipe(name)
     if recipe is None:
         raise ValueError(f"unknown scene recipe{nearest(name, SCENE_RECIPES)} (or a .yaml file with such a base)")
     given = {"labels": None if labels is None else str(labels), "split": kind}
     recipe = change(recipe, {key: value for key, value in given.items() if value is not None}, source="the command")
-    return change(recipe, parse_settings(set_ or []), source="--set")
+    return change(recipe, parse_settings(set_ or [], type(recipe)), source="--set")
 
 
 def _inputs(scene: Path, recipe: SceneRecipe) -> list[Path]:

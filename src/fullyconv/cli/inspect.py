@@ -14,8 +14,7 @@ from rich.table import Table
 
 from fullyconv.cli.console import behind, complain, out
 from fullyconv.cli.opening import Subject, class_index, open_subject
-from fullyconv.cli.options import OverwriteOption, TrustOption, import_from_here
-from fullyconv.limits import LIMITS
+from fullyconv.cli.options import OverwriteOption, TrustOption, check_size, import_from_here
 
 if TYPE_CHECKING:
     from fullyconv.geometry import AxisMap
@@ -106,11 +105,9 @@ def read_size(text: str) -> Size:
     (97, 131)
     """
     found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text.strip())
-    height, width = map(int, found.groups()) if found else (0, 0)
-    if min(height, width) < 1 or height * width > LIMITS.pixels:
-        what = f"of at most {LIMITS.pixels} pixels" if min(height, width) > 0 else "in pixels"
-        raise ValueError(f"{text[:40]!r} is no size: write height x width {what}, as in 480x640")
-    return height, width
+    if found is None:
+        raise ValueError(f"{text[:40]!r} is no size: write height x width in pixels, as in 480x640")
+    return check_size(*map(int, found.groups()))
 
 
 def _show_network(name: str, subject: Subject, size: Size | None, *, everything: bool) -> dict[str, Any]:

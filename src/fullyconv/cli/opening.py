@@ -43,10 +43,11 @@ def open_subject(
     ``side`` is the height and width a classifier was made for, where it does not say so itself; ``trust`` names
     the functions that a model folder may call. Raises ``ValueError`` for what is neither.
     """
+    from fullyconv.models import packaged
     from fullyconv.networks import CLASSIFIERS, external_trunk, network_names
     from fullyconv.networks.trunks.external import is_external
 
-    if Path(name).is_dir():
+    if Path(name).is_dir() or name in packaged():
         return _open_model(Path(name), weights, trust)
     if name in CLASSIFIERS:
         subject = _published(name)
@@ -159,6 +160,27 @@ def pairs_to_score(
         complain("careful", note)
     folder.splits = {name: segmenter.seen(pairs) for name, pairs in folder.splits.items()}
     return folder, evaluation_split(folder, split)
+
+
+def unseen(model: Path, folder: Folder, pairs: list[Pair], split: str | None) -> list[Pair]:
+    """Say which pictures the model was trained on; leave them out where all are taken for want of a split."""
+    from fullyconv.checkpoint import read_config
+    from fullyconv.data.dataset import trained_on
+    from fullyconv.files import BadFile
+
+    seen = {pair.image for pair in trained_on(pairs, read_config(model).notes)}
+    if not seen:
+        return pairs
+    what = f"the model was trained on {len(seen)} of {len(pairs)} pictures"
+    if split is not None or pairs is not folder.splits.get("all"):
+        complain("careful", f"{what}: their scores flatter it")
+        return pairs
+    left = [pair for pair in pairs if pair.image not in seen]
+    if not left:
+        raise BadFile(pairs[0].image.parent, what, "take pictures that it has not seen, or these with --split all")
+    rest = "1 is scored" if len(left) == 1 else f"{len(left)} are scored"
+    complain("careful", f"{what}: they are left out, {rest} (--split all scores all)")
+    return left
 
 
 def _open(data: Path, network: FCN, mask_suffix: str | None) -> Folder:

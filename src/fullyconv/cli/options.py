@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from fullyconv.limits import LIMITS
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Engine = Literal["auto", "pytorch", "openvino"]
 
@@ -53,6 +55,18 @@ TrustOption = Annotated[
         help="Code of your own that the model may call to make its network; may be repeated.",
     ),
 ]
+
+
+def check_size(height: int, width: int) -> tuple[int, int]:
+    """Return the size of a picture that is made up, or refuse one that no picture may have.
+
+    Raises:
+        ValueError: For less than a pixel, or more pixels than a file may have.
+    """
+    if min(height, width) < 1 or height * width > LIMITS.pixels:
+        what = f"a picture has 1 to {LIMITS.pixels} pixels (rows x columns), as in 480 x 640"
+        raise ValueError(f"{height} x {width} is no size: {what}")
+    return height, width
 
 
 def import_from_here(*names: object) -> None:

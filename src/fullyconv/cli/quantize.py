@@ -28,11 +28,13 @@ def quantize(
     CPU. Example: `fullyconv quantize runs/camvid/model camvid/`.
     Of a model with several heads all are calibrated, and the price of each is said.
     """
+    from fullyconv.checkpoint import find_own_model
     from fullyconv.data.folder import open_folder
     from fullyconv.machine import frozen
     from fullyconv.predict.quantised import find_quantisation, store_quantisation
 
     import_from_here(*(trust or ()))
+    find_own_model(model)  # to write into, known before anything is computed
     segmenter = open_pictures(model, trust)
     splits = open_folder(data).splits
     known = splits.get("train") or next(iter(splits.values()))

@@ -49,7 +49,8 @@ def reproduce(
     from fullyconv.recipes.published import PUBLISHED, REPRODUCTIONS
     from fullyconv.train.chain import change_chain
     from fullyconv.train.folder import hold
-    from fullyconv.train.recipe import nearest, parse_settings
+    from fullyconv.train.recipe import nearest
+    from fullyconv.train.settings import parse_settings
     from fullyconv.train.team import ALONE
 
     if network not in REPRODUCTIONS:

@@ -76,11 +76,13 @@ def train(
     `--devices 4` trains in four processes; on several machines, `torchrun --nnodes 2 --nproc-per-node 8 … -m fullyconv
     train …`. The recipe means the same whatever their number: they share the batches of every update.
     """
+    from fullyconv.hsi.recipe import SceneRecipe
     from fullyconv.recipes import find_scene_recipe
     from fullyconv.train.launch import launched
-    from fullyconv.train.recipe import change, parse_settings
+    from fullyconv.train.recipe import Recipe, change
+    from fullyconv.train.settings import parse_settings
 
-    settings = parse_settings(set_ or [])
+    settings = parse_settings(set_ or [], SceneRecipe if _is_scene(data) else Recipe)
     words = [*map(str, settings.values()), *(trust or ())]
     import_from_here(*words)
     scene_recipe = find_scene_recipe(_for_scene(recipe, data))
@@ -171,7 +173,8 @@ def demo(
     from fullyconv.predict.finding import find_images
     from fullyconv.recipes import RECIPES
     from fullyconv.train.folder import NAMES, RunFolder, hold
-    from fullyconv.train.recipe import change, parse_settings
+    from fullyconv.train.recipe import change
+    from fullyconv.train.settings import parse_settings
 
     recipe = change(RECIPES["demo"], parse_settings(set_ or []), source="--set")
     with hold(out_, names=(*NAMES, "data", "predictions")):

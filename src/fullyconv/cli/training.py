@@ -74,6 +74,7 @@ def train_chain(chain: Chain, way: Way) -> None:
     """Train the stages of a chain, all on the same data."""
     from fullyconv.train.folder import hold
 
+    way.team.told(lambda: _check_begun(way))
     with _by_first(way.team, lambda: hold(way.out)):
         prepared = _prepared(next(iter(chain.stages.values())), way)
         train_stages(chain, dict.fromkeys(chain.stages, prepared), way)
@@ -105,6 +106,9 @@ def train_folds(recipe: Recipe, way: Way, *, folds: int) -> Folds:
     from fullyconv.train.folder import hold
 
     evaluations, team = [], way.team
+    if recipe.hold_out is not None or recipe.fold is not None:
+        raise ValueError("--folds holds out each part in turn: leave hold_out and fold out")
+    team.told(lambda: _check_begun(way))
     with _by_first(team, lambda: hold(way.out, names=(FOLDS,))):
         for part in range(1, folds + 1):
             one, run = recipe.model_copy(update={"fold": (part, folds)}), way.out / f"fold-{part}"
@@ -123,6 +127,15 @@ def train_folds(recipe: Recipe, way: Way, *, folds: int) -> Folds:
         print_folds(each)
     out.print(f"scores {way.out / FOLDS}")
     return found[""]
+
+
+def _check_begun(way: Way) -> None:
+    """Refuse to resume what was never begun: a name that is misspelt would train anew for hours."""
+    from fullyconv.files import BadFile
+    from fullyconv.train.folder import begun
+
+    if way.resume and not begun(way.out):
+        raise BadFile(way.out, "no run to resume", "leave out --resume to start anew")
 
 
 def _open_begun(run: Path, *, resume: bool) -> AbstractContextManager[RunFolder]:

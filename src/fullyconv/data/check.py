@@ -176,7 +176,7 @@ def _read_all(folder: Folder, classes: ClassSet, inferred: bool, channels: int, 
         report.warnings.append(
             BadFile(found[1] or folder.root, what, f"see whether they mean the same, or {PALETTE_FIX}")
         )
-    report.warnings += single_class(folder, classes)
+    report.warnings += single_class(folder, classes, report.splits)
     report.warnings += merged_classes(folder) if classes.instances else []
     report.warnings += [*several_whites(tally.whites), *absent_classes(folder, classes, report.splits)]
     report.mean, report.std = tally.mean_and_deviation()

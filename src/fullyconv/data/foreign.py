@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from fullyconv.data.images import SCENES
 from fullyconv.data.layout import look
+from fullyconv.data.unread import HEAD, SCENES, UNREAD, tell_kind
 from fullyconv.files import BadFile, counted
 from fullyconv.limits import LIMITS
 
 PNG = "save the masks as PNG, whose numbers (or colours) are the classes"
-NUMBERS = (".pgm", ".ppm", ".pbm", ".tga", ".exr", *SCENES)  # what masks come in and is not read
-HEAD = 1 << 16  # bytes of a large document
+NUMBERS = (*UNREAD, ".gz", *SCENES)  # what masks come in and is not read
+LARGE = 1 << 16  # bytes of a large document that are looked at
 LOOKED_AT = 3  # documents of each kind of file
 BOXES, VIA = "boxes of VOC (XML), which are no areas", "outlines of VIA (VGG Image Annotator), which are not read"
-UNREAD = {BOXES: "draw outlines or masks in a tool for them", VIA: "export them from VIA as COCO, and convert that"}
+OUTLINES = {BOXES: "draw outlines or masks in a tool for them", VIA: "export them from VIA as COCO, and convert that"}
 
 
 def unpaired(root: Path) -> BadFile | None:
@@ -29,17 +29,16 @@ def unpaired(root: Path) -> BadFile | None:
     Returns:
         One sentence, ``None`` if there are no pictures.
     """
-    found = look(root)
-    if not found and next(_documents(root), ("", BOXES))[1] in UNREAD:
-        return None
-    others = [other.path for other in look(root, NUMBERS)]
+    found, others = look(root), [other.path for other in look(root, NUMBERS)]
     if others:
         suffix, count = Counter(path.suffix.lower() for path in others).most_common(1)[0]
         first = next(path for path in others if path.suffix.lower() == suffix)
-        return BadFile(first, f"no image with a mask, but {count} {suffix} files, which are not read as masks", PNG)
+        return _unread(first, f"no image with a mask, but {count} {suffix} files", masks=bool(found))
+    if not found and next(_documents(root), ("", BOXES))[1] in OUTLINES:
+        return None
     for path, kind in _documents(root):
-        if kind in UNREAD:
-            return BadFile(path, f"no image with a mask, but {kind}", UNREAD[kind])
+        if kind in OUTLINES:
+            return BadFile(path, f"no image with a mask, but {kind}", OUTLINES[kind])
         fix = f"draw masks with 'fullyconv data convert {root} --out {root}-plain' and take that folder"
         return BadFile(path, f"no image with a mask, but outlines of {kind}, which are not masks", fix)
     masks = [each for each in found if each.role == "mask"]
@@ -50,6 +49,15 @@ def unpaired(root: Path) -> BadFile | None:
     what = f"{counted(len(found) - len(masks), 'image')} and no mask that pairs, such as {found[0].path.name}"
     fix = "put masks of the same names into masks/ beside the images' folder, or choose mask_suffix"
     return BadFile(root, what, fix)
+
+
+def _unread(first: Path, what: str, *, masks: bool) -> BadFile:
+    """Say what files are that are not read, by the first: the masks of pictures that are, or the pictures too."""
+    with first.open("rb") as file:
+        told = tell_kind(first, file.read(HEAD))
+    if masks or told is None:
+        return BadFile(first, f"{what}, which are not read as masks", PNG)
+    return BadFile(first, f"{what}, and this is {told[0]}", told[1])
 
 
 def _documents(root: Path) -> Iterator[tuple[Path, str]]:
@@ -87,7 +95,7 @@ def _kind(data: bytes) -> Iterator[str]:
 def _kind_of_large(path: Path) -> Iterator[str]:
     """Tell from its beginning what a document is: one of many pictures, or one that holds the picture itself."""
     with path.open("rb") as file:
-        head = file.read(HEAD)
+        head = file.read(LARGE)
     for key, kind in (
         (b'"shapes"', "LabelMe"),
         (b'"imageData"', "LabelMe"),

@@ -126,9 +126,12 @@ def regroup(
     pairs = list(known.values())
     groups = _find(folder, pairs, rule)
     count = len(set(groups))
-    if count < (fold[1] if fold else 2):
-        what = f"{counted(count, 'group')} of pictures ({', '.join(sorted(set(groups))[:3])})"
-        raise BadFile(folder.root, what, f"{fold[1] if fold else 2} are needed: name another rule with --set group=…")
+    if count < (wanted := fold[1] if fold else 2):
+        what = counted(count, "picture") if rule == EACH else f"{counted(count, 'group')} of pictures"
+        what += f" ({', '.join(sorted(set(groups))[:3])}{', …' if count > 3 else ''}), and {wanted} are needed"
+        fix = f"ask for at most {count} parts" if fold and count > 1 else ""
+        other = "" if rule == EACH else "name another rule with --set group=…"
+        raise BadFile(folder.root, what, ", or ".join(filter(None, (fix, other))) or "add pictures")
     if hold_out is not None and hold_out not in groups:
         known_groups = ", ".join(sorted(set(groups))[:12])
         raise BadFile(folder.root, f"no group {hold_out!r}", f"choose one of {known_groups}")

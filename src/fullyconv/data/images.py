@@ -37,12 +37,12 @@ from fullyconv.data.raster import (
 )
 from fullyconv.data.stores import read_store
 from fullyconv.data.tiff import MAGIC, is_tiff, read_tiff
+from fullyconv.data.unread import HEAD, tell_kind
 from fullyconv.files import BadFile, FileWarning, calls_itself_store, is_store
 from fullyconv.limits import LIMITS, Limits
 from fullyconv.types import Levels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".avif", ".dcm")
-SCENES = (".mat", ".hdr", ".npy", ".npz")  # what hyperspectral scenes come in, beside TIFF
 READERS: tuple[tuple[bytes, Callable[..., Image.Image]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", JpegImagePlugin.jpeg_factory),
@@ -142,11 +142,11 @@ def unreadable(path: Path, error: Exception) -> BadFile:
 def _read_common(path: Path, limits: Limits) -> Raster:
     """Read a file of one of the formats that ``READERS`` know."""
     with path.open("rb") as file:
-        head = file.read(1 << 12)
+        head = file.read(HEAD)
     reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
-    if reader is None and path.suffix.lower() in SCENES:
-        raise Refused("a scene's file, not a picture", "this labels pictures, not scenes: those take recipe hsi")
     if reader is None:
+        if (told := tell_kind(path, head)) is not None:
+            raise Refused(*told)
         raise ValueError("not PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000, AVIF or DICOM")
     with reader(str(path)) as picture:
         if picture.width * picture.height > limits.pixels:

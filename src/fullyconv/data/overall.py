@@ -60,11 +60,13 @@ def binary_masks(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigur
     ]
 
 
-def single_class(folder: Folder, classes: ClassSet) -> list[BadFile]:
-    """Say that there is nothing to tell apart."""
-    if len(classes) > 1:
+def single_class(folder: Folder, classes: ClassSet, splits: dict[str, SplitFigures]) -> list[BadFile]:
+    """Say that there is nothing to tell apart: a single class, or a single one that occurs."""
+    pixels = np.sum([figures.pixels for figures in splits.values()], axis=0)
+    if len(classes) > 1 and np.count_nonzero(pixels) != 1:
         return []
-    what = f"all labelled pixels are of one class ({classes.names[0]}), so there is nothing to tell apart"
+    name = classes.names[int(np.argmax(pixels))]
+    what = f"all labelled pixels are of one class ({name}), so there is nothing to tell apart"
     return [BadFile(folder.root, what, "see whether the masks hold their labels elsewhere, or give the rest a class")]
 
 

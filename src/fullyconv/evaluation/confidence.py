@@ -15,6 +15,7 @@ from fullyconv.predict.image import Segmenter
 from fullyconv.scores.calibration import Calibration, count_calibration, fit_temperature, temper
 
 MOST = 60  # pictures that a temperature is fitted on
+LEAST_FITTED = 2  # of one picture there is no other to measure the temperature on
 NUMBERS = 40_000_000  # of all pixels' classes that are held for it
 
 
@@ -102,7 +103,7 @@ def fit(segmenter: Segmenter, pairs: Sequence[Pair], *, progress: Progress | Non
         for logarithms, truth in own:
             before += count_calibration(temper(logarithms, 1.0)[..., None], truth[:, None])
             after += count_calibration(temper(logarithms, temperature)[..., None], truth[:, None])
-    if len(seen) < 2 or after.error >= before.error:  # too few pictures, or too different: it would not hold for others
+    if len(seen) < LEAST_FITTED or after.error >= before.error:  # too few, or too different: it would not hold
         return Fit(1.0, before, before, len(seen))
     return Fit(_fitted(seen), before, after, len(seen))
 

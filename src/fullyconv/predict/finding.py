@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 from fullyconv.data.channels import is_first
 from fullyconv.data.images import SUFFIXES
-from fullyconv.files import BadFile, calls_itself_store, is_store
+from fullyconv.data.unread import UNREAD
+from fullyconv.files import BadFile, FileWarning, calls_itself_store, counted, is_store
 from fullyconv.outputs import Outputs, Predictions
 from fullyconv.predict.work import Task
 from fullyconv.types import Levels
@@ -32,10 +34,23 @@ class _Match(NamedTuple):
 def find_images(inputs: Iterable[Path | str], *, out: Path | None = None, levels: Levels | None = None) -> list[Task]:
     """Expand files, folders (with their subfolders) and globs to pictures, as ``find_files`` does.
 
-    By ``levels``, the model's, a picture may be several files: folders and globs then stand for the first of each.
+    By ``levels``, the model's, a picture may be several files: folders and globs then stand for the first of each. Of
+    pictures in formats that are not read, which folders and globs pass over, a warning says how many there are.
     """
     beside = () if levels is None else levels.beside
-    return find_files(inputs, lambda file: _is_image(file) and is_first(file, beside), "image", SUFFIXES, out=out)
+    passed: dict[str, dict[Path, None]] = {}
+
+    def wanted(file: Path) -> bool:
+        if file.suffix.lower() in UNREAD and not file.name.startswith("."):
+            passed.setdefault(file.suffix.lower(), {})[file] = None
+        return _is_image(file) and is_first(file, beside)
+
+    found = find_files(inputs, wanted, "image", SUFFIXES, out=out)
+    for suffix, files in passed.items():
+        others = f" and {counted(len(files) - 1, 'more file')}" if len(files) > 1 else ""
+        what = f"not read{others}: {suffix} is none of {', '.join(SUFFIXES)}: save them as one of these"
+        warnings.warn(FileWarning(next(iter(files)), what), stacklevel=2)
+    return found
 
 
 def find_files(
@@ -81,11 +96,18 @@ def find_files(
     for given in map(str, inputs):
         matches = list(_expand(given, taken))
         if not matches:
-            rest = " but what fullyconv wrote" if any(_expand(given, wanted)) else ""
+            rest = " but what fullyconv wrote" if any(_expand(given, wanted)) else _others(given)
             raise BadFile(given, f"no {what} there{rest}", f"name files, folders or globs of {', '.join(suffixes)}")
         for match in matches:
             found.setdefault(os.path.abspath(match.file), match)
     return _named(list(found.values()))
+
+
+def _others(given: str) -> str:
+    """Say what there is instead, by the most frequent suffix."""
+    suffixes = Counter(match.file.suffix for match in _expand(given, lambda file: bool(file.suffix)))
+    found = suffixes.most_common(1)
+    return f", but {counted(found[0][1], f'{found[0][0]} file')}" if found else ""
 
 
 def _expand(given: str, wanted: Callable[[Path], bool]) -> Iterator[_Match]:

@@ -10,10 +10,13 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from fullyconv.machine import free_memory
 from fullyconv.predict.around import Around
 from fullyconv.predict.image import Segmenter
 from fullyconv.predict.prediction import Prediction
 from fullyconv.scores.calibration import temper
+
+HELD = 8  # bytes of each pixel and class of a view: scores, and what is made of them, in float32
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,21 @@ class ViewsSegmenter(Around):
     def each(self, pixels: np.ndarray) -> Iterator[np.ndarray]:
         """Return the classes' probabilities by each view, laid over the picture; C x H x W float32 each."""
         height, width = pixels.shape[:2]
+        self._check_room(height, width)
         for view, mirrored in self._shown(pixels):
             found = torch.from_numpy(super().log_probabilities(view)).exp_()
             if found.shape[1:] != (height, width):
                 found = functional.interpolate(found[None], size=(height, width), mode="bilinear")[0]
             yield (found.flip(2) if mirrored else found).numpy()
+
+    def _check_room(self, height: int, width: int) -> None:
+        """Refuse views whose probabilities do not fit beside their logarithms, before the machine begins to swap."""
+        most = max(self.views.scales)
+        needed, free = HELD * len(self.classes) * height * width * most**2, free_memory()
+        if most > 1 and needed > free:
+            size, room = f"{most:g} times {width} x {height} pixels", f"{free / 2**30:.1f}"
+            what = f"{size} take {needed / 2**30:.1f} GiB for {len(self.classes)} classes, and {room} are free"
+            raise ValueError(f"{what}: leave that scale (--tta), or --uncertainty, out")
 
     def _shown(self, pixels: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
         for scale in self.views.scales:

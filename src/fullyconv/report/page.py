@@ -16,6 +16,7 @@ from PIL import Image
 from fullyconv.draw import UNSCORED, Colour
 from fullyconv.evaluation import Evaluation
 from fullyconv.files import whole_file
+from fullyconv.scores.metrics import shown
 from fullyconv.train.folder import HEADS, REPORT
 from fullyconv.types import ClassSet
 
@@ -95,15 +96,11 @@ def write_page(path: Path, template: str, values: Mapping[str, Any], *, package:
     """
     loaders = [PackageLoader(name) for name in dict.fromkeys((package, __package__))]
     environment = Environment(loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"score": _score, "css": _css}
+    environment.filters |= {"score": shown, "css": _css}
     page = environment.get_template(template).render(values)
     with whole_file(path) as draft:
         draft.write_text(page, encoding="utf-8", errors="backslashreplace")  # file names need not be valid Unicode
     return path
-
-
-def _score(value: float, digits: int = 3) -> str:
-    return "–" if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def _css(colour: Colour) -> str:

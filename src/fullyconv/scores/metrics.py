@@ -122,3 +122,12 @@ def score(counts: np.ndarray) -> Scores:
 def _mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")
+
+
+def shown(value: float, digits: int = 3) -> str:
+    """Write a score; a dash where there is none (NaN).
+
+    >>> shown(0.5), shown(float("nan"))
+    ('0.500', '–')
+    """
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"

@@ -108,7 +108,7 @@ def assemble(
 
 def _share(recipe: Recipe, team: Team) -> Share:
     return Share.fitting(
-        team, batch=recipe.batch, accumulate=_batches(recipe), together=recipe.sync_batchnorm and team.size > 1
+        team, batch=recipe.batch, accumulate=recipe.batches, together=recipe.sync_batchnorm and team.size > 1
     )
 
 
@@ -119,11 +119,6 @@ def _form(network: FCN, *, recipe: Recipe, preprocess: Preprocess, team: Team) -
         whole = WholeScores(network, checkpointing=recipe.checkpointing)
         formed = WithCRF(whole, cast("CRFLayer", whole.network.crf), preprocess)
     return synchronised(formed, team) if recipe.sync_batchnorm else formed
-
-
-def _batches(recipe: Recipe) -> int:
-    """Return the batches of an update; a loss of which a share is sampled takes as many more to see as many terms."""
-    return max(1, round(recipe.accumulate / recipe.sampling))
 
 
 def _make_network(
@@ -200,7 +195,7 @@ def _make_batching(
         change=augment,
     )
     views = Views(prepared.train, prepared.report.classes, preprocess, options, seed=recipe.seed, read=read)
-    return Batching(views, recipe.batch, _batches(recipe), recipe.workers, share, recipe.repeat)
+    return Batching(views, recipe.batch, recipe.batches, recipe.workers, share, recipe.repeat)
 
 
 def _make_loss(recipe: Recipe, prepared: Prepared, device: torch.device, network: FCN) -> PixelLoss | SummedLoss:

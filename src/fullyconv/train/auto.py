@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from fullyconv.data.fingerprint import Fingerprint
 from fullyconv.files import counted
 from fullyconv.scores.bounds import advise
-from fullyconv.train.recipe import MOST_REPEAT
+from fullyconv.train.recipe import MOST_VIEWS
 
 MINUTES = 30.0
 GIVEN = "as you set it"
@@ -253,7 +253,7 @@ def _schedule(made: _Made) -> None:
     possible = made.megapixels(made.full_name) / (together * height * width / 1e6)
     limited = possible > MOST_UPDATES and (made["minutes"] is None or "minutes" not in made.given)
     updates = max(1, MOST_UPDATES if limited else int(possible))
-    rounds = min(MOST_REPEAT, ceil(updates * together / (EPOCHS * pictures)))
+    rounds = min(max(1, MOST_VIEWS // pictures), ceil(updates * together / (EPOCHS * pictures)))
     what = f"{pictures} pictures, {updates} updates of {together} views"
     repeat = made.take("repeat", rounds, f"{what}: {EPOCHS} epochs at most, each as long as to be worth a validation")
     epochs = ceil((1 if limited else SLACK) * updates / max(1, repeat * pictures // together))

@@ -20,7 +20,7 @@ BIAS_RATE = 2.0  # the reference's lr_mult of biases; their decay_mult is 0
 class Descent(BaseModel):
     """How weights follow the gradient: the choices that every training has, on pictures or on a scene."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     changeable: ClassVar[tuple[str, ...]] = ()
     """The choices that a resumed run may change."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from fullyconv.documents import format_yaml, numbers_in, parse_yaml, read_yaml
+from fullyconv.documents import format_yaml, numbers_in, read_yaml
 from fullyconv.files import BadFile
 from fullyconv.losses import Normalization
 from fullyconv.machine import DeviceName, Precision
@@ -21,7 +21,9 @@ from fullyconv.train.elsewhere import ELSEWHERE
 from fullyconv.train.optim import Descent
 from fullyconv.types import ClassSet, Preprocess
 
-MOST_REPEAT = 1_000_000
+MOST_VIEWS = 10_000_000  # of an epoch that repeats its pictures: their order alone takes 0.4 GB
+MOST_LEVELS = 255  # noise of as much leaves nothing of a picture
+MOST_SEED = 2**63 - 1  # PyTorch's
 Positive = Annotated[int, Field(ge=1)]
 Choices = TypeVar("Choices", bound=BaseModel)
 """A ``Recipe``, or another frozen value of choices."""
@@ -100,14 +102,14 @@ class Recipe(Descent):
     """Mirror every other view from top to bottom, too: for pictures that have no up (cells, tissue, satellite)."""
     blur: Annotated[float, Field(ge=0)] = 0.0
     """Blur views by random Gaussians of up to this standard deviation, in pixels."""
-    noise: Annotated[float, Field(ge=0)] = 0.0
+    noise: Annotated[float, Field(ge=0, le=MOST_LEVELS)] = 0.0
     """Add noise of up to this standard deviation, in levels of 0..255."""
     shift: Annotated[int, Field(ge=0)] = 0
     """Cut 0 to ``shift - 1`` pixels off the top and the left of each view; with ``sampling``, the network's stride."""
 
     epochs: Positive = 60
     """Passes over the training pairs."""
-    repeat: Annotated[int, Field(ge=1, le=MOST_REPEAT)] = 1
+    repeat: Positive = 1
     """Views of every picture in an epoch: above 1 where pictures are few, so that an epoch is worth a validation."""
     patience: Positive | None = None
     """End the run after so many epochs without a better validation; ``None``: it goes on to the end. The best model is
@@ -116,8 +118,9 @@ class Recipe(Descent):
     """A budget: the schedule is shortened where the machine would need longer than this."""
     batch: Positive = 8
     """Views per batch."""
-    accumulate: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    """Batches before each update, which follows the mean of their losses (Caffe's ``iter_size``)."""
+    accumulate: Positive = 1
+    """Batches before each update, which follows the mean of their losses (Caffe's ``iter_size``). All wait for it in
+    memory, which bounds their number."""
     loss: Literal["cross-entropy", "cross-entropy+dice", "cross-entropy+lovasz"] = "cross-entropy"
     """The softmax cross-entropy of pixels, alone or with a loss of regions: soft Dice, or Lovász-softmax (the IU)."""
     hardest: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -167,7 +170,7 @@ class Recipe(Descent):
     """The one group to hold out; ``None`` holds out about a fifth of the pictures, in whole groups."""
     fold: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=2)]] | None = None
     """(k, K) holds out the k-th of K parts: of groups with ``split=group``, else of pictures; ``--folds`` does all."""
-    seed: Annotated[int, Field(ge=0)] = 1337
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 1337
     """What order, augmentation, dropout and fresh weights follow from."""
 
     @field_validator("network")
@@ -201,6 +204,21 @@ class Recipe(Descent):
             key = given[0] if given else f"network={self.network}"
             raise ValueError(f"{key} is for a classifier from elsewhere: name it, trunk=timm:NAME")
         return self
+
+    @model_validator(mode="after")
+    def _one_division(self) -> Self:
+        """Refuse what would be passed over in silence."""
+        for key in ("group", "hold_out"):
+            if getattr(self, key) is not None and self.split != "group":
+                raise ValueError(f"{key}={getattr(self, key)} is about whole groups: set split=group with it")
+        if self.hold_out is not None and self.fold is not None:
+            raise ValueError("hold_out and fold both say what is held out: leave one out")
+        return self
+
+    @property
+    def batches(self) -> int:
+        """The batches of an update; a loss of which a share is sampled takes as many more to see as many terms."""
+        return max(1, round(self.accumulate / self.sampling))
 
     @property
     def classifier(self) -> str | None:
@@ -281,20 +299,6 @@ def _ours(key: str, known: Collection[str]) -> str:
     if name and name in known:
         return f" {key!r}: here it is {name!r}"
     return f" {key!r}: {name}" if name and " " in name else nearest(key, known)
-
-
-def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """Read ``key=value`` words; values are YAML, so numbers, lists and null are themselves."""
-    settings = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--set {pair}: write key=value, for example --set epochs=20")
-        try:
-            settings[key.strip()] = parse_yaml(value)
-        except ValueError as error:
-            raise ValueError(f"--set {pair}: {error}") from None
-    return settings
 
 
 def read_recipe(path: Path, named: Mapping[str, Choices]) -> Choices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,14 +16,13 @@ from fullyconv.augment import Augmentation
 from fullyconv.files import BadFile
 from fullyconv.machine import whole_memory
 from fullyconv.trace import input_channels
-from fullyconv.train.recipe import Recipe
+from fullyconv.train.recipe import MOST_VIEWS, Recipe
 
 LARGEST_PX = 512  # a larger view is tried at this size: no trunk shrinks it to one value
-Size = tuple[int, int]
-
-
 BYTES = 50  # of each pixel of a view at the least: itself, its label, the first maps, their gradient
+WAITING = 20  # of each pixel of a view that waits for its update: three channels in float32, the label in int64
 CROWD = 8  # processes per core
+Size = tuple[int, int]
 
 
 class _Starved(Exception):
@@ -58,10 +57,10 @@ def check_views(network: nn.Module, sizes: Mapping[Path, Size], options: Augment
 
 
 def check_room(recipe: Recipe, sizes: Iterable[Size]) -> None:
-    """Refuse batches that no machine like this one can hold, and more processes than it has any use for.
+    """Refuse what no machine like this one can hold or has a use for, and variations that leave nothing of a view.
 
     Args:
-        recipe: How views are made, how many are in a batch, and how many processes prepare them.
+        recipe: How views are made, how many are in a batch and an update, and how many processes prepare them.
         sizes: Height and width of every training image.
 
     Raises:
@@ -71,17 +70,37 @@ def check_room(recipe: Recipe, sizes: Iterable[Size]) -> None:
     Traceback (most recent call last):
     ValueError: crop=[1000000, 1000000], batch=8: one batch takes 372529 GiB or more, and this machine has ...
     """
-    most = CROWD * (os.cpu_count() or 1)
+    most, known = CROWD * (os.cpu_count() or 1), list(sizes)
     if recipe.workers > most:
         raise ValueError(f"workers={recipe.workers}: this machine has {os.cpu_count()} cores: set at most {most}")
+    if recipe.repeat > max(1, MOST_VIEWS // max(1, len(known))):
+        room = max(1, MOST_VIEWS // len(known))
+        raise ValueError(f"repeat={recipe.repeat}: epochs have at most {MOST_VIEWS} views: set at most {room}")
+    _check_memory(recipe, known)
+    side = max(map(min, [recipe.crop] if recipe.crop else known), default=1)
+    for key, value in (("shift", recipe.shift), ("blur", recipe.blur)):
+        if value > max(1, side):
+            raise ValueError(f"{key}={value:g}: leaves nothing of views that are {side} pixels wide or high: set less")
+
+
+def _check_memory(recipe: Recipe, sizes: Sequence[Size]) -> None:
+    """Refuse a batch, an update or a cache that is larger than this machine's memory."""
+    have = whole_memory() / 2**30
     zoom = recipe.scale[1]
     height, width = recipe.crop or max(sizes, key=lambda size: size[0] * size[1], default=(1, 1))
-    area = height * width * (1 if recipe.crop else zoom**2)
-    needed, have = area * recipe.batch * BYTES / 2**30, whole_memory() / 2**30
-    if needed > have:
-        said = f"crop={list(recipe.crop)}" if recipe.crop else f"whole pictures, to {zoom:g} times their size"
-        what = f"one batch takes {needed:.0f} GiB or more, and this machine has {have:.0f}"
+    pixels = height * width * (1 if recipe.crop else zoom**2) * recipe.batch / 2**30
+    said = f"crop={list(recipe.crop)}" if recipe.crop else f"whole pictures, to {zoom:g} times their size"
+    if pixels * BYTES > have:
+        what = f"one batch takes {pixels * BYTES:.0f} GiB or more, and this machine has {have:.0f}"
         raise ValueError(f"{said}, batch={recipe.batch}: {what}: set a smaller crop, or a smaller batch")
+    if pixels * WAITING * recipe.batches > have:
+        keys = f"accumulate={recipe.accumulate}" + (f", sampling={recipe.sampling:g}" if recipe.sampling < 1 else "")
+        what = f"the {recipe.batches} batches of an update take {pixels * WAITING * recipe.batches:.0f} GiB"
+        fix = f"set accumulate to at most {max(1, int(have / (pixels * WAITING) * recipe.sampling))}"
+        fix += ", or sampling nearer to 1" if recipe.sampling < 1 else ""
+        raise ValueError(f"{keys}, {said}, batch={recipe.batch}: {what}, and this machine has {have:.0f}: {fix}")
+    if (recipe.cache_gib or 0) > have:
+        raise ValueError(f"cache_gib={recipe.cache_gib:g}: this machine has {have:.0f} GiB: set less, or leave it out")
 
 
 def smallest_view(size: Size, options: Augmentation) -> Size:
