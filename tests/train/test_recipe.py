@@ -142,8 +142,8 @@ def test_text_is_what_is_written(word: str) -> None:
     ("words", "said"),
     [
         (["group=^p"], "group=.* is about whole groups: set split=group with it"),
-        (["hold_out=p1"], "set split=group with it"),
-        (["split=group", "hold_out=p1", "fold=[1,2]"], "both say what is held out"),
+        (["hold_out=p1"], "hold_out=p1 is about whole groups"),
+        (["split=group", "hold_out=p1", "fold=[1,2]"], "hold_out and fold both say what is held out"),
         (["learning_rate=.inf"], "learning_rate=.*finite"),
         (["scale=[1,.inf]"], "scale.*finite"),
         (["noise=1000"], "noise=.*less than or equal to 255"),

@@ -110,7 +110,7 @@ def test_two_views_are_two_values_to_what_normalises_batches() -> None:
             {"accumulate": 10**9},
             r"accumulate=1000000000, crop=.*, batch=8: .* of an update take .*: set accumulate to at",
         ),
-        ({"sampling": 1e-9}, r"accumulate=1, sampling=1e-09, .*, or sampling nearer to 1"),
+        ({"sampling": 1e-9}, r"accumulate=1, sampling=1e-09, .*: set sampling nearer to 1"),
         ({"repeat": 10**9}, "repeat=1000000000: epochs have at most 10000000 views: set at most 5000000"),
         ({"cache_gib": 1e9}, r"cache_gib=1e\+09: this machine has \d+ GiB"),
         ({"shift": 321}, "shift=321: leaves nothing of views that are 320 pixels wide or high"),

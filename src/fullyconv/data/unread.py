@@ -25,6 +25,7 @@ BOXES = {  # of ISO files (ISO/IEC 14496-12), by the brand behind "ftyp"
         (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
         ("a HEIC photo", f"{PHOTO} (heif-convert FILE.heic FILE.png)"),
     ),
+    **dict.fromkeys((b"avif", b"avis"), ("an AVIF picture of a form that is not read", PHOTO)),
     b"crx ": ("a camera's raw file", "develop it, and save it as TIFF, PNG or JPEG"),
 }
 BEGINNINGS: tuple[tuple[bytes, tuple[str, str]], ...] = (

@@ -105,9 +105,13 @@ def find_files(
 
 def _others(given: str) -> str:
     """Say what there is instead, by the most frequent suffix."""
-    suffixes = Counter(match.file.suffix for match in _expand(given, lambda file: bool(file.suffix)))
+    suffixes = Counter(match.file.suffix for match in _expand(given, _told_by_name))
     found = suffixes.most_common(1)
     return f", but {counted(found[0][1], f'{found[0][0]} file')}" if found else ""
+
+
+def _told_by_name(file: Path) -> bool:
+    return bool(file.suffix) and not file.name.startswith(".")
 
 
 def _expand(given: str, wanted: Callable[[Path], bool]) -> Iterator[_Match]:

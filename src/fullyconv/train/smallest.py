@@ -96,8 +96,8 @@ def _check_memory(recipe: Recipe, sizes: Sequence[Size]) -> None:
     if pixels * WAITING * recipe.batches > have:
         keys = f"accumulate={recipe.accumulate}" + (f", sampling={recipe.sampling:g}" if recipe.sampling < 1 else "")
         what = f"the {recipe.batches} batches of an update take {pixels * WAITING * recipe.batches:.0f} GiB"
-        fix = f"set accumulate to at most {max(1, int(have / (pixels * WAITING) * recipe.sampling))}"
-        fix += ", or sampling nearer to 1" if recipe.sampling < 1 else ""
+        most = int(have / (pixels * WAITING) * recipe.sampling)
+        fix = f"set accumulate to at most {most}" if most else "set sampling nearer to 1"
         raise ValueError(f"{keys}, {said}, batch={recipe.batch}: {what}, and this machine has {have:.0f}: {fix}")
     if (recipe.cache_gib or 0) > have:
         raise ValueError(f"cache_gib={recipe.cache_gib:g}: this machine has {have:.0f} GiB: set less, or leave it out")
