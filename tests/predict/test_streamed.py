@@ -196,7 +196,7 @@ def test_a_part_has_the_maps_of_a_picture_of_its_size() -> None:
     bands = model.prepared().bands
     assert bands is not None
     pixels = np.random.default_rng(0).integers(0, 256, (700, 64, 3), np.uint8)
-    for tile, maps in flow_through(bands, network.plans, pixels, np.asarray, Layout(128, 256, 32, 64)):
+    for tile, maps in flow_through(bands, network, pixels, np.asarray, Layout(128, 256, 32, 64)):
         assert [each.shape[2:] for each in maps] == [
             each.shape[2:] for each in network.score_maps(torch.zeros(1, 3, tile.rows.stop - tile.rows.start, 64))
         ]

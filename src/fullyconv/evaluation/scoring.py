@@ -195,6 +195,14 @@ def evaluate_heads(
 
     Raises:
         BadFile: For a pair that cannot be read.
+
+    >>> from fullyconv.networks import build
+    >>> from fullyconv.types import Preprocess
+    >>> network = build("fcn1s-spectral2", 2, channels=3, tasks={"shade": 3})
+    >>> model = Segmenter(network, classes=ClassSet(("a", "b")), preprocess=Preprocess(), device="cpu")
+    >>> model.name_heads({"shade": ClassSet(("dark", "grey", "light"))})
+    >>> [each.counts.shape for each in evaluate_heads([model, model.heads["shade"]], [[], []])]
+    [(2, 2), (3, 3)]
     """
     own = [[model.own(pair) for pair in model.seen(each)] for model, each in zip(models, pairs, strict=True)]
     pictures = list(zip(*own, strict=True))

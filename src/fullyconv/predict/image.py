@@ -170,8 +170,8 @@ class Segmenter(ArraySegmenter):
 
         >>> from fullyconv.networks import build
         >>> from fullyconv.types import ClassSet, Preprocess
-        >>> network, classes = build("fcn4s-lenet", 2, tasks={"shade": 3}), ClassSet(("a", "b"))
-        >>> model = Segmenter(network, classes=classes, preprocess=Preprocess((0.5,), (0.5,)), device="cpu")
+        >>> network = build("fcn1s-spectral2", 2, channels=3, tasks={"shade": 3})
+        >>> model = Segmenter(network, classes=ClassSet(("a", "b")), preprocess=Preprocess(), device="cpu")
         >>> model.name_heads({"shade": ClassSet(("dark", "grey", "light"))})
         >>> list(model.predict_heads(np.zeros((30, 40, 3), np.uint8)))
         ['', 'shade']
