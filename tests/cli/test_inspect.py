@@ -169,6 +169,7 @@ def test_mistakes_name_what_is_wrong(
     assert "is not a model: it has no config.json" in error(tmp_path)
     assert "is no size" in error("lenet", "--size", "28")
     assert "1000000 x 1000000 is no size" in error("camvid", "--size", "1000000x1000000")
+    assert "no classifier is made for over 4194304 pixels" in error("lenet", "--example", "20000x20000")
     assert "give --out FILE.png" in error("fcn8s-resnet18", "--heatmap", picture)
     assert "it has maps at strides 4" in error(f"{nets}:small", "--example", "32x32", "--stride", "8")
     save_file(dict(nn.Linear(2, 2).state_dict()), tmp_path / "other.safetensors")

@@ -28,6 +28,7 @@ Size = tuple[int, int]
 STRONGEST = 5
 USUAL_STRIDE = 8
 MOST_NAMED = 4
+MOST_EXAMPLE = 2048**2  # pixels: the largest that are trained see 1024 x 1024 or less
 WIDEST = 400
 GIGA = 10**9
 MEGA = 10**6
@@ -83,9 +84,7 @@ def inspect(
         if file is not None:
             single_output(file, inputs=inputs, overwrite=overwrite)
     import_from_here(model, *(trust or ()))
-    subject = open_subject(
-        model, weights=weights, side=None if example is None else read_size(example), trust=trust or ()
-    )
+    subject = open_subject(model, weights=weights, side=_read_example(example), trust=trust or ())
     wanted = None if size is None else read_size(size)
     if subject.example is None:
         document, dense = _show_network(model, subject, wanted, everything=all_), None
@@ -108,6 +107,14 @@ def read_size(text: str) -> Size:
     if found is None:
         raise ValueError(f"{text[:40]!r} is no size: write height x width in pixels, as in 480x640")
     return check_size(*map(int, found.groups()))
+
+
+def _read_example(text: str | None) -> Size | None:
+    """Read the size that a classifier was made for, at which it is run."""
+    found = None if text is None else read_size(text)
+    if found is not None and found[0] * found[1] > MOST_EXAMPLE:
+        raise ValueError(f"--example {text}: no classifier is made for over {MOST_EXAMPLE} pixels: name its own size")
+    return found
 
 
 def _show_network(name: str, subject: Subject, size: Size | None, *, everything: bool) -> dict[str, Any]:
