@@ -114,6 +114,18 @@ def chains(draw: st.DrawFn) -> nn.Module:
     return unlike_zero(nn.Sequential(*layers))
 
 
+def test_a_pixel_without_its_padding_is_too_small_for_a_pool_that_it_passes_with_it() -> None:
+    chain = unlike_zero(
+        nn.Sequential(
+            nn.Conv2d(2, 2, 1, padding=(0, 16)), nn.MaxPool2d(2), nn.Conv2d(2, 2, 1, stride=2, padding=(0, 1))
+        )
+    )
+    framed = frame(record(chain, (2, 90, 91)))
+    assert framed is not None
+    for size in [(2, 1), (2, 2), (3, 9)]:
+        check_equal(chain, framed, torch.randn(1, 2, *size, dtype=torch.float64))
+
+
 @given(chains(), st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=4))
 @settings(max_examples=60, deadline=None)
 def test_any_chain_of_windows_can_be_framed(chain: nn.Module, sizes: list[tuple[int, int]]) -> None:

@@ -200,8 +200,8 @@ HOSTILE = {
     "text": (b"hello", 422, "not PNG"),
     "truncated": (png(picture())[:300], 422, "truncated"),
     "bomb": (bomb(60_000, 60_000), 422, "60000 x 60000 pixels"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", 422, "not PNG"),
-    "zip": (b"PK\3\4" + bytes(100), 422, "not PNG"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>1</script></svg>", 422, "an SVG drawing"),
+    "zip": (b"PK\3\4" + bytes(100), 422, "an archive"),
     "tiff": (b"II*\0" + b"\xff" * 50, 422, "upload"),
     "large": (bytes(70_000), 413, "at most 65536 bytes"),
 }

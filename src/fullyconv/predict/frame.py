@@ -64,7 +64,7 @@ class AxisFrame:
         views = [self._view(unit, sizes) for unit in range(units)]
         untouched = [unit for unit, (_, _, touches) in enumerate(views) if not touches]
         if not untouched:
-            return Layout(units, 0, units, 0, 0)
+            return Layout.whole(units)
         first, last = untouched[0], untouched[-1] + 1
         before = sum(end < 0 for _, end, _ in views)
         after = sum(start >= length for start, _, _ in views)
@@ -72,7 +72,9 @@ class AxisFrame:
         step = self.stride
         room = self.path[0].pad // step, self.path[0].after // step
         cut = min(max(before - first, 0), room[0]), min(max(after - (units - last), 0), room[1])
-        return Layout(units, first, last, *cut)
+        found = Layout(units, first, last, *cut)
+        # Of a picture of a pixel or two, an inner map may be nothing with the narrow pad.
+        return found if size(self.narrowed(found), length) == units - sum(cut) else Layout.whole(units)
 
     def _view(self, unit: int, sizes: Sequence[int]) -> tuple[int, int, bool]:
         """Return the pixels that a unit sees, and whether it sees the end of any map but the image."""
@@ -107,6 +109,11 @@ class Layout:
     last: int
     before: int
     after: int
+
+    @classmethod
+    def whole(cls, units: int) -> Layout:
+        """Return that of an axis without a frame: no unit shows what its neighbour shows, and none is left out."""
+        return cls(units, units, units, 0, 0)
 
     @property
     def shown(self) -> Pair:
