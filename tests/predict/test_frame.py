@@ -181,6 +181,7 @@ def test_the_parts_share_the_layers() -> None:
 def test_the_packed_network_is_framed(kind: torch.dtype) -> None:
     if not can_pack(kind):
         pytest.skip("this machine computes no bfloat16")
+    torch.manual_seed(0)  # of some random weights bfloat16 leaves less than of others
     network = FCN(Tapped(60), classes=5, skips=2).eval()
     for head in network.heads:
         nn.init.normal_(cast("nn.Conv2d", head).weight)
