@@ -197,7 +197,11 @@ class SceneFiles:
         if not usable:
             return []
         step = max(1, scene.cube.shape[0] * scene.cube.shape[1] // LOOKED_AT)
-        plane = np.asarray(scene.cube[::step, :, usable[len(usable) // 2]])
+        band = usable[len(usable) // 2]
+        # Copies: to read a band of a mapped file takes the memory of all bands, until it is released.
+        plane = np.concatenate(
+            [np.array(scene.cube[rows][-rows.start % step :: step, :, band]) for rows in row_blocks(scene.cube)]
+        )
         known = ~absent(plane, scene.no_data)
         if scene.measured is not None:
             known &= scene.measured[::step]
