@@ -293,6 +293,12 @@ def print_problems(problems: Sequence[BadFile]) -> None:
     out.print(f"{counted(len(problems), 'problem')}")
 
 
+def print_head(name: str) -> None:
+    """Print whose figures follow, where they are a further head's."""
+    if name:
+        out.print(f"head {name}:")
+
+
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print scores per class and for the whole set."""
     from fullyconv.scores.metrics import CONVENTION, shown

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from fullyconv.cli.console import Bars, out
+from fullyconv.cli.console import Bars, out, print_head
 from fullyconv.cli.opening import pairs_to_score, unseen
 from fullyconv.cli.options import DataArgument, DeviceOption, ModelArgument, TrustOption, import_from_here
 from fullyconv.files import counted
@@ -65,8 +65,7 @@ def tune(
     base = CRFParameters(keep_diagonal=diagonal, exact_smoothness=exact)
     candidates = grid_candidates(base) if search == "grid" else random_candidates(base, count=trials, seed=seed)
     for segmenter in (opened, *(head for name, head in opened.heads.items() if name in folder.heads)):
-        if segmenter.head:
-            out.print(f"head {segmenter.head}:")
+        print_head(segmenter.head)
         best = _search(segmenter, pairs, candidates, _stored(model, segmenter.head))
         if best is not None:
             store_crf(model, best, segmenter.head)

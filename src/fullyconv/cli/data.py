@@ -12,6 +12,7 @@ from fullyconv.cli.console import (
     err,
     out,
     print_bounds,
+    print_head,
     print_inferred,
     print_problems,
     print_report,
@@ -107,8 +108,7 @@ def _check_pictures(
     for split, found in kin.items():
         out.print("\n".join(found.lines(split)))
     for name, own in masks.items():
-        if name:
-            out.print(f"head {name}:")
+        print_head(name)
         print_bounds(bounds[name], own.classes)
     if written is not None:
         with written.writing(FILE_NAME):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from fullyconv.cli.console import Bars, complain, out, print_caught, print_evaluation, print_fit
+from fullyconv.cli.console import Bars, complain, out, print_caught, print_evaluation, print_fit, print_head
 from fullyconv.cli.crf import print_comparison, with_crf
 from fullyconv.cli.hsi import ScoreFiles, evaluate_on_scene
 from fullyconv.cli.opening import pairs_to_score, unseen, with_views
@@ -231,8 +231,7 @@ def _score_all(
             progress=lambda n, total: bars("evaluating", n, total),
         )  # fmt: skip
     for name, evaluation in zip(models, found, strict=True):
-        if name:
-            out.print(f"head {name}:")
+        print_head(name)
         print_evaluation(evaluation)
     return {name: (each, each.document()) for name, each in zip(models, found, strict=True)}
 
@@ -243,7 +242,6 @@ def _compare(segmenter: CRFSegmenter, pairs: list[Pair], groups: list[str]) -> t
 
     with Bars() as bars:
         comparison = compare(segmenter, pairs, groups=groups, progress=lambda n, total: bars("evaluating", n, total))
-    if segmenter.head:
-        out.print(f"head {segmenter.head}:")
+    print_head(segmenter.head)
     print_comparison(comparison)
     return comparison.after.evaluation, comparison.document()

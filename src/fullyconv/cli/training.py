@@ -21,6 +21,7 @@ from fullyconv.cli.console import (
     print_evaluation,
     print_fit,
     print_folds,
+    print_head,
     print_inferred,
     print_report,
     print_warnings,
@@ -122,8 +123,7 @@ def train_folds(recipe: Recipe, way: Way, *, folds: int) -> Folds:
             first = documents.pop("")
             write_json(way.out / FOLDS, first | ({"heads": documents} if documents else {}))
     for name, each in found.items():
-        if name:
-            out.print(f"head {name}:")
+        print_head(name)
         print_folds(each)
     out.print(f"scores {way.out / FOLDS}")
     return found[""]
@@ -131,11 +131,10 @@ def train_folds(recipe: Recipe, way: Way, *, folds: int) -> Folds:
 
 def _check_begun(way: Way) -> None:
     """Refuse to resume what was never begun: a name that is misspelt would train anew for hours."""
-    from fullyconv.files import BadFile
-    from fullyconv.train.folder import begun
+    from fullyconv.train.folder import begun, not_begun
 
     if way.resume and not begun(way.out):
-        raise BadFile(way.out, "no run to resume", "leave out --resume to start anew")
+        raise not_begun(way.out)
 
 
 def _open_begun(run: Path, *, resume: bool) -> AbstractContextManager[RunFolder]:
@@ -237,8 +236,7 @@ def _write_scores(
             folder, segmenter, [*scores.values()], prepared, progress=lambda n, total: bars("calibrating", n, total)
         )
     for (name, evaluation), confidence in zip(scores.items(), fits, strict=True):
-        if name:
-            out.print(f"head {name}:")
+        print_head(name)
         print_evaluation(evaluation)
         print_fit(confidence)
     out.print(f"model {folder.path / BEST}\nreport {folder.path / REPORT}")

@@ -15,8 +15,17 @@ UNREAD = (
 SLICES = "save the slices to label as PNG or TIFF"
 NIFTI = "a NIfTI volume", f"{SLICES}, with nibabel: nibabel.load(FILE).dataobj[:, :, 0] is one"
 UNPACK = "unpack it, and name what is in it"
+META = "a MetaImage volume", f"{SLICES}, with SimpleITK"
+ARCHIVE = "an archive", UNPACK
+COMPRESSED = "a compressed file", UNPACK
+DRAWN = "save it as PNG, in the size that it is to be labelled in"
+FLAT = "save it as PNG or TIFF, flattened"
+FLOATS = "save it as TIFF of floating point, from 0 to 1"
+PAGE = "a web page, not a picture", "download the file itself"
+RAW = "a camera's raw file", "develop it, and save it as TIFF, PNG or JPEG"
 FILM = "a film, not a picture", "fullyconv predict labels films that are called .mp4, .mov, .mkv, .avi or .webm"
 PHOTO = "save it as JPEG or PNG"
+JPEG_XL = "a JPEG XL picture", f"{PHOTO} (djxl FILE.jxl FILE.png)"
 SCENES = (".mat", ".hdr", ".npy", ".npz")  # what hyperspectral scenes come in, beside TIFF
 SCENE = "a scene's file, not a picture", "this labels pictures, not scenes: those take recipe hsi"
 ANALYZE, NIFTI1, NIFTI2 = 348, slice(344, 347), slice(4, 7)
@@ -26,40 +35,40 @@ BOXES = {  # of ISO files (ISO/IEC 14496-12), by the brand behind "ftyp"
         ("a HEIC photo", f"{PHOTO} (heif-convert FILE.heic FILE.png)"),
     ),
     **dict.fromkeys((b"avif", b"avis"), ("an AVIF picture of a form that is not read", PHOTO)),
-    b"crx ": ("a camera's raw file", "develop it, and save it as TIFF, PNG or JPEG"),
+    b"crx ": RAW,
 }
 BEGINNINGS: tuple[tuple[bytes, tuple[str, str]], ...] = (
     (b"NRRD", ("an NRRD volume", f"{SLICES}, with pynrrd or SimpleITK")),
-    (b"ObjectType", ("a MetaImage volume", f"{SLICES}, with SimpleITK")),
-    (b"NDims", ("a MetaImage volume", f"{SLICES}, with SimpleITK")),
+    (b"ObjectType", META),
+    (b"NDims", META),
     (b"%PDF", ("a PDF document", "save its pages as PNG (pdftoppm -png FILE.pdf page)")),
-    (b"%!PS", ("a PostScript drawing", "save it as PNG, in the size that it is to be labelled in")),
+    (b"%!PS", ("a PostScript drawing", DRAWN)),
     (b"\x89HDF\r\n\x1a\n", ("an HDF5 file", "save its pictures as PNG or TIFF; MATLAB's 7.3 is called .mat")),
     (b"\x93NUMPY", ("an array of NumPy's", "save it as PNG or TIFF; scenes take recipe hsi")),
-    (b"\xff\x0a", ("a JPEG XL picture", f"{PHOTO} (djxl FILE.jxl FILE.png)")),
-    (b"\0\0\0\x0cJXL \r\n\x87\n", ("a JPEG XL picture", f"{PHOTO} (djxl FILE.jxl FILE.png)")),
-    (b"8BPS", ("a Photoshop document", "save it as PNG or TIFF, flattened")),
-    (b"gimp xcf", ("a GIMP document", "save it as PNG or TIFF, flattened")),
-    (b"\x76\x2f\x31\x01", ("an OpenEXR picture", "save it as TIFF of floating point, from 0 to 1")),
-    (b"#?RADIANCE", ("a Radiance HDR picture", "save it as TIFF of floating point, from 0 to 1")),
+    (b"\xff\x0a", JPEG_XL),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", JPEG_XL),
+    (b"8BPS", ("a Photoshop document", FLAT)),
+    (b"gimp xcf", ("a GIMP document", FLAT)),
+    (b"\x76\x2f\x31\x01", ("an OpenEXR picture", FLOATS)),
+    (b"#?RADIANCE", ("a Radiance HDR picture", FLOATS)),
     (b"\0\0\1\0", ("an icon", "save it as PNG")),
     (b"DDS ", ("a DDS texture", "save it as PNG")),
     (b"ZISRAWFILE", ("a CZI slide of Zeiss's", "save the pictures to label as OME-TIFF or PNG, with QuPath")),
-    (b"FUJIFILMCCD-RAW", ("a camera's raw file", "develop it, and save it as TIFF, PNG or JPEG")),
+    (b"FUJIFILMCCD-RAW", RAW),
     (b"\x1aE\xdf\xa3", FILM),
     (b"\0\0\1\xba", FILM),
     (b"version https://git-lfs", ("a pointer of Git LFS's, not the picture", "fetch the pictures: git lfs pull")),
     (b"\xd0\xcf\x11\xe0", ("a document of Microsoft's older formats", "save its pictures as PNG or TIFF")),
-    (b"Rar!", ("an archive", UNPACK)),
-    (b"7z\xbc\xaf\x27\x1c", ("an archive", UNPACK)),
-    (b"BZh", ("a compressed file", UNPACK)),
-    (b"\xfd7zXZ\0", ("a compressed file", UNPACK)),
-    (b"\x28\xb5\x2f\xfd", ("a compressed file", UNPACK)),
+    (b"Rar!", ARCHIVE),
+    (b"7z\xbc\xaf\x27\x1c", ARCHIVE),
+    (b"BZh", COMPRESSED),
+    (b"\xfd7zXZ\0", COMPRESSED),
+    (b"\x28\xb5\x2f\xfd", COMPRESSED),
 )
 MARKS = {
-    b"<svg": ("an SVG drawing", "save it as PNG, in the size that it is to be labelled in"),
-    b"<!doctype html": ("a web page, not a picture", "download the file itself"),
-    b"<html": ("a web page, not a picture", "download the file itself"),
+    b"<svg": ("an SVG drawing", DRAWN),
+    b"<!doctype html": PAGE,
+    b"<html": PAGE,
 }
 Told = tuple[str, str] | None
 NETPBM = tuple(b"P%d" % number for number in range(1, 8))
@@ -119,11 +128,11 @@ def _packed(path: Path, head: bytes) -> Told:
                 stored = any(name.rpartition("/")[2] in STORE for name in archive.namelist())
         except (OSError, ValueError, zipfile.BadZipFile):
             stored = False
-        return ("a Zarr store in a zip file", "unpack it, and name the folder") if stored else ("an archive", UNPACK)
+        return ("a Zarr store in a zip file", "unpack it, and name the folder") if stored else ARCHIVE
     if not head.startswith(b"\x1f\x8b"):
         return None
     try:
         inside = zlib.decompressobj(wbits=31).decompress(head, HEAD)
     except zlib.error:
         inside = b""
-    return _volume(path, inside) or ("a compressed file", UNPACK)
+    return _volume(path, inside) or COMPRESSED

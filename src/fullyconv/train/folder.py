@@ -128,7 +128,7 @@ def open_run(out: Path, *, resume: bool, also: Sequence[str] = ()) -> Iterator[R
     with hold(out, names=(*NAMES, *also)) as begun:
         run = RunFolder(out, resume=resume)
         if resume and not begun:
-            raise BadFile(out, "no run to resume", "leave out --resume to start anew")
+            raise not_begun(out)
         if run.checkpoints.numbers() and not resume:
             raise BadFile(out, "already holds a run", "continue it with --resume, or choose another --out")
         run.settle()
@@ -188,6 +188,11 @@ def _locked(out: Path) -> Iterator[None]:
 def begun(run: Path) -> bool:
     """Return whether a folder holds a run that can be resumed."""
     return (run / LOCK).is_file()
+
+
+def not_begun(run: Path) -> BadFile:
+    """Make the error for a run that is to be resumed, where there is none."""
+    return BadFile(run, "no run to resume", "leave out --resume to start anew")
 
 
 def finished(run: Path) -> bool:
